@@ -1,0 +1,80 @@
+"""The command ``ovsdino``: one group whose verbs live in the rooms and are imported when they are called.
+
+``ovsdino --help`` is answered from the table below alone, without torch or numpy, at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+from ovsdino import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Where a verb lives, what it does in a few words, and what to install when its room does not import."""
+
+    target: str  # "module:attribute"
+    help: str
+    extra: str | None = None  # of setup.cfg; None for what the base install can do
+
+
+VERBS = {
+    "bench": Verb(
+        "ovsdino_benchmarks.cli:bench", "Measure speed and quality, report and compare them.", "bench"
+    ),
+    "evaluate": Verb(
+        "ovsdino_benchmarks.cli:evaluate", "Measure mIoU and Boundary IoU by a benchmark's protocol.", "bench"
+    ),
+    "export": Verb(
+        "ovsdino_export.cli:export", "Turn a model into a bundle that runs without torch.", "export"
+    ),
+    "run": Verb("ovsdino_runtime.cli:run", "Name the regions of photos with words of your choice."),
+    "vocabularies": Verb(
+        "ovsdino_runtime.cli:vocabularies", "List the packaged vocabularies and their words."
+    ),
+}
+
+
+class MissingExtraError(click.ClickException):
+    """A verb needs a package that is not installed."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a verb when it is called and lists all of them without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name the verbs in the order of ``--help``."""
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one verb; None for an unknown name, which click then reports."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        try:
+            module, _, attribute = verb.target.partition(":")
+            command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            wanted = f"ovsdino[{verb.extra}]" if verb.extra else "ovsdino"
+            raise MissingExtraError(
+                f"`ovsdino {cmd_name}` needs {error.name}, which is not installed: pip install '{wanted}'"
+            ) from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs and their help from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, VERBS[name].help) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ovsdino")
+def main() -> None:
+    """Name every pixel of a photo with words that you choose."""
