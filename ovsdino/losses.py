@@ -1,0 +1,34 @@
+"""The segmentation loss: Dice and binary cross-entropy against pseudo-masks."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def binary_cross_entropy(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy over the pixels and classes that are known.
+
+    Source: OVS-DINO, eq. 15.
+
+    Shape: logits, masks and valid (B, N, H, W); masks in {0, 1}; valid in {0, 1} -> scalar.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none") * valid
+    return loss.sum() / valid.sum().clamp(min=1)
+
+
+def dice(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Return one minus the mean Dice coefficient, over the classes that a photo contains.
+
+    Absent classes are left to the cross-entropy: an empty mask has no overlap to measure.
+
+    Source: OVS-DINO, eq. 15; positives only is our reconstruction.
+
+    Shape: logits, masks and valid (B, N, H, W); masks in {0, 1}; valid in {0, 1} -> scalar.
+    """
+    present = masks.flatten(2).any(-1)  # (B, N)
+    p = (logits.sigmoid() * valid)[present]  # (P, H, W)
+    target = (masks * valid)[present]
+    overlap = 2 * (p * target).sum((1, 2)) + 1
+    total = p.sum((1, 2)) + target.sum((1, 2)) + 1
+    return (1 - overlap / total).sum() / max(len(p), 1)
