@@ -1,0 +1,192 @@
+"""Stage 4 of the text tower: train it to give the teacher's embeddings.
+
+Passive waiting matters: PyTorch's backward pass has a thread pool of its own, and two spinning pools on two
+cores make a step several times slower. A killed run continues from WORK/text_train.pt, with the same draws.
+
+Usage: OMP_WAIT_POLICY=PASSIVE python recipes/nano/text_train.py --work WORK --out OUT
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from safetensors import safe_open
+from text_phrases import read_phrases
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovsdino.text_tower import TextConfig, TextTower, save_text_tower
+
+FOUND = click.Path(path_type=Path, exists=True)
+SEED = 0
+BATCH = 1024  # [phrases]
+CHUNK = 32  # [batches] drawn at once and sorted by length, so that batches hold few pads
+STEPS = 4500
+SAVE_EVERY = 250  # [steps]
+WARM_UP = 200  # [steps]
+RATE, DECAY = 2e-3, 0.01
+SHARES = {
+    "classes": 0.07,
+    "lvis": 0.05,
+    "wordnet": 0.33,
+    "captions": 0.25,
+    "templates": 0.2,
+    "combinations": 0.1,
+}
+BANK_TEMPERATURE = 0.05
+CENTRED_WEIGHT = 0.5  # of the cosine of centred embeddings in the loss
+# Of the similarities to names in the loss: in the first half of the steps, and after, with words in place.
+BANK_WEIGHTS = 0.1, 0.4
+
+
+@dataclass(frozen=True)
+class Data:
+    """What training draws from: word pieces (N, T) padded with 0, targets (N, D) float16, chances (N,)."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+    chances: np.ndarray
+
+
+def load_data(work: Path, tokenizer: Tokenizer) -> Data:
+    """Read the phrases training may see; a phrase's chance is its source's share times its weight there."""
+    phrases = read_phrases(work / "phrases.jsonl")
+    seen = [i for i, phrase in enumerate(phrases) if not phrase.withheld]
+    encoded = tokenizer.encode_batch([phrases[i].text for i in seen])  # padded to the longest
+    sources = np.array([phrases[i].source for i in seen])
+    chances = np.array([phrases[i].weight for i in seen])
+    for source, share in SHARES.items():
+        of_source = sources == source
+        chances[of_source] *= share / chances[of_source].sum()
+    return Data(
+        ids=np.array([e.ids for e in encoded], np.int32),
+        lengths=np.array([sum(e.attention_mask) for e in encoded]),
+        targets=np.load(work / "targets.npy", mmap_mode="r")[seen],
+        chances=chances / chances.sum(),
+    )
+
+
+def draw_batches(data: Data, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw batches of similar length, for ever; the same step always draws the same batch."""
+    chunk, skipped = divmod(first_step, CHUNK)
+    while True:
+        rng = np.random.default_rng((SEED, chunk))
+        drawn = rng.choice(len(data.chances), BATCH * CHUNK, p=data.chances)
+        rows = drawn[np.argsort(data.lengths[drawn], kind="stable")].reshape(CHUNK, BATCH)
+        for row in rng.permutation(rows)[skipped:]:
+            ids = data.ids[row, : data.lengths[row].max()].astype(np.int64)
+            yield torch.from_numpy(ids), torch.from_numpy(data.targets[row].astype(np.float32))
+        chunk, skipped = chunk + 1, 0
+
+
+def new_tower(work: Path, tokenizer: Tokenizer) -> TextTower:
+    """Start from the principal components of the teacher's own word embeddings."""
+    torch.manual_seed(SEED)
+    config = TextConfig(pieces=tokenizer.get_vocab_size(), pad=tokenizer.token_to_id("[PAD]"))
+    tower = TextTower(config)
+    teacher = Tokenizer.from_file(str(work / "teacher" / "tokenizer.json"))
+    with safe_open(work / "teacher" / "model.safetensors", framework="pt") as file:
+        words = file.get_tensor("embeddings.word_embeddings.weight").float()
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    rows = words[[teacher.token_to_id(piece) for piece, _ in pieces]]  # (V, 384)
+    left, values, _ = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    table = (left * values)[:, : config.piece_width]  # (V, piece_width)
+    with torch.no_grad():
+        tower.table.weight.copy_(table * (0.2 / table.std()))
+        tower.widen.weight.normal_(std=0.2)
+        tower.centre.copy_(torch.from_numpy(np.load(work / "bank.npy")).mean(0))
+    return tower
+
+
+def make_optimizer(tower: TextTower) -> torch.optim.AdamW:
+    """AdamW; only the layers' matrices decay."""
+    decayed = [
+        p for name, p in tower.named_parameters() if p.ndim == 2 and name.startswith(("layers", "project"))
+    ]
+    others = [
+        p
+        for name, p in tower.named_parameters()
+        if not (p.ndim == 2 and name.startswith(("layers", "project")))
+    ]
+    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Rise over the warm-up, then fall along a half cosine to nothing."""
+    if step < WARM_UP:
+        return RATE * (step + 1) / WARM_UP
+    return RATE * 0.5 * (1 + float(np.cos(np.pi * (step - WARM_UP) / (steps - WARM_UP))))
+
+
+def distillation_loss(
+    raw: Tensor, target: Tensor, *, centre: Tensor, bank: Tensor, bank_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Cosine distance to the target, raw and centred, and the divergence of similarities to names.
+
+    Shape: raw and target (B, D), bank (N, D) -> the loss, the mean raw cosine.
+    """
+    cosine = (raw * F.normalize(target, dim=-1)).sum(-1).mean()
+    centred = F.cosine_similarity(raw - centre, target - centre, dim=-1).mean()
+    wanted = (target @ bank.T / BANK_TEMPERATURE).softmax(-1)  # (B, N)
+    given = (raw @ bank.T / BANK_TEMPERATURE).log_softmax(-1)
+    divergence = F.kl_div(given, wanted, reduction="batchmean")
+    return (1 - cosine) + CENTRED_WEIGHT * (1 - centred) + bank_weight * divergence, cosine.detach()
+
+
+def train(tower: TextTower, data: Data, bank: Tensor, *, state: Path, steps: int) -> None:
+    """Train in place, saving everything a continuation needs to ``state``."""
+    optimizer, first = make_optimizer(tower), 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        tower.load_state_dict(saved["tower"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    started, recent = time.monotonic(), 0.0
+    batches = draw_batches(data, first)
+    for step in range(first, steps):
+        ids, target = next(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            raw = tower.encode_raw(ids)
+        weight = BANK_WEIGHTS[step >= steps // 2]
+        loss, cosine = distillation_loss(raw, target, centre=tower.centre, bank=bank, bank_weight=weight)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        recent += (float(cosine) - recent) / (step % SAVE_EVERY + 1)
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            states = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(states, state.with_suffix(".partial"))
+            state.with_suffix(".partial").replace(state)
+            click.echo(f"step {step + 1}: cosine {recent:.4f}, {time.monotonic() - started:.0f} s")
+
+
+@click.command()
+@click.option("--work", type=FOUND, required=True, help="Folder of stages 1 and 2.")
+@click.option("--out", type=FOUND, required=True, help="Folder of stage 3.")
+@click.option("--steps", default=STEPS, show_default=True, help="Steps of the whole run.")
+def main(work: Path, out: Path, steps: int) -> None:
+    """Write OUT/nano-text.safetensors."""
+    tokenizer = Tokenizer.from_file(str(out / "nano-tokenizer.json"))
+    tower = new_tower(work, tokenizer)
+    click.echo(f"{sum(p.numel() for p in tower.parameters()):,} parameters")
+    phrases = {phrase.text for phrase in read_phrases(work / "phrases.jsonl") if not phrase.withheld}
+    names = (work / "bank.txt").read_text().splitlines()
+    bank = torch.from_numpy(np.load(work / "bank.npy"))[[name in phrases for name in names]]
+    train(tower, load_data(work, tokenizer), bank, state=work / "text_train.pt", steps=steps)
+    save_text_tower(tower, out / "nano-text.safetensors")
+
+
+if __name__ == "__main__":
+    main()
