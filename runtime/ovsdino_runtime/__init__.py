@@ -1,0 +1,24 @@
+"""Run a bundle: a photo in, named regions out. numpy only: no torch, no compiler.
+
+from ovsdino_runtime import Segmenter
+segmenter = Segmenter.load("nano")
+segmentation = segmenter("street.jpg", "road, car|taxi, building, sky")
+segmentation.overlay().save("overlay.png")
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ovsdino_runtime.segmentation import Segmentation
+    from ovsdino_runtime.segmenter import Segmenter
+
+__all__ = ["Segmentation", "Segmenter"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used: ``ovsdino-run --help`` needs none."""
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"ovsdino_runtime.{name.lower()}"), name)

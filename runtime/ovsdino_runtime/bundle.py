@@ -1,0 +1,264 @@
+"""The bundle: what crosses from export to runtime. A directory of plain data, immutable once it is written.
+
+NAME.ovs/
+  bundle.json        the manifest below, strict
+  vision.onnx        FP32: pixels (B, 3, S, S), normalised -> features (B, D, h, w), unit length along D
+  vision.fp16.onnx   the same in FP16, inputs and outputs in FP32
+  text.onnx          ids (B, T) -> embeddings (B, D), unit length
+  tokenizer.json     HF tokenizers format
+  golden.npz         image (S, S, 3) uint8 RGB, features (D, h, w) float16: every engine must reproduce it
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from ovsdino_runtime import strict_json
+from ovsdino_runtime.errors import BundleError
+from ovsdino_runtime.preprocess import Preprocessing
+from ovsdino_runtime.windows import WindowPolicy
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+TOKENIZER = "tokenizer.json"
+GOLDEN = "golden.npz"
+GRAPHS = ("vision", "vision.fp16", "text")  # "vision.fp16" may be left out
+
+Precision = Literal["fp32", "fp16"]
+GraphName = Literal["vision", "vision.fp16", "text"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The cosine head: ``logit = scale * cosine + bias``; ``sigmoid(logit)`` is the confidence."""
+
+    scale: float  # > 0
+    bias: float
+    background: float  # default threshold in 0..1: a pixel whose best confidence is below it is background
+
+    def __post_init__(self) -> None:
+        """Refuse a head that would turn the order of the classes around, and thresholds outside 0..1.
+
+        Raises:
+            ValueError: the scale is not positive or the threshold not in 0..1.
+        """
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+        if not 0 <= self.background <= 1:
+            raise ValueError(f"background must be in 0..1, got {self.background}")
+
+
+@dataclass(frozen=True)
+class TextInfo:
+    """Width D of the embeddings, and the most tokens that the text graph reads."""
+
+    width: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph; a dimension is a number, or a name where it varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file and what goes in and out of it."""
+
+    file: str
+    precision: Precision
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class ParityThresholds:
+    """The least that each figure of `Parity` had to reach; 0 where nothing was asked."""
+
+    cosine_mean: float
+    cosine_p01: float
+    label_agreement: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an exported graph is to the torch model, measured on real photos when it was exported."""
+
+    cosine_mean: float
+    cosine_p01: float  # 1st percentile over all positions
+    label_agreement: float  # share of pixels with the same label, 0..1
+    finite: bool
+    photos: int  # how many were compared
+    thresholds: ParityThresholds
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that the runtime knows of a model. ``files`` is filled in by `write_bundle`."""
+
+    schema_version: int
+    name: str
+    model: dict[str, object]  # the network's config, verbatim
+    preprocessing: Preprocessing
+    windows: WindowPolicy
+    head: Head
+    templates: tuple[str, ...]
+    text: TextInfo
+    graphs: dict[str, Graph]
+    parity: dict[str, Parity]  # by the name of a graph
+    licences: tuple[str, ...]
+    made_by: dict[str, str]  # program -> version
+    files: dict[str, str] = field(default_factory=dict)  # path -> sha256, of every file but bundle.json
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were checked against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists."""
+        return self.path / name
+
+    def graph_digest(self, name: str) -> str:
+        """Hash all that decides what a graph computes: its file, its weights, for text the tokenizer."""
+        files = self.manifest.files
+        file = self.manifest.graphs[name].file
+        weights = f"{file.partition('.')[0]}.data"  # beside the graph where ONNX keeps weights apart
+        parts = [file, weights, TOKENIZER if name == "text" else ""]
+        return hashlib.sha256("".join(files.get(part, "") for part in parts).encode()).hexdigest()
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read a bundle and check everything in it against its manifest.
+
+    Args:
+        path: the bundle's directory.
+
+    Raises:
+        BundleError: it is not a bundle, of another schema, incomplete or changed; the message names the file.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path / MANIFEST)
+    _check_graphs(path / MANIFEST, manifest)
+    _check_files(path, manifest.files)
+    return Bundle(path, manifest)
+
+
+def write_bundle(
+    path: str | Path, manifest: Manifest, staging: str | Path, *, overwrite: bool = False
+) -> Bundle:
+    """Write a bundle: all of it or, after a crash, nothing.
+
+    Args:
+        path: where it will be; its parent directory is made.
+        manifest: all but ``files``, which is filled in here.
+        staging: a directory whose files become the bundle's; they are copied.
+        overwrite: replace a bundle that is there already.
+
+    Returns:
+        The bundle, read back and checked.
+
+    Raises:
+        BundleError: the path is taken, or the manifest does not fit the files.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise BundleError(f"{path}: exists already; choose another directory or ask for it to be replaced")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path}: exists and is not a bundle; it is not replaced, choose another directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        fresh = temporary / "new"
+        shutil.copytree(staging, fresh, ignore=shutil.ignore_patterns(MANIFEST))
+        fresh.chmod(0o755)  # a staging directory made by tempfile is closed to others
+        manifest = replace(manifest, files={name: _sha256(fresh / name) for name in sorted(_walk(fresh))})
+        (fresh / MANIFEST).write_text(strict_json.dumps(manifest), encoding="utf-8")
+        written = load_bundle(fresh)
+        if path.exists():
+            path.replace(temporary / "old")
+        fresh.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return replace(written, path=path)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file; a bundle is a directory that `ovsdino-export` wrote")
+    try:
+        raw = strict_json.loads(path.read_text(encoding="utf-8"))
+        found = raw.get("schema_version") if isinstance(raw, dict) else None
+        if isinstance(raw, dict) and found != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path}: schema_version {found}, this runtime reads {SCHEMA_VERSION}; export the "
+                "model again with this version, or install the version that wrote the bundle"
+            )
+        return strict_json.parse(Manifest, raw)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}; the bundle is damaged, export the model again") from error
+
+
+def _check_graphs(manifest_file: Path, manifest: Manifest) -> None:
+    if unknown := sorted(manifest.graphs.keys() - set(GRAPHS)):
+        raise BundleError(f"{manifest_file}: unknown graph {unknown[0]}, expected {', '.join(GRAPHS)}")
+    if missing := sorted({"vision", "text"} - manifest.graphs.keys()):
+        raise BundleError(f"{manifest_file}: graph {missing[0]} is missing; export the model again")
+    for file in (*(graph.file for graph in manifest.graphs.values()), TOKENIZER, GOLDEN):
+        if file not in manifest.files:
+            raise BundleError(f"{manifest_file}: {file} is not among its files; export the model again")
+    if not manifest.templates or any("{}" not in template for template in manifest.templates):
+        raise BundleError(
+            f"{manifest_file}: templates {manifest.templates}: expected some, each with {{}} in it"
+        )
+
+
+def _check_files(path: Path, files: dict[str, str]) -> None:
+    for name in files:
+        inside = (path / name).resolve().is_relative_to(path.resolve())
+        if (
+            not inside
+            or PurePosixPath(name).is_absolute()
+            or not {"..", "\\"}.isdisjoint((*Path(name).parts, *name))
+        ):
+            raise BundleError(
+                f"{path / MANIFEST}: file {name!r} leads out of the bundle; do not use this bundle"
+            )
+    found = set(_walk(path)) - {MANIFEST}
+    if missing := sorted(files.keys() - found):
+        raise BundleError(
+            f"{path / missing[0]}: missing, though {MANIFEST} lists it; get the whole bundle again"
+        )
+    if unlisted := sorted(found - files.keys()):
+        raise BundleError(
+            f"{path / unlisted[0]}: {MANIFEST} does not list it; remove it, or export the model again"
+        )
+    for name, expected in files.items():
+        if (actual := _sha256(path / name)) != expected:
+            raise BundleError(
+                f"{path / name}: changed or damaged: sha256 {actual[:12]}, {MANIFEST} says {expected[:12]}; "
+                "get the bundle again"
+            )
+
+
+def _walk(path: Path) -> Iterator[str]:
+    return (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from ovsdino_runtime.bundle import MANIFEST, Head, load_bundle, write_bundle
+from ovsdino_runtime.errors import BundleError
+
+
+def edit(bundle, change):
+    """Rewrite the manifest after `change` has been at its JSON."""
+    path = bundle.path / MANIFEST
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def test_a_bundle_comes_back_as_it_was_written(bundle, manifest, staging):
+    again = load_bundle(bundle.path)
+    assert again == bundle
+    assert replace(again.manifest, files={}) == manifest
+    assert set(again.manifest.files) == {path.name for path in staging.iterdir()}
+    assert sorted(path.name for path in bundle.path.parent.iterdir()) == ["tiny.ovs"]
+
+
+def test_the_digest_of_a_graph_follows_what_it_computes(bundle):
+    assert bundle.graph_digest("vision") != bundle.graph_digest("text")
+    files = bundle.manifest.files | {"tokenizer.json": "0" * 64}
+    other = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    assert other.graph_digest("vision") == bundle.graph_digest("vision")
+    assert other.graph_digest("text") != bundle.graph_digest("text")
+
+
+def test_a_changed_byte_is_found(bundle):
+    file = bundle.path / "vision.onnx"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"vision\.onnx: changed or damaged: sha256 .*get the bundle again"):
+        load_bundle(bundle.path)
+
+
+def test_a_missing_file_is_named(bundle):
+    (bundle.path / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"tokenizer\.json: missing, though bundle\.json lists it"):
+        load_bundle(bundle.path)
+
+
+def test_a_file_too_many_is_named(bundle):
+    (bundle.path / "kernels").mkdir()
+    (bundle.path / "kernels" / "extra.ptx").write_text("")
+    with pytest.raises(BundleError, match=r"kernels/extra\.ptx: bundle\.json does not list it; remove it"):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/etc/hostname", "..\\outside"])
+def test_a_path_that_leaves_the_bundle_is_refused(bundle, name):
+    edit(bundle, lambda record: record["files"].update({name: "0" * 64}))
+    with pytest.raises(BundleError, match="leads out of the bundle; do not use this bundle"):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_that_leaves_the_bundle_is_refused(bundle, tmp_path):
+    shutil.move(bundle.path / "golden.npz", tmp_path / "golden.npz")
+    (bundle.path / "golden.npz").symlink_to(tmp_path / "golden.npz")
+    with pytest.raises(BundleError, match=r"'golden\.npz' leads out of the bundle"):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: r.update(schema_version=2),
+            "schema_version 2, this runtime reads 1; export the model again",
+        ),
+        (lambda r: r.pop("schema_version"), "schema_version None, this runtime reads 1"),
+        (lambda r: r.pop("head"), "missing key head"),
+        (lambda r: r.update(colour="red"), "unknown key colour"),
+        (lambda r: r["head"].update(gain=1), "head: unknown key gain"),
+        (lambda r: r["head"].update(scale="10"), r'head\.scale: expected float, got "10"'),
+        (lambda r: r["head"].update(scale=-1), "head: scale must be positive, got -1"),
+        (lambda r: r["windows"].update(stride=65), "windows: stride must be in 1..64"),
+        (
+            lambda r: r["preprocessing"].update(mean=[0.5, 0.5]),
+            "preprocessing.mean: expected 3 values, got 2",
+        ),
+        (
+            lambda r: r["graphs"]["vision"].update(precision="int8"),
+            r"graphs\.vision\.precision: expected .*'fp32'",
+        ),
+        (lambda r: r["graphs"].pop("text"), "graph text is missing"),
+        (lambda r: r["graphs"].update(decoder=r["graphs"]["text"]), "unknown graph decoder"),
+        (lambda r: r["graphs"]["text"].update(file="other.onnx"), r"other\.onnx is not among its files"),
+        (lambda r: r.update(templates=[]), r"templates \(\): expected some"),
+        (lambda r: r.update(templates=["a photo"]), "expected some, each with {} in it"),
+    ],
+)
+def test_a_manifest_that_is_not_right_is_refused_by_name(bundle, change, message):
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=message) as caught:
+        load_bundle(bundle.path)
+    assert str(bundle.path / MANIFEST) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "damaged"),
+        ("{", "damaged"),
+        ("[]", "expected an object"),
+        ('{"schema_version": 1, "schema_version": 1}', "'schema_version' occurs twice"),
+        ('{"schema_version": NaN}', "NaN is not a number"),
+    ],
+)
+def test_a_manifest_that_is_not_json_is_refused(bundle, text, message):
+    (bundle.path / MANIFEST).write_text(text)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(bundle.path)
+
+
+def test_a_path_without_a_bundle_is_refused(tmp_path):
+    with pytest.raises(
+        BundleError, match=r"nothing\.ovs/bundle\.json: no such file; a bundle is a directory"
+    ):
+        load_bundle(tmp_path / "nothing.ovs")
+
+
+def test_a_bundle_is_replaced_only_when_asked(bundle, manifest, staging):
+    with pytest.raises(BundleError, match="exists already"):
+        write_bundle(bundle.path, manifest, staging)
+    renamed = replace(manifest, name="other")
+    assert write_bundle(bundle.path, renamed, staging, overwrite=True).manifest.name == "other"
+    assert load_bundle(bundle.path).manifest.name == "other"
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["tiny.ovs"]
+
+
+def test_a_directory_that_is_no_bundle_is_not_replaced(manifest, staging, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
+        write_bundle(tmp_path / "photos", manifest, staging, overwrite=True)
+
+
+def test_nothing_is_left_when_writing_fails(manifest, staging, tmp_path):
+    incomplete = tmp_path / "incomplete"
+    shutil.copytree(staging, incomplete)
+    (incomplete / "golden.npz").unlink()
+    with pytest.raises(BundleError, match=r"golden\.npz is not among its files"):
+        write_bundle(tmp_path / "new.ovs", manifest, incomplete)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_bundle(tmp_path / "new.ovs", replace(manifest, head=Head(float("inf"), 0, 0)), staging)
+    assert [path.name for path in tmp_path.iterdir()] == ["incomplete"]

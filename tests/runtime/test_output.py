@@ -1,0 +1,168 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovsdino_runtime import output
+from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.output import save_json, save_labels, save_overlay
+from ovsdino_runtime.overlay import draw_overlay, palette
+from ovsdino_runtime.segmentation import Segmentation
+
+
+def segmentation(labels, count, *, background=None, photo=None):
+    labels = np.asarray(labels, np.uint16)
+    return Segmentation(
+        photo=np.full((*labels.shape, 3), 128, np.uint8) if photo is None else photo,
+        labels=labels,
+        scores=np.full(labels.shape, 0.75, np.float16),
+        classes=tuple(f"class {i}" for i in range(count)),
+        background=background,
+        model="tiny",
+        engine="none",
+        timings={"decode": 1.5, "merge": 2.0},
+    )
+
+
+QUARTERS = np.kron([[0, 1], [2, 2]], np.ones((40, 60), int))
+
+
+def test_regions_are_sorted_by_size():
+    regions = segmentation(QUARTERS, 5).regions()
+    assert [(r.label, r.name, r.pixels, r.coverage, r.score) for r in regions] == [
+        (2, "class 2", 4800, 0.5, 0.75),
+        (0, "class 0", 2400, 0.25, 0.75),
+        (1, "class 1", 2400, 0.25, 0.75),
+    ]
+    assert segmentation(QUARTERS, 5).coverage() == {"class 2": 0.5, "class 0": 0.25, "class 1": 0.25}
+
+
+def test_colours_are_the_same_every_time_and_differ():
+    colours = palette(1000)
+    assert colours.dtype == np.uint8
+    np.testing.assert_array_equal(colours[:40], palette(40))
+    assert len({tuple(colour) for colour in colours.tolist()}) == 1000
+    first = colours[:20].astype(int)
+    distance = np.abs(first[:, None] - first[None]).sum(axis=2) + 999 * np.eye(20, dtype=int)
+    assert distance.min() > 90  # of 765
+    assert palette(70_000).shape == (70_000, 3)
+
+
+def test_the_backgrounds_colour_is_black_and_moves_the_others():
+    np.testing.assert_array_equal(palette(5, background=True), np.vstack([[0, 0, 0], palette(4)]))
+
+
+def test_the_overlay_tints_regions_and_draws_lines():
+    overlay = np.asarray(draw_overlay(segmentation(QUARTERS, 3)))
+    colours = palette(3)
+    for label, (row, column) in enumerate([(20, 30), (20, 90), (60, 60)]):
+        expected = 128 + (colours[label].astype(float) - 128) * 140 / 255
+        np.testing.assert_allclose(overlay[row, column], expected, atol=1)
+    assert overlay[40, 30].min() > 230  # the line between two regions
+    assert overlay[20, 60].min() > 230
+
+
+def test_the_overlay_leaves_the_background_alone():
+    overlay = np.asarray(draw_overlay(segmentation(QUARTERS, 3, background=0.5)))
+    assert (overlay[20, 30] == 128).all()
+    assert (overlay[20, 90] != 128).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "beside"),
+    [((80, 120), False), ((480, 640), False), ((640, 400), True), ((9, 9), False), ((40, 900), False)],
+)
+def test_the_legend_is_beneath_or_beside_the_photo(size, beside):
+    labels = np.arange(size[0] * size[1]).reshape(size) % 7
+    image = draw_overlay(segmentation(labels, 7))
+    photo = np.asarray(image)[: size[0], : size[1]]
+    assert photo.shape == (*size, 3)
+    if beside:
+        legend = np.asarray(image)[:, size[1] :]
+        assert image.height == size[0]
+    else:
+        legend = np.asarray(image)[size[0] :]
+        assert image.width >= size[1]
+    drawn = {tuple(colour) for colour in legend.reshape(-1, 3).tolist()}
+    assert {tuple(colour) for colour in palette(7).tolist()} <= drawn  # every class has its swatch
+    assert (255, 255, 255) in drawn
+
+
+def test_a_legend_too_long_ends_in_a_sum():
+    labels = np.arange(300 * 400).reshape(300, 400) % 200
+    image = draw_overlay(segmentation(labels, 200))
+    assert image.height < 300 * 2
+
+
+def test_long_names_do_not_break_the_legend():
+    result = segmentation(QUARTERS, 3)
+    object.__setattr__(result, "classes", ("x" * 200, "Bäume", "木"))
+    assert draw_overlay(result).width < 600
+
+
+@pytest.mark.parametrize(("count", "mode"), [(3, "P"), (256, "P"), (257, "I"), (60_000, "I")])
+def test_labels_come_back_from_their_file(tmp_path, count, mode):
+    labels = np.random.default_rng(0).integers(0, count, (30, 40))
+    labels[0, :2] = 0, count - 1
+    save_labels(segmentation(labels, count), tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as image:
+        assert image.mode.partition(";")[0] == mode  # "I;16" is read as "I" before Pillow 11
+        np.testing.assert_array_equal(np.asarray(image), labels)
+        if mode == "P":
+            np.testing.assert_array_equal(np.reshape(image.getpalette(), (-1, 3))[:count], palette(count))
+
+
+def test_the_overlay_comes_back_from_its_file(tmp_path):
+    result = segmentation(QUARTERS, 3)
+    save_overlay(result, tmp_path / "new" / "overlay.png")
+    with Image.open(tmp_path / "new" / "overlay.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(result.overlay()))
+
+
+def test_json(tmp_path):
+    save_json(segmentation(QUARTERS, 4, background=0.25), tmp_path / "result.json", photo="Bäume.jpg")
+    record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert record["photo"] == "Bäume.jpg"
+    assert (record["height"], record["width"]) == (80, 120)
+    assert record["classes"] == [f"class {i}" for i in range(4)]
+    assert record["background"] == 0.25
+    assert record["regions"][0] == {
+        "label": 2,
+        "name": "class 2",
+        "pixels": 4800,
+        "coverage": 0.5,
+        "score": 0.75,
+    }
+    assert record["versions"].keys() == {"ovsdino", "engine"}
+    assert record["timings_ms"] == {"decode": 1.5, "merge": 2.0}
+
+
+def test_a_photos_name_need_not_be_text(tmp_path):
+    save_json(
+        segmentation(QUARTERS, 4), tmp_path / "result.json", photo="\udcff.jpg"
+    )  # a byte of another encoding
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["photo"] == "\udcff.jpg"
+
+
+def test_a_file_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"overlay\.png: cannot be written"):
+        save_overlay(segmentation(QUARTERS, 3), tmp_path / "file" / "overlay.png")
+    (tmp_path / "labels.png").mkdir()
+    with pytest.raises(OutputError, match=r"labels\.png: cannot be written"):
+        save_labels(segmentation(QUARTERS, 3), tmp_path / "labels.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "labels.png"]
+
+
+def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch):
+    (tmp_path / "result.json").write_text("old")
+
+    def crash(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(output.Path, "replace", crash)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save_json(segmentation(QUARTERS, 3), tmp_path / "result.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert (tmp_path / "result.json").read_text() == "old"

@@ -1,0 +1,172 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ovsdino_runtime
+from ovsdino_runtime import segmenter as module
+from ovsdino_runtime.errors import BundleError, ClassesError, PhotoError
+from ovsdino_runtime.preprocess import resize_bilinear
+from ovsdino_runtime.segmenter import Segmenter, find_bundle
+from ovsdino_runtime.vocabulary import load_vocabulary, parse_classes
+
+COLOURS = "red, green, blue, yellow|white, black"
+
+
+@pytest.fixture
+def segmenter(shared_bundle):
+    return Segmenter.load(shared_bundle.path, threads=1)
+
+
+def test_the_flag_is_named(segmenter, flag):
+    result = segmenter(flag, COLOURS)
+    assert result.labels.shape == result.scores.shape == flag.shape[:2]
+    assert result.labels.dtype == np.uint16
+    assert result.classes == ("red", "green", "blue", "yellow", "black")
+    expected = np.repeat([0, 1, 2], 50)
+    interior = np.abs(np.arange(150)[:, None] - [50, 100]).min(axis=1) > 12  # a patch is 11 px of the photo
+    assert (result.labels[:, interior] == expected[interior]).all()
+    assert {"red", "green", "blue"} <= set(result.coverage())
+    assert sum(result.coverage().values()) == pytest.approx(1)
+    assert list(result.timings) == ["decode", "text", "vision", "merge"]
+    assert result.model == "tiny"
+
+
+def test_all_forms_of_a_photo_give_the_same(segmenter, flag, flag_file):
+    expected = segmenter(flag, COLOURS).labels
+    for form in (flag_file, str(flag_file), Image.fromarray(flag), Image.open(flag_file)):
+        np.testing.assert_array_equal(segmenter(form, COLOURS).labels, expected)
+
+
+def test_all_forms_of_classes_give_the_same(segmenter, flag):
+    expected = segmenter(flag, COLOURS).labels
+    for form in (["red", "green", "blue", "yellow|white", "black"], parse_classes(COLOURS)):
+        np.testing.assert_array_equal(segmenter(flag, form).labels, expected)
+
+
+def test_scores_are_the_confidence_in_the_label(segmenter):
+    red = np.zeros((70, 70, 3), np.uint8)
+    red[:, :, 0] = 255
+    result = segmenter(red, "red, blue")
+    # cosine 1: sigmoid(10 - 2.5); FP16 has steps of 5e-4 there
+    np.testing.assert_allclose(result.scores.astype(float), 1 / (1 + np.exp(-7.5)), atol=5e-4)
+
+
+def test_unsure_pixels_are_background(segmenter, flag):
+    plain = segmenter(flag, "red, green")
+    result = segmenter(flag, "red, green", background=0.5)
+    assert plain.background is None
+    assert result.classes == ("background", "red", "green")
+    sure = plain.scores.astype(float) >= 0.5
+    near = np.abs(plain.scores.astype(float) - 0.5) < 1e-3  # rounded to FP16 after the comparison
+    agree = result.labels == np.where(sure, plain.labels + 1, 0)
+    assert (agree | near).all()
+    assert (result.labels[:, 115:] == 0).all()
+    np.testing.assert_allclose(
+        result.scores[:, 140].astype(float), 1 - plain.scores[:, 140].astype(float), atol=1e-3
+    )
+
+
+def test_a_vocabulary_with_background_has_the_models_threshold(segmenter, flag):
+    vocabulary = load_vocabulary("voc21")
+    assert segmenter(flag, vocabulary).background == 0.5
+    assert segmenter(flag, vocabulary, background=0.2).background == 0.2
+    assert segmenter(flag, vocabulary).classes == vocabulary.names
+    assert segmenter(flag, load_vocabulary("voc20")).background is None
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 150), (31, 17), (300, 40), (1, 1), (5, 400)])
+def test_it_equals_the_slow_way(segmenter, size):
+    """Every window for itself, upsampled, added up, divided, resized: with the tiny model's formula."""
+    photo = np.random.default_rng(0).integers(0, 256, (size[0] // 6 + 1, size[1] // 6 + 1, 3), dtype=np.uint8)
+    photo = (resize_bilinear(photo, *size) + 0.5).astype(np.uint8)
+    words = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "white": (1, 1, 1)}
+    text = np.array(list(words.values())) / 3**0.5
+    resized = segmenter.resize(photo)
+    total, count = np.zeros((*resized.shape[:2], len(words))), np.zeros((*resized.shape[:2], 1))
+    for window in segmenter.plan(resized):
+        box = (slice(window.top, window.top + window.height), slice(window.left, window.left + window.width))
+        pixels = resize_bilinear(resized[box], 64, 64) / 127.5 - 1
+        mean = pixels.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3))
+        cosine = mean / np.maximum(np.linalg.norm(mean, axis=2, keepdims=True), 1e-6) @ text.T
+        total[box] += resize_bilinear(cosine.astype(np.float32), window.height, window.width)
+        count[box] += 1
+    scores = resize_bilinear((total / count).astype(np.float32), *size)
+    result = segmenter(photo, list(words))
+    best = np.sort(scores, axis=2)
+    clear = best[:, :, -1] - best[:, :, -2] > 1e-5  # float32 in another order
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(result.labels[clear], scores.argmax(axis=2)[clear])
+    expected = 1 / (1 + np.exp(2.5 - 10 * best[:, :, -1]))
+    np.testing.assert_allclose(result.scores.astype(float), expected, atol=1e-3)  # FP16
+
+
+def test_windows_go_through_the_engine_some_at_a_time(segmenter, flag, monkeypatch):
+    wide = np.tile(flag, (1, 3, 1))  # several windows
+    resized = segmenter.resize(wide)
+    windows = segmenter.plan(resized)
+    together = segmenter.encode_windows(resized, windows)
+    assert len(together) == len(windows) > 3
+    monkeypatch.setattr(module, "WINDOWS_AT_ONCE", 1)
+    np.testing.assert_allclose(segmenter.encode_windows(resized, windows), together, atol=1e-6)
+
+
+def test_classes_are_encoded_once_for_many_photos(segmenter, flag, monkeypatch):
+    segmenter(flag, "red, blue")
+    monkeypatch.setattr(segmenter._text, "encode_classes", None)  # calling it would fail
+    segmenter(flag, "red, blue")
+
+
+def test_templates_of_the_caller(shared_bundle, flag):
+    segmenter = Segmenter.load(shared_bundle.path, templates=["red {}"])
+    assert segmenter.templates == ("red {}",)
+    green = segmenter.encode_text(parse_classes("green"))[0]
+    np.testing.assert_allclose(green[:3], np.array([0, 0, -1]), atol=1e-6)  # red + green, unit length
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (("nothing.png", "red"), {}, PhotoError, r"nothing\.png: no such file"),
+        ((np.zeros((4, 4, 3), np.uint8), ""), {}, ClassesError, "no class is given"),
+        (
+            (np.zeros((4, 4, 3), np.uint8), "red"),
+            {"background": 1.5},
+            ClassesError,
+            r"must be in 0\.\.1, got 1\.5",
+        ),
+        (
+            (np.zeros((4, 4, 3), np.uint8), "background"),
+            {"background": 0.5},
+            ClassesError,
+            "has the name of class 0",
+        ),
+    ],
+)
+def test_what_is_refused(segmenter, arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        segmenter(*arguments, **options)
+
+
+def test_a_packaged_model_is_found_by_name(bundle, tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "models").mkdir(parents=True)
+    shutil.copytree(bundle.path, package / "models" / "small.ovs")
+    monkeypatch.setattr(module.resources, "files", lambda _: package)
+    assert find_bundle("small") == package / "models" / "small.ovs"
+    with pytest.raises(
+        BundleError, match=r"big: neither a packaged model nor a bundle; packaged models: small; "
+    ):
+        find_bundle("big")
+
+
+def test_an_unknown_model_says_how_to_make_one(tmp_path):
+    with pytest.raises(BundleError, match="`ovsdino-export --model NAME --out DIR` writes a bundle"):
+        Segmenter.load("no-such-model")
+    with pytest.raises(BundleError, match=r"a directory without bundle\.json"):
+        find_bundle(tmp_path)
+
+
+def test_the_package_offers_the_segmenter():
+    assert ovsdino_runtime.Segmenter is Segmenter
