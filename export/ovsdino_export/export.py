@@ -1,0 +1,240 @@
+"""A model in, a bundle out: the steps of an export, in order."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from ovsdino import __version__
+from ovsdino.checkpoint import load_model
+from ovsdino.config import ModelConfig
+from ovsdino.head import unit
+from ovsdino.model import OVSDINO
+from ovsdino_export import parity
+from ovsdino_export.graph import TEXT, VISION, describe, export_graph
+from ovsdino_export.photos import TestPhotos, gather_photos
+from ovsdino_export.pipeline import TextPipeline, VisionPipeline
+from ovsdino_export.storage import save_sharing_weights, store_as_half
+from ovsdino_export.text import TextHalf, load_text_half
+from ovsdino_runtime import bundle
+from ovsdino_runtime.errors import OutputError, OvsdinoError
+from ovsdino_runtime.preprocess import Preprocessing
+from ovsdino_runtime.vocabulary import load_vocabulary
+from ovsdino_runtime.windows import WindowPolicy
+
+Floats = npt.NDArray[np.float32]
+Report = Callable[[str], None]
+
+LONG_SIDE = 2048  # [px] of the evaluation protocol that the papers share
+BANK = "ade150"  # the words among which parity labels each position
+DATA_FILE = "vision.data"  # weights that vision.onnx and vision.fp16.onnx share
+PROGRAMS = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+LICENCES = {
+    "nano": (
+        "program and weights: Apache-2.0",
+        "ViT-Ti/16 (AugReg, timm), from which the weights were trained: Apache-2.0",
+        "all-MiniLM-L6-v2, from which the text encoder was distilled: Apache-2.0",
+        "Open English WordNet, LVIS names and COCO captions, whose words it was distilled on: CC BY 4.0",
+    )
+}
+OTHER_LICENCES = ("program: Apache-2.0", "weights: the licence of the checkpoint that was exported")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and where to."""
+
+    model: str  # a preset
+    checkpoint: Path | None = None  # None takes the packaged weights
+    text_checkpoint: Path | None = None
+    fp16: bool = False  # add vision.fp16.onnx
+    out: Path = Path()  # the bundle becomes OUT/MODEL.ovs
+    photos: Path | None = None  # for parity; see `gather_photos`
+    overwrite: bool = False
+
+
+def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bundle.Bundle:
+    """Export a model, compare every graph with it, and write the bundle.
+
+    Args:
+        request: what and where to.
+        report: told of each step in a few words.
+
+    Returns:
+        The bundle, read back.
+
+    Raises:
+        OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
+    """
+    target = check_target(request)
+    report("loading weights")
+    model = load_model(request.model, request.checkpoint)
+    if not model.config.encoder:
+        raise OvsdinoError(
+            f"{request.model} takes SAM's features beside the photo: it is for study, not for export"
+        )
+    text = load_text_half(model.config, request.text_checkpoint)
+    photos = gather_photos(request.photos, model.config.image_size)
+    rules = preprocessing(model.config)
+    with tempfile.TemporaryDirectory(prefix="ovsdino-export-") as folder:
+        staging = Path(folder)
+        graphs = export_text(text, staging, report) | export_vision(model, staging, request.fp16, report)
+        report(f"comparing with torch on {photos.source}")
+        bank, figures = text_parity(text, staging)
+        expected = features_of(model, photos.pixels(rules))
+        figures |= vision_parity(model, graphs, staging, photos.pixels(rules), expected=expected, bank=bank)
+        for name, figure in figures.items():
+            parity.require(name, figure)
+        write_golden(staging, photos, expected)
+        text.tokenizer.save(str(staging / bundle.TOKENIZER), pretty=False)
+        report(f"writing {target}")
+        manifest = make_manifest(model, text, graphs, figures, photos.source)
+        return bundle.write_bundle(target, manifest, staging, overwrite=request.overwrite)
+
+
+def check_target(request: ExportRequest) -> Path:
+    """Find where the bundle goes, and refuse a place that cannot be written before any work is done.
+
+    Raises:
+        OutputError: it is taken, or no directory, or not writable.
+    """
+    target = request.out / f"{request.model}.ovs"
+    if target.exists() and not request.overwrite:
+        raise OutputError(f"{target} exists already; choose another --out, or replace it with --overwrite")
+    existing = next(
+        folder for folder in (request.out.absolute(), *request.out.absolute().parents) if folder.exists()
+    )
+    if not existing.is_dir():
+        raise OutputError(f"{existing} is not a directory; choose another --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"{existing} is not writable; choose another --out")
+    return target
+
+
+def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.GraphName, bundle.Graph]:
+    """Write text.onnx, its weights stored as FP16 where nothing is lost."""
+    report("exporting text.onnx")
+    example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
+    graph = export_graph(TextPipeline(text.tower), example, TEXT)
+    store_as_half(graph)
+    onnx.save(graph, staging / "text.onnx")
+    return {"text": describe(graph, "text.onnx", "fp32")}
+
+
+def export_vision(
+    model: OVSDINO, staging: Path, fp16: bool, report: Report
+) -> dict[bundle.GraphName, bundle.Graph]:
+    """Write vision.onnx, and vision.fp16.onnx if it is wanted; two of them share one file of weights."""
+    size = model.config.image_size
+    precisions: tuple[bundle.Precision, ...] = ("fp32", "fp16") if fp16 else ("fp32",)
+    models: dict[str, onnx.ModelProto] = {}
+    graphs: dict[bundle.GraphName, bundle.Graph] = {}
+    for precision in precisions:
+        name: bundle.GraphName = "vision" if precision == "fp32" else "vision.fp16"
+        file = f"{name}.onnx"
+        report(f"exporting {file}")
+        example = torch.zeros(2, 3, size, size)
+        models[file] = export_graph(VisionPipeline(model, precision), example, VISION, precision=precision)
+        graphs[name] = describe(models[file], file, precision)
+    store_as_half(models["vision.onnx"])
+    if fp16:
+        save_sharing_weights(models, staging, DATA_FILE)
+    else:
+        onnx.save(models["vision.onnx"], staging / "vision.onnx")
+    return graphs
+
+
+def text_parity(text: TextHalf, staging: Path) -> tuple[Floats, dict[bundle.GraphName, bundle.Parity]]:
+    """Encode the words of the bank in torch and in the graph; return torch's (N, D) and the figures."""
+    ids = encode(text, [words[0] for words in load_vocabulary(BANK).classes])
+    bank = parity.torch_encoder(text.tower)(ids)
+    actual = parity.onnx_encoder(staging / "text.onnx", TEXT)(ids)
+    return bank, {"text": parity.compare(bank, actual, bank, parity.THRESHOLDS["text"])}
+
+
+def encode(text: TextHalf, phrases: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Tokenize phrases, padded to the longest: (B, T)."""
+    return np.array([encoding.ids for encoding in text.tokenizer.encode_batch(list(phrases))], dtype=np.int64)
+
+
+def features_of(model: OVSDINO, pixels: Floats) -> Floats:
+    """Return the torch model's own unit-length features: (n, 3, S, S) -> (n, D, h, w)."""
+
+    def run(batch: Floats) -> Floats:
+        with torch.inference_mode():
+            features: Floats = unit(model(torch.from_numpy(batch))).numpy()
+        return features
+
+    return parity.in_batches(run, pixels)
+
+
+def vision_parity(
+    model: OVSDINO,
+    graphs: dict[bundle.GraphName, bundle.Graph],
+    staging: Path,
+    pixels: Floats,
+    *,
+    expected: Floats,
+    bank: Floats,
+) -> dict[bundle.GraphName, bundle.Parity]:
+    """Compare the vision graphs with the model's features; FP16 also in arithmetic that really rounds."""
+    figures: dict[bundle.GraphName, bundle.Parity] = {}
+    for name, graph in graphs.items():
+        if name == "text":
+            continue
+        encoders = [parity.onnx_encoder(staging / graph.file, VISION)]
+        if graph.precision == "fp16":
+            encoders.append(parity.torch_encoder(VisionPipeline(model, "fp16")))
+        for encoder in encoders:
+            actual = parity.in_batches(encoder, pixels)
+            figure = parity.compare(expected, actual, bank, parity.THRESHOLDS[name])
+            figures[name] = parity.worse(figures[name], figure) if name in figures else figure
+    return figures
+
+
+def write_golden(staging: Path, photos: TestPhotos, expected: Floats) -> None:
+    """Write the first photo and the torch model's features of it, which every engine must reproduce."""
+    features = expected[0].astype(np.float16)  # (D, h, w)
+    np.savez_compressed(staging / bundle.GOLDEN, image=photos.photos[0], features=features)
+
+
+def preprocessing(config: ModelConfig) -> Preprocessing:
+    """Return how photos are prepared for a model."""
+    return Preprocessing(
+        config.image_size, max(LONG_SIDE, config.image_size), mean=config.mean, std=config.std
+    )
+
+
+def make_manifest(
+    model: OVSDINO,
+    text: TextHalf,
+    graphs: dict[bundle.GraphName, bundle.Graph],
+    figures: dict[bundle.GraphName, bundle.Parity],
+    source: str,
+) -> bundle.Manifest:
+    """Gather all that the runtime must know."""
+    config = model.config
+    made_by = {"ovsdino": __version__, "parity photos": source} | {name: version(name) for name in PROGRAMS}
+    return bundle.Manifest(
+        schema_version=bundle.SCHEMA_VERSION,
+        name=config.name,
+        model=config.to_dict(),
+        preprocessing=preprocessing(config),
+        windows=WindowPolicy(config.image_size, config.image_size // 2),
+        head=bundle.Head(model.head.scale.item(), model.head.bias.item(), config.background),
+        templates=text.templates,
+        text=bundle.TextInfo(config.text_width, text.context_length),
+        graphs={name: graphs[name] for name in bundle.GRAPHS if name in graphs},
+        parity={str(name): figure for name, figure in figures.items()},
+        licences=LICENCES.get(config.name, OTHER_LICENCES),
+        made_by=made_by,
+    )

@@ -1,0 +1,111 @@
+"""From a pipeline to an ONNX graph that is clean: checked, without traces of the machine that made it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ovsdino import __version__
+from ovsdino_export import lint
+from ovsdino_runtime import bundle
+from ovsdino_runtime.errors import OvsdinoError
+
+OPSET = 18  # what TensorRT 10.3 parses, with LayerNormalization as one operator
+SDPA = "scaled_dot_product_attention"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """What a graph is called by: its input, its output, and the axes of the input that vary, by name."""
+
+    input: str
+    output: str
+    dynamic: dict[int, str]
+
+
+VISION = GraphSpec("pixels", "features", {0: "batch"})
+TEXT = GraphSpec("ids", "embeddings", {0: "batch", 1: "tokens"})
+
+
+def export_graph(
+    pipeline: nn.Module, example: Tensor, spec: GraphSpec, *, precision: bundle.Precision = "fp32"
+) -> onnx.ModelProto:
+    """Export a pipeline and check the result.
+
+    Args:
+        pipeline: takes one tensor and returns one.
+        example: an input; every axis that varies must be at least 2 long, for torch takes 1 for a constant.
+        spec: names and the axes that vary.
+        precision: what the pipeline computes its products in.
+
+    Returns:
+        The graph with its weights inside.
+
+    Raises:
+        LintError: the graph holds what engines get wrong.
+        OvsdinoError: an attention was left to the exporter.
+    """
+    dims = {axis: torch.export.Dim(name) for axis, name in spec.dynamic.items()}
+    program = torch.onnx.export(
+        pipeline.eval(),
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=(dims,),
+        input_names=[spec.input],
+        output_names=[spec.output],
+        verbose=False,
+    )
+    assert program is not None
+    assert program.exported_program is not None
+    refuse_fused_attention(program.exported_program)
+    model: onnx.ModelProto = program.model_proto
+    lint.check(model, precision=precision, dynamic=spec.dynamic.values())
+    strip(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+def refuse_fused_attention(program: torch.export.ExportedProgram) -> None:
+    """Refuse an attention that `ovsdino_export.rewrite` did not write out.
+
+    Raises:
+        OvsdinoError: there is one; the message names its module.
+    """
+    for node in program.graph.nodes:
+        if node.op == "call_function" and SDPA in str(node.target):
+            modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+            raise OvsdinoError(
+                f"{modules[-1] if modules else node.name}: {SDPA} must be written out before export"
+            )
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what only the exporting machine needs: stack traces with their paths, and exporter metadata."""
+    graph = model.graph
+    for item in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        item.doc_string = ""
+        del item.metadata_props[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    graph.doc_string = model.doc_string = ""
+    model.producer_name, model.producer_version = "ovsdino_export", __version__
+
+
+def describe(model: onnx.ModelProto, file: str, precision: bundle.Precision) -> bundle.Graph:
+    """Write down a graph's inputs and outputs for the manifest."""
+    return bundle.Graph(
+        file=file,
+        precision=precision,
+        inputs=tuple(_describe_value(value) for value in model.graph.input),
+        outputs=tuple(_describe_value(value) for value in model.graph.output),
+    )
+
+
+def _describe_value(value: onnx.ValueInfoProto) -> bundle.Tensor:
+    kind = value.type.tensor_type
+    shape = tuple(dimension.dim_param or dimension.dim_value for dimension in kind.shape.dim)
+    return bundle.Tensor(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)

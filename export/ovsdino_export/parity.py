@@ -1,0 +1,120 @@
+"""Does the exported graph compute what the torch model computes? Measured on photos, and refused if not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ovsdino_export.graph import GraphSpec
+from ovsdino_runtime.bundle import GraphName, Parity, ParityThresholds
+from ovsdino_runtime.engines import OnnxRuntimeEngine
+from ovsdino_runtime.errors import OvsdinoError
+
+Floats = npt.NDArray[np.float32]
+Encoder = Callable[[npt.NDArray[Any]], Floats]
+
+THRESHOLDS: dict[GraphName, ParityThresholds] = {
+    "vision": ParityThresholds(cosine_mean=0.9999, cosine_p01=0.9999, label_agreement=0.999),
+    "vision.fp16": ParityThresholds(cosine_mean=0.999, cosine_p01=0.995, label_agreement=0.99),
+    "text": ParityThresholds(cosine_mean=0.9999, cosine_p01=0.9999, label_agreement=0.999),
+}
+BATCH = 2  # windows at a time
+
+
+class ParityError(OvsdinoError):
+    """An exported graph is too far from the torch model to be used."""
+
+
+def compare(expected: Floats, actual: Floats, bank: Floats, thresholds: ParityThresholds) -> Parity:
+    """Measure how close features are.
+
+    Args:
+        expected, actual: unit-length vectors of the torch model and of the graph.
+        bank: embeddings of the words among which each position is labelled.
+        thresholds: kept with the figures.
+
+    Shape: expected, actual (n, D, h, w) or (n, D), bank (N, D).
+    """
+    if expected.shape != actual.shape:
+        raise ParityError(f"the graph gives {actual.shape}, the torch model {expected.shape}")
+    finite = bool(np.isfinite(actual).all())
+    cosine = (expected * actual).sum(axis=1)  # (n, h, w)
+    labels = [np.tensordot(bank, features, axes=(1, 1)).argmax(axis=0) for features in (expected, actual)]
+    return Parity(
+        cosine_mean=float(cosine.mean()) if finite else 0.0,
+        cosine_p01=float(np.percentile(cosine, 1)) if finite else 0.0,
+        label_agreement=float((labels[0] == labels[1]).mean()) if finite else 0.0,
+        finite=finite,
+        photos=len(expected),
+        thresholds=thresholds,
+    )
+
+
+def worse(one: Parity, other: Parity) -> Parity:
+    """Take the worse of each figure of two measurements."""
+    return Parity(
+        cosine_mean=min(one.cosine_mean, other.cosine_mean),
+        cosine_p01=min(one.cosine_p01, other.cosine_p01),
+        label_agreement=min(one.label_agreement, other.label_agreement),
+        finite=one.finite and other.finite,
+        photos=min(one.photos, other.photos),
+        thresholds=one.thresholds,
+    )
+
+
+def misses(parity: Parity) -> Iterator[str]:
+    """Yield each figure that is below its threshold, in words."""
+    for figure in ("cosine_mean", "cosine_p01", "label_agreement"):
+        found, least = getattr(parity, figure), getattr(parity.thresholds, figure)
+        if found < least:
+            yield f"{figure} {found:.6f}, expected at least {least}"
+    if not parity.finite:
+        yield "some values are infinite or not numbers"
+
+
+def require(name: GraphName, parity: Parity) -> None:
+    """Refuse a graph that misses a threshold.
+
+    Raises:
+        ParityError: it does; the message holds the figures.
+    """
+    faults = list(misses(parity))
+    if faults:
+        cure = "; export without --fp16" if name == "vision.fp16" else ""
+        raise ParityError(f"{name}.onnx differs from the torch model: {'; '.join(faults)}{cure}")
+
+
+def in_batches(encode: Encoder, inputs: Floats) -> Floats:
+    """Encode a few at a time, so that the memory of a large model stays bounded: (n, ...) -> (n, ...)."""
+    return np.concatenate([encode(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
+
+
+def torch_encoder(pipeline: nn.Module) -> Encoder:
+    """Wrap a pipeline as a function over arrays."""
+
+    def encode(inputs: npt.NDArray[Any]) -> Floats:
+        with torch.inference_mode():
+            features: Floats = pipeline(torch.from_numpy(inputs)).numpy()
+        return features
+
+    return encode
+
+
+def onnx_encoder(path: Path, spec: GraphSpec) -> Encoder:
+    """Open a graph as the runtime does, on the CPU, as a function over arrays.
+
+    It cannot show that FP16 suffices: on a CPU, ONNX Runtime computes FP16 graphs in FP32 and drops casts
+    between nodes, so what overflows on a GPU is finite here. `torch_encoder` of the FP16 pipeline rounds
+    after each operation.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed, or cannot load the graph.
+    """
+    engine = OnnxRuntimeEngine(path)
+    return lambda inputs: engine.run({spec.input: inputs})[spec.output]

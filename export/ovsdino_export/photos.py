@@ -1,0 +1,97 @@
+"""The windows on which an exported graph is compared with the torch model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.errors import PhotoError
+from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.preprocess import Photo, fit_size, normalise, resize_photo
+from ovsdino_runtime.preprocess import Preprocessing as Rules
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+MOST = 8  # a ViT-B takes a second and more for each, three times over
+LONGEST = 1 << 20  # [px] no limit: a window is cut from the middle anyway
+REPOSITORY = (
+    Path(__file__).resolve().parents[2]
+)  # in a checkout; elsewhere just a folder without our setup.cfg
+
+
+@dataclass(frozen=True)
+class TestPhotos:
+    """Square photos, and where they came from."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    photos: tuple[Photo, ...]  # (S, S, 3) RGB each
+    source: str
+
+    def pixels(self, rules: Rules) -> npt.NDArray[np.float32]:
+        """Normalise as the runtime does: (n, 3, S, S)."""
+        return np.stack([normalise(photo, rules).transpose(2, 0, 1) for photo in self.photos])
+
+
+def gather_photos(folder: Path | None, size: int) -> TestPhotos:
+    """Find photos: those of a folder, else the checkout's examples, else painted ones.
+
+    Args:
+        folder: where to look; up to eight are taken, spread evenly over the sorted names.
+        size: side of the squares, cut from the middle [px].
+
+    Raises:
+        PhotoError: the folder has none, or one is broken.
+    """
+    if folder is None:
+        examples = REPOSITORY / "examples"
+        in_checkout = (REPOSITORY / "setup.cfg").is_file() and examples.is_dir()
+        if not in_checkout or not list_photos(examples):
+            return TestPhotos(tuple(paint(seed, size) for seed in range(MOST)), "painted textures")
+        folder = examples
+    files = list_photos(folder)
+    if not files:
+        raise PhotoError(f"{folder}: no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
+    step = max(1, len(files) / MOST)
+    chosen = [files[int(i * step)] for i in range(min(MOST, len(files)))]
+    return TestPhotos(
+        tuple(middle(load_photo(file), size) for file in chosen), f"{len(chosen)} photos of {folder.name}"
+    )
+
+
+def list_photos(folder: Path) -> list[Path]:
+    """List the photos in a folder and below it, sorted."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+
+
+def middle(photo: Photo, size: int) -> Photo:
+    """Scale a photo until its short side fits, and cut the middle: (H, W, 3) -> (size, size, 3)."""
+    height, width = fit_size(*photo.shape[:2], short_side=size, long_side=LONGEST)
+    scaled = resize_photo(photo, height, width, antialias=True)
+    top, left = (height - size) // 2, (width - size) // 2
+    return scaled[top : top + size, left : left + size]
+
+
+def paint(seed: int, size: int) -> Photo:
+    """Paint coloured noise of many scales and a few plain shapes, always the same for a seed.
+
+    Shape: (size, size, 3) RGB.
+    """
+    from PIL import Image
+
+    random = np.random.default_rng(seed)
+    canvas = np.zeros((size, size, 3))
+    for scale in (2, 4, 8, 16, 32, 64, 128):
+        cells = random.integers(0, 256, (scale, scale, 3), dtype=np.uint8)
+        layer = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
+        canvas += np.asarray(layer, dtype=np.float64) / scale**0.5
+    canvas = 255 * (canvas - canvas.min()) / np.ptp(canvas)
+    rows, columns = np.mgrid[:size, :size]
+    for _ in range(4):
+        row, column = random.integers(0, size, 2)
+        radius = random.integers(size // 16, size // 4)
+        canvas[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = random.integers(0, 256, 3)
+    painted: Photo = canvas.astype(np.uint8)
+    return painted

@@ -1,0 +1,53 @@
+"""The graphs exactly as they ship, each as one `forward`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ovsdino.head import unit
+from ovsdino.model import OVSDINO
+from ovsdino_export.precision import to_half
+from ovsdino_export.rewrite import restate
+from ovsdino_runtime.bundle import Precision
+
+
+class VisionPipeline(nn.Module):
+    """vision.onnx and vision.fp16.onnx: pixels to unit-length features.
+
+    Args:
+        model: the trained network; it is copied.
+        precision: what the products and convolutions compute in; inputs and outputs are FP32 either way.
+
+    Shape: pixels (B, 3, S, S) float32, normalised with the config's mean and std -> features (B, D, h, w)
+        float32, of unit length along D.
+    """
+
+    def __init__(self, model: OVSDINO, precision: Precision = "fp32") -> None:
+        super().__init__()
+        restated = restate(model)
+        self.network = to_half(restated) if precision == "fp16" else restated
+        self.dtype = torch.float16 if precision == "fp16" else torch.float32
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode normalised windows."""
+        features = self.network(pixels.to(self.dtype))  # (B, D, h, w)
+        return unit(features)  # FP32: the squares of D values overflow FP16
+
+
+class TextPipeline(nn.Module):
+    """text.onnx: token numbers to unit-length embeddings, in FP32.
+
+    Args:
+        tower: the text encoder, which ignores padding and normalises its output; it is copied.
+
+    Shape: ids (B, T) int64 -> embeddings (B, D) float32, of unit length.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = restate(tower)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encode token numbers."""
+        return self.tower(ids)  # type: ignore[no-any-return]

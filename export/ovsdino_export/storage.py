@@ -1,0 +1,89 @@
+"""How weights lie in the files: half the size where nothing is lost, and once where two graphs share them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
+
+LEAST_VALUES = 256  # smaller tensors are not worth a Cast
+LEAST_BYTES = 1024  # smaller tensors stay inside their graph
+ALIGNMENT = 64  # [bytes] of tensors in a data file
+STORED = "/fp16"  # suffix of the name under which a tensor is stored as FP16
+
+
+def store_as_half(model: onnx.ModelProto) -> int:
+    """Store weights as FP16 and cast them back, wherever that gives every one of their bits back.
+
+    Engines fold the cast when they load the graph. Weights that were saved as FP16, as nano's are, all
+    qualify; of others hardly any.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        How many tensors are stored so.
+    """
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        half = as_half(values) if values.size >= LEAST_VALUES else None
+        if half is None:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, name + STORED))
+        casts.append(
+            helper.make_node("Cast", [name + STORED], [name], name=f"widen {name}", to=TensorProto.FLOAT)
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return len(casts)
+
+
+def as_half(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16] | None:
+    """Return the values in FP16 if each of their bits survives, else None."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    same = half.astype(np.float32).view(np.uint32) == values.view(np.uint32)
+    return half if bool(same.all()) else None
+
+
+def save_sharing_weights(models: Mapping[str, onnx.ModelProto], folder: Path, data_file: str) -> None:
+    """Write graphs that keep their weights in one file beside them, each distinct tensor once.
+
+    Args:
+        models: file name to graph; the graphs' weights are moved out in place.
+        folder: where everything is written.
+        data_file: name of the file of weights.
+    """
+    places: dict[bytes, int] = {}
+    with (folder / data_file).open("wb") as data:
+        for model in models.values():
+            for tensor in model.graph.initializer:
+                raw = numpy_helper.to_array(tensor).tobytes()
+                if len(raw) < LEAST_BYTES:
+                    continue
+                digest = hashlib.sha256(raw).digest()
+                if digest not in places:
+                    data.write(bytes(-data.tell() % ALIGNMENT))
+                    places[digest] = data.tell()
+                    data.write(raw)
+                kind, dims, name = tensor.data_type, list(tensor.dims), tensor.name
+                tensor.Clear()
+                tensor.data_type, tensor.name, tensor.raw_data = kind, name, raw
+                tensor.dims.extend(dims)
+                external_data_helper.set_external_data(
+                    tensor, data_file, offset=places[digest], length=len(raw)
+                )
+                tensor.ClearField("raw_data")
+    for name, model in models.items():
+        (folder / name).write_bytes(model.SerializeToString(deterministic=True))

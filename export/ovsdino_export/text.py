@@ -1,0 +1,72 @@
+"""The text half of a bundle: which encoder a model meets words with, its weights, tokenizer and templates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from torch import nn
+
+from ovsdino.config import ModelConfig
+from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.vocabulary import load_templates
+
+NANO_WEIGHTS = "nano-text.safetensors"
+NANO_TOKENIZER = "nano-tokenizer.json"  # beside the weights
+
+
+@dataclass(frozen=True)
+class TextHalf:
+    """A text encoder, ready to be exported."""
+
+    tower: nn.Module  # ids (B, T) int64 -> (B, D) float32, unit length
+    tokenizer: Tokenizer
+    context_length: int  # [tokens]
+    templates: tuple[str, ...]  # the bundle's default prompts
+
+
+def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:
+    """Load the text encoder that a model's features were trained to meet.
+
+    Args:
+        config: names the encoder.
+        checkpoint: its weights; None takes the packaged ones.
+
+    Raises:
+        CheckpointError: the weights are missing or not those of this encoder.
+        OvsdinoError: there are no packaged weights, or no tokenizer beside the given ones.
+    """
+    if config.text_encoder == "nano":
+        if checkpoint is not None:
+            return _load_nano(checkpoint)
+        with as_file(files("ovsdino") / "weights") as folder:
+            return _load_nano(folder / NANO_WEIGHTS)
+    if config.text_encoder == "clip-vit-b-16":
+        if checkpoint is None:
+            raise OvsdinoError(
+                f"{config.name} meets words in CLIP ViT-B/16's space, whose weights are not in the package: "
+                "give them with --text-checkpoint FILE (OpenAI's ViT-B-16.pt state dict, or open_clip's)"
+            )
+        return _load_clip(checkpoint)
+    raise OvsdinoError(
+        f"{config.name}: unknown text encoder {config.text_encoder!r}, expected nano or clip-vit-b-16"
+    )
+
+
+def _load_nano(weights: Path) -> TextHalf:
+    from ovsdino.text_tower import load_text_tower
+
+    tower = load_text_tower(weights)
+    file = weights.with_name(NANO_TOKENIZER)
+    if not file.is_file():
+        raise OvsdinoError(f"no tokenizer at {file}; it belongs beside the weights {weights.name}")
+    return TextHalf(tower, Tokenizer.from_file(str(file)), tower.config.context, load_templates("name"))
+
+
+def _load_clip(weights: Path) -> TextHalf:
+    from ovsdino.clip_text import CONTEXT, load_clip_text
+    from ovsdino_export.clip import clip_tokenizer
+
+    return TextHalf(load_clip_text(weights), clip_tokenizer(), CONTEXT, load_templates("imagenet80"))

@@ -1,0 +1,93 @@
+"""Every rule refuses a graph made by hand that breaks it, and names the node."""
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from ovsdino_export.lint import SCOPES, LintError, check, lint
+
+
+def graph_of(*nodes, kind=TensorProto.FLOAT, shape=("batch", 3, 8, 8), inner=(), opsets=(("", 18),)):
+    """A graph of one input x and one output y around the given nodes; `inner` are values as (name, type)."""
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", kind, shape)],
+        value_info=[helper.make_tensor_value_info(name, some, shape) for name, some in inner],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(*opset) for opset in opsets])
+
+
+def findings(model, precision="fp32"):
+    return [str(finding) for finding in lint(model, precision=precision, dynamic=("batch",))]
+
+
+def test_a_clean_graph_passes():
+    model = graph_of(helper.make_node("Relu", ["x"], ["y"]))
+    check(model, precision="fp32", dynamic=("batch",))
+
+
+@pytest.mark.parametrize("operator", ["If", "Loop", "Scan", "Range", "GridSample"])
+def test_operators_that_engines_read_differently_are_refused(operator):
+    (finding,) = findings(graph_of(helper.make_node(operator, ["x"], ["y"], name="node_7")))
+    assert finding.startswith(f"{operator} node_7: {operator} is read differently")
+
+
+def test_the_module_that_a_node_came_from_is_named():
+    node = helper.make_node("Range", ["x"], ["y"], name="arange")
+    node.metadata_props.append(
+        onnx.StringStringEntryProto(key=SCOPES, value="['', 'tower', 'tower.pool', 'arange']")
+    )
+    assert findings(graph_of(node))[0].startswith("Range arange (from tower.pool): ")
+
+
+def test_an_unknown_domain_is_refused():
+    node = helper.make_node("Gate", ["x"], ["y"], name="gate", domain="elsewhere")
+    assert findings(graph_of(node, opsets=(("", 18), ("elsewhere", 1)))) == [
+        "opset elsewhere: unknown domain; engines know only standard operators",
+        "Gate gate: unknown domain 'elsewhere'; engines know only standard operators",
+    ]
+
+
+def test_float64_is_refused_wherever_it_is():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["z"], to=TensorProto.DOUBLE),
+        helper.make_node("Cast", ["z"], ["y"], to=1),
+    ]
+    assert findings(graph_of(*nodes, inner=[("z", TensorProto.DOUBLE)])) == [
+        "value z: float64, which TensorRT does not know; compute it in float32"
+    ]
+
+
+@pytest.mark.parametrize("side", ["height", "2*height", "Min(48, height)"])
+def test_a_side_that_varies_is_refused(side):
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    found = findings(graph_of(relu, shape=("batch", 3, side, 8)))
+    assert found == [f"value {name}: axis 2 is dynamic ({side}); only batch may vary" for name in ("x", "y")]
+
+
+def test_what_depends_on_a_named_axis_alone_passes():
+    assert not findings(graph_of(helper.make_node("Relu", ["x"], ["y"]), shape=("Max(2, 4*batch)", 3, 8, 8)))
+
+
+@pytest.mark.parametrize("operator", ["LayerNormalization", "InstanceNormalization", "Softmax", "ReduceL2"])
+def test_statistics_in_fp16_are_refused(operator):
+    model = graph_of(helper.make_node(operator, ["x"], ["y"], name="n"), kind=TensorProto.FLOAT16)
+    assert findings(model, "fp16") == [f"{operator} n: x is float16; {operator} must compute in float32"]
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Conv"])
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", "float32"), ("fp32", "float16")])
+def test_a_product_of_another_precision_is_refused(operator, precision, kind):
+    stored = TensorProto.FLOAT if kind == "float32" else TensorProto.FLOAT16
+    model = graph_of(helper.make_node(operator, ["x", "x"], ["y"], name="n"), kind=stored)
+    assert findings(model, precision) == [
+        f"{operator} n: x is {kind} in a graph that was asked for in {precision.upper()}"
+    ]
+
+
+def test_only_the_first_findings_are_shown():
+    chain = [helper.make_node("If", [f"v{i}"], [f"v{i + 1}"], name=str(i)) for i in range(7)]
+    with pytest.raises(LintError, match=r"If 0: .*; If 4: .*; and 2 more$"):
+        check(graph_of(*chain), precision="fp32", dynamic=("batch",))
