@@ -1,0 +1,1 @@
+"""Measure what the runtime does: quality by the papers' protocols, and latency beside its floor."""

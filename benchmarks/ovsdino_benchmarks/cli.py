@@ -1,0 +1,185 @@
+"""The commands ``ovsdino-bench`` and ``ovsdino evaluate``. All but click is imported when it is needed."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+PATH = click.Path(path_type=Path)
+FORMS = click.Choice(["onnx", "onnx-fp16", "torch"])
+
+
+class RefusedError(click.ClickException):
+    """Bad input: one line on stderr, exit 2."""
+
+    exit_code = 2
+
+
+def _read_sizes(_context: click.Context, _option: click.Parameter, value: str) -> tuple[tuple[int, int], ...]:
+    found = [re.fullmatch(r"\s*([1-9]\d*)x([1-9]\d*)\s*", one) for one in value.split(",")]
+    sizes = tuple((int(match[1]), int(match[2])) for match in found if match)
+    if len(sizes) < len(found):
+        raise click.BadParameter(f"{value!r} is not like 640x480,1920x1080")
+    return sizes
+
+
+def _read_counts(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    if not all(re.fullmatch(r"\s*[1-9]\d*\s*", one) for one in value.split(",")):
+        raise click.BadParameter(f"{value!r} is not like 10,100,1000")
+    return tuple(int(one) for one in value.split(","))
+
+
+def _read_share(_context: click.Context, _option: click.Parameter, value: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?%?", value):
+        raise click.BadParameter(f"{value!r} is not like 5% or 0.05")
+    return float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+
+
+@click.group(context_settings=CONTEXT)
+def bench() -> None:
+    """Measure speed and quality, and put the figures side by side."""
+
+
+@bench.command(context_settings=CONTEXT)
+@click.option(
+    "--data", required=True, type=PATH, help="A benchmark's folder, or one with images/ and labels/."
+)
+@click.option(
+    "--benchmark", "benchmarks", multiple=True, help="voc21, ade20k, ...: read DATA as this benchmark."
+)
+@click.option(
+    "--names", help="Classes of a folder: FILE or a packaged vocabulary.  [default: DATA/names.txt]"
+)
+@click.option("--ignore", default=255, show_default=True, help="Label of a folder that means nothing.")
+@click.option(
+    "--reduce-zero-label", is_flag=True, help="Label 0 of a folder means nothing, classes begin at 1."
+)
+@click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
+@click.option("--form", "forms", multiple=True, type=FORMS, default=["onnx"], show_default=True)
+@click.option("--checkpoint", type=PATH, help="Weights of the torch form.  [default: the packaged ones]")
+@click.option(
+    "--protocol", help="ovsdino, dinov3seg, dinotxt or model.  [default: the benchmark's, else ovsdino]"
+)
+@click.option("--templates", help="A packaged set, a phrase with {}, or model.  [default: the protocol's]")
+@click.option("--background", type=click.FloatRange(0, 1), help="Threshold.  [default: the model's own]")
+@click.option("--threads", type=click.IntRange(min=1), help="For each worker.  [default: its share of all]")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
+@click.option("--gallery", type=click.IntRange(min=0), default=0, help="Draw so many photos for the report.")
+@click.option("--out", type=PATH, default="ovsdino-bench", show_default=True, help="Folder of results.")
+def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
+    """Measure mIoU and Boundary IoU by a benchmark's protocol.
+
+    What is done is kept in OUT: the same command goes on where it was stopped.
+    """
+    with _refusing():
+        from ovsdino_benchmarks.models import ModelSpec
+        from ovsdino_benchmarks.quality import QualityRequest, run_quality
+
+        spec = ModelSpec(
+            options.pop("model"), checkpoint=options.pop("checkpoint"), threads=options.pop("threads")
+        )
+        request = QualityRequest(spec=spec, threshold=options.pop("background"), **options)
+        for file in run_quality(request, click.echo):
+            click.echo(f"-> {file}")
+
+
+@bench.command(context_settings=CONTEXT)
+@click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
+@click.option("--form", type=FORMS, default="onnx", show_default=True)
+@click.option("--checkpoint", type=PATH, help="Torch weights.  [default: the packaged ones, else random]")
+@click.option(
+    "--sizes",
+    callback=_read_sizes,
+    default="640x480",
+    metavar="WxH,...",
+    show_default=True,
+    help="Of the photo.",
+)
+@click.option(
+    "--classes", callback=_read_counts, default="171", metavar="N,...", show_default=True, help="How many."
+)
+@click.option("--templates", default="model", show_default=True, help="A packaged set, a phrase, or model.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of every way.  [default: all processors]")
+@click.option("--repeats", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--photo", type=PATH, help="Content of the photo.  [default: the bundle's golden photo]")
+@click.option("--compile/--no-compile", "compiled", help="Measure torch.compile too.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Measure the usual ways.")
+@click.option("--out", type=PATH, default="ovsdino-bench", show_default=True, help="Folder of results.")
+def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
+    """Measure time and memory: each stage beside its floor, and end to end beside the usual ways."""
+    with _refusing():
+        from ovsdino_benchmarks.case import LatencyRequest
+        from ovsdino_benchmarks.latency import describe, write_latency
+        from ovsdino_benchmarks.models import ModelSpec
+        from ovsdino_benchmarks.ways import choose_baselines
+
+        names = {key: options.pop(key) for key in ("model", "form", "checkpoint", "threads")}
+        ways = choose_baselines(options.pop("baselines"), compiled=options.pop("compiled"))
+        out = options.pop("out")
+        request = LatencyRequest(ModelSpec(**names), baselines=ways, **options)
+        file, measured = write_latency(request, out, lambda step: click.echo(step, err=True))
+        click.echo("\n".join(map(describe, measured)) + f"\n-> {file}")
+
+
+@bench.command(context_settings=CONTEXT)
+@click.argument("sources", nargs=-1, required=True, type=PATH, metavar="RESULTS...")
+@click.option("--gallery", is_flag=True, help="Show the pictures of the results' folders.")
+@click.option("--out", type=PATH, default="ovsdino-report", show_default=True)
+def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
+    """Write report.json, report.md and report.html of result files or folders of them."""
+    with _refusing():
+        from ovsdino_benchmarks.report import write_report
+
+        for file in write_report(sources, out, gallery=gallery):
+            click.echo(f"-> {file}")
+
+
+@bench.command(context_settings=CONTEXT)
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@click.option(
+    "--max-slowdown",
+    callback=_read_share,
+    default="5%",
+    metavar="SHARE",
+    show_default=True,
+    help="Of a median.",
+)
+@click.option("--max-miou-drop", type=float, default=0.5, show_default=True, help="Points of 100.")
+def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> None:
+    """Compare the results NEW with OLD; exit 1 where a figure got worse by more than is allowed."""
+    with _refusing():
+        from ovsdino_benchmarks import results
+        from ovsdino_benchmarks.compare import compare as compare_reports
+
+        findings = compare_reports(
+            results.load(old), results.load(new), max_slowdown=max_slowdown, max_miou_drop=max_miou_drop
+        )
+        click.echo("\n".join(finding.line() for finding in findings))
+        sys.exit(any(finding.regressed for finding in findings))
+
+
+evaluate = click.Command(
+    "evaluate", context_settings=CONTEXT, params=quality.params, callback=quality.callback, help=quality.help
+)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what the user can mend into one line."""
+    from ovsdino_runtime.errors import OvsdinoError
+
+    try:
+        yield
+    except OvsdinoError as error:
+        raise RefusedError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise RefusedError(
+            f"this needs {error.name}, which is not installed: pip install 'ovsdino[bench]'"
+        ) from error

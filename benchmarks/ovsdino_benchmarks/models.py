@@ -1,0 +1,184 @@
+"""The forms of a model, each behind the runtime's engine interface; the rest of the way is the runtime's."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ovsdino_benchmarks.protocol import Protocol, require_runnable, templates_of
+from ovsdino_runtime.bundle import Bundle, load_bundle
+from ovsdino_runtime.cache import cache_dir
+from ovsdino_runtime.engines import Array, Engine, available_threads, open_vision
+from ovsdino_runtime.errors import BundleError, EngineError
+from ovsdino_runtime.preprocess import Floats, Preprocessing
+from ovsdino_runtime.segmenter import Segmenter, find_bundle
+from ovsdino_runtime.text import TextEncoder
+from ovsdino_runtime.text_cache import TextCache
+from ovsdino_runtime.vocabulary import Vocabulary
+from ovsdino_runtime.windows import WindowPolicy
+
+TorchModule = Any  # torch.nn.Module; torch is imported when it runs
+Form = Literal["onnx", "onnx-fp16", "torch"]
+FORMS: tuple[Form, ...] = ("onnx", "onnx-fp16", "torch")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, in which form. Small and picklable: worker processes open it themselves."""
+
+    model: str = "nano"  # a packaged model, or the path of a bundle
+    form: Form = "onnx"
+    checkpoint: Path | None = None  # of the torch form; None takes the packaged weights
+    device: str = "cpu"
+    threads: int | None = None  # None: all processors
+
+
+class TorchVision:
+    """The torch network as an engine: eager, or compiled.
+
+    Args:
+        model: pixels (B, 3, S, S) -> features (B, D, h, w).
+        threads: how many threads compute; None takes all processors.
+        compiled: run it through ``torch.compile``.
+    """
+
+    def __init__(self, model: TorchModule, *, threads: int | None = None, compiled: bool = False) -> None:
+        import torch
+
+        torch.set_num_threads(threads or available_threads())
+        self._model: Any = torch.compile(model) if compiled else model
+        way = "compiled" if compiled else "eager"
+        self.description = f"torch {torch.__version__} {way} on the CPU, {torch.get_num_threads()} threads"
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute unit-length features, as a bundle's vision graph does."""
+        import torch
+
+        from ovsdino.head import unit
+
+        with torch.inference_mode():
+            features = unit(self._model(torch.from_numpy(inputs["pixels"])))  # (B, D, h, w)
+        return {"features": features.numpy()}
+
+
+class SharedText(TextEncoder):
+    """Encodes classes once for all processes of a run, and for those that resume it.
+
+    Args:
+        encoder: what encodes them the first time.
+        file: where the embeddings (N, D) are kept; whoever is first writes it, all others read it.
+    """
+
+    def __init__(self, encoder: TextEncoder, file: Path) -> None:
+        self._first = encoder
+        self._file = file
+
+    def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
+        """Read the embeddings, or make them. Shape: (N, D)."""
+        if not self._file.exists():
+            embeddings = self._first.encode_classes(vocabulary, templates)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._file.parent, suffix=".npy", delete=False) as file:
+                np.save(file, embeddings)
+            try:
+                os.link(file.name, self._file)  # fails where another process was faster
+            except FileExistsError:
+                pass
+            finally:
+                Path(file.name).unlink()
+        shared: Floats = np.load(self._file, allow_pickle=False)
+        return shared
+
+
+def open_bundle(model: str, protocol: Protocol) -> Bundle:
+    """Open a bundle and make it work by a protocol.
+
+    Raises:
+        BundleError: no such model.
+        ProtocolError: it cannot follow this protocol.
+    """
+    bundle = load_bundle(find_bundle(model))
+    require_runnable(protocol, bundle.manifest)
+    limits = bundle.manifest.preprocessing
+    sizes = Preprocessing(protocol.short_side, protocol.long_side, mean=limits.mean, std=limits.std)
+    windows = WindowPolicy(protocol.window, protocol.stride)
+    return Bundle(bundle.path, replace(bundle.manifest, preprocessing=sizes, windows=windows))
+
+
+def open_engine(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> Engine:
+    """Open a model form's vision engine.
+
+    Args:
+        bundle: the model.
+        spec: the form.
+        random_weights: where the torch form has no weights, make some up: enough to measure its speed.
+
+    Raises:
+        EngineError: torch is not installed, or as `open_vision`.
+        CheckpointError: the torch form's weights are missing.
+    """
+    if spec.form == "torch":
+        return TorchVision(load_torch(bundle, spec, random_weights=random_weights), threads=spec.threads)
+    precision: Literal["fp32", "fp16"] = "fp16" if spec.form == "onnx-fp16" else "fp32"
+    return open_vision(bundle, device=spec.device, threads=spec.threads, precision=precision)
+
+
+def load_torch(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> TorchModule:
+    """Build the torch network that a bundle was exported from; see `open_engine`."""
+    try:
+        from ovsdino.checkpoint import PACKAGED, load_model
+        from ovsdino.config import ModelConfig
+        from ovsdino.model import OVSDINO
+    except ImportError as error:
+        raise EngineError(
+            f"the torch form needs {error.name}, which is not installed: pip install 'ovsdino[export]'"
+        ) from error
+    if random_weights and spec.checkpoint is None and bundle.manifest.name not in PACKAGED:
+        try:
+            return OVSDINO(ModelConfig.from_dict(bundle.manifest.model)).eval()
+        except ValueError as error:
+            raise EngineError(f"{bundle.path}: its network is not one that this version can build") from error
+    return load_model(bundle.manifest.name, spec.checkpoint)
+
+
+def open_text(bundle: Bundle, threads: int | None) -> TextEncoder:
+    """Open a bundle's text encoder, with the user's own cache of phrases."""
+    return TextEncoder(bundle, TextCache(cache_dir() / "text.sqlite3"), threads=threads)
+
+
+def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None = None) -> Segmenter:
+    """Open a model form, working by a protocol.
+
+    Args:
+        spec: the form.
+        protocol: how it is to work.
+        text_file: see `SharedText`; None encodes as users' runs do.
+    """
+    bundle = open_bundle(spec.model, protocol)
+    text = open_text(bundle, spec.threads)
+    return Segmenter(
+        bundle,
+        open_engine(bundle, spec),
+        text if text_file is None else SharedText(text, text_file),
+        templates=templates_of(protocol, bundle.manifest),
+        antialias=protocol.antialias,
+    )
+
+
+def digest(spec: ModelSpec, bundle: Bundle) -> str:
+    """Hash all that decides a model form's labels but the protocol."""
+    parts = [spec.form, bundle.graph_digest("text"), repr(bundle.manifest.head)]
+    if spec.form == "torch":
+        state = load_torch(bundle, spec).state_dict()
+        parts += [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in state.values()]
+    else:
+        graph = "vision.fp16" if spec.form == "onnx-fp16" else "vision"
+        if graph not in bundle.manifest.graphs:
+            raise BundleError(f"{bundle.path}: has no graph {graph}; export it with --fp16")
+        parts.append(bundle.graph_digest(graph))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
