@@ -1,4 +1,7 @@
-"""Stage 6 of nano: mIoU on DATA/dev, with the paper's windows, beside the teachers' own figures."""
+"""Stage 11 of nano: the exported bundle's mIoU on DATA/dev, beside the teachers' own figures.
+
+The whole benchmarks are `ovsdino-bench quality`'s; here are also the classes that the teachers know.
+"""
 
 from __future__ import annotations
 
@@ -8,126 +11,82 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from rich.progress import track
-from text_bank import PhraseEncoder
 
-from ovsdino.checkpoint import read_model
-from ovsdino.config import PRESETS
-from ovsdino.head import cosine
-from ovsdino.model import OVSDINO
-from ovsdino_runtime.preprocess import fit_size
-from ovsdino_runtime.windows import plan_windows
-
-IGNORE = 255
-
+from ovsdino_benchmarks.label_values import IGNORED
+from ovsdino_benchmarks.metrics import Counts, count, scores
+from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.vocabulary import Vocabulary, load_templates, load_vocabulary
 
 @dataclass(frozen=True)
 class Bench:
-    """One small labelled set: its folder, its words, and how its labels map to them."""
+    """One small labelled set: its folder, its words, and the teacher's own mIoU on it (WEIGHTS/README.md)."""
 
     folder: str
-    words: str  # key of classes.json
-    first: int = 0  # words left out at the front (background)
-    count: int | None = None
-    shift: int = 0  # label of the first word
-    background: bool = False  # label 0 is 'none of the words', found by threshold
-    teacher: float | None = None  # the teacher's own mIoU on this set, weights/README.md
+    vocabulary: str
+    words: int | None = None  # only the first so many
+    first: int = 0  # label of the first word; smaller ones are ignored
+    teacher: float | None = None
 
 
 BENCHES = {
-    "ADE20K-31": Bench("ade20k", "ade150", count=31, shift=1, teacher=51.7),
-    "ADE20K-150": Bench("ade20k", "ade150", shift=1),
+    "ADE20K-31": Bench("ade20k", "ade150", words=31, first=1, teacher=51.7),
+    "ADE20K-150": Bench("ade20k", "ade150", first=1),
     "CamVid-11": Bench("camvid", "camvid11", teacher=51.5),
-    "VOC20": Bench("voc", "voc21", first=1, shift=1),
-    "VOC21": Bench("voc", "voc21", first=1, shift=1, background=True, teacher=57.9),
-    "VOC-samples-21": Bench("voc_samples", "voc21", first=1, shift=1, background=True, teacher=63.5),
-    "COCO-Object": Bench("coco_object", "coco_object81", first=1, shift=1, background=True),
+    "VOC20": Bench("voc", "voc20", first=1),
+    "VOC21": Bench("voc", "voc21", teacher=57.9),
+    "VOC21, samples": Bench("voc_samples", "voc21", teacher=63.5),
+    "COCO-Object": Bench("coco_object", "coco_object81"),
 }
-SPLIT = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 
 
-@torch.inference_mode()
-def logits(model: OVSDINO, photo: Image.Image, text: torch.Tensor) -> torch.Tensor:
-    """Score a photo by windows: (N, H, W) at the resized photo's size."""
-    side = model.config.image_size
-    height, width = fit_size(photo.height, photo.width, short_side=side, long_side=2048)
-    image = torch.from_numpy(np.array(photo.resize((width, height), Image.Resampling.BILINEAR))).permute(
-        2, 0, 1
-    )
-    image = image.float() / 255
-    image = (image - torch.tensor(model.config.mean)[:, None, None]) / torch.tensor(model.config.std)[
-        :, None, None
-    ]
-    total = torch.zeros(len(text), height, width)
-    count = torch.zeros(height, width)
-    for w in plan_windows(height, width, size=side, stride=side // 2):
-        crop = F.interpolate(
-            image[None, :, w.top : w.top + w.height, w.left : w.left + w.width], (side, side)
-        )
-        scores = F.interpolate(cosine(model(crop), text), (w.height, w.width), mode="bilinear")[0]
-        total[:, w.top : w.top + w.height, w.left : w.left + w.width] += scores
-        count[w.top : w.top + w.height, w.left : w.left + w.width] += 1
-    return total / count
+def words_of(bench: Bench, *, synonyms: bool) -> Vocabulary:
+    """Return the words of a set, each alone or with its packaged synonyms."""
+    whole = load_vocabulary(bench.vocabulary)
+    classes = whole.classes[: bench.words]
+    return Vocabulary(classes if synonyms else tuple(c[:1] for c in classes), background=whole.background)
 
 
-def confusion(
-    model: OVSDINO, bench: Bench, data: Path, words: list[str], text: torch.Tensor, cut: float
-) -> np.ndarray:
-    """Count (truth, prediction) pairs over one set, class 0 being background where the set has one."""
-    classes = len(words) + bench.background
-    table = np.zeros((classes, classes), np.int64)
-    for path in track(
-        sorted((data / "dev" / bench.folder / "labels").glob("*.png")), description=bench.folder
-    ):
-        truth = np.asarray(Image.open(path)).astype(int)
-        image = next((data / "dev" / bench.folder / "images").glob(f"{path.stem}.*"))
-        scores = logits(model, Image.open(image).convert("RGB"), text)
-        scores = F.interpolate(scores[None], truth.shape, mode="bilinear")[0]
-        best, label = scores.max(0)
-        prediction = label.numpy() + bench.background
-        if bench.background:
-            p = torch.sigmoid(model.head.scale * best + model.head.bias).numpy()
-            prediction[p < cut] = 0
-        target = np.where(truth == IGNORE, -1, truth - bench.shift + bench.background)
-        valid = (target >= 0) & (target < classes)
-        table += np.bincount(target[valid] * classes + prediction[valid], minlength=classes**2).reshape(
-            classes, -1
-        )
-    return table
-
-
-def miou(table: np.ndarray) -> float:
-    """Return the mean IoU [%] over the classes that the truth holds."""
-    hit = np.diag(table)
-    union = table.sum(0) + table.sum(1) - hit
-    return float(100 * (hit / np.maximum(union, 1))[table.sum(1) > 0].mean())
+def measure(segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, cut: float | None) -> Counts:
+    """Label every photo of a set and compare it with its truth."""
+    total = Counts.zero(len(words.names))
+    folder = data / "dev" / bench.folder
+    for path in track(sorted((folder / "labels").glob("*.png")), description=bench.folder):
+        truth = np.asarray(Image.open(path)).astype(np.int32) - bench.first
+        truth[(truth < 0) | (truth >= len(words.names))] = IGNORED
+        photo = next((folder / "images").glob(f"{path.stem}.*"))
+        total += count(truth, segmenter(photo, words, background=cut).labels, len(words.names))
+    return total
 
 
 @click.command()
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
-@click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--text", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
 @click.option("--bench", "names", multiple=True, type=click.Choice(list(BENCHES)))
-@click.option("--background", default=0.5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path))
+@click.option("--background", type=float, help="Threshold.  [default: the model's]")
+@click.option("--templates", default="name", show_default=True)
+@click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
+@click.option("--out", type=click.Path(path_type=Path), help="A JSON file.")
 def main(
-    data: Path, checkpoint: Path, text: Path, names: tuple[str, ...], background: float, out: Path | None
+    data: Path,
+    model: str,
+    names: tuple[str, ...],
+    background: float | None,
+    templates: str,
+    synonyms: bool,
+    out: Path | None,
 ) -> None:
-    """Print nano's mIoU on each set of DATA/dev."""
-    model = read_model(PRESETS["nano"], checkpoint)
-    classes = json.loads((data / "classnames" / "classes.json").read_text())
-    encoder = PhraseEncoder(text)
+    """Print a model's mIoU and Boundary IoU [%] on each set of DATA/dev."""
+    segmenter = Segmenter.load(model, templates=load_templates(templates), antialias=False)
     results = {}
     for name in names or tuple(BENCHES):
         bench = BENCHES[name]
-        words = [SPLIT.get(w, w) for w in classes[bench.words][bench.first :][: bench.count]]
-        embeddings = torch.from_numpy(encoder.embed(words))
-        table = confusion(model, bench, data, words, embeddings, background)
-        results[name] = {"miou": round(miou(table), 1), "teacher": bench.teacher}
-        click.echo(f"{name:16} {results[name]['miou']:5.1f}   teacher {bench.teacher or '-'}")
+        words = words_of(bench, synonyms=synonyms)
+        found = scores(measure(segmenter, bench, data, words, background if words.background else None))
+        results[name] = {"miou": found.miou, "boundary_miou": found.boundary_miou, "teacher": bench.teacher}
+        figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
+        click.echo(f"{name:16} {figures}   teacher {bench.teacher or '-'}")
     if out:
         out.write_text(json.dumps(results, indent=1))
 
