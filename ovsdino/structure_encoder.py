@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ovsdino.config import SAM_GRID_FACTOR, ModelConfig
+from ovsdino.kernels import ops
 
 
 class DepthwiseBlock(nn.Sequential):
@@ -29,6 +30,20 @@ class DepthwiseBlock(nn.Sequential):
             nn.GroupNorm(groups, channels),
             nn.GELU(),
         )
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """Return the filters."""
+        return cast(nn.Conv2d, self[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter; inference on CUDA takes one fused kernel."""
+        norm = self[1]
+        if isinstance(norm, nn.GroupNorm) and ops.usable(x):
+            stride = self.conv.stride[0]
+            fused = ops.depthwise_block(x, self.conv.weight, norm.weight, norm.bias, norm.num_groups, stride)
+            return cast(Tensor, fused)
+        return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
 
 
 class GatedFusion(nn.Module):

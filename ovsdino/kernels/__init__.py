@@ -1,0 +1,1 @@
+"""Fused kernels: `reference` says what they compute, `triton_kernels` how, `ops` makes operators of them."""

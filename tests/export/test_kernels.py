@@ -1,0 +1,155 @@
+"""Kernels compiled ahead of time: for GPUs that are not here, with exactly the declared parameters."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ovsdino.config import NANO, PRESETS
+from ovsdino_export.kernels import (
+    PTX_VERSIONS,
+    compile_kernel,
+    compile_kernels,
+    parse_gpus,
+    plan_depthwise_block,
+    plan_gate,
+    plan_kernels,
+)
+from ovsdino_export.ptx import describe_ptx, runs_on, strip_hidden_params
+from ovsdino_runtime.errors import OvsdinoError
+
+TINY = replace(NANO, image_size=64, backbone_width=64, encoder_width=32, structure_channels=32, norm_groups=8)
+PTX = """
+.version 8.0
+.target sm_90a
+.visible .entry f(
+\t.param .u64 .ptr .global .align 1 f_param_0,
+\t.param .u32 f_param_1,
+\t.param .u64 .ptr .global .align 1 f_param_2
+)
+.reqntid 128
+{
+\tld.param.b64 %rd1, [f_param_0];
+\tld.param.b32 %r1, [f_param_1];
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def triton():
+    return pytest.importorskip("triton")
+
+
+def assemble(triton, ptx: str, target: str, folder: Path) -> None:
+    """Run the assembler that comes with Triton; it fails on PTX that no driver would take."""
+    source = folder / "kernel.ptx"
+    source.write_text(ptx)
+    name = "ptxas-blackwell" if int(target.strip("sm_a")) >= 100 else "ptxas"
+    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin" / name
+    command = [ptxas, f"-arch={target}", source, "-o", folder / "kernel.cubin"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("gpu", PTX_VERSIONS)
+def test_every_gpu_gets_ptx_that_it_takes(triton, gpu, tmp_path):
+    plan = plan_gate(TINY, "float16")
+    kernel, ptx = compile_kernel(plan, gpu)
+    found = describe_ptx(ptx)
+    assert found.entry == kernel.entry == "preservation_gate"
+    assert len(found.parameters) == len(plan.arguments) == 5
+    assert runs_on(found.target, gpu)
+    assert found.version.replace(".", "") == str(PTX_VERSIONS[gpu])
+    assert str(Path.cwd()) not in ptx
+    assert ".loc" not in ptx
+    assemble(triton, ptx, found.target, tmp_path)
+
+
+def test_every_kernel_of_a_model_compiles(triton, tmp_path):
+    plans = list(plan_kernels(TINY, ["fp16"]))
+    assert [plan.operator for plan in plans] == [
+        "DepthwiseBlock",
+        "DepthwiseBlockStride2",
+        "PreservationGate",
+        "UpsampleArgmax",
+    ]
+    said = []
+    kernels = compile_kernels(plans, ["sm_89"], tmp_path, said.append)
+    assert said == ["compiling 4 kernels for sm_89"]
+    for kernel in kernels:
+        ptx = (tmp_path / kernel.file).read_text()
+        assert len(describe_ptx(ptx).parameters) == len(kernel.arguments)
+        assemble(triton, ptx, kernel.target, tmp_path)
+    sizes = {"batch": 3, "out_width": 640, "out_height": 480}
+    grids = [[axis.programs(sizes) for axis in kernel.grid] for kernel in kernels]
+    assert grids == [[8, 3, 1], [8, 3, 1], [2, 3, 1], [3, 480, 1]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_other_types_compile(triton, dtype):
+    for plan in (
+        plan_depthwise_block(32, 4, 8, stride=2, dtype=dtype),
+        plan_gate(replace(TINY, gate_scale="channel"), dtype),
+    ):
+        kernel, _ = compile_kernel(plan, "sm_87")
+        assert (kernel.gpu, kernel.target, kernel.dtype) == ("sm_87", "sm_87", dtype)
+
+
+def test_sizes_of_one_compile_as_constants(triton):
+    """Triton passes an integer argument of 1 as a constant when torch launches the kernel."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from ovsdino.kernels import triton_kernels
+    from ovsdino.kernels.ops import OPTIONS
+
+    sizes = ("classes", "height", "width", "out_height", "out_width", "BLOCK")
+    source = ASTSource(
+        triton_kernels.upsample_argmax,
+        signature={"logits": "*fp32", "labels": "*u16"} | dict.fromkeys(sizes, "constexpr"),
+        constexprs=dict.fromkeys(sizes, 1) | {"BLOCK": 256},
+    )
+    assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 89, 32), options=OPTIONS).asm
+
+
+def test_files_of_a_model_have_names_of_their_own():
+    for config in (PRESETS["nano"], PRESETS["ovsdino-vitb14"], replace(TINY, gate_form="tanh")):
+        names = [plan.name for plan in plan_kernels(config, ["fp32", "fp16", "fp32"])]
+        assert len(set(names)) == len(names)
+        assert any("preservation_gate" in name for name in names) == (config.gate_form == "modulate")
+
+
+def test_a_list_of_gpus_is_read_and_an_unknown_one_refused():
+    assert parse_gpus(" sm_89, sm_86,sm_89") == ("sm_89", "sm_86")
+    known = "known: sm_80, sm_86, sm_87, sm_89, sm_90, sm_100, sm_120"
+    for text, named in (("sm_88,sm_89", "'sm_88'"), ("rtx", "'rtx'"), (",", "','")):
+        with pytest.raises(OvsdinoError, match=f"^--kernels: unknown GPU {named}; {known}$"):
+            parse_gpus(text)
+
+
+def test_hidden_parameters_are_cut_off():
+    stripped = strip_hidden_params(PTX, 2)
+    assert describe_ptx(stripped).parameters == describe_ptx(PTX).parameters[:2]
+    assert strip_hidden_params(stripped, 2) == stripped
+    assert stripped.endswith(PTX[PTX.index(".reqntid") :])
+
+
+def test_parameters_that_are_no_scratch_are_not_cut_off():
+    with pytest.raises(OvsdinoError, match="f_param_1' is in use"):
+        strip_hidden_params(PTX, 1)
+    read = PTX.replace("[f_param_1]", "[f_param_2]")
+    with pytest.raises(OvsdinoError, match="f_param_2' is in use"):
+        strip_hidden_params(read, 2)
+    with pytest.raises(OvsdinoError, match="f: 3 parameters, expected at least 4"):
+        strip_hidden_params(PTX, 4)
+    with pytest.raises(OvsdinoError, match="PTX with 0 entries"):
+        strip_hidden_params("", 1)
+
+
+def test_architecture_specific_targets_fit_one_gpu_only():
+    assert runs_on("sm_80", "sm_89")
+    assert not runs_on("sm_89", "sm_86")
+    assert runs_on("sm_90a", "sm_90")
+    assert not runs_on("sm_90a", "sm_100")
+    assert not runs_on("sm_120a", "sm_100")

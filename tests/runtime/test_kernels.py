@@ -1,0 +1,64 @@
+"""Kernels in a bundle: written, read back, chosen, and refused where they do not fit."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from ovsdino_runtime.bundle import load_bundle, write_bundle
+from ovsdino_runtime.errors import BundleError, EngineError
+from ovsdino_runtime.kernels import GridAxis, Kernel, KernelArgument, choose_kernel
+
+GATE = Kernel(
+    operator="PreservationGate",
+    file="kernels/gate.ptx",
+    entry="preservation_gate",
+    gpu="sm_89",
+    target="sm_89",
+    ptx_version="8.0",
+    dtype="float16",
+    constants={"channels": 8, "area": 16},
+    arguments=(KernelArgument("x", "input", "float16"), KernelArgument("out", "output", "float16")),
+    grid=(GridAxis(128, 512), GridAxis("batch", 1), GridAxis(1, 1)),
+    num_warps=4,
+    shared_memory=0,
+)
+
+
+@pytest.fixture
+def folder(staging, tmp_path):
+    """The files of a bundle with a kernel."""
+    folder = shutil.copytree(staging, tmp_path / "staging")
+    (folder / "kernels").mkdir()
+    (folder / GATE.file).write_text("PTX")
+    return folder
+
+
+def test_kernels_come_back_as_they_were_written(manifest, folder, tmp_path):
+    bundle = write_bundle(tmp_path / "k.ovs", replace(manifest, kernels=(GATE,)), folder)
+    assert load_bundle(bundle.path).manifest.kernels == (GATE,)
+    assert GATE.file in bundle.manifest.files
+    bundle.file(GATE.file).write_text("changed")
+    with pytest.raises(BundleError, match=r"gate\.ptx: changed or damaged"):
+        load_bundle(bundle.path)
+
+
+def test_a_kernel_without_its_file_is_refused(manifest, staging, tmp_path):
+    with pytest.raises(BundleError, match=r"kernels/gate\.ptx is not among its files"):
+        write_bundle(tmp_path / "k.ovs", replace(manifest, kernels=(GATE,)), staging)
+
+
+def test_a_kernel_is_chosen_by_gpu_type_and_shape():
+    kernels = [replace(GATE, gpu="sm_86"), GATE, replace(GATE, dtype="float32")]
+    wanted = {"gpu": "sm_89", "dtype": "float16", "constants": {"channels": 8}}
+    assert choose_kernel(kernels, "PreservationGate", **wanted) is GATE
+    for change in ({"gpu": "sm_80"}, {"dtype": "bfloat16"}, {"constants": {"channels": 9}}):
+        with pytest.raises(EngineError, match=r"are for sm_86, sm_89; export it again with --kernels sm_8"):
+            choose_kernel(kernels, "PreservationGate", **(wanted | change))
+    with pytest.raises(EngineError, match=r"no kernel DepthwiseBlock .*are for no GPU"):
+        choose_kernel(kernels, "DepthwiseBlock", **wanted)
+
+
+def test_a_grid_covers_every_value():
+    assert [axis.programs({"batch": 5}) for axis in GATE.grid] == [1, 5, 1]
+    assert [GridAxis(size, 512).programs({}) for size in (1, 512, 513)] == [1, 1, 2]
