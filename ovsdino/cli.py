@@ -26,6 +26,7 @@ VERBS = {
     "bench": Verb(
         "ovsdino_benchmarks.cli:bench", "Measure speed and quality, report and compare them.", "bench"
     ),
+    "doctor": Verb("ovsdino_runtime.doctor:doctor", "Look at this machine, and say what is wrong with it."),
     "evaluate": Verb(
         "ovsdino_benchmarks.cli:evaluate", "Measure mIoU and Boundary IoU by a benchmark's protocol.", "bench"
     ),

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ovsdino_export.engine_cli import RefusalError, build_for, engine_options, find_target, show_engines
+
 if TYPE_CHECKING:
     from ovsdino_runtime.bundle import Bundle
 
 FILE = click.Path(path_type=Path)
-
-
-class RefusalError(click.ClickException):
-    """The user's mistake, in one line."""
-
-    exit_code = 2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +25,8 @@ class RefusalError(click.ClickException):
     "--text-checkpoint", type=FILE, help="Weights of its text encoder.  [default: the packaged ones]"
 )
 @click.option("--fp16", is_flag=True, help="Add a vision graph in FP16.")
+@click.option("--bf16", is_flag=True, help="Add a vision graph in BF16, for TensorRT.")
+@click.option("--int8", is_flag=True, help="Add a vision graph with INT8 products, for ONNX Runtime.")
 @click.option(
     "--out",
     type=FILE,
@@ -38,33 +38,64 @@ class RefusalError(click.ClickException):
     "--photos", type=FILE, help="Photos on which the graphs are compared with torch.", metavar="DIR"
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
-def export(
+@click.option("--inline", is_flag=True, help="Write the fused operators without local functions.")
+@click.option(
+    "--kernels", default="", help="Compile them for these GPUs, such as sm_87,sm_89.", metavar="SM,..."
+)
+@engine_options
+def export(  # noqa: PLR0913 - one argument for each option
     model: str,
     checkpoint: Path | None,
     text_checkpoint: Path | None,
     fp16: bool,
+    bf16: bool,
+    int8: bool,
     out: Path,
     photos: Path | None,
     overwrite: bool,
+    inline: bool,
+    kernels: str,
+    engine: str,
+    gpu: str,
+    bundle: Path | None,
 ) -> None:
     """Turn a model into a bundle that runs without torch.
 
     Every graph is compared with the torch model before anything is written.
     """
+    with refusing():
+        target = find_target(engine, gpu, only_engines=bundle is not None)
+        if bundle is not None and target is not None:
+            build_for(bundle, target, Clock())
+            return
     try:
         from ovsdino_export.export import ExportRequest, export_bundle
-        from ovsdino_runtime.errors import OvsdinoError
+        from ovsdino_export.kernels import parse_gpus
     except ModuleNotFoundError as error:
         raise RefusalError(
             f"ovsdino-export needs {error.name}, which is not installed: pip install 'ovsdino[export,cpu]'"
         ) from error
-    request = ExportRequest(model, checkpoint, text_checkpoint, fp16, out, photos, overwrite)
+    with refusing():
+        gpus = parse_gpus(kernels) if kernels else ()
+        request = ExportRequest(
+            model, checkpoint, text_checkpoint, fp16, out, photos, overwrite, inline, gpus, bf16, int8
+        )
+        written = export_bundle(request, clock := Clock())
+        show_parity(written)
+        show_files(written)
+        if target is not None:
+            show_engines(written, target, clock)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what the user can mend into one line on stderr and exit 2."""
+    from ovsdino_runtime.errors import OvsdinoError
+
     try:
-        bundle = export_bundle(request, Clock())
+        yield
     except (OvsdinoError, OSError) as error:
         raise RefusalError(" ".join(str(error).split())) from error
-    show_parity(bundle)
-    show_files(bundle)
 
 
 class Clock:
@@ -95,7 +126,11 @@ def show_parity(bundle: Bundle) -> None:
 def show_files(bundle: Bundle) -> None:
     """Print what was written, with sizes."""
     click.echo(f"\n{bundle.path}")
-    sizes = {file.name: file.stat().st_size for file in sorted(bundle.path.rglob("*")) if file.is_file()}
+    files = [file for file in sorted(bundle.path.rglob("*")) if file.is_file()]
+    sizes: dict[str, int] = {}
+    for file in files:  # each folder in one line: kernels are many
+        name = file.name if file.parent == bundle.path else f"{file.parent.name}/*{file.suffix}"
+        sizes[name] = sizes.get(name, 0) + file.stat().st_size
     for name, size in sizes.items():
         click.echo(f"  {name:<18} {size / 2**20:8.2f} MiB")
     click.echo(f"  {'':<18} {sum(sizes.values()) / 2**20:8.2f} MiB in all")

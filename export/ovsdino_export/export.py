@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,8 +21,12 @@ from ovsdino.head import unit
 from ovsdino.model import OVSDINO
 from ovsdino_export import parity
 from ovsdino_export.graph import TEXT, VISION, describe, export_graph
+from ovsdino_export.kernels import compile_kernels, plan_kernels
+from ovsdino_export.ladder import climb
+from ovsdino_export.local_functions import call_functions
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.pipeline import TextPipeline, VisionPipeline
+from ovsdino_export.quantize import quantize
 from ovsdino_export.storage import save_sharing_weights, store_as_half
 from ovsdino_export.text import TextHalf, load_text_half
 from ovsdino_runtime import bundle
@@ -36,6 +40,11 @@ Report = Callable[[str], None]
 
 LONG_SIDE = 2048  # [px] of the evaluation protocol that the papers share
 BANK = "ade150"  # the words among which parity labels each position
+VISION_GRAPHS: dict[bundle.Precision, bundle.GraphName] = {
+    "fp32": "vision",
+    "fp16": "vision.fp16",
+    "bf16": "vision.bf16",
+}
 DATA_FILE = "vision.data"  # weights that vision.onnx and vision.fp16.onnx share
 PROGRAMS = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 LICENCES = {
@@ -60,6 +69,10 @@ class ExportRequest:
     out: Path = Path()  # the bundle becomes OUT/MODEL.ovs
     photos: Path | None = None  # for parity; see `gather_photos`
     overwrite: bool = False
+    inline: bool = False  # write graphs without local functions
+    kernels: tuple[str, ...] = ()  # compile the fused kernels for these GPUs; see `parse_gpus`
+    bf16: bool = False  # add vision.bf16.onnx
+    int8: bool = False  # add vision.int8.onnx
 
 
 def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bundle.Bundle:
@@ -87,18 +100,33 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
     rules = preprocessing(model.config)
     with tempfile.TemporaryDirectory(prefix="ovsdino-export-") as folder:
         staging = Path(folder)
-        graphs = export_text(text, staging, report) | export_vision(model, staging, request.fp16, report)
-        report(f"comparing with torch on {photos.source}")
+        graphs = export_text(text, staging, report)
         bank, figures = text_parity(text, staging)
-        expected = features_of(model, photos.pixels(rules))
-        figures |= vision_parity(model, graphs, staging, photos.pixels(rules), expected=expected, bank=bank)
+        pixels = photos.pixels(rules)
+        expected = features_of(model, pixels)
+        plans: dict[bundle.Precision, tuple[str, ...]] = {"fp32": ()}
+        for precision in wanted_halves(request):
+            report(f"trying {precision} on {photos.source}")
+            plans[precision] = climb(model, precision, pixels, expected=expected, bank=bank, report=report)
+        graphs |= export_vision(model, staging, plans, report, inline=request.inline, int8=request.int8)
+        report(f"comparing with torch on {photos.source}")
+        figures |= vision_parity(model, graphs, staging, pixels, expected=expected, bank=bank)
         for name, figure in figures.items():
             parity.require(name, figure)
         write_golden(staging, photos, expected)
         text.tokenizer.save(str(staging / bundle.TOKENIZER), pretty=False)
-        report(f"writing {target}")
         manifest = make_manifest(model, text, graphs, figures, photos.source)
+        if request.kernels:
+            fused = plan_kernels(model.config, [graph.precision for graph in graphs.values()])
+            manifest = replace(manifest, kernels=compile_kernels(fused, request.kernels, staging, report))
+        report(f"writing {target}")
         return bundle.write_bundle(target, manifest, staging, overwrite=request.overwrite)
+
+
+def wanted_halves(request: ExportRequest) -> list[bundle.Precision]:
+    """List the precisions below FP32 that are exported from torch; INT8 is made from the FP32 graph."""
+    wanted: dict[bundle.Precision, bool] = {"fp16": request.fp16, "bf16": request.bf16}
+    return [precision for precision, asked in wanted.items() if asked]
 
 
 def check_target(request: ExportRequest) -> Path:
@@ -131,22 +159,34 @@ def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.Gr
 
 
 def export_vision(
-    model: OVSDINO, staging: Path, fp16: bool, report: Report
+    model: OVSDINO,
+    staging: Path,
+    plans: Mapping[bundle.Precision, tuple[str, ...]],
+    report: Report,
+    *,
+    inline: bool = False,
+    int8: bool = False,
 ) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write vision.onnx, and vision.fp16.onnx if it is wanted; two of them share one file of weights."""
+    """Write the vision graphs, by precision with the layers kept in FP32; they share a file of weights."""
     size = model.config.image_size
-    precisions: tuple[bundle.Precision, ...] = ("fp32", "fp16") if fp16 else ("fp32",)
     models: dict[str, onnx.ModelProto] = {}
     graphs: dict[bundle.GraphName, bundle.Graph] = {}
-    for precision in precisions:
-        name: bundle.GraphName = "vision" if precision == "fp32" else "vision.fp16"
+    for precision, kept in plans.items():
+        name = VISION_GRAPHS[precision]
         file = f"{name}.onnx"
         report(f"exporting {file}")
         example = torch.zeros(2, 3, size, size)
-        models[file] = export_graph(VisionPipeline(model, precision), example, VISION, precision=precision)
-        graphs[name] = describe(models[file], file, precision)
+        pipeline = VisionPipeline(model, precision, fp32=kept)
+        pipeline = pipeline if inline else call_functions(pipeline)
+        models[file] = export_graph(pipeline, example, VISION, precision=precision, fp32=kept)
+        graphs[name] = describe(models[file], file, precision, kept)
+    if int8:
+        report("quantizing vision.int8.onnx")
+        models["vision.int8.onnx"] = quantize(models["vision.onnx"])
+        store_as_half(models["vision.int8.onnx"])
+        graphs["vision.int8"] = describe(models["vision.int8.onnx"], "vision.int8.onnx", "int8")
     store_as_half(models["vision.onnx"])
-    if fp16:
+    if len(models) > 1:
         save_sharing_weights(models, staging, DATA_FILE)
     else:
         onnx.save(models["vision.onnx"], staging / "vision.onnx")
@@ -186,14 +226,20 @@ def vision_parity(
     expected: Floats,
     bank: Floats,
 ) -> dict[bundle.GraphName, bundle.Parity]:
-    """Compare the vision graphs with the model's features; FP16 also in arithmetic that really rounds."""
+    """Compare the vision graphs with the model's features; halves also in arithmetic that really rounds.
+
+    ONNX Runtime computes FP16 in FP32 on a CPU and BF16 not at all, so torch stands in for the engine.
+    """
     figures: dict[bundle.GraphName, bundle.Parity] = {}
     for name, graph in graphs.items():
         if name == "text":
             continue
-        encoders = [parity.onnx_encoder(staging / graph.file, VISION)]
-        if graph.precision == "fp16":
-            encoders.append(parity.torch_encoder(VisionPipeline(model, "fp16")))
+        encoders = []
+        if graph.precision != "bf16":
+            encoders.append(parity.onnx_encoder(staging / graph.file, VISION))
+        if graph.precision in ("fp16", "bf16"):
+            pipeline = VisionPipeline(model, graph.precision, fp32=graph.fp32)
+            encoders.append(parity.torch_encoder(pipeline))
         for encoder in encoders:
             actual = parity.in_batches(encoder, pixels)
             figure = parity.compare(expected, actual, bank, parity.THRESHOLDS[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ovsdino import __version__
-from ovsdino_export import lint
+from ovsdino_export import lint, local_functions
 from ovsdino_runtime import bundle
 from ovsdino_runtime.errors import OvsdinoError
 
@@ -31,7 +32,12 @@ TEXT = GraphSpec("ids", "embeddings", {0: "batch", 1: "tokens"})
 
 
 def export_graph(
-    pipeline: nn.Module, example: Tensor, spec: GraphSpec, *, precision: bundle.Precision = "fp32"
+    pipeline: nn.Module,
+    example: Tensor,
+    spec: GraphSpec,
+    *,
+    precision: bundle.Precision = "fp32",
+    fp32: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Export a pipeline and check the result.
 
@@ -40,6 +46,7 @@ def export_graph(
         example: an input; every axis that varies must be at least 2 long, for torch takes 1 for a constant.
         spec: names and the axes that vary.
         precision: what the pipeline computes its products in.
+        fp32: layers of it that stay in FP32, as in `ovsdino_export.precision.to_half`.
 
     Returns:
         The graph with its weights inside.
@@ -63,7 +70,8 @@ def export_graph(
     assert program.exported_program is not None
     refuse_fused_attention(program.exported_program)
     model: onnx.ModelProto = program.model_proto
-    lint.check(model, precision=precision, dynamic=spec.dynamic.values())
+    local_functions.define_functions(model)
+    lint.check(model, precision=precision, dynamic=spec.dynamic.values(), fp32=fp32)
     strip(model)
     onnx.checker.check_model(model)
     return model
@@ -95,13 +103,16 @@ def strip(model: onnx.ModelProto) -> None:
     model.producer_name, model.producer_version = "ovsdino_export", __version__
 
 
-def describe(model: onnx.ModelProto, file: str, precision: bundle.Precision) -> bundle.Graph:
+def describe(
+    model: onnx.ModelProto, file: str, precision: bundle.Precision, fp32: Collection[str] = ()
+) -> bundle.Graph:
     """Write down a graph's inputs and outputs for the manifest."""
     return bundle.Graph(
         file=file,
         precision=precision,
         inputs=tuple(_describe_value(value) for value in model.graph.input),
         outputs=tuple(_describe_value(value) for value in model.graph.output),
+        fp32=tuple(fp32),
     )
 
 

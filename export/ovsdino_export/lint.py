@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, inliner
 
 from ovsdino_runtime.bundle import Precision
 from ovsdino_runtime.errors import OvsdinoError
 
 FORBIDDEN = {"If", "Loop", "Scan", "Range", "GridSample", "NonZero", "SequenceAt"}
 DOMAINS = {"", "ai.onnx"}
+FUNCTIONS = "ovsdino"  # domain of the local functions, allowed where the model defines them
 PRODUCTS = {"MatMul", "Gemm", "Conv"}  # FP16 where the graph is FP16
 STATISTICS = {"LayerNormalization", "InstanceNormalization", "Softmax", "ReduceL2"}  # always FP32
+HALF: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 MOST_SHOWN = 5
 SYMBOL = r"\b[A-Za-z_]\w*\b(?!\()"  # a name in a dimension such as "Min(48, tokens)", without the function's
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter says which module a node came from
@@ -43,30 +45,37 @@ class Finding:
         return f"{self.node}{f' (from {self.module})' if self.module else ''}: {self.why}"
 
 
-def check(model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str]) -> None:
+def check(
+    model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str], fp32: Collection[str] = ()
+) -> None:
     """Refuse a graph that breaks a rule.
 
     Args:
         model: with shapes and types of its values, as the exporter writes them.
         precision: what its products must compute in.
         dynamic: names that a dimension may have; every other one must be a number.
+        fp32: layers whose products must compute in FP32 all the same; "attention" for those in attentions.
 
     Raises:
         LintError: it breaks one; the message names nodes and modules.
     """
-    findings = list(lint(model, precision=precision, dynamic=dynamic))
+    findings = list(lint(model, precision=precision, dynamic=dynamic, fp32=fp32))
     if findings:
         shown = "; ".join(str(finding) for finding in findings[:MOST_SHOWN])
         more = f"; and {len(findings) - MOST_SHOWN} more" if len(findings) > MOST_SHOWN else ""
         raise LintError(f"the graph would not run alike on every engine: {shown}{more}")
 
 
-def lint(model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str]) -> Iterator[Finding]:
+def lint(
+    model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str], fp32: Collection[str] = ()
+) -> Iterator[Finding]:
     """Yield all that is wrong with a graph; the arguments are those of `check`."""
     types = element_types(model)
     allowed = set(dynamic)
+    functions = {function.name for function in model.functions if function.domain == FUNCTIONS}
+    domains = DOMAINS | ({FUNCTIONS} if functions else set())
     for opset in model.opset_import:
-        if opset.domain not in DOMAINS:
+        if opset.domain not in domains:
             yield Finding(f"opset {opset.domain}", "", "unknown domain; engines know only standard operators")
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         yield from _lint_dimensions(value, allowed)
@@ -74,8 +83,31 @@ def lint(model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str]
         if kind == TensorProto.DOUBLE:
             yield Finding(f"value {name}", "", "float64, which TensorRT does not know; compute it in float32")
     for node in model.graph.node:
-        for why in _faults(node, types, precision):
+        own: Precision = "fp32" if is_kept(module_of(node), fp32) else precision
+        if node.domain == FUNCTIONS and node.op_type in functions:
+            yield from _lint_call(node, model, types, own)
+            continue
+        for why in _faults(node, types, own):
             yield Finding(f"{node.op_type} {node.name}".strip(), module_of(node), why)
+
+
+def _lint_call(
+    call: onnx.NodeProto, model: onnx.ModelProto, types: dict[str, int], precision: Precision
+) -> Iterator[Finding]:
+    """Yield what is wrong with a function's body for the types that one call gives it."""
+    inputs = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in call.input]
+    graph = onnx.helper.make_graph(
+        [call], "call", inputs, [onnx.ValueInfoProto(name=name) for name in call.output]
+    )
+    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
+    inlined = onnx.shape_inference.infer_shapes(inliner.inline_local_functions(alone))
+    inner = element_types(inlined)
+    for name, kind in inner.items():
+        if kind == TensorProto.DOUBLE:
+            yield Finding(f"value {name} in {call.op_type}", module_of(call), "float64; use float32")
+    for node in inlined.graph.node:
+        for why in _faults(node, inner, precision):
+            yield Finding(f"{node.op_type} in {call.op_type} {call.name}".strip(), module_of(call), why)
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -90,6 +122,12 @@ def module_of(node: onnx.NodeProto) -> str:
     recorded = {entry.key: entry.value for entry in node.metadata_props}.get(SCOPES)
     scopes = [scope for scope in ast.literal_eval(recorded) if scope] if recorded else []
     return scopes[-2] if len(scopes) > 1 else ""  # the last one is the operation itself
+
+
+def is_kept(module: str, fp32: Collection[str]) -> bool:
+    """Tell whether a module belongs to the layers that stay in FP32, itself or as a part of one."""
+    own = module.rpartition(".")[2] in ("attn", "attention")
+    return ("attention" in fp32 and own) or any(f".{name}." in f".{module}." for name in fp32)
 
 
 def _lint_dimensions(value: onnx.ValueInfoProto, allowed: set[str]) -> Iterator[Finding]:
@@ -107,11 +145,11 @@ def _faults(node: onnx.NodeProto, types: dict[str, int], precision: Precision) -
         yield f"{node.op_type} is read differently, or not at all, by some engines; export a constant instead"
     if node.domain not in DOMAINS:
         yield f"unknown domain {node.domain!r}; engines know only standard operators"
-    half = [name for name in node.input if types.get(name) == TensorProto.FLOAT16]
+    half = [name for name in node.input if types.get(name) in HALF]
     single = [name for name in node.input if types.get(name) == TensorProto.FLOAT]
     if node.op_type in STATISTICS and half:
-        yield f"{half[0]} is float16; {node.op_type} must compute in float32"
-    if node.op_type in PRODUCTS and precision == "fp16" and single:
-        yield f"{single[0]} is float32 in a graph that was asked for in FP16"
+        yield f"{half[0]} is {HALF[types[half[0]]]}; {node.op_type} must compute in float32"
+    if node.op_type in PRODUCTS and precision in ("fp16", "bf16") and single:
+        yield f"{single[0]} is float32 in a graph that was asked for in {precision.upper()}"
     if node.op_type in PRODUCTS and precision == "fp32" and half:
-        yield f"{half[0]} is float16 in a graph that was asked for in FP32"
+        yield f"{half[0]} is {HALF[types[half[0]]]} in a graph that was asked for in FP32"

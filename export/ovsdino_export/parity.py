@@ -22,6 +22,8 @@ Encoder = Callable[[npt.NDArray[Any]], Floats]
 THRESHOLDS: dict[GraphName, ParityThresholds] = {
     "vision": ParityThresholds(cosine_mean=0.9999, cosine_p01=0.9999, label_agreement=0.999),
     "vision.fp16": ParityThresholds(cosine_mean=0.999, cosine_p01=0.995, label_agreement=0.99),
+    "vision.bf16": ParityThresholds(cosine_mean=0.998, cosine_p01=0.99, label_agreement=0.98),
+    "vision.int8": ParityThresholds(cosine_mean=0.0, cosine_p01=0.0, label_agreement=0.98),
     "text": ParityThresholds(cosine_mean=0.9999, cosine_p01=0.9999, label_agreement=0.999),
 }
 BATCH = 2  # windows at a time
@@ -86,7 +88,8 @@ def require(name: GraphName, parity: Parity) -> None:
     """
     faults = list(misses(parity))
     if faults:
-        cure = "; export without --fp16" if name == "vision.fp16" else ""
+        kind = name.partition(".")[2]
+        cure = f"; export without --{kind}" if kind else ""
         raise ParityError(f"{name}.onnx differs from the torch model: {'; '.join(faults)}{cure}")
 
 

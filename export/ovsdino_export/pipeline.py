@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
 from ovsdino.head import unit
 from ovsdino.model import OVSDINO
-from ovsdino_export.precision import to_half
+from ovsdino_export.precision import TYPES, to_half
 from ovsdino_export.rewrite import restate
 from ovsdino_runtime.bundle import Precision
 
@@ -18,16 +19,17 @@ class VisionPipeline(nn.Module):
     Args:
         model: the trained network; it is copied.
         precision: what the products and convolutions compute in; inputs and outputs are FP32 either way.
+        fp32: layers that stay in FP32, as in `ovsdino_export.precision.to_half`.
 
     Shape: pixels (B, 3, S, S) float32, normalised with the config's mean and std -> features (B, D, h, w)
         float32, of unit length along D.
     """
 
-    def __init__(self, model: OVSDINO, precision: Precision = "fp32") -> None:
+    def __init__(self, model: OVSDINO, precision: Precision = "fp32", *, fp32: Collection[str] = ()) -> None:
         super().__init__()
         restated = restate(model)
-        self.network = to_half(restated) if precision == "fp16" else restated
-        self.dtype = torch.float16 if precision == "fp16" else torch.float32
+        self.dtype = TYPES[precision]
+        self.network = restated if precision == "fp32" else to_half(restated, self.dtype, fp32=fp32)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalised windows."""

@@ -35,12 +35,15 @@ class ExplicitAttention(nn.Module):
         self.heads = heads
         self.width = output.in_features
         self.scale = float((self.width // heads) ** -0.5)
+        self.wide = False  # both products in FP32 as well; see `ovsdino_export.ladder`
 
     def forward(self, tokens: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend; the arguments are those of timm's attention."""
         if is_causal:
             raise ValueError("a causal attention must be given as attn_mask to be exported")
         q, k, v = self.qkv(tokens).chunk(3, dim=-1)  # (B, L, C) each
+        if self.wide:
+            q, k, v = q.float(), k.float(), v.float()
         split = (-1, tokens.shape[1], self.heads, self.width // self.heads)
         q = (q * self.scale).reshape(split).transpose(1, 2)  # (B, heads, L, d)
         k = k.reshape(split).permute(0, 2, 3, 1)  # (B, heads, d, L)
@@ -50,7 +53,7 @@ class ExplicitAttention(nn.Module):
             scores = scores + additive(attn_mask)
         weights = scores.softmax(dim=-1).to(v.dtype)  # in (0, 1)
         mixed = (weights @ v).transpose(1, 2).reshape(-1, tokens.shape[1], self.width)  # (B, L, C)
-        return self.output(mixed)  # type: ignore[no-any-return]
+        return self.output(mixed.to(tokens.dtype))  # type: ignore[no-any-return]
 
 
 class ExplicitMultiheadAttention(nn.Module):

@@ -69,7 +69,8 @@ def save_sharing_weights(models: Mapping[str, onnx.ModelProto], folder: Path, da
     with (folder / data_file).open("wb") as data:
         for model in models.values():
             for tensor in model.graph.initializer:
-                raw = numpy_helper.to_array(tensor).tobytes()
+                stored = tensor.HasField("raw_data")  # as it is: some versions of onnx widen BF16 to FP32
+                raw = tensor.raw_data if stored else numpy_helper.to_array(tensor).tobytes()
                 if len(raw) < LEAST_BYTES:
                     continue
                 digest = hashlib.sha256(raw).digest()

@@ -3,10 +3,12 @@
 NAME.ovs/
   bundle.json        the manifest below, strict
   vision.onnx        FP32: pixels (B, 3, S, S), normalised -> features (B, D, h, w), unit length along D
-  vision.fp16.onnx   the same in FP16, inputs and outputs in FP32
+  vision.fp16.onnx   the same in FP16, inputs and outputs in FP32; likewise vision.bf16.onnx
+  vision.int8.onnx   the same with INT8 products, for ONNX Runtime on a CPU
   text.onnx          ids (B, T) -> embeddings (B, D), unit length
   tokenizer.json     HF tokenizers format
   golden.npz         image (S, S, 3) uint8 RGB, features (D, h, w) float16: every engine must reproduce it
+  kernels/*.ptx      fused kernels, compiled for the GPUs that were asked for
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from typing import Literal
 
 from ovsdino_runtime import strict_json
 from ovsdino_runtime.errors import BundleError
+from ovsdino_runtime.kernels import Kernel
 from ovsdino_runtime.preprocess import Preprocessing
 from ovsdino_runtime.windows import WindowPolicy
 
@@ -26,10 +29,16 @@ SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.npz"
-GRAPHS = ("vision", "vision.fp16", "text")  # "vision.fp16" may be left out
+GRAPHS = (
+    "vision",
+    "vision.fp16",
+    "vision.bf16",
+    "vision.int8",
+    "text",
+)  # the first and last are always there
 
-Precision = Literal["fp32", "fp16"]
-GraphName = Literal["vision", "vision.fp16", "text"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+GraphName = Literal["vision", "vision.fp16", "vision.bf16", "vision.int8", "text"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,9 @@ class Graph:
     precision: Precision
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    fp32: tuple[
+        str, ...
+    ] = ()  # layers that stay in FP32 where it computes in less; see `ovsdino_export.ladder`
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class Manifest:
     parity: dict[str, Parity]  # by the name of a graph
     licences: tuple[str, ...]
     made_by: dict[str, str]  # program -> version
+    kernels: tuple[Kernel, ...] = ()
     files: dict[str, str] = field(default_factory=dict)  # path -> sha256, of every file but bundle.json
 
 
@@ -170,7 +183,7 @@ def write_bundle(
         The bundle, read back and checked.
 
     Raises:
-        BundleError: the path is taken, or the manifest does not fit the files.
+        BundleError: the path is taken, the disk is full, or the manifest does not fit the files.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -189,6 +202,11 @@ def write_bundle(
         if path.exists():
             path.replace(temporary / "old")
         fresh.replace(path)
+    except OSError as error:
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise BundleError(
+            f"{path}: cannot be written: {reason}; make room, or choose another directory"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(written, path=path)
@@ -215,7 +233,9 @@ def _check_graphs(manifest_file: Path, manifest: Manifest) -> None:
         raise BundleError(f"{manifest_file}: unknown graph {unknown[0]}, expected {', '.join(GRAPHS)}")
     if missing := sorted({"vision", "text"} - manifest.graphs.keys()):
         raise BundleError(f"{manifest_file}: graph {missing[0]} is missing; export the model again")
-    for file in (*(graph.file for graph in manifest.graphs.values()), TOKENIZER, GOLDEN):
+    described = [graph.file for graph in manifest.graphs.values()]
+    described += [kernel.file for kernel in manifest.kernels]
+    for file in (*described, TOKENIZER, GOLDEN):
         if file not in manifest.files:
             raise BundleError(f"{manifest_file}: {file} is not among its files; export the model again")
     if not manifest.templates or any("{}" not in template for template in manifest.templates):

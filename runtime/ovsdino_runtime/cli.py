@@ -72,7 +72,7 @@ def _read_background(
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
 @click.option(
     "--templates", metavar="NAME|TEXT|@FILE", help="Prompts around each word.  [default: the model's]"
 )
@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913 - one argument for each option
     background: "float | Literal['none'] | None",
     device: str,
     threads: int | None,
-    precision: Literal["fp32", "fp16"],
+    precision: Literal["fp32", "fp16", "int8"],
     templates: str | None,
     quiet: bool,
 ) -> None:

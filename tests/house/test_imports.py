@@ -39,6 +39,7 @@ ROOMS = {
             "tokenizers",
         }
         | {"numpy", "PIL", "click"}
+        | {"triton"}  # in one module, which functions import: see the test below
         | {f"ovsdino_runtime.{m}" for m in ("windows", "preprocess", "photo", "vocabulary", "errors")},
     ),
     "ovsdino_export": Room(
@@ -143,3 +144,15 @@ def test_the_commands_show_their_help_without_torch():
     for module, attribute in (("ovsdino_runtime.cli", "run"), ("ovsdino_export.cli", "export")):
         code = f"from {module} import {attribute}\n{attribute}(['--help'], standalone_mode=False)"
         run_python(code, without=("torch", "onnx", "timm", "onnxruntime"))
+
+
+def test_the_network_needs_no_triton():
+    code = "import ovsdino.model, ovsdino.kernels.ops\nassert not ovsdino.kernels.ops.has_triton()"
+    run_python(code, without=("triton", "ovsdino_export"))
+    importers = {
+        path.name
+        for path in (ROOT / "ovsdino").rglob("*.py")
+        for name, inside in imported_names(path.read_text(encoding="utf-8"))
+        if name.split(".")[0] == "triton" and not inside
+    }
+    assert importers == {"triton_kernels.py"}

@@ -89,12 +89,17 @@ def test_a_link_that_leaves_the_bundle_is_refused(bundle, tmp_path):
             "preprocessing.mean: expected 3 values, got 2",
         ),
         (
-            lambda r: r["graphs"]["vision"].update(precision="int8"),
+            lambda r: r["graphs"]["vision"].update(precision="int4"),
             r"graphs\.vision\.precision: expected .*'fp32'",
         ),
         (lambda r: r["graphs"].pop("text"), "graph text is missing"),
         (lambda r: r["graphs"].update(decoder=r["graphs"]["text"]), "unknown graph decoder"),
         (lambda r: r["graphs"]["text"].update(file="other.onnx"), r"other\.onnx is not among its files"),
+        (lambda r: r.pop("kernels"), "missing key kernels"),
+        (
+            lambda r: r.update(kernels=[{"operator": "Gate"}]),
+            r"kernels\[0\]: missing key arguments, constants",
+        ),
         (lambda r: r.update(templates=[]), r"templates \(\): expected some"),
         (lambda r: r.update(templates=["a photo"]), "expected some, each with {} in it"),
     ],
@@ -154,3 +159,19 @@ def test_nothing_is_left_when_writing_fails(manifest, staging, tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_bundle(tmp_path / "new.ovs", replace(manifest, head=Head(float("inf"), 0, 0)), staging)
     assert [path.name for path in tmp_path.iterdir()] == ["incomplete"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot limit the size of files")
+def test_a_disk_that_fills_up_leaves_nothing(staging, manifest, tmp_path):
+    """A limit on the size of files fails in the middle of a copy, as a full disk does."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(file.stat().st_size for file in staging.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, limits[1]))
+    try:
+        with pytest.raises(BundleError, match=r"tiny\.ovs: cannot be written: .*File too large.*; make room"):
+            write_bundle(tmp_path / "tiny.ovs", manifest, staging)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,207 @@
+"""The command ``ovsdino doctor``: what is installed here, what is known to go wrong with it, what that means.
+
+Nothing is imported to find out, so that a broken package is reported and not met.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from typing import Literal
+
+import click
+
+from ovsdino_runtime import strict_json
+from ovsdino_runtime.engine_cache import EngineRecord, engines_dir, list_engines
+from ovsdino_runtime.gpu import Gpu, find_gpus
+
+Level = Literal["ok", "note", "warning"]
+MARKS: dict[Level, str] = {"ok": "ok  ", "note": "note", "warning": "WARN"}
+DATA = "known_bad.json"
+RUNTIME_PACKAGES = ("numpy", "pillow", "tokenizers")
+ENGINES = {  # package -> its extra, and what it is for
+    "onnxruntime": ("cpu", "runs bundles on a CPU"),
+    "onnxruntime-gpu": ("cuda", "runs bundles on a CPU or a GPU"),
+    "tensorrt": ("tensorrt", "builds and runs engines for the GPU of this machine"),
+    "tensorrt-rtx": ("rtx", "builds engines for desktop GPUs, with or without one here"),
+}
+EXPORT_PACKAGES = ("torch", "onnx", "timm", "triton")
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
+RTX_GPUS = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121"}  # of TensorRT for RTX 1.7
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about this machine, and what it means for the user."""
+
+    level: Level
+    what: str
+    meaning: str = ""
+
+    def __str__(self) -> str:
+        """Write it in a line, or two where it means something."""
+        line = f"{MARKS[self.level]}  {self.what}"
+        return f"{line}\n        {self.meaning}" if self.meaning else line
+
+
+@dataclass(frozen=True)
+class KnownBad:
+    """A range of versions of a package with a known fault."""
+
+    package: str
+    since: str
+    below: str
+    model: str  # that it concerns; "" for all, "jetson" for a kind of machine
+    finding: str
+    meaning: str
+
+
+def examine() -> list[Finding]:
+    """Look at Python, the packages, the GPUs and the engines of this machine."""
+    versions = installed_versions()
+    gpus = find_gpus()
+    return [
+        *examine_python(),
+        *examine_packages(versions),
+        *examine_gpus(gpus, versions),
+        *examine_known_bad(versions),
+        *examine_engines(gpus, versions),
+    ]
+
+
+def installed_versions() -> dict[str, str]:
+    """Look up the version of every package that matters here and is installed."""
+    found = {}
+    for name in (*RUNTIME_PACKAGES, *ENGINES, *EXPORT_PACKAGES, "pycuda"):
+        if version := version_of(name):
+            found[name] = version
+    return found
+
+
+def version_of(package: str) -> str | None:
+    """Return a package's version, None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def examine_python() -> Iterator[Finding]:
+    """Compare Python with the versions that this package is tested on."""
+    what = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+        yield Finding("ok", what)
+    else:
+        yield Finding("warning", what, "tested on 3.10 to 3.13; packages may have no wheels for this one")
+
+
+def examine_packages(versions: dict[str, str]) -> Iterator[Finding]:
+    """List what is installed, and what is missing for which use."""
+    yield Finding("ok", ", ".join(f"{name} {versions.get(name, 'MISSING')}" for name in RUNTIME_PACKAGES))
+    for name, (extra, purpose) in ENGINES.items():
+        if name in versions:
+            yield Finding("ok", f"{name} {versions[name]}: {purpose}")
+        else:
+            yield Finding("note", f"{name} is not installed", f"it {purpose}: pip install 'ovsdino[{extra}]'")
+    if "onnxruntime" in versions and "onnxruntime-gpu" in versions:
+        yield Finding(
+            "warning",
+            "onnxruntime and onnxruntime-gpu are both installed",
+            "they overwrite each other's files: uninstall both, then install the one that you want",
+        )
+    if not {"onnxruntime", "onnxruntime-gpu"} & versions.keys():
+        yield Finding("warning", "no ONNX Runtime", "`ovsdino run` has no engine: pip install 'ovsdino[cpu]'")
+    missing = [name for name in EXPORT_PACKAGES if name not in versions]
+    present = ", ".join(f"{name} {versions[name]}" for name in EXPORT_PACKAGES if name in versions)
+    if missing:
+        cure = "only `ovsdino export` and training need them: pip install 'ovsdino[export]'"
+        yield Finding("note", f"not installed: {', '.join(missing)}", cure)
+    if present:
+        yield Finding("ok", present)
+
+
+def examine_gpus(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Finding]:
+    """List the GPUs, and what their kind means for engines."""
+    if not gpus:
+        yield Finding(
+            "note",
+            "no NVIDIA GPU, or its driver does not answer",
+            "bundles run on the CPU; engines for other machines: --engine tensorrt-rtx --gpu sm_89",
+        )
+    for gpu in gpus:
+        memory = f", {gpu.memory} MiB" if gpu.memory else ""
+        yield Finding("ok", f"{gpu.name} ({gpu.capability}{memory}), driver {gpu.driver}")
+        if "tensorrt-rtx" in versions and gpu.capability not in RTX_GPUS:
+            yield Finding(
+                "warning",
+                f"TensorRT for RTX does not know {gpu.capability}",
+                "use TensorRT: pip install 'ovsdino[tensorrt]', on a Jetson the one of JetPack",
+            )
+
+
+def examine_known_bad(versions: dict[str, str]) -> Iterator[Finding]:
+    """Look the installed versions up among those with known faults."""
+    for bad in load_known_bad():
+        installed = versions.get(bad.package)
+        if installed is None or not as_numbers(bad.since) <= as_numbers(installed) < as_numbers(bad.below):
+            continue
+        if bad.model == "jetson" and platform.machine() != "aarch64":
+            continue
+        yield Finding("warning", f"{bad.package} {installed}: {bad.finding}", bad.meaning)
+
+
+def examine_engines(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Finding]:
+    """Look at every engine in the cache: whole, and of use on this machine?"""
+    records, broken = list_engines()
+    if not records and not broken:
+        yield Finding("ok", f"no engines in {engines_dir()}")
+    for path in broken:
+        yield Finding("warning", f"{path}: damaged", "`ovsdino-export --clear-engines` removes it")
+    for record in records:
+        yield examine_engine(record, gpus, versions)
+
+
+def examine_engine(record: EngineRecord, gpus: Sequence[Gpu], versions: dict[str, str]) -> Finding:
+    """Say whether an engine can be used here."""
+    key = record.key
+    built = f"{key.flavour} {key.version}"
+    what = f"engine of {record.model} {record.graph} for {', '.join(key.capabilities)}, {built}"
+    installed = versions.get(key.flavour)
+    if installed != key.version:
+        meaning = (
+            f"here is {key.flavour} {installed or '-, not installed'}: it will not be loaded; build it again"
+        )
+        return Finding("warning", what, meaning)
+    misfits = [list(key.misfits(key, gpu)) for gpu in gpus]
+    if gpus and all(misfits):
+        return Finding("note", what, f"not for this machine: {misfits[0][0]}")
+    return Finding("ok", what)
+
+
+def load_known_bad() -> list[KnownBad]:
+    """Read the packaged table of versions with known faults."""
+    text = (resources.files("ovsdino_runtime") / "data" / DATA).read_text(encoding="utf-8")
+    rows = json.loads(text)
+    return [strict_json.parse(KnownBad, {"since": row.pop("from"), **row}, DATA) for row in rows]
+
+
+def as_numbers(version: str) -> tuple[int, ...]:
+    """Turn "10.3.0.26" into numbers that compare; what follows the numbers is left out."""
+    numbers: list[int] = []
+    for part in version.partition("+")[0].split("."):
+        digits = part[: next((i for i, c in enumerate(part) if not c.isdigit()), len(part))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+def doctor() -> None:
+    """Look at this machine: packages, GPUs, engines, known faults, and what each means."""
+    findings = examine()
+    click.echo("\n".join(map(str, findings)))
+    warnings = sum(finding.level == "warning" for finding in findings)
+    click.echo(f"\n{warnings} warnings" if warnings else "\nnothing is wrong")
