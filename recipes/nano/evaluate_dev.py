@@ -19,6 +19,7 @@ from ovsdino_benchmarks.metrics import Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.vocabulary import Vocabulary, load_templates, load_vocabulary
 
+
 @dataclass(frozen=True)
 class Bench:
     """One small labelled set: its folder, its words, and the teacher's own mIoU on it (WEIGHTS/README.md)."""
