@@ -128,7 +128,7 @@ def tiny(tmp_path_factory) -> str:
 @pytest.fixture
 def quick(monkeypatch):
     """Small products and copies where a machine's rates are measured."""
-    monkeypatch.setattr(floor, "GEMM", (64, 64, 64))
+    monkeypatch.setattr(floor, "GEMMS", ((64, 64, 64),))
     monkeypatch.setattr(floor, "COPY_BYTES", 1 << 16)
 
 
