@@ -10,7 +10,7 @@ from scipy.io import savemat
 from ovsdino_benchmarks.benchmark_list import benchmarks
 from ovsdino_benchmarks.dataset import DataError, open_benchmark, open_folder
 from ovsdino_benchmarks.label_values import CONTEXT_IDS, IGNORED, LabelError, stuff_pixels
-from ovsdino_benchmarks.rle import decode_rle
+from ovsdino_runtime.rle import decode_rle
 from ovsdino_runtime.vocabulary import load_vocabulary
 
 SHAPE = (8, 12)
