@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from ovsdino_benchmarks.benchmark_list import Benchmark, Layout, benchmarks
-from ovsdino_benchmarks.label_values import LabelError, Truth, Values, plain, reduced, to_classes
+from ovsdino_benchmarks.label_values import LabelError, Values, plain, reduced, to_classes
 from ovsdino_runtime.errors import OvsdinoError, PhotoError
+from ovsdino_runtime.metrics import Truth
 from ovsdino_runtime.rle import decode_rle
 from ovsdino_runtime.vocabulary import (
     BACKGROUND,

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_benchmarks import metrics, models
+from ovsdino_benchmarks import models
 from ovsdino_benchmarks.dataset import DataError, Dataset
 from ovsdino_benchmarks.environment import Environment, command, read_environment
-from ovsdino_benchmarks.metrics import Counts
 from ovsdino_benchmarks.models import ModelSpec
 from ovsdino_benchmarks.protocol import Protocol
 from ovsdino_benchmarks.results import ClassScore, Quality
+from ovsdino_runtime import metrics
 from ovsdino_runtime.engines import available_threads
 from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.metrics import Counts
 from ovsdino_runtime.segmenter import Segmenter
 
 GROUP = 4  # photos counted into one file
@@ -94,7 +95,7 @@ def evaluate(
     processes = workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = spec.threads or max(1, available_threads() // processes)
     spec = replace(spec, threads=threads)
-    run = Run(spec, protocol, dataset, out.absolute() / ".partial" / f"{dataset.name}-{spec.form}-{key}")
+    run = Run(spec, protocol, dataset, out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}")
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     todo = [group for group in range(rank, run.groups, ranks) if not run.file(group).is_file()]
     segmenter = run.segmenter()
@@ -217,7 +218,7 @@ def _result(
         extent=run.dataset.extent,
         photos=len(run.dataset.samples),
         model=model,
-        form=run.spec.form,
+        form=run.spec.label,
         engine=segmenter.vision.description,
         protocol=run.protocol,
         threshold=own if asked is None else asked,
@@ -226,7 +227,7 @@ def _result(
         boundary_miou=figures.boundary_miou,
         pixel_accuracy=figures.pixel_accuracy,
         classes=tuple(ClassScore(*row) for row in classes),
-        confusion=f"quality-{run.dataset.name}-{model}-{run.spec.form}.npz",
+        confusion=f"quality-{run.dataset.name}-{model}-{run.spec.label}.npz",
         model_digest=identities[0],
         data_digest=identities[1],
         seconds=seconds,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ovsdino_benchmarks.evaluate import Run
-from ovsdino_benchmarks.label_values import IGNORED, Truth
 from ovsdino_benchmarks.models import open_segmenter
+from ovsdino_runtime.metrics import IGNORED, Truth
 from ovsdino_runtime.preprocess import Photo
 from ovsdino_runtime.segmentation import Segmentation
 
@@ -40,7 +40,7 @@ def draw_gallery(run: Run, count: int, folder: Path) -> None:
             image = Image.fromarray(picture)
             image.thumbnail((LONGEST, LONGEST))
             title = sample.name.replace("/", "_")
-            stem = f"{dataset.name}-{result.model}-{run.spec.form}-{index:05d}-{title}"
+            stem = f"{dataset.name}-{result.model}-{run.spec.label}-{index:05d}-{title}"
             image.save(folder / f"{stem}.{view}.jpg", quality=85)
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.metrics import IGNORED, Truth
 from ovsdino_runtime.vocabulary import load_vocabulary
 
 Values = Mapping[int, int]
-Truth = npt.NDArray[np.int32]  # (H, W): a class, or IGNORED
-IGNORED = -1
 UNKNOWN = -2
 
 

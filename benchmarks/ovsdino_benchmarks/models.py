@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ovsdino_benchmarks.protocol import Protocol, require_runnable, templates_of
-from ovsdino_runtime.bundle import Bundle, load_bundle
+from ovsdino_benchmarks.sam_structure import SamStructure
+from ovsdino_runtime.bundle import Bundle, Head, Precision, load_bundle
 from ovsdino_runtime.cache import cache_dir
 from ovsdino_runtime.engines import Array, Engine, available_threads, open_vision
 from ovsdino_runtime.errors import BundleError, EngineError
@@ -23,8 +24,9 @@ from ovsdino_runtime.vocabulary import Vocabulary
 from ovsdino_runtime.windows import WindowPolicy
 
 TorchModule = Any  # torch.nn.Module; torch is imported when it runs
-Form = Literal["onnx", "onnx-fp16", "torch"]
-FORMS: tuple[Form, ...] = ("onnx", "onnx-fp16", "torch")
+Form = Literal["onnx", "onnx-fp16", "onnx-int8", "torch"]
+FORMS: tuple[Form, ...] = ("onnx", "onnx-fp16", "onnx-int8", "torch")
+PRECISIONS: dict[Form, Precision] = {"onnx-fp16": "fp16", "onnx-int8": "int8"}  # others: fp32
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,13 @@ class ModelSpec:
     model: str = "nano"  # a packaged model, or the path of a bundle
     form: Form = "onnx"
     checkpoint: Path | None = None  # of the torch form; None takes the packaged weights
-    device: str = "cpu"
     threads: int | None = None  # None: all processors
+    sam: Path | None = None  # of the torch form: SAM's features in place of the encoder's
+
+    @property
+    def label(self) -> str:
+        """What results call the form."""
+        return self.form if self.sam is None else f"{self.form}+sam"
 
 
 class TorchVision:
@@ -122,16 +129,20 @@ def open_engine(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False
         EngineError: torch is not installed, or as `open_vision`.
         CheckpointError: the torch form's weights are missing.
     """
+    if spec.form == "torch" and spec.sam is not None:
+        engine = TorchVision(with_sam(bundle, spec, spec.sam), threads=spec.threads)
+        engine.description += f", SAM's features ({spec.sam.name})"
+        return engine
     if spec.form == "torch":
         return TorchVision(load_torch(bundle, spec, random_weights=random_weights), threads=spec.threads)
-    precision: Literal["fp32", "fp16"] = "fp16" if spec.form == "onnx-fp16" else "fp32"
-    return open_vision(bundle, device=spec.device, threads=spec.threads, precision=precision)
+    precision = PRECISIONS.get(spec.form, "fp32")
+    return open_vision(bundle, threads=spec.threads, precision=precision)
 
 
 def load_torch(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> TorchModule:
     """Build the torch network that a bundle was exported from; see `open_engine`."""
     try:
-        from ovsdino.checkpoint import PACKAGED, load_model
+        from ovsdino.checkpoint import PACKAGED, load_model, read_config
         from ovsdino.config import ModelConfig
         from ovsdino.model import OVSDINO
     except ImportError as error:
@@ -143,7 +154,29 @@ def load_torch(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False)
             return OVSDINO(ModelConfig.from_dict(bundle.manifest.model)).eval()
         except ValueError as error:
             raise EngineError(f"{bundle.path}: its network is not one that this version can build") from error
+    if spec.sam is not None and spec.checkpoint is not None and spec.checkpoint.suffix == ".safetensors":
+        bare = f"{bundle.manifest.name}-no-encoder"  # has no bundle: it cannot run without SAM
+        if spec.checkpoint.is_file() and read_config(spec.checkpoint).name == bare:
+            return load_model(bare, spec.checkpoint)
     return load_model(bundle.manifest.name, spec.checkpoint)
+
+
+def with_sam(bundle: Bundle, spec: ModelSpec, sam: Path) -> SamStructure:
+    """Build the torch network that is shown SAM's features; raises as `SamStructure` and `load_torch`."""
+    return SamStructure(load_torch(bundle, spec), sam, bundle.manifest.preprocessing)
+
+
+def head_of(bundle: Bundle, spec: ModelSpec) -> Head:
+    """Return the head's numbers: the bundle's, or in torch form the checkpoint's own, which may differ."""
+    if spec.form != "torch":
+        return bundle.manifest.head
+    head = load_torch(bundle, spec).head
+    return replace(bundle.manifest.head, scale=head.scale.item(), bias=head.bias.item())
+
+
+def graph_of(form: Form) -> str:
+    """Name the vision graph of an ONNX form."""
+    return f"vision.{PRECISIONS[form]}" if form in PRECISIONS else "vision"
 
 
 def open_text(bundle: Bundle, threads: int | None) -> TextEncoder:
@@ -162,7 +195,7 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
     bundle = open_bundle(spec.model, protocol)
     text = open_text(bundle, spec.threads)
     return Segmenter(
-        bundle,
+        Bundle(bundle.path, replace(bundle.manifest, head=head_of(bundle, spec))),
         open_engine(bundle, spec),
         text if text_file is None else SharedText(text, text_file),
         templates=templates_of(protocol, bundle.manifest),
@@ -176,9 +209,12 @@ def digest(spec: ModelSpec, bundle: Bundle) -> str:
     if spec.form == "torch":
         state = load_torch(bundle, spec).state_dict()
         parts += [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in state.values()]
+        if spec.sam is not None:
+            parts.append(with_sam(bundle, spec, spec.sam).teacher.digest)
     else:
-        graph = "vision.fp16" if spec.form == "onnx-fp16" else "vision"
+        graph = graph_of(spec.form)
         if graph not in bundle.manifest.graphs:
-            raise BundleError(f"{bundle.path}: has no graph {graph}; export it with --fp16")
+            kind = PRECISIONS[spec.form]
+            raise BundleError(f"{bundle.path}: has no graph {graph}; export it with --{kind}")
         parts.append(bundle.graph_digest(graph))
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ovsdino_runtime.segmentation import Segmentation
     from ovsdino_runtime.segmenter import Segmenter
+    from ovsdino_runtime.sources import read_frames
+    from ovsdino_runtime.stream import Stream
 
-__all__ = ["Segmentation", "Segmenter"]
+__all__ = ["Segmentation", "Segmenter", "Stream", "read_frames"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,4 +23,5 @@ def __getattr__(name: str) -> object:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"ovsdino_runtime.{name.lower()}"), name)
+    module = "sources" if name == "read_frames" else name.lower()
+    return getattr(import_module(f"ovsdino_runtime.{module}"), name)

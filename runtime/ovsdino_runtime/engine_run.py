@@ -1,6 +1,6 @@
-"""Run a TensorRT engine, one call at a time, with nothing but TensorRT and the driver.
+"""Run a TensorRT engine: one call at a time with nothing but the driver, or on streams of a pipeline.
 
-This is how an engine is proven on the golden photo; CUDA's few calls go to the driver's library by ctypes.
+The first is how an engine is proven on the golden photo; CUDA's few calls go to the driver by ctypes.
 """
 
 import ctypes
@@ -26,11 +26,13 @@ from ovsdino_runtime.engine_cache import (
 from ovsdino_runtime.engines import verify_golden
 from ovsdino_runtime.errors import EngineError
 from ovsdino_runtime.gpu import find_gpus, load_driver
+from ovsdino_runtime.stream_engine import Place, Stream
 
 Array = npt.NDArray[Any]
 Trt: TypeAlias = Any  # an object of TensorRT, which ships no types
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 EXTRAS: dict[Flavour, str] = {"tensorrt": "ovsdino[tensorrt]", "tensorrt-rtx": "ovsdino[rtx]"}
+CONTEXTS = 2  # that run at once: while one computes, the windows of the other are cut
 NUMPY_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
 
 
@@ -101,7 +103,8 @@ class GpuEngine:
             raise EngineError(
                 f"{flavour} {trt.__version__} does not take the engine; it is of another GPU or version"
             )
-        self._context = self._engine.create_execution_context()
+        self._contexts = [self._engine.create_execution_context()]
+        self._context = self._contexts[0]
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {
             name: (self._engine.get_tensor_dtype(name).name, tuple(self._engine.get_tensor_shape(name)))
@@ -111,6 +114,9 @@ class GpuEngine:
         self.inputs = set(inputs)
         self.outputs = [name for name in names if name not in self.inputs]
         self.description = f"{flavour} {trt.__version__} on {self._driver.name}"
+        self.contexts = CONTEXTS
+        self.most = BATCHES[1]
+        self.capturable = flavour == "tensorrt"  # the other one's kernels are still being chosen as it runs
 
     def inspect(self) -> str:
         """Describe the engine's layers in JSON, as TensorRT's inspector does."""
@@ -142,6 +148,21 @@ class GpuEngine:
             for name, place in places.items():
                 self._driver.copy_out(results[name], place)
         return results
+
+    def enqueue(
+        self, context: int, inputs: Mapping[str, Place], outputs: Mapping[str, Place], stream: Stream
+    ) -> None:
+        """See `StreamEngine`."""
+        while len(self._contexts) <= context:
+            self._contexts.append(self._engine.create_execution_context())
+        runs = self._contexts[context]
+        for name, place in inputs.items():
+            if not runs.set_input_shape(name, place.shape):
+                raise EngineError(f"{self.description}: {name} {place.shape} is outside batches {BATCHES}")
+        for name, place in (*inputs.items(), *outputs.items()):
+            runs.set_tensor_address(name, place.address)
+        if not runs.execute_async_v3(stream.handle):
+            raise EngineError(f"{self.description}: the engine did not run; its reason is above")
 
     def _make_output(self, name: str) -> Array:
         shape = tuple(self._context.get_tensor_shape(name))

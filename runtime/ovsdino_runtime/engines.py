@@ -6,18 +6,18 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ovsdino_runtime.allocator import return_large_blocks
 from ovsdino_runtime.bundle import GOLDEN, Bundle, Precision
 from ovsdino_runtime.cache import cache_dir
 from ovsdino_runtime.errors import BundleError, EngineError
 from ovsdino_runtime.preprocess import normalise
 
 Array = npt.NDArray[Any]
-Device = Literal["cpu"]
 GOLDEN_COSINE = 0.995  # FP16 on real photos has >= 0.999; a wrong graph or kernel is far below
 GOLDEN_COSINE_INT8 = 0.97
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or available_threads()
         options.log_severity_level = 3  # errors only: they are raised as well
         options.enable_cpu_mem_arena = False  # an arena keeps the peak of the first run for good
+        return_large_blocks()
+        ort.disable_telemetry_events()
         # Between two runs numpy needs the processors that waiting threads would spin on.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
@@ -69,6 +71,7 @@ class OnnxRuntimeEngine:
         ) as error:
             reason = " ".join(str(error).split())
             raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
+        self._failures = (state.Fail, state.InvalidArgument, state.RuntimeException)
         self.inputs = {tensor.name for tensor in self._session.get_inputs()}
         self.outputs = [tensor.name for tensor in self._session.get_outputs()]
         self.description = (
@@ -76,8 +79,17 @@ class OnnxRuntimeEngine:
         )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute all outputs of the graph from all its inputs, by name."""
-        return dict(zip(self.outputs, self._session.run(None, dict(inputs)), strict=True))
+        """Compute all outputs of the graph from all its inputs, by name.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except self._failures as error:
+            reason = " ".join(str(error).split())
+            raise EngineError(f"{self.description}: it failed while it ran: {reason}") from error
+        return dict(zip(self.outputs, outputs, strict=True))
 
 
 def available_threads() -> int:
@@ -85,21 +97,18 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_engine(bundle: Bundle, graph: str, *, device: str = "cpu", threads: int | None = None) -> Engine:
-    """Open the engine that runs a graph of a bundle.
+def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> Engine:
+    """Open the engine that runs a graph of a bundle on the processor.
 
     Args:
         bundle: a checked bundle.
         graph: its name in the manifest.
-        device: "cpu"; no other device has an engine in this version.
         threads: see `OnnxRuntimeEngine`.
 
     Raises:
-        EngineError: no such device or engine, or the graph cannot be loaded.
+        EngineError: ONNX Runtime is not installed, or the graph cannot be loaded.
         BundleError: the graph's inputs or outputs are not those of the manifest.
     """
-    if device != "cpu":
-        raise EngineError(f"device {device!r}: this version runs on 'cpu' alone")
     if threads is not None and threads < 1:
         raise EngineError(f"threads must be at least 1, got {threads}")
     spec = bundle.manifest.graphs[graph]
@@ -114,7 +123,7 @@ def open_engine(bundle: Bundle, graph: str, *, device: str = "cpu", threads: int
     return engine
 
 
-def open_vision(bundle: Bundle, *, device: str, threads: int | None, precision: Precision) -> Engine:
+def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) -> Engine:
     """Open the vision engine, proven on the bundle's golden pair before its first use on this machine.
 
     Raises:
@@ -130,7 +139,7 @@ def open_vision(bundle: Bundle, *, device: str, threads: int | None, precision: 
         raise EngineError(
             "bf16 is for TensorRT: ONNX Runtime has no BF16 products on a CPU; use fp32 or int8"
         )
-    engine = open_engine(bundle, graph, device=device, threads=threads)
+    engine = open_engine(bundle, graph, threads=threads)
     key = (
         bundle.graph_digest(graph),
         bundle.manifest.files[GOLDEN],

@@ -10,8 +10,16 @@ from typing import Literal
 
 from ovsdino_runtime.errors import EngineError
 
-# Functions of the domain "ovsdino" in the graph, and UpsampleArgmax, which stands behind the head.
-Operator = Literal["DepthwiseBlock", "DepthwiseBlockStride2", "PreservationGate", "UpsampleArgmax"]
+# Functions of the domain "ovsdino" in the graph, then what stands before and behind it.
+Operator = Literal[
+    "DepthwiseBlock",
+    "DepthwiseBlockStride2",
+    "PreservationGate",
+    "UpsampleArgmax",
+    "PhotoWindows",
+    "CosineScores",
+    "MergeArgmax",
+]
 
 
 @dataclass(frozen=True)

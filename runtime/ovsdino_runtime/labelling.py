@@ -1,101 +1,191 @@
-"""Label many photos into files: all that can be refused is refused before the first file is written."""
+"""Results into files: all that can be refused is refused before the first file is written."""
 
+import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
+
+import numpy as np
 
 from ovsdino_runtime.errors import OutputError, PhotoError
-from ovsdino_runtime.output import SUFFIXES, Kind, save_json, save_labels, save_overlay
+from ovsdino_runtime.geojson import read_georeference
+from ovsdino_runtime.output import (
+    SUFFIXES,
+    Kind,
+    describe,
+    rle_lines,
+    save_geojson,
+    save_json,
+    save_labels,
+    save_overlay,
+    save_rle,
+)
+from ovsdino_runtime.overlay import draw_frame
 from ovsdino_runtime.segmentation import Segmentation
-from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.vocabulary import Vocabulary
+from ovsdino_runtime.sources import Source
+from ovsdino_runtime.stream import Result
+from ovsdino_runtime.trace import NO_TRACE, Trace
+from ovsdino_runtime.video import VideoWriter
+
+MOVING: dict[Kind, str] = {
+    "overlay": "_overlay.mp4",
+    "labels": "_labels",  # a folder
+    "json": ".jsonl",
+    "rle": "_rle.jsonl",
+}
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """What became of a photo: a result and its files, or an error."""
+class ResultFiles:
+    """Writes what is asked for of each result; `write` is what a `Stream` consumes.
 
-    photo: Path
-    segmentation: Segmentation | None = None
-    files: tuple[Path, ...] = ()
-    error: PhotoError | None = None
-
-
-def label_photos(
-    segmenter: Segmenter,
-    photos: Sequence[Path],
-    vocabulary: Vocabulary,
-    *,
-    out: Path,
-    kinds: Sequence[Kind] = ("overlay", "labels", "json"),
-    background: float | None = None,
-) -> Iterator[Labelled]:
-    """Label photos one after the other; a photo that cannot be read does not stop the others.
+    A photo has files of its own. The pictures of a video or a live source go into one overlay video, a folder
+    of indexed PNGs, and files with lines of JSON. Close it, or use it in a ``with`` statement.
 
     Args:
-        segmenter: the model.
-        photos: files; one that is given twice is labelled once.
-        vocabulary: the classes.
-        out: directory of the results; it is made with the first of them.
-        kinds: what to write of each photo.
-        background: see `Segmenter`.
-
-    Yields:
-        Each photo as it is done, in order.
-
-    Raises:
-        OutputError: a result cannot be written.
+        sources: all that will come; they decide the files' names.
+        out: the directory; it is made with the first file.
+        kinds: what to write. GeoJSON is written of photos that say where they lie.
+        trace: takes down each writing.
     """
-    for photo, stem in name_results(photos).items():
-        files = {kind: out / f"{stem}{SUFFIXES[kind]}" for kind in kinds}
-        yield _label(segmenter, photo, vocabulary, files=files, background=background)
+
+    def __init__(
+        self, sources: Sequence[Source], out: Path, kinds: Sequence[Kind], *, trace: Trace = NO_TRACE
+    ) -> None:
+        self._stems = name_results(sources)
+        self._out = out
+        self._kinds = kinds
+        self._trace = trace
+        self._moving: _MovingFiles | None = None
+
+    def __enter__(self) -> "ResultFiles":
+        """Give the files themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Complete the files."""
+        self.close()
+
+    def write(self, result: Result) -> Result:
+        """Write a result's files, and say which; an error has none.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        segmentation, source = result.segmentation, result.frame.source
+        if segmentation is None:
+            return result
+        with self._trace.span("write", source=source.name, picture=result.frame.index):
+            if source.kind == "photo":
+                try:
+                    return replace(result, files=self._write_photo(source, segmentation))
+                except PhotoError as error:
+                    return replace(result, segmentation=None, error=error)
+            if self._moving is None or self._moving.source != source:
+                self.close()
+                stem = self._out / self._stems[source]
+                self._moving = _MovingFiles(source, stem, self._kinds, rate=result.frame.rate)
+            return replace(result, files=self._moving.write(result, segmentation))
+
+    def close(self) -> None:
+        """Complete the files of the video that is being written.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        moving, self._moving = self._moving, None
+        if moving is not None:
+            moving.close()
+
+    def _write_photo(self, source: Source, segmentation: Segmentation) -> tuple[Path, ...]:
+        files = []
+        name = Path(source.address).name
+        for kind in self._kinds:
+            file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
+            if kind == "overlay":
+                save_overlay(segmentation, file)
+            elif kind == "labels":
+                save_labels(segmentation, file)
+            elif kind == "json":
+                save_json(segmentation, file, photo=name)
+            elif kind == "rle":
+                save_rle(segmentation, file, photo=name)
+            elif place := read_georeference(source.address):
+                save_geojson(segmentation, file, place)
+            else:
+                continue
+            files.append(file)
+        return tuple(files)
 
 
-def _label(
-    segmenter: Segmenter,
-    photo: Path,
-    vocabulary: Vocabulary,
-    *,
-    files: Mapping[Kind, Path],
-    background: float | None,
-) -> Labelled:
+class _MovingFiles:
+    """What is written of a video or a live source; the files grow, and are of use if they end early."""
+
+    def __init__(self, source: Source, stem: Path, kinds: Sequence[Kind], *, rate: float) -> None:
+        self.source = source
+        self._files = {kind: stem.with_name(stem.name + MOVING[kind]) for kind in kinds if kind in MOVING}
+        self._start: float | None = None
+        self._video: VideoWriter | None = None
+        self._lines: dict[Kind, TextIO] = {}
+        if file := self._files.get("overlay"):
+            self._video = VideoWriter(file, rate=rate)
+        for kind in self._files.keys() & {"json", "rle"}:
+            self._lines[kind] = _open_lines(self._files[kind])
+
+    def write(self, result: Result, segmentation: Segmentation) -> tuple[Path, ...]:
+        """Add a picture."""
+        frame = result.frame
+        name = f"{frame.index:06}"
+        if self._video:
+            self._start = frame.time if self._start is None else self._start
+            self._video.write(np.asarray(draw_frame(segmentation)), frame.time - self._start)
+        if folder := self._files.get("labels"):
+            save_labels(segmentation, folder / f"{name}.png")
+        if file := self._lines.get("json"):
+            record = describe(segmentation, photo=name) | {"time_s": round(frame.time, 3)}
+            _append(file, [json.dumps(record, ensure_ascii=False) + "\n"])
+        if file := self._lines.get("rle"):
+            _append(file, rle_lines(segmentation, photo=name))
+        return tuple(self._files.values())
+
+    def close(self) -> None:
+        """Complete the files."""
+        for file in self._lines.values():
+            file.close()
+        if self._video:
+            self._video.close()
+
+
+def _open_lines(path: Path) -> TextIO:
     try:
-        segmentation = segmenter(photo, vocabulary, background=background)
-    except PhotoError as error:
-        return Labelled(photo, error=error)
-    for kind, file in files.items():
-        save(segmentation, kind, file, photo=photo)
-    return Labelled(photo, segmentation, tuple(files.values()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def save(segmentation: Segmentation, kind: Kind, file: Path, *, photo: Path) -> None:
-    """Write one kind of result.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    if kind == "overlay":
-        save_overlay(segmentation, file)
-    elif kind == "labels":
-        save_labels(segmentation, file)
-    else:
-        save_json(segmentation, file, photo=photo.name)
+def _append(file: TextIO, lines: list[str]) -> None:
+    try:
+        file.writelines(lines)
+        file.flush()
+    except OSError as error:
+        raise OutputError(f"{file.name}: cannot be written: {error.strerror}") from error
 
 
-def name_results(photos: Sequence[Path]) -> dict[Path, str]:
-    """Give each photo a stem for its results; photos of the same name are numbered: ``cat``, ``cat-2``."""
-    stems: dict[Path, str] = {}
+def name_results(sources: Sequence[Source]) -> dict[Source, str]:
+    """Give each source a stem for its results; those of the same name are numbered: ``cat``, ``cat-2``."""
+    stems: dict[Source, str] = {}
     taken: set[str] = set()
-    for photo in photos:
-        if photo in stems:
+    for source in sources:
+        if source in stems:
             continue
-        stem, number = photo.stem, 1
+        stem, number = source.stem, 1
         while stem.casefold() in taken:  # folded: some file systems take Cat.png and cat.png for the same
             number += 1
-            stem = f"{photo.stem}-{number}"
+            stem = f"{source.stem}-{number}"
         taken.add(stem.casefold())
-        stems[photo] = stem
+        stems[source] = stem
     return stems
 
 
@@ -115,15 +205,3 @@ def check_output(out: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"{out}: cannot be written to: {error.strerror}; choose another --out") from error
-
-
-def check_photos(photos: Sequence[Path]) -> None:
-    """Refuse photos none of which exist, before a model is loaded for them.
-
-    Raises:
-        PhotoError: no photo exists.
-    """
-    if missing := [photo for photo in photos if not photo.is_file()]:
-        kind = "a directory, expected photos" if missing[0].is_dir() else "no such file"
-        if len(missing) == len(photos):
-            raise PhotoError(f"{missing[0]}: {kind}")

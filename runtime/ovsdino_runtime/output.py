@@ -1,4 +1,7 @@
-"""Write results: an overlay to look at, an indexed PNG and JSON to compute with. No file is half written."""
+"""Write results: overlays to look at, indexed PNG, JSON, COCO's RLE and GeoJSON to compute with.
+
+No file of a photo is half written.
+"""
 
 import json
 import os
@@ -12,11 +15,19 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.geojson import Georeference, to_geojson
 from ovsdino_runtime.overlay import palette
+from ovsdino_runtime.rle import encode_rle
 from ovsdino_runtime.segmentation import Segmentation
 
-Kind = Literal["overlay", "labels", "json"]
-SUFFIXES: dict[Kind, str] = {"overlay": "_overlay.png", "labels": "_labels.png", "json": ".json"}
+Kind = Literal["overlay", "labels", "json", "rle", "geojson"]
+SUFFIXES: dict[Kind, str] = {
+    "overlay": "_overlay.png",
+    "labels": "_labels.png",
+    "json": ".json",
+    "rle": "_rle.jsonl",
+    "geojson": ".geojson",
+}
 
 
 def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
@@ -60,8 +71,58 @@ def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") 
     Raises:
         OutputError: the file cannot be written.
     """
+    text = json.dumps(describe(segmentation, photo=photo), indent=2, ensure_ascii=False) + "\n"
+    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def save_rle(segmentation: Segmentation, path: str | Path, *, photo: str = "") -> None:
+    """Write each region's mask as a line of JSON, as COCO's annotations have them; see `rle_lines`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = "".join(rle_lines(segmentation, photo=photo))
+    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeference) -> None:
+    """Write each region's outline on the ground; see `to_geojson`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = json.dumps(to_geojson(segmentation, place), ensure_ascii=False) + "\n"
+    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def rle_lines(segmentation: Segmentation, *, photo: str) -> list[str]:
+    """Describe each region in a line of JSON: COCO's compressed run lengths, area, box and score.
+
+    ``category_id`` is the label; ``bbox`` is left, top, width, height [px].
+    """
+    lines = []
     height, width = segmentation.labels.shape
-    record = {
+    for region in segmentation.regions():
+        mask = segmentation.labels == region.label
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        left, top = int(columns[0]), int(rows[0])
+        record = {
+            "image": photo,
+            "category_id": region.label,
+            "category": region.name,
+            "segmentation": {"size": [height, width], "counts": encode_rle(mask)},
+            "area": region.pixels,
+            "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+            "score": _round(region.score),
+        }
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return lines
+
+
+def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
+    """Say in plain data what was found and how."""
+    height, width = segmentation.labels.shape
+    return {
         "photo": photo,
         "height": height,
         "width": width,
@@ -69,14 +130,12 @@ def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") 
         "classes": segmentation.classes,
         "background": segmentation.background,
         "regions": [
-            asdict(region) | {"coverage": round(region.coverage, 6), "score": round(region.score, 4)}
+            asdict(region) | {"coverage": round(region.coverage, 6), "score": _round(region.score)}
             for region in segmentation.regions()
         ],
         "versions": {"ovsdino": version(), "engine": segmentation.engine},
         "timings_ms": dict(segmentation.timings),
     }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def version() -> str:
@@ -85,6 +144,10 @@ def version() -> str:
         return metadata.version("ovsdino")
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _round(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -1,6 +1,6 @@
 """Draw a segmentation for people: its colours over the photo, and a legend with names and shares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Colours = npt.NDArray[np.uint8]  # (n, 3) RGB
 TINT = 140  # opacity of a region, 0..255
 LINE = 235  # opacity of the line between two regions
+VEIL = 0.75  # opacity of a legend in the picture, 0..1
 INK, GREY, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 LONGEST_NAME = 24  # characters
 ORDERED = 256  # colours in the order of their difference, which takes time; more are rarely seen together
@@ -56,6 +57,22 @@ def draw_overlay(segmentation: Segmentation) -> "Image":
     page.paste(photo, (0, 0))
     _draw_legend(page, legend, colours, origin=(photo.width, 0) if side else (0, photo.height))
     return page
+
+
+def draw_frame(segmentation: Segmentation) -> "Image":
+    """Tint each region as `draw_overlay` does, with the legend in the picture: every frame has its size."""
+    from PIL import Image
+
+    colours = palette(len(segmentation.classes), background=segmentation.background is not None)
+    picture = _tint(segmentation, colours, background=segmentation.background is not None)
+    legend = _plan_legend(segmentation.regions(), *picture.size)
+    legend = replace(legend, width=min(legend.width, picture.width))
+    page = Image.new("RGB", (legend.width, legend.height), PAPER)
+    _draw_legend(page, legend, colours, origin=(0, 0))
+    top = picture.height - legend.height
+    under = picture.crop((0, top, legend.width, picture.height))
+    picture.paste(Image.blend(under, page, VEIL), (0, top))
+    return picture
 
 
 def _tint(segmentation: Segmentation, colours: Colours, *, background: bool) -> "Image":

@@ -4,35 +4,42 @@ import numpy as np
 import numpy.typing as npt
 
 
-def decode_rle(counts: str, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Decode a compressed mask.
+def run_lengths(counts: str) -> npt.NDArray[np.int64]:
+    """Read the runs of a compressed mask, which alternate between outside and inside, down the columns.
 
-    Runs alternate between outside and inside, down the columns. Each is a number in base 32, the lowest digit
-    first; from the third on it is the difference from the run two before.
+    Each is a number in base 32, the lowest digit first; from the fourth on it is the difference from the run
+    two before.
 
     Source: cocoapi, ``maskApi.c``, ``rleFrString``.
 
-    Shape: (height, width).
+    Shape: (runs,).
+
+    Raises:
+        ValueError: the last number has no end.
+    """
+    digits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((digits & 32) == 0)  # the last digit of each number
+    if not len(ends) or ends[-1] + 1 != len(digits):
+        raise ValueError(f"the mask's runs end in the middle of a number: {counts[-20:]!r}")
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    place = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts + 1))
+    values = np.add.reduceat((digits & 31) << place, starts)
+    values -= np.where(digits[ends] & 16, 1 << (5 * (ends - starts + 1)), 0)
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
+    return values
+
+
+def decode_rle(counts: str, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """Decode a compressed mask. Shape: (height, width).
 
     Raises:
         ValueError: the runs do not fill the mask.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts.encode("ascii"):
-        digit = character - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:  # more digits follow
-            continue
-        if digit & 16:  # negative
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if sum(runs) != height * width or min(runs, default=0) < 0:
-        raise ValueError(f"the mask's runs fill {sum(runs)} px, expected {height}x{width}")
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
+    runs = run_lengths(counts)
+    if runs.sum() != height * width or runs.min(initial=0) < 0:
+        raise ValueError(f"the mask's runs fill {runs.sum()} px, expected {height}x{width}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def encode_rle(mask: npt.NDArray[np.bool_]) -> str:

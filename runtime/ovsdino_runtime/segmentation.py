@@ -22,7 +22,7 @@ class Region:
     name: str
     pixels: int
     coverage: float  # share of the photo, 0..1
-    score: float  # mean confidence, 0..1
+    score: float | None  # mean confidence, 0..1; None where the scores are not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Segmentation:
 
     photo: Photo  # (H, W, 3) RGB
     labels: Labels  # (H, W): indices into `classes`
-    scores: npt.NDArray[np.float16]  # (H, W): confidence in the label, 0..1
+    scores: npt.NDArray[np.float16] | None  # (H, W): confidence in the label, 0..1; None if not asked for
     classes: tuple[str, ...]  # "background" first where there is one
     background: float | None  # the threshold below which a pixel is background; None: every pixel has a class
     model: str
@@ -41,12 +41,14 @@ class Segmentation:
     def regions(self) -> list[Region]:
         """List the classes that occur, the largest first."""
         count = np.bincount(self.labels.ravel(), minlength=len(self.classes))
-        total = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(self.classes))
+        scores = np.full(len(count), None)
+        if self.scores is not None:
+            total = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(count))
+            scores = total / np.maximum(count, 1)
         order = np.argsort(-count, kind="stable")
+        share = count / count.sum()
         return [
-            Region(
-                i, self.classes[i], int(count[i]), float(count[i] / count.sum()), float(total[i] / count[i])
-            )
+            Region(i, self.classes[i], int(count[i]), float(share[i]), scores[i])
             for i in order.tolist()
             if count[i]
         ]

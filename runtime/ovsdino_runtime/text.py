@@ -1,79 +1,111 @@
-"""From classes to embeddings: every phrase looked up in the cache, and only what is missing encoded."""
+"""From classes to embeddings: every word looked up in packs and cache, and only what is missing encoded."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ovsdino_runtime.bundle import TOKENIZER, Bundle
 from ovsdino_runtime.engines import Engine, open_engine
 from ovsdino_runtime.errors import EngineError
+from ovsdino_runtime.packs import Packs
 from ovsdino_runtime.preprocess import Floats
 from ovsdino_runtime.text_cache import TextCache
+from ovsdino_runtime.trace import NO_TRACE, Trace
 from ovsdino_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PHRASES_AT_ONCE = (
-    2048  # looked up and averaged at once: bounds the memory of large vocabularies with many templates
-)
-BATCH = 64  # phrases encoded at once
+Item = TypeVar("Item")
+PHRASES_AT_ONCE = 2048  # encoded and stored at once: what is done by then survives a crash
+BATCH = 64  # phrases in a batch
 
 
 class TextEncoder:
-    """Turns classes into unit vectors. The tokenizer and the text graph are loaded when a phrase is new.
+    """Turns classes into unit vectors. The tokenizer and the text graph are loaded when a word is new.
 
     Args:
         bundle: the model.
         cache: of embeddings.
-        device, threads: see `open_engine`.
+        threads: see `open_engine`.
+        engine: opens the text graph; None does so on the processor.
+        trace: takes down look-ups and batches.
     """
 
     def __init__(
-        self, bundle: Bundle, cache: TextCache, *, device: str = "cpu", threads: int | None = None
+        self,
+        bundle: Bundle,
+        cache: TextCache,
+        *,
+        threads: int | None = None,
+        engine: Callable[[], Engine] | None = None,
+        trace: Trace = NO_TRACE,
     ) -> None:
         self._bundle = bundle
         self._cache = cache
-        self._device = device
-        self._threads = threads
-        self._digest = bundle.graph_digest("text")
+        self._open = engine or (lambda: open_engine(bundle, "text", threads=threads))
+        self._trace = trace
+        self._packs = Packs(bundle)
         self._width = bundle.manifest.text.width
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
         """Average each class over all its words in all templates, and normalise. Shape: (N, D)."""
+        words = list(dict.fromkeys(word for synonyms in vocabulary.classes for word in synonyms))
+        vectors = self.encode_words(words, templates)
         embeddings = np.empty((len(vocabulary.classes), self._width), np.float32)
-        for start, prompts in _blocks(vocabulary, templates):
-            vectors = self.encode_phrases(list(dict.fromkeys(phrase for some in prompts for phrase in some)))
-            for index, some in enumerate(prompts, start):
-                mean = np.mean([vectors[phrase] for phrase in some], axis=0)
-                embeddings[index] = mean / max(float(np.linalg.norm(mean)), 1e-6)
+        for row, synonyms in zip(embeddings, vocabulary.classes, strict=True):
+            mean = np.mean([vectors[word] for word in synonyms], axis=0)
+            row[:] = mean / max(float(np.linalg.norm(mean)), 1e-6)
         return embeddings
 
-    def encode_phrases(self, phrases: Sequence[str]) -> dict[str, Floats]:
-        """Look phrases up in one query; encode and keep those that are new. Shape: (D,) each, unit length."""
-        known = self._cache.lookup(self._digest, phrases, width=self._width)
-        if missing := [phrase for phrase in phrases if phrase not in known]:
-            fresh = self._encode(missing)
-            self._cache.store(self._digest, fresh)
+    def encode_words(
+        self, words: Sequence[str], templates: Sequence[str], *, done: Callable[[int], object] | None = None
+    ) -> dict[str, Floats]:
+        """Look words up in one query; encode and keep those that are new.
+
+        Args:
+            words: each once.
+            templates: prompts around each word.
+            done: told how many more words are there, as they come.
+
+        Returns:
+            The mean over the templates of each word's unit vectors. Shape: (D,) each.
+        """
+        key = embedding_key(self._bundle, templates)
+        with self._trace.span("text lookup", words=len(words)):
+            known = self._packs.lookup(key, words)
+            if unpacked := [word for word in words if word not in known]:
+                known |= self._cache.lookup(key, unpacked, width=self._width)
+        missing = [word for word in words if word not in known]
+        report = done or (lambda _: None)
+        report(len(known))
+        for some in _portions(missing, max(1, PHRASES_AT_ONCE // len(templates))):
+            fresh = self._average(some, templates)
+            self._cache.store(key, fresh)
             known |= fresh
+            report(len(some))
         return known
 
+    def _average(self, words: Sequence[str], templates: Sequence[str]) -> dict[str, Floats]:
+        prompts = {word: [template.replace("{}", word) for template in templates] for word in words}
+        vectors = self._encode(list(dict.fromkeys(phrase for some in prompts.values() for phrase in some)))
+        return {word: np.mean([vectors[phrase] for phrase in some], axis=0) for word, some in prompts.items()}
+
     def _encode(self, phrases: Sequence[str]) -> dict[str, Floats]:
-        tokenizer, padding = self._tokenizer
+        with self._trace.span("text load"):
+            (tokenizer, padding), engine = self._tokenizer, self._engine
         tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(phrases))]
-        order = sorted(
-            range(len(phrases)), key=lambda index: len(tokens[index])
-        )  # little padding in each batch
+        order = sorted(range(len(phrases)), key=lambda index: len(tokens[index]))  # little padding in a batch
         vectors: dict[str, Floats] = {}
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
+        for batch in _portions(order, BATCH):
             ids = np.full((len(batch), max(1, len(tokens[batch[-1]]))), padding, np.int64)  # (B, T)
             for row, index in zip(ids, batch, strict=True):
                 row[: len(tokens[index])] = tokens[index]
-            embeddings = self._engine.run({"ids": ids})["embeddings"]  # (B, D)
+            with self._trace.span("text encode", phrases=len(batch)):
+                embeddings = engine.run({"ids": ids})["embeddings"]  # (B, D)
             self._check(embeddings, len(batch))
             vectors |= {phrases[index]: vector for index, vector in zip(batch, embeddings, strict=True)}
         return vectors
@@ -88,7 +120,7 @@ class TextEncoder:
 
     @cached_property
     def _engine(self) -> Engine:
-        return open_engine(self._bundle, "text", device=self._device, threads=self._threads)
+        return self._open()
 
     @cached_property
     def _tokenizer(self) -> "tuple[Tokenizer, int]":
@@ -101,12 +133,11 @@ class TextEncoder:
         return tokenizer, int(padding["pad_id"]) if padding else 0
 
 
-def _blocks(vocabulary: Vocabulary, templates: Sequence[str]) -> Iterator[tuple[int, list[list[str]]]]:
-    """Prompts of some classes at a time, with the index of the first class."""
-    start, block, count = 0, list[list[str]](), 0
-    for index, words in enumerate(vocabulary.classes):
-        block.append([template.replace("{}", word) for word, template in product(words, templates)])
-        count += len(block[-1])
-        if count >= PHRASES_AT_ONCE or index == len(vocabulary.classes) - 1:
-            yield start, block
-            start, block, count = index + 1, [], 0
+def embedding_key(bundle: Bundle, templates: Sequence[str]) -> str:
+    """Hash all that decides a word's embedding: the text graph, its tokenizer, and the templates."""
+    parts = [bundle.graph_digest("text"), *templates]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _portions(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -9,10 +9,10 @@ import pytest
 from ovsdino_benchmarks import evaluate as module
 from ovsdino_benchmarks.dataset import open_folder
 from ovsdino_benchmarks.evaluate import evaluate
-from ovsdino_benchmarks.metrics import Counts, count, scores
 from ovsdino_benchmarks.models import ModelSpec, open_segmenter
 from ovsdino_benchmarks.protocol import own_protocol
 from ovsdino_runtime.bundle import load_bundle
+from ovsdino_runtime.metrics import Counts, count, scores
 
 
 @pytest.fixture

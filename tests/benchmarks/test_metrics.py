@@ -6,7 +6,7 @@ import torch
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from ovsdino_benchmarks.label_values import IGNORED
-from ovsdino_benchmarks.metrics import Counts, boundary, boundary_width, count, scores
+from ovsdino_runtime.metrics import Counts, boundary, boundary_width, count, scores
 
 CLASSES = 6
 

@@ -13,6 +13,7 @@ from PIL import Image
 import ovsdino_runtime
 from ovsdino_runtime.cli import run, vocabularies
 from ovsdino_runtime.labelling import name_results
+from ovsdino_runtime.sources import Source
 
 SOURCE = Path(ovsdino_runtime.__file__).parents[1]
 
@@ -101,8 +102,13 @@ def test_photos_of_the_same_name_do_not_overwrite_each_other(invoke, flag_file, 
 
 
 def test_result_names():
-    photos = [Path(name) for name in ("a/cat.jpg", "b/Cat.png", "cat-2.png", "c/cat.gif", "a/cat.jpg")]
-    assert list(name_results(photos).values()) == ["cat", "Cat-2", "cat-2-2", "cat-3"]
+    names = ("a/cat.jpg", "b/Cat.png", "cat-2.png", "c/cat.gif", "a/cat.jpg")
+    assert list(name_results([Source("photo", name) for name in names]).values()) == [
+        "cat",
+        "Cat-2",
+        "cat-2-2",
+        "cat-3",
+    ]
 
 
 def damage(bundle, how):
@@ -153,18 +159,25 @@ def check_refusal(result, message, tmp_path):
         (["FLAG", "--vocabulary", "imagenet"], "unknown vocabulary 'imagenet': expected one of ade150"),
         (["FLAG", "--classes", "red", "--templates", "none"], "unknown templates 'none'"),
         (["FLAG", "--classes", "red", "--background", "2"], "'2' is neither 'none' nor a number in 0..1"),
-        (["FLAG", "--classes", "red", "--save", "video"], "'video' is not one of overlay, labels, json"),
-        (["FLAG", "--classes", "red", "--device", "tpu"], "device 'tpu': this version runs on 'cpu' alone"),
+        (
+            ["FLAG", "--classes", "red", "--save", "video"],
+            "'video' is not one of overlay, labels, json, rle, geojson",
+        ),
+        (
+            ["FLAG", "--classes", "red", "--device", "tpu"],
+            "device 'tpu' with engine 'onnxruntime': expected cpu with onnxruntime, ",
+        ),
         (["FLAG", "--classes", "red", "--precision", "fp16"], "has no fp16 vision graph"),
         (["nothing.jpg", "--classes", "red"], "nothing.jpg: no such file"),
         (["TEXT", "--classes", "red"], "text.jpg: not a photo"),
         (["TEXT", "nothing.jpg", "--classes", "red"], "not a photo"),
-        (["FOLDER", "--classes", "red"], "a directory, expected photos"),
+        (["FOLDER", "--classes", "red"], "empty: no photos in it"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(invoke, flag_file, tmp_path, arguments, message):
     (tmp_path / "text.jpg").write_text("no photo")
-    places = {"FLAG": flag_file, "TEXT": tmp_path / "text.jpg", "FOLDER": tmp_path}
+    places = {"FLAG": flag_file, "TEXT": tmp_path / "text.jpg", "FOLDER": tmp_path / "empty"}
+    (tmp_path / "empty").mkdir()
     result = invoke(*[places.get(argument, argument) for argument in arguments])
     if len([a for a in arguments if a in ("TEXT", "nothing.jpg")]) == 2:  # a line for each photo
         assert result.exit_code == 2

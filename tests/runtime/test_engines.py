@@ -14,7 +14,7 @@ from ovsdino_runtime.errors import BundleError, EngineError
 
 
 def vision(bundle, **options):
-    return open_vision(bundle, **({"device": "cpu", "threads": 1, "precision": "fp32"} | options))
+    return open_vision(bundle, **({"threads": 1, "precision": "fp32"} | options))
 
 
 def test_the_engine_runs_a_graph(shared_bundle):
@@ -68,7 +68,6 @@ def test_a_cache_that_cannot_be_written_does_not_matter(shared_bundle, tmp_path,
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"device": "cuda"}, EngineError, "device 'cuda': this version runs on 'cpu' alone"),
         ({"threads": 0}, EngineError, "threads must be at least 1, got 0"),
         ({"precision": "fp16"}, BundleError, "has no fp16 vision graph, only vision, text"),
     ],

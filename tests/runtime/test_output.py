@@ -7,7 +7,7 @@ from PIL import Image
 from ovsdino_runtime import output
 from ovsdino_runtime.errors import OutputError
 from ovsdino_runtime.output import save_json, save_labels, save_overlay
-from ovsdino_runtime.overlay import draw_overlay, palette
+from ovsdino_runtime.overlay import draw_frame, draw_overlay, palette
 from ovsdino_runtime.segmentation import Segmentation
 
 
@@ -67,6 +67,20 @@ def test_the_overlay_leaves_the_background_alone():
     overlay = np.asarray(draw_overlay(segmentation(QUARTERS, 3, background=0.5)))
     assert (overlay[20, 30] == 128).all()
     assert (overlay[20, 90] != 128).any()
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 400), (9, 9), (2, 300)])
+def test_a_frame_has_the_photos_size_whatever_is_in_it(size):
+    labels = np.random.default_rng(0).integers(0, 30, size)
+    for one in (segmentation(labels, 30), segmentation(np.zeros(size), 30)):
+        assert draw_frame(one).size == size[::-1]
+
+
+def test_a_frame_is_the_overlay_with_the_legend_inside():
+    labels = np.kron(QUARTERS, np.ones((6, 6), int))  # 480x720
+    frame, overlay = (np.asarray(draw(segmentation(labels, 3))) for draw in (draw_frame, draw_overlay))
+    np.testing.assert_array_equal(frame[:380], overlay[:380])
+    assert (frame[440:480, 5:15] != overlay[440:480, 5:15]).all()
 
 
 @pytest.mark.parametrize(

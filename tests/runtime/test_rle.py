@@ -33,3 +33,20 @@ def test_a_run_of_many_digits() -> None:
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=60), elements=st.booleans()))
 def test_round_trip(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(decode_rle(encode_rle(mask), *mask.shape), mask)
+
+
+def test_long_runs_take_several_digits() -> None:
+    mask = np.zeros((700, 900), bool)
+    mask[650:, 1:890] = True
+    np.testing.assert_array_equal(decode_rle(encode_rle(mask), 700, 900), mask)
+
+
+@pytest.mark.parametrize("counts", ["", "T"])
+def test_half_a_number_is_refused(counts: str) -> None:
+    with pytest.raises(ValueError, match="middle of a number"):
+        decode_rle(counts, 10, 10)
+
+
+def test_runs_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="runs fill 12 px, expected 4x4"):
+        decode_rle(encode_rle(np.ones((3, 4), bool)), 4, 4)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import ovsdino_runtime
+from ovsdino_runtime import pipeline
 from ovsdino_runtime import segmenter as module
 from ovsdino_runtime.errors import BundleError, ClassesError, PhotoError
 from ovsdino_runtime.preprocess import resize_bilinear
@@ -29,7 +30,7 @@ def test_the_flag_is_named(segmenter, flag):
     assert (result.labels[:, interior] == expected[interior]).all()
     assert {"red", "green", "blue"} <= set(result.coverage())
     assert sum(result.coverage().values()) == pytest.approx(1)
-    assert list(result.timings) == ["decode", "text", "vision", "merge"]
+    assert list(result.timings) == ["decode", "resize", "vision", "text", "merge"]
     assert result.model == "tiny"
 
 
@@ -108,7 +109,7 @@ def test_windows_go_through_the_engine_some_at_a_time(segmenter, flag, monkeypat
     windows = segmenter.plan(resized)
     together = segmenter.encode_windows(resized, windows)
     assert len(together) == len(windows) > 3
-    monkeypatch.setattr(module, "WINDOWS_AT_ONCE", 1)
+    monkeypatch.setattr(pipeline, "WINDOWS_AT_ONCE", 1)
     np.testing.assert_allclose(segmenter.encode_windows(resized, windows), together, atol=1e-6)
 
 

@@ -10,6 +10,7 @@ from ovsdino_runtime.text_cache import TextCache
 from ovsdino_runtime.vocabulary import Vocabulary, parse_classes
 
 TEMPLATES = ("a {}", "the {}")
+COLOURS = ["red", "green", "blue", "yellow", "white", "black"]
 
 
 def unit(*values):
@@ -57,8 +58,40 @@ def test_only_what_is_new_is_encoded(encoder, batches, shared_bundle, cache):
     again = TextEncoder(shared_bundle, TextCache(cache / "text.sqlite3"))
     np.testing.assert_array_equal(again.encode_classes(parse_classes("red, green"), TEMPLATES), first)
     assert batches == [(4, 2)]
-    again.encode_classes(parse_classes("green, blue, red"), ("a {}",))
-    assert batches == [(4, 2), (1, 2)]
+    again.encode_classes(parse_classes("green, blue, red"), TEMPLATES)
+    assert batches == [(4, 2), (2, 2)]
+
+
+def test_embeddings_belong_to_their_templates(encoder, batches):
+    both = encoder.encode_words(["red"], ("a {}", "green {}"))["red"]
+    np.testing.assert_allclose(both, (unit(1, -1, -1) + unit(0, 0, -1)) / 2, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_words(["red"], ("a {}",))["red"], unit(1, -1, -1), atol=1e-6)
+    assert batches == [(2, 2), (1, 2)]
+
+
+def test_progress_counts_every_word_once(encoder, monkeypatch):
+    monkeypatch.setattr(text, "PHRASES_AT_ONCE", 6)
+    encoder.encode_words(["red", "blue"], TEMPLATES)
+    steps = []
+    encoder.encode_words([*COLOURS, *(f"word{i}" for i in range(4))], TEMPLATES, done=steps.append)
+    assert steps == [2, 3, 3, 2]
+
+
+def test_what_was_encoded_before_a_failure_is_kept(encoder, batches, monkeypatch):
+    monkeypatch.setattr(text, "PHRASES_AT_ONCE", 4)
+    real = encoder._average
+
+    def fail_at_blue(words, templates):
+        if "blue" in words:
+            raise KeyboardInterrupt
+        return real(words, templates)
+
+    monkeypatch.setattr(encoder, "_average", fail_at_blue)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_words(["red", "green", "blue"], TEMPLATES)
+    monkeypatch.undo()
+    encoder.encode_words(["red", "green"], TEMPLATES)
+    assert batches == [(4, 2)]
 
 
 def test_nothing_is_loaded_when_all_is_known(encoder, shared_bundle, cache, monkeypatch):
@@ -71,7 +104,7 @@ def test_nothing_is_loaded_when_all_is_known(encoder, shared_bundle, cache, monk
 def test_batches_are_sorted_by_length_and_padding_changes_nothing(encoder, batches, monkeypatch):
     monkeypatch.setattr(text, "BATCH", 2)
     phrases = ["red green blue white", "red", "the green blue", "blue"]
-    together = encoder.encode_phrases(phrases)
+    together = encoder.encode_words(phrases, ["{}"])
     assert batches == [(2, 1), (2, 4)]
     for phrase in phrases:
         alone = encoder._encode([phrase])[phrase]
@@ -88,7 +121,7 @@ def test_many_classes_go_in_portions(encoder, batches, monkeypatch):
 
 
 def test_long_phrases_are_cut(encoder, batches):
-    encoder.encode_phrases(["red " * 100])
+    encoder.encode_words(["red " * 100], ["{}"])
     assert batches == [(1, 16)]
 
 
@@ -105,4 +138,4 @@ def test_a_text_graph_that_fails_is_refused(encoder, monkeypatch):
 
     monkeypatch.setattr(text, "open_engine", lambda *_, **__: Broken())
     with pytest.raises(EngineError, match=r"shape \(1, 6\), 6 of them not finite; expected shape \(1, 6\)"):
-        encoder.encode_phrases(["red"])
+        encoder.encode_words(["red"], ["{}"])

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_benchmarks.label_values import IGNORED, Truth
-
+Truth = npt.NDArray[np.int32]  # (H, W): a class, or IGNORED
 Counted = npt.NDArray[np.int64]
+IGNORED = -1
 DILATION = 0.02  # width of the boundary band, as a share of the photo's diagonal
 
 

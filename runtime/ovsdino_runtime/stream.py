@@ -1,0 +1,186 @@
+"""A row of pictures, labelled as they come: reading, labelling and writing each go on at the same time.
+
+read_frames ── some wait ──► Segmenter ── some wait ──► consume
+ (thread "read")              (the caller's)              (thread "write")
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ovsdino_runtime.errors import PhotoError
+from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.segmenter import Segmenter, as_vocabulary
+from ovsdino_runtime.sources import Frame
+from ovsdino_runtime.vocabulary import Vocabulary
+
+WAITING = 4  # pictures that are decoded, and results that are not yet consumed
+PATIENCE_S = 0.1  # between looks at whether to stop
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What became of a picture: a segmentation, or an error."""
+
+    frame: Frame
+    segmentation: Segmentation | None = None
+    error: PhotoError | None = None
+    files: tuple[Path, ...] = ()  # that were written
+
+
+Consume = Callable[[Result], Result]
+
+
+class Stream:
+    """Labels pictures in their order. Iterate over it, once.
+
+    Args:
+        segmenter: the model.
+        frames: the pictures; see `read_frames`.
+        classes: see `Segmenter`.
+        background: see `Segmenter`.
+        consume: given every result in a thread of its own, to write it; what it returns is yielded.
+        stop: ends the row, as `stop` does; the same may end the reading of the frames.
+
+    Raises:
+        ClassesError: the classes make no valid vocabulary.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        frames: Iterable[Frame],
+        classes: str | Sequence[str] | Vocabulary,
+        *,
+        background: float | None = None,
+        consume: Consume | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._segmenter = segmenter
+        self._frames = frames
+        self._consume = consume
+        self._stop = stop or threading.Event()
+        self._ahead: _ReadAhead | None = None
+        self.set_classes(classes, background=background)
+
+    @property
+    def dropped(self) -> int:
+        """How many pictures of live sources were too old when their turn came."""
+        return self._ahead.dropped if self._ahead else 0
+
+    def set_classes(
+        self, classes: str | Sequence[str] | Vocabulary, *, background: float | None = None
+    ) -> None:
+        """Change the classes, from any thread; they hold from the next picture on.
+
+        Raises:
+            ClassesError: they make no valid vocabulary; the old ones stay.
+        """
+        vocabulary = as_vocabulary(classes, background=background is not None)
+        self._words = vocabulary, background  # in one step: both or neither
+
+    def stop(self) -> None:
+        """End the row, from any thread: what is being labelled and written is finished, no more is begun."""
+        self._stop.set()
+
+    def __iter__(self) -> Iterator[Result]:
+        """Label the pictures.
+
+        Raises:
+            OvsdinoError: the engine failed, a result cannot be written, or a source needs what is missing.
+        """
+        writer = ThreadPoolExecutor(1, "write")
+        pending = deque[Future[Result]]()
+        try:
+            with closing(_ReadAhead(self._frames, self._stop)) as self._ahead:
+                for frame in self._ahead:
+                    if self._stop.is_set():
+                        break
+                    result = self._label(frame)
+                    if self._consume is None:
+                        yield result
+                        continue
+                    pending.append(writer.submit(self._consume, result))
+                    while pending and (pending[0].done() or len(pending) > WAITING):
+                        yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except (KeyboardInterrupt, GeneratorExit):
+            writer.shutdown(cancel_futures=True)
+            raise
+        finally:
+            writer.shutdown()  # what is labelled is written, also where the engine failed
+
+    def _label(self, frame: Frame) -> Result:
+        if frame.photo is None:
+            return Result(frame, error=frame.error)
+        vocabulary, background = self._words
+        try:
+            segmentation = self._segmenter(frame.photo, vocabulary, background=background)
+        except MemoryError:
+            height, width = frame.photo.shape[:2]
+            what = f"{frame.source.name}: too little memory for {width}x{height} px; scale it down first"
+            return Result(frame, error=PhotoError(what))
+        timings = {**segmentation.timings, "decode": round(frame.decode, 2)}
+        return Result(frame, replace(segmentation, timings=timings))
+
+
+class _ReadAhead:
+    """Iterates in a thread, some pictures ahead; of a live source only the newest waits."""
+
+    def __init__(self, frames: Iterable[Frame], stop: threading.Event) -> None:
+        self._frames = frames
+        self._stop = stop
+        self._waiting = deque[Frame | BaseException | None]()  # None is the end
+        self._changed = threading.Condition()
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._read, name="read", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (item := self._get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """End the thread; it looks up between two pictures."""
+        self._stop.set()
+        self._thread.join(timeout=1)
+
+    def _read(self) -> None:
+        try:
+            for frame in self._frames:
+                self._put(frame)
+                if self._stop.is_set():
+                    break
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the pictures are wanted
+            self._put(error)
+
+    def _put(self, item: Frame | BaseException | None) -> None:
+        with self._changed:
+            if _is_fleeting(item):
+                kept = [other for other in self._waiting if not _is_fleeting(other)]
+                self.dropped += len(self._waiting) - len(kept)
+                self._waiting = deque(kept)
+            while len(self._waiting) >= WAITING and not self._stop.is_set():
+                self._changed.wait(PATIENCE_S)
+            self._waiting.append(item)
+            self._changed.notify_all()
+
+    def _get(self) -> Frame | BaseException | None:
+        with self._changed:
+            while not self._waiting and not self._stop.is_set():
+                self._changed.wait(PATIENCE_S)
+            item = self._waiting.popleft() if self._waiting else None
+            self._changed.notify_all()
+            return item
+
+
+def _is_fleeting(item: Frame | BaseException | None) -> bool:
+    return isinstance(item, Frame) and item.live and item.photo is not None

@@ -1,0 +1,93 @@
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ovsdino_runtime import text
+from ovsdino_runtime.bundle import load_bundle, write_bundle
+from ovsdino_runtime.cli import packs
+from ovsdino_runtime.errors import BundleError, ClassesError
+from ovsdino_runtime.prefetch import pack_vocabularies, words_of
+from ovsdino_runtime.text import TextEncoder, embedding_key
+from ovsdino_runtime.text_cache import TextCache
+from ovsdino_runtime.vocabulary import load_vocabulary
+
+TEMPLATES = ("a {}", "the {}")
+
+
+@pytest.fixture
+def packed(bundle):
+    """The tiny bundle with two vocabularies in it."""
+    return pack_vocabularies(bundle.path, ["voc20", "camvid11"])
+
+
+def encoder(bundle, folder):
+    return TextEncoder(bundle, TextCache(folder / "other.sqlite3"))
+
+
+def test_packed_words_are_what_the_encoder_gives_and_need_neither_graph_nor_cache(
+    packed, bundle, tmp_path, monkeypatch
+):
+    vocabulary = load_vocabulary("camvid11")
+    expected = encoder(bundle, tmp_path / "a").encode_classes(vocabulary, TEMPLATES)
+    monkeypatch.setattr(text, "open_engine", None)  # calling it would fail
+    actual = encoder(packed, tmp_path / "b").encode_classes(vocabulary, TEMPLATES)
+    np.testing.assert_array_equal(actual, expected)
+    assert not (tmp_path / "b").exists()
+
+
+def test_only_words_that_no_pack_knows_are_encoded(packed, tmp_path):
+    words = [*words_of(load_vocabulary("voc20"))[:3], "red"]
+    steps = []
+    vectors = encoder(packed, tmp_path).encode_words(words, TEMPLATES, done=steps.append)
+    assert steps == [3, 1]
+    assert list(vectors) == words
+
+
+def test_other_templates_and_other_graphs_take_no_packs(packed, staging, tmp_path):
+    words, steps = words_of(load_vocabulary("voc20")), []
+    encoder(packed, tmp_path / "a").encode_words(words, ("a {}",), done=steps.append)
+    assert steps == [0, len(words)]
+    other = tmp_path / "other"
+    shutil.copytree(packed.path, other)
+    tokenizer = other / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")  # the same, but nobody knows
+    changed = write_bundle(tmp_path / "changed.ovs", packed.manifest, other)
+    steps.clear()
+    encoder(changed, tmp_path / "b").encode_words(words, TEMPLATES, done=steps.append)
+    assert steps == [0, len(words)]
+    assert embedding_key(changed, TEMPLATES) != embedding_key(packed, TEMPLATES)
+
+
+def test_a_packed_bundle_is_whole_and_can_be_packed_again(packed):
+    again = pack_vocabularies(packed.path, ["voc20", "voc21"])
+    assert (
+        load_bundle(again.path).manifest.files.keys() - {"vocabularies/voc21.npz"}
+        == packed.manifest.files.keys()
+    )
+
+
+def test_what_is_no_pack_is_refused(bundle, staging, tmp_path):
+    shutil.copytree(staging, tmp_path / "staging")
+    (tmp_path / "staging" / "vocabularies").mkdir()
+    np.savez(tmp_path / "staging" / "vocabularies" / "bad.npz", words=np.array(["red"]))
+    bad = write_bundle(tmp_path / "bad.ovs", bundle.manifest, tmp_path / "staging")
+    with pytest.raises(BundleError, match=r"bad\.npz: not a pack of embeddings: .*key"):
+        encoder(bad, tmp_path).encode_words(["red"], TEMPLATES)
+
+
+def test_the_command(bundle):
+    result = CliRunner().invoke(packs, ["voc20", "--model", str(bundle.path)])
+    assert (result.exit_code, result.output) == (0, f"{bundle.path} knows voc20 now\n")
+    assert (bundle.path / "vocabularies" / "voc20.npz").is_file()
+    result = CliRunner().invoke(packs, ["voc20", "imagenet", "--model", str(bundle.path)])
+    assert result.exit_code == 2
+    assert "unknown vocabulary 'imagenet'" in result.stderr
+
+
+def test_an_unknown_vocabulary_changes_nothing(bundle):
+    before = load_bundle(bundle.path).manifest
+    with pytest.raises(ClassesError, match="unknown vocabulary"):
+        pack_vocabularies(bundle.path, ["voc20", "none"])
+    assert load_bundle(bundle.path).manifest == before

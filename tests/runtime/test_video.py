@@ -1,0 +1,257 @@
+import http.server
+import io
+import threading
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovsdino_runtime import video
+from ovsdino_runtime.errors import OutputError, PhotoError
+from ovsdino_runtime.sources import Source
+from ovsdino_runtime.video import Patience, VideoWriter, read_video
+
+av = pytest.importorskip("av")
+HASTE = Patience(first=0.01, most=0.02, tries=3, timeout=5)
+COLOURS = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
+
+
+def picture(index, size=(48, 64)):
+    return np.full((*size, 3), COLOURS[index % 3], np.uint8)
+
+
+def read(address, kind="video", *, stop=None):
+    return read_video(Source(kind, str(address)), stop=stop or threading.Event(), patience=HASTE)
+
+
+def colour(photo):
+    """The index of the nearest of the colours."""
+    return int(np.abs(photo.mean(axis=(0, 1)) - COLOURS).sum(axis=1).argmin())
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of 12 pictures, 10 a second."""
+    writer = VideoWriter(tmp_path / "clip.mp4", rate=10)
+    for index in range(12):
+        writer.write(picture(index), index / 10)
+    writer.close()
+    return tmp_path / "clip.mp4"
+
+
+def test_pictures_come_back_in_order_with_their_times(clip):
+    frames = list(read(clip))
+    assert [colour(frame.photo) for frame in frames] == [index % 3 for index in range(12)]
+    assert [frame.index for frame in frames] == list(range(12))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(12) / 10, atol=1e-3)
+    assert frames[0].photo.shape == (48, 64, 3)
+    assert np.abs(frames[0].photo.astype(int) - COLOURS[0]).max() < 12  # H.264 is lossy
+    assert not frames[0].live
+
+
+def test_uneven_times_and_sizes_are_kept_and_fitted(tmp_path):
+    writer = VideoWriter(tmp_path / "odd.mp4", rate=0)
+    for size, at in [((33, 51), 0.0), ((33, 51), 0.5), ((80, 20), 0.52), ((33, 51), 0.52)]:
+        writer.write(picture(1, size), at)
+    writer.close()
+    frames = list(read(tmp_path / "odd.mp4"))
+    assert [frame.photo.shape for frame in frames] == [(32, 50, 3)] * 4
+    np.testing.assert_allclose([frame.time for frame in frames], [0, 0.5, 0.52, 0.52], atol=1e-3)
+
+
+def test_without_h264_a_video_is_written_as_mpeg4(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "ENCODERS", {"mpeg4": video.ENCODERS["mpeg4"]})
+    writer = VideoWriter(tmp_path / "plain.mp4", rate=10)
+    for index in range(12):
+        writer.write(picture(index), index / 10)
+    writer.close()
+    with av.open(str(tmp_path / "plain.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "mpeg4"
+    frames = list(read(tmp_path / "plain.mp4"))
+    assert [colour(frame.photo) for frame in frames] == [index % 3 for index in range(12)]
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(12) / 10, atol=1e-3)
+
+
+def test_a_video_that_was_not_closed_can_be_played(tmp_path):
+    writer = VideoWriter(tmp_path / "cut.mp4", rate=10)
+    for index in range(400):  # eight groups of pictures
+        writer.write(picture(index), index / 10)
+    assert len(list(read(tmp_path / "cut.mp4"))) >= 300
+    writer.close()
+    assert len(list(read(tmp_path / "cut.mp4"))) == 400
+
+
+def test_an_upright_telephone_video_is_turned(tmp_path):
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_rotation(90) if hasattr(stream, "set_display_rotation") else pytest.skip(
+            "old PyAV"
+        )
+        left_red = picture(2)
+        left_red[:, :32] = COLOURS[0]
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(left_red, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    photo = next(iter(read(tmp_path / "turned.mp4"))).photo
+    assert photo.shape == (64, 48, 3)
+    assert (colour(photo[40:]), colour(photo[:24])) == (
+        0,
+        2,
+    )  # anticlockwise: left comes to lie at the bottom
+
+
+@pytest.fixture
+def torn(tmp_path):
+    """A video of single JPEG pictures, three of which are overwritten."""
+    path = tmp_path / "torn.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for index in range(9):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index), format="rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    starts = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"]
+    for number in (3, 4, 7):
+        data[starts[number] : starts[number] + 600] = bytes(600)
+    path.write_bytes(data)
+    return path
+
+
+def test_broken_pictures_are_reported_and_skipped(torn):
+    frames = list(read(torn))
+    good = [frame for frame in frames if frame.photo is not None]
+    assert [colour(frame.photo) for frame in good] == [0, 1, 2, 2, 0, 2]
+    bad = [frame for frame in frames if frame.photo is None]
+    assert len(bad) == 3
+    assert all("torn.mkv: a broken picture: " in str(frame.error) for frame in bad)
+
+
+def test_a_file_that_ends_early_gives_what_it_has(torn, tmp_path):
+    whole = torn.read_bytes()
+    (tmp_path / "short.mkv").write_bytes(whole[: whole.rindex(b"\xff\xd8\xff") - 100])
+    assert sum(frame.photo is not None for frame in read(tmp_path / "short.mkv")) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no video at all", "cannot be read: Invalid data"), (None, "cannot be read: No such file")],
+)
+def test_what_is_no_video_is_reported(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "bad.mp4").write_bytes(content)
+    (frame,) = read(tmp_path / "bad.mp4")
+    assert frame.photo is None
+    assert message in str(frame.error)
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.time_base = 8000, Fraction(1, 8000)
+        container.mux(stream.encode(sound))
+    (frame,) = read(tmp_path / "sound.mkv")
+    assert "sound.mkv: cannot be read: no pictures in it" in str(frame.error)
+
+
+class Camera(http.server.BaseHTTPRequestHandler):
+    """A network camera: JPEG pictures one after the other, and after some the connection is closed."""
+
+    pictures_a_time = 6
+
+    def do_GET(self):
+        self.server.visits += 1
+        if self.server.visits > self.server.most:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for index in range(self.pictures_a_time):
+            file = io.BytesIO()
+            Image.fromarray(picture(index)).save(file, "JPEG")
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {file.tell()}\r\n\r\n"
+            self.wfile.write(head.encode() + file.getvalue() + b"\r\n")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def camera():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    server.visits, server.most = 0, 2
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_lost_camera_is_sought_again_and_given_up_at_last(camera):
+    started = time.monotonic()
+    frames = list(read(f"http://127.0.0.1:{camera.server_port}/live", "live"))
+    pictures = [frame for frame in frames if frame.photo is not None]
+    per_visit = len(pictures) // 2
+    assert Camera.pictures_a_time - 1 <= per_visit <= Camera.pictures_a_time  # the last one has no end
+    assert [frame.index for frame in pictures] == list(range(len(pictures)))
+    assert all(frame.live for frame in frames)
+    errors = [str(frame.error).partition("/live: ")[2] for frame in frames if frame.photo is None]
+    assert [error.partition("; ")[2] for error in errors] == [
+        "trying again in 0.01 s",
+        "trying again in 0.01 s",  # patience is new after success
+        "trying again in 0.02 s",
+        "trying again in 0.02 s",
+        "given up after 3 tries",
+    ]
+    times = [frame.time for frame in pictures]
+    assert times == sorted(times)
+    assert times[-1] <= time.monotonic() - started
+
+
+def test_waiting_for_a_camera_can_be_stopped(camera):
+    camera.most = 1
+    stop = threading.Event()
+    patience = Patience(first=60, most=60, tries=3, timeout=5)
+    source = Source("live", f"http://127.0.0.1:{camera.server_port}/live")
+    frames = read_video(source, stop=stop, patience=patience)
+    for frame in frames:
+        if frame.photo is None:
+            break
+    threading.Timer(0.1, stop.set).start()
+    assert list(frames) == []  # not after a minute
+
+
+def test_an_address_where_nobody_answers_is_not_tried_for_ever():
+    (frame,) = read("rtsp://127.0.0.1:9/none", "live")
+    assert "rtsp://127.0.0.1:9/none: cannot be read: Connection refused" in str(frame.error)
+
+
+def test_a_missing_camera_is_reported():
+    (frame,) = read("97", "live")
+    assert "camera 97: cannot be read: " in str(frame.error)
+
+
+def test_back_off_doubles_up_to_its_limit():
+    patience = Patience(first=0.5, most=30)
+    assert [patience.pause(tries) for tries in (1, 2, 3, 7, 8)] == [0.5, 1, 2, 30, 30]
+
+
+def test_a_video_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"clip\.mp4: cannot be written: "):
+        VideoWriter(tmp_path / "file" / "clip.mp4", rate=10)
+
+
+def test_without_pyav_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(
+        PhotoError, match=r"videos, cameras and streams need PyAV .*pip install 'ovsdino\[video\]'"
+    ):
+        next(read("clip.mp4"))
+    with pytest.raises(OutputError, match=r"pip install 'ovsdino\[video\]'"):
+        VideoWriter("clip.mp4", rate=10)
