@@ -11,7 +11,10 @@ import click
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
-FORMS = click.Choice(["onnx", "onnx-fp16", "torch"])
+FORMS = click.Choice(["onnx", "onnx-fp16", "onnx-int8", "torch"])
+KERNELS = ("depthwise_block", "preservation_gate", "upsample_argmax")
+DTYPES = ("fp32", "fp16", "bf16")
+GPU_ENGINES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
 class RefusedError(click.ClickException):
@@ -62,6 +65,7 @@ def bench() -> None:
 @click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
 @click.option("--form", "forms", multiple=True, type=FORMS, default=["onnx"], show_default=True)
 @click.option("--checkpoint", type=PATH, help="Weights of the torch form.  [default: the packaged ones]")
+@click.option("--sam", type=PATH, help="SAM's checkpoint: its features replace the encoder's; torch form.")
 @click.option(
     "--protocol", help="ovsdino, dinov3seg, dinotxt or model.  [default: the benchmark's, else ovsdino]"
 )
@@ -80,9 +84,7 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
         from ovsdino_benchmarks.models import ModelSpec
         from ovsdino_benchmarks.quality import QualityRequest, run_quality
 
-        spec = ModelSpec(
-            options.pop("model"), checkpoint=options.pop("checkpoint"), threads=options.pop("threads")
-        )
+        spec = ModelSpec(**{key: options.pop(key) for key in ("model", "checkpoint", "threads", "sam")})
         request = QualityRequest(spec=spec, threshold=options.pop("background"), **options)
         for file in run_quality(request, click.echo):
             click.echo(f"-> {file}")
@@ -125,6 +127,63 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
         request = LatencyRequest(ModelSpec(**names), baselines=ways, **options)
         file, measured = write_latency(request, out, lambda step: click.echo(step, err=True))
         click.echo("\n".join(map(describe, measured)) + f"\n-> {file}")
+
+
+@bench.command(context_settings=CONTEXT)
+@click.option("--model", default="ovsdino-vitb14", show_default=True, help="The preset whose shapes to take.")
+@click.option(
+    "--kernel", "kernels", type=click.Choice(KERNELS), multiple=True, default=KERNELS, show_default=True
+)
+@click.option(
+    "--dtype", "dtypes", type=click.Choice(DTYPES), multiple=True, default=DTYPES, show_default=True
+)
+@click.option("--batches", callback=_read_counts, default="1,4,16", metavar="N,...", show_default=True)
+@click.option("--classes", callback=_read_counts, default="20,171,1000", metavar="N,...", show_default=True)
+@click.option(
+    "--sizes", callback=_read_sizes, default="640x480,1920x1080", metavar="WxH,...", show_default=True
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--warmup", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--compile/--no-compile", "compiled", default=True, help="Measure torch.compile too.")
+@click.option("--out", type=PATH, default="ovsdino-bench/kernels", show_default=True, help="Folder.")
+def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
+    """Measure the fused kernels on an NVIDIA GPU beside torch and torch.compile, and write a report."""
+    with _refusing():
+        from ovsdino_benchmarks.kernel_bench import run_kernels
+        from ovsdino_benchmarks.kernel_cases import KernelRequest
+        from ovsdino_benchmarks.kernel_report import describe
+
+        measured, files = run_kernels(KernelRequest(**options), out, lambda step: click.echo(step, err=True))
+        click.echo("\n".join(map(describe, measured.results)))
+        for file in files:
+            click.echo(f"-> {file}")
+
+
+@bench.command(context_settings=CONTEXT)
+@click.option(
+    "--model",
+    required=True,
+    metavar="BUNDLE",
+    help="One with kernels for this GPU: ovsdino-export --kernels sm_XX writes it.",
+)
+@click.option("--engine", type=click.Choice(GPU_ENGINES), default=GPU_ENGINES[0], show_default=True)
+@click.option("--precision", type=click.Choice(DTYPES), default="fp32", show_default=True)
+@click.option(
+    "--sizes", callback=_read_sizes, default="640x480,1920x1080", metavar="WxH,...", show_default=True
+)
+@click.option("--classes", callback=_read_counts, default="20,171,1000", metavar="N,...", show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--warmup", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--out", type=PATH, default="ovsdino-bench/device", show_default=True, help="Folder.")
+def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
+    """Measure the runtime on an NVIDIA GPU, from photo to labels, and write a report."""
+    with _refusing():
+        from ovsdino_benchmarks.device_bench import DeviceRequest, describe, run_device
+
+        measured, files = run_device(DeviceRequest(**options), out, lambda step: click.echo(step, err=True))
+        click.echo("\n".join(describe(measured)))
+        for file in files:
+            click.echo(f"-> {file}")
 
 
 @bench.command(context_settings=CONTEXT)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ovsdino_runtime.bundle import Precision
 from ovsdino_runtime.engines import OnnxRuntimeEngine
@@ -111,25 +112,31 @@ def _gemm_gflops(precision: Precision, threads: int) -> float:
 
 
 def _product_gflops(m: int, k: int, n: int, *, precision: Precision, threads: int) -> float:
-    kind = np.float32 if precision == "fp32" else np.float16
+    kinds: dict[str, tuple[type[np.generic], type[np.generic]]] = {
+        "fp32": (np.float32, np.float32),
+        "int8": (np.uint8, np.int8),  # what goes in is unsigned, weights are signed
+    }
+    kind, kind_of_weight = kinds.get(precision, (np.float16, np.float16))
     random = np.random.default_rng(0)
-    left = random.normal(size=(m, k)).astype(kind)
+    left = random.uniform(0, 99, size=(m, k)).astype(kind)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "gemm.onnx"
-        _write_product(file, random.normal(size=(k, n)).astype(kind), m)
+        _write_product(file, left, random.uniform(-9, 9, size=(k, n)).astype(kind_of_weight))
         engine = OnnxRuntimeEngine(file, threads=threads)
         return 2 * m * k * n / _best(lambda: engine.run({"left": left})) / 1e9
 
 
-def _write_product(file: Path, right: np.ndarray[tuple[int, ...], np.dtype[np.generic]], rows: int) -> None:
+def _write_product(file: Path, one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> None:
     import onnx
     from onnx import helper, numpy_helper
 
-    kind = helper.np_dtype_to_tensor_dtype(right.dtype)
-    left = helper.make_tensor_value_info("left", kind, [rows, right.shape[0]])
-    result = helper.make_tensor_value_info("result", kind, [rows, right.shape[1]])
-    node = helper.make_node("MatMul", ["left", "right"], ["result"])
-    graph = helper.make_graph([node], "gemm", [left], [result], [numpy_helper.from_array(right, "right")])
+    whole = one.dtype == np.uint8
+    kind = helper.np_dtype_to_tensor_dtype(one.dtype)
+    left = helper.make_tensor_value_info("left", kind, one.shape)
+    sums = onnx.TensorProto.INT32 if whole else kind
+    result = helper.make_tensor_value_info("result", sums, [len(one), other.shape[1]])
+    node = helper.make_node("MatMulInteger" if whole else "MatMul", ["left", "right"], ["result"])
+    graph = helper.make_graph([node], "gemm", [left], [result], [numpy_helper.from_array(other, "right")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +22,21 @@ from ovsdino_runtime.bundle import load_bundle
 from ovsdino_runtime.engines import available_threads
 from ovsdino_runtime.errors import OvsdinoError
 from ovsdino_runtime.photo import load_photo
-from ovsdino_runtime.segmenter import WINDOWS_AT_ONCE, Segmenter, find_bundle
+from ovsdino_runtime.pipeline import WINDOWS_AT_ONCE
+from ovsdino_runtime.segmenter import Segmenter, find_bundle
 
 Report = Callable[[str], None]
 
 
-def measure(request: LatencyRequest, report: Report = lambda _: None) -> list[Latency]:
+def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterator[Latency]:
     """Measure every size with every number of classes.
 
     Args:
         request: what to measure.
         report: told of each step in a few words.
+
+    Yields:
+        Each result as soon as it is there.
 
     Raises:
         OvsdinoError: no such model, form or photo.
@@ -41,24 +45,24 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> list[La
     bundle = load_bundle(find_bundle(request.spec.model))
     threads = request.spec.threads or available_threads()
     report(f"matrix products and copies, {threads} threads")
-    rates = measure_rates("fp16" if request.spec.form == "onnx-fp16" else "fp32", threads)
-    results = []
+    rates = measure_rates(models.PRECISIONS.get(request.spec.form, "fp32"), threads)
     with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
         for size in request.sizes:
             photo = make_photo(bundle, request.photo, size, Path(folder))
             for count in request.classes:
                 case = Case(request, bundle, rates, photo, threads, choose_classes(count), environment)
                 report(f"{size[0]}x{size[1]}, {count} classes")
-                results.append(measure_case(case, report))
-    return results
+                yield measure_case(case, report)
 
 
 def write_latency(request: LatencyRequest, out: Path, report: Report) -> tuple[Path, list[Latency]]:
-    """Measure, and write the results into a folder; see `measure`."""
-    measured = measure(request, report)
-    first = measured[0]
-    file = out / f"latency-{first.model}-{first.form}.json"
-    save(FileReport(latency=tuple(measured)), file)
+    """Measure, and write the results into a folder, after each of them what there is; see `measure`."""
+    measured: list[Latency] = []
+    file = out
+    for one in measure(request, report):
+        measured.append(one)
+        file = out / f"latency-{one.model}-{one.form}.json"
+        save(FileReport(latency=tuple(measured)), file)
     return file, measured
 
 
@@ -104,7 +108,7 @@ def measure_case(case: Case, report: Report) -> Latency:
         model=case.bundle.manifest.name,
         form=spec.form,
         engine=engine.description,
-        device=spec.device,
+        device="cpu",
         threads=case.threads,
         size=f"{photo.shape[1]}x{photo.shape[0]}",
         classes=len(case.vocabulary.classes),

@@ -37,29 +37,42 @@ def stage_plot(one: Latency) -> str:
     return _svg(draw, height=0.9 + ROW * len(one.stages))
 
 
-def sweep_plot(latencies: Sequence[Latency], *, memory: bool) -> str:
-    """Draw time, or memory above the model, against the number of classes, a line for each way and size."""
+def sweep_plot(latencies: Sequence[Latency], *, memory: bool, pixels: bool = False) -> str:
+    """Draw time, or memory above the model, against the number of classes, a line for each way and size.
+
+    Args:
+        latencies: of one model form.
+        memory: draw memory, not time.
+        pixels: draw against the photo's megapixels, a line for each way and number of classes.
+    """
+
+    def position(one: Latency) -> float:
+        return megapixels(one) if pixels else one.classes
+
+    def line(one: Latency) -> str:
+        return f"{one.classes} classes" if pixels else one.size
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for number, size in enumerate(dict.fromkeys(one.size for one in latencies)):
-            some = sorted((one for one in latencies if one.size == size), key=lambda one: one.classes)
+        for number, other in enumerate(dict.fromkeys(map(line, latencies))):
+            some = sorted((one for one in latencies if line(one) == other), key=position)
             style = ("-", "--", ":", "-.")[number % 4]
             for name, colour in (("runtime", BLUE), ("torch", RED), ("onnxruntime", INK)):
                 points = [
-                    (one.classes, y) for one in some if (y := _figure(one, name, memory=memory)) is not None
+                    (position(one), y) for one in some if (y := _figure(one, name, memory=memory)) is not None
                 ]
                 if points:
                     axes.plot(
-                        *zip(*points, strict=True), style, marker="o", color=colour, label=f"{name}, {size}"
+                        *zip(*points, strict=True), style, marker="o", color=colour, label=f"{name}, {other}"
                     )
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlabel("classes")
+        axes.set_title(f"{latencies[0].model}, {latencies[0].form}", loc="left", fontsize=9)
+        axes.set_xlabel("megapixels of the photo" if pixels else "classes")
         axes.set_ylabel("MB above the loaded model" if memory else "ms, median")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
-        axes.set_xticks(sorted({one.classes for one in latencies}))
+        axes.set_xticks(sorted(set(map(position, latencies))))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.legend(frameon=False, fontsize=8)
@@ -82,6 +95,12 @@ def class_plot(one: Quality) -> str:
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
     return _svg(draw, height=0.8 + 0.2 * sum(row.pixels > 0 for row in one.classes))
+
+
+def megapixels(one: Latency) -> float:
+    """Return the size of the photo that was labelled."""
+    width, height = map(int, one.size.split("x"))
+    return round(width * height / 1e6, 2)
 
 
 def _figure(one: Latency, way: str, *, memory: bool) -> float | None:

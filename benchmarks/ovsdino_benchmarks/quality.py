@@ -16,6 +16,7 @@ from ovsdino_benchmarks.models import Form, ModelSpec
 from ovsdino_benchmarks.protocol import OVSDINO, Protocol, find_protocol, own_protocol
 from ovsdino_benchmarks.results import Quality, Report
 from ovsdino_runtime.bundle import load_bundle
+from ovsdino_runtime.errors import EngineError
 from ovsdino_runtime.segmenter import find_bundle
 
 Done = Callable[[int, int], None]
@@ -53,6 +54,8 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
     Raises:
         OvsdinoError: data, model or protocol do not fit; nothing is computed then.
     """
+    if request.spec.sam is not None and set(request.forms) != {"torch"}:
+        raise EngineError(f"--sam: got --form {', '.join(request.forms)}, expected --form torch and no other")
     datasets = [open_benchmark(name, request.data) for name in request.benchmarks] or [
         open_folder(
             request.data, request.names, ignore=request.ignore, reduce_zero_label=request.reduce_zero_label
@@ -69,7 +72,7 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
                 continue
             result, counts = found
             say(f"{protocol.describe()}\n{describe(result)}")
-            files.append(request.out / f"quality-{dataset.name}-{result.model}-{form}.json")
+            files.append(request.out / f"quality-{dataset.name}-{result.model}-{spec.label}.json")
             results.save(Report(quality=(result,)), files[-1])
             np.savez_compressed(
                 request.out / result.confusion, confusion=counts.confusion, boundary=counts.boundary

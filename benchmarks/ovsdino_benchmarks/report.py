@@ -160,7 +160,10 @@ def _latency(measured: Sequence[Latency]) -> Iterable[Section]:
         for way in one.skipped
     )
     yield Section(
-        "Latency, end to end", (LATENCY_NOTE, *skipped), (Table(header, tuple(rows)),), _sweeps(measured)
+        "Latency, end to end",
+        (LATENCY_NOTE, *skipped),
+        (Table(header, tuple(rows)),),
+        tuple(_sweeps(measured)),
     )
     for one in measured:
         yield _stage_section(one)
@@ -196,10 +199,14 @@ def _fresh(fresh: Fresh) -> tuple[str, str]:
     return _milliseconds(fresh.load + fresh.first), f"{fresh.above:.0f}"
 
 
-def _sweeps(measured: Sequence[Latency]) -> tuple[str, ...]:
-    if len({one.classes for one in measured}) < 2:
-        return ()
-    return plots.sweep_plot(measured, memory=False), plots.sweep_plot(measured, memory=True)
+def _sweeps(measured: Sequence[Latency]) -> Iterable[str]:
+    """Plot what varies, the number of classes or the size of the photo, for each model form by itself."""
+    for form in dict.fromkeys((one.model, one.form) for one in measured):
+        some = [one for one in measured if (one.model, one.form) == form]
+        varies = len({one.classes for one in some}) > 1, len({one.size for one in some}) > 1
+        for pixels in (pixels for pixels in (False, True) if varies[pixels]):
+            for memory in (False, True):
+                yield plots.sweep_plot(some, memory=memory, pixels=pixels)
 
 
 def _stage_section(one: Latency) -> Section:
@@ -223,12 +230,13 @@ def _stage_row(stage: Stage) -> tuple[str, ...]:
 
 
 def _provenance(measured: Sequence[Quality | Latency]) -> Section:
-    machines = dict.fromkeys(_describe_machine(one.environment) for one in measured)
+    machines = dict.fromkeys(describe_machine(one.environment) for one in measured)
     commands = dict.fromkeys(one.command for one in measured)
     return Section("Where and how", tuple(machines), commands=tuple(commands))
 
 
-def _describe_machine(e: Environment) -> str:
+def describe_machine(e: Environment) -> str:
+    """Say in one line where and with what something was measured."""
     packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
     return (
         f"{e.date}: {e.processor}, {e.processors} processors ({e.clock}), {e.memory_gb:.0f} GB, "

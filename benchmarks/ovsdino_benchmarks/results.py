@@ -151,8 +151,8 @@ class Report:
     latency: tuple[Latency, ...] = field(default=())
 
 
-def save(report: Report, path: Path) -> None:
-    """Write a report in one step."""
+def save(report: object, path: Path) -> None:
+    """Write a report, a dataclass, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(strict_json.dumps(report), encoding="utf-8")

@@ -98,7 +98,11 @@ def why_not(job: Job, photo: tuple[int, int], manifest_limits: tuple[int, int]) 
         except ImportError:
             return "torch is not installed"
     height, width = fit_size(*photo, short_side=manifest_limits[0], long_side=manifest_limits[1])
-    needed = 4 * len(job.classes) * (3 * height * width + photo[0] * photo[1]) / 1e6
+    resized, full = height * width, photo[0] * photo[1]
+    scores = 3 * resized + full  # torch: added up, one window's, divided; then at full size
+    if job.way == "onnxruntime":  # numpy: added up, divided; rows, then three products at full size
+        scores = 2 * resized + photo[0] * width + 3 * full
+    needed = 4 * len(job.classes) * scores / 1e6
     free = memory("MemAvailable", Path("/proc/meminfo")) * MEMORY_SHARE
     if free and needed > free:
         return f"full-size scores of {len(job.classes)} classes need {needed:,.0f} MB, {free:,.0f} are free"
@@ -146,7 +150,7 @@ def _numpy_loop(bundle: Bundle, job: Job, text: Floats) -> Way:
     limits, head, size = manifest.preprocessing, manifest.head, manifest.windows.size
     options = ort.SessionOptions()
     options.intra_op_num_threads = job.threads
-    graph = manifest.graphs["vision.fp16" if job.form == "onnx-fp16" else "vision"]
+    graph = manifest.graphs[models.graph_of(job.form)]
     file_of_graph = str(bundle.file(graph.file))
     session: Any = ort.InferenceSession(file_of_graph, options, providers=["CPUExecutionProvider"])
 

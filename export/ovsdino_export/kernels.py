@@ -30,10 +30,24 @@ ENTRIES: dict[Operator, str] = {
     "DepthwiseBlockStride2": "depthwise_block",
     "PreservationGate": "preservation_gate",
     "UpsampleArgmax": "upsample_argmax",
+    "PhotoWindows": "photo_windows",
+    "CosineScores": "cosine_scores",
+    "MergeArgmax": "merge_argmax",
 }
-POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16", "uint16": "*u16"}
+POINTERS = {
+    "float32": "*fp32",
+    "float16": "*fp16",
+    "bfloat16": "*bf16",
+    "int32": "*i32",
+    "uint16": "*u16",
+    "uint8": "*u8",
+}
 TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # of the vision graph -> of its features
+AROUND: set[Operator] = {"PhotoWindows", "CosineScores", "MergeArgmax"}  # the engine, not in its graph
 ONE = GridAxis(1, 1)
+WINDOW_BLOCK = 512  # pixels of a window that a program of `photo_windows` makes
+SCORES_BLOCK = (16, 64, 32)  # classes and nodes of a program of `cosine_scores`, channels at once
+TILE = (32, 32, 16)  # rows and columns of a program of `merge_argmax` [px], nodes at once
 ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -87,10 +101,59 @@ def plan_kernels(config: ModelConfig, precisions: Iterable[str]) -> Iterator[Ker
         {"block": ROW_BLOCK},
         (
             KernelArgument("logits", "input", "float32"),
-            *(KernelArgument(name, "integer", "int32") for name in names),
+            *_integers(*names),
             KernelArgument("labels", "output", "uint16"),
         ),
         (GridAxis("out_width", ROW_BLOCK), GridAxis("out_height", 1), ONE),
+    )
+    yield from plan_device_kernels()
+
+
+def plan_device_kernels() -> Iterator[KernelPlan]:
+    """Yield the kernels before and behind the vision engine, which are the same for every model."""
+    parts = {"lows": "int32", "shares": "float32", "starts": "int32", "weights": "float32"}
+    sides = {f"{side}_{part}": kind for side in ("row", "column") for part, kind in parts.items()}
+    yield KernelPlan(
+        "PhotoWindows",
+        "float32",
+        {"block": WINDOW_BLOCK},
+        (
+            *_inputs({"photo": "uint8"} | sides | {"colours": "float32"}),
+            *_integers("width", "across", "first", "near", "row_taps", "column_taps", "antialias", "size"),
+            KernelArgument("pixels", "output", "float32"),
+        ),
+        (GridAxis("area", WINDOW_BLOCK), GridAxis("batch", 1), ONE),
+    )
+    classes, nodes, depth = SCORES_BLOCK
+    yield KernelPlan(
+        "CosineScores",
+        "float32",
+        {"classes": classes, "nodes": nodes, "depth": depth},
+        (
+            *_inputs(dict.fromkeys(("features", "text"), "float32")),
+            *_integers("first", "classes", "windows", "channels", "area"),
+            KernelArgument("scores", "output", "float32"),
+        ),
+        (GridAxis("area", nodes), GridAxis("classes", classes), GridAxis("windows", 1)),
+    )
+    yield _plan_merge()
+
+
+def _plan_merge() -> KernelPlan:
+    rows, columns, nodes = TILE
+    tables = {"row_nodes": "int32", "row_weights": "float32", "column_nodes": "int32"}
+    outputs = {"best": "float32", "labels": "uint16", "confidence": "float16"}
+    return KernelPlan(
+        "MergeArgmax",
+        "float32",
+        {"rows": rows, "columns": columns, "nodes": nodes},
+        (
+            *_inputs({"scores": "float32"} | tables | {"column_weights": "float32", "head": "float32"}),
+            *_integers("first", "classes", "last", "offset", "plane"),
+            *_integers("row_count", "column_count", "height", "width"),
+            *(KernelArgument(name, "output", dtype) for name, dtype in outputs.items()),
+        ),
+        (GridAxis("width", columns), GridAxis("height", rows), ONE),
     )
 
 
@@ -182,14 +245,14 @@ def _compile(plan: KernelPlan, gpu: str) -> Any:  # noqa: ANN401 - Triton's own 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from ovsdino.kernels import triton_kernels
+    from ovsdino.kernels import device_kernels, triton_kernels
 
     constants: dict[str, int | float] = {name.upper(): value for name, value in plan.constants.items()}
     if "groups" in plan.constants:
         constants["EPSILON"] = EPSILON
     types = {argument.name: _triton_type(argument) for argument in plan.arguments}
     source = ASTSource(
-        getattr(triton_kernels, ENTRIES[plan.operator]),
+        getattr(device_kernels if plan.operator in AROUND else triton_kernels, ENTRIES[plan.operator]),
         signature=types | dict.fromkeys(constants, "constexpr"),
         constexprs=constants,
         attrs={(i,): ALIGNED for i, kind in enumerate(types.values()) if kind.startswith("*")},
@@ -202,6 +265,10 @@ def _compile(plan: KernelPlan, gpu: str) -> Any:  # noqa: ANN401 - Triton's own 
 
 def _inputs(types: dict[str, str]) -> list[KernelArgument]:
     return [KernelArgument(name, "input", dtype) for name, dtype in types.items()]
+
+
+def _integers(*names: str) -> list[KernelArgument]:
+    return [KernelArgument(name, "integer", "int32") for name in names]
 
 
 def _triton_type(argument: KernelArgument) -> str:

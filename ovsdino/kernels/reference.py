@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-5  # of the group's variance; torch's default, which the network keeps
 MOST_CLASSES = 65535  # labels are uint16
+
+
+class Side(NamedTuple):
+    """How the rows, or the columns, of all windows come from a photo's.
+
+    Value ``n`` of a side is a blend of two of the resized photo's, ``lows[n]`` and the next one, with the
+    share ``shares[n]`` of the next. Value ``m`` of the resized photo is the sum of K of the photo's from
+    ``starts[m]`` on, with the weights ``weights[m]``.
+    """
+
+    lows: Tensor
+    shares: Tensor
+    starts: Tensor
+    weights: Tensor
 
 
 def depthwise_block(
@@ -63,3 +79,76 @@ def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
         best = torch.where(better, fine, best)
         labels = torch.where(better, index, labels)
     return labels.to(torch.uint16)
+
+
+def photo_windows(
+    photo: Tensor, rows: Side, columns: Side, colours: Tensor, *, size: int, antialias: bool
+) -> Tensor:
+    """Resize a photo to whole numbers, cut its windows, stretch those that are short, normalise the colours.
+
+    Args:
+        photo: RGB in 0..255.
+        rows, columns: how each row and column of all windows comes about.
+        colours: three slopes, then three shifts.
+        size: S, a window's side [px].
+        antialias: round after each side, as Pillow does; else after both.
+
+    Shape: (H, W, 3) uint8 -> (B, 3, S, S), windows in row-major order.
+    """
+    narrow = _weigh(photo.float(), columns, 1)  # (H, W', 3)
+    narrow = (narrow + 0.5).floor() if antialias else narrow
+    resized = (_weigh(narrow, rows, 0) + 0.5).floor()  # (H', W', 3)
+    stretched = _stretch(_stretch(resized, rows, 0), columns, 1)  # (down * S, across * S, 3)
+    colourful = stretched * colours[:3] + colours[3:]
+    tiles = colourful.reshape(len(rows.lows) // size, size, len(columns.lows) // size, size, 3)
+    return tiles.permute(0, 2, 4, 1, 3).reshape(-1, 3, size, size)
+
+
+def _weigh(image: Tensor, side: Side, axis: int) -> Tensor:
+    image = image.movedim(axis, -1)
+    taps = torch.arange(side.weights.shape[1])
+    return (image[..., side.starts[:, None] + taps] * side.weights).sum(-1).movedim(-1, axis)
+
+
+def _stretch(image: Tensor, side: Side, axis: int) -> Tensor:
+    image = image.movedim(axis, -1)
+    high = (side.lows + 1).clamp(max=image.shape[-1] - 1)
+    blended = image[..., side.lows] * (1 - side.shares) + image[..., high] * side.shares
+    return blended.movedim(-1, axis)
+
+
+def cosine_scores(features: Tensor, text: Tensor) -> Tensor:
+    """Compare every position with every class. Shape: (B, D, h, w), (N, D) -> (N, B, h, w)."""
+    return torch.einsum("bdhw,nd->nbhw", features, text)
+
+
+def merge_argmax(
+    scores: Tensor,
+    row_nodes: Tensor,
+    row_weights: Tensor,
+    column_nodes: Tensor,
+    column_weights: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Spread the scores of all windows over a photo, tile by tile, and find each pixel's best class.
+
+    Of equal scores the first class wins. A NaN never wins; where there is nothing else the label is 0.
+
+    Args:
+        scores: of each class at all nodes.
+        row_nodes: for each band of rows, where its K rows of nodes begin; a node lies at the sum of both.
+        row_weights: for each row of pixels, the weights of its band's nodes.
+        column_nodes, column_weights: likewise.
+
+    Shape: (N, nodes), (bands, K), (H, K), (strips, K'), (W, K') -> best (H, W), labels (H, W) int64.
+    """
+    height, width = len(row_weights) // len(row_nodes), len(column_weights) // len(column_nodes)
+    best, labels = [], []
+    for band, rows in zip(row_nodes, torch.split(row_weights, height), strict=True):
+        tiles = []
+        for strip, columns in zip(column_nodes, torch.split(column_weights, width), strict=True):
+            nodes = scores[:, band[:, None] + strip[None, :]]  # (N, K, K')
+            fine = (rows @ nodes @ columns.T).nan_to_num(nan=float("-inf"))  # (N, tile's H, tile's W)
+            tiles.append(fine.max(dim=0))
+        best.append(torch.cat([tile.values for tile in tiles], dim=1))
+        labels.append(torch.cat([tile.indices for tile in tiles], dim=1))
+    return torch.cat(best), torch.cat(labels)

@@ -49,6 +49,13 @@ def test_the_pictures_of_two_data_sets_have_their_own_classes(tiny, stripes, tmp
     assert (out / "gallery/stripes-tiny-onnx-00000-0.errors.jpg").read_bytes() != errors
 
 
+def test_the_device_bench_wants_a_bundle_with_kernels():
+    result = run("device")
+    assert result.exit_code == 2
+    assert "Missing option '--model'" in result.stderr
+    assert "ovsdino-export --kernels sm_XX" in " ".join(run("device", "--help").stdout.split())
+
+
 def test_compare_fails_where_something_got_worse(tiny, stripes, tmp_path):
     out = tmp_path / "out"
     run("quality", "--data", stripes, "--model", tiny, "--protocol", "model", "--threads", 1, "--out", out)

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from ovsdino_benchmarks import floor
 from ovsdino_benchmarks.floor import FlopsError, Rates, count_flops, measure_rates
 
 
@@ -69,3 +70,7 @@ def test_rates_are_measured(quick):
     rates = measure_rates("fp32", 1)
     assert 0.1 < rates.gflops < 1e6
     assert 0.01 < rates.copy_gb_s < 1e5
+
+
+def test_int8_products_have_a_rate_of_their_own():
+    assert 0 < floor._product_gflops(8, 32, 16, precision="int8", threads=1) < 1e6

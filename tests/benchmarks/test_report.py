@@ -1,5 +1,6 @@
 """The three files of a report, and the verdicts of a comparison."""
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -135,6 +136,22 @@ def test_markdown_says_the_same(folder, tmp_path):
     assert "ovsdino-bench quality --data 'a <folder>'" in text
     for line in text.splitlines():
         assert not line.startswith("| ") or line.endswith(" |")
+
+
+def test_what_varies_is_plotted_for_each_model(tmp_path):
+    small, large = latency(10), replace(latency(10), size="1920x1080", end_to_end=replace(TIMES, p50=900.0))
+    for name, some, plots in (
+        ("sizes", (small, large), ["megapixels of the photo"] * 2),
+        ("classes", (small, latency(171)), ["classes"] * 2),
+        ("models", (small, replace(latency(171), model="other")), []),
+        ("all", (small, large, latency(171)), ["classes"] * 2 + ["megapixels of the photo"] * 2),
+    ):
+        results.save(Report(latency=some), tmp_path / name / "l.json")
+        page = write_report([tmp_path / name], tmp_path / name / "report")[2].read_text(encoding="utf-8")
+        assert re.findall(r">(classes|megapixels of the photo)</text>", page) == plots
+    assert ">0.31</text>" in page  # the ticks: 640x480 and 1920x1080
+    assert ">2.07</text>" in page
+    assert ">runtime, 171 classes</text>" in page
 
 
 def test_a_subset_is_marked(tmp_path):

@@ -13,6 +13,7 @@ from ovsdino_export.kernels import (
     compile_kernels,
     parse_gpus,
     plan_depthwise_block,
+    plan_device_kernels,
     plan_gate,
     plan_kernels,
 )
@@ -73,17 +74,34 @@ def test_every_kernel_of_a_model_compiles(triton, tmp_path):
         "DepthwiseBlockStride2",
         "PreservationGate",
         "UpsampleArgmax",
+        "PhotoWindows",
+        "CosineScores",
+        "MergeArgmax",
     ]
     said = []
     kernels = compile_kernels(plans, ["sm_89"], tmp_path, said.append)
-    assert said == ["compiling 4 kernels for sm_89"]
+    assert said == ["compiling 7 kernels for sm_89"]
     for kernel in kernels:
         ptx = (tmp_path / kernel.file).read_text()
         assert len(describe_ptx(ptx).parameters) == len(kernel.arguments)
         assemble(triton, ptx, kernel.target, tmp_path)
     sizes = {"batch": 3, "out_width": 640, "out_height": 480}
+    sizes |= {"width": 640, "height": 480, "area": 448**2, "classes": 171, "windows": 6}
     grids = [[axis.programs(sizes) for axis in kernel.grid] for kernel in kernels]
-    assert grids == [[8, 3, 1], [8, 3, 1], [2, 3, 1], [3, 480, 1]]
+    assert grids[:4] == [[8, 3, 1], [8, 3, 1], [2, 3, 1], [3, 480, 1]]
+    assert grids[4:] == [[392, 3, 1], [3136, 11, 6], [20, 15, 1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", PTX_VERSIONS)
+def test_the_kernels_around_the_engine_compile_for_every_gpu(triton, gpu, tmp_path):
+    for plan in plan_device_kernels():
+        kernel, ptx = compile_kernel(plan, gpu)
+        found = describe_ptx(ptx)
+        assert runs_on(found.target, gpu)
+        assert len(found.parameters) == len(plan.arguments)
+        assert kernel.shared_memory <= 48 * 1024  # what every GPU gives without being asked
+        assemble(triton, ptx, found.target, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
