@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,14 +20,14 @@ from ovsdino.checkpoint import load_model
 from ovsdino.config import ModelConfig
 from ovsdino.head import unit
 from ovsdino.model import OVSDINO
-from ovsdino_export import parity
+from ovsdino_export import int8_gate, int8_ladder, parity
+from ovsdino_export.cpu_fusions import call_attention
 from ovsdino_export.graph import TEXT, VISION, describe, export_graph
 from ovsdino_export.kernels import compile_kernels, plan_kernels
 from ovsdino_export.ladder import climb
 from ovsdino_export.local_functions import call_functions
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.pipeline import TextPipeline, VisionPipeline
-from ovsdino_export.quantize import quantize
 from ovsdino_export.storage import save_sharing_weights, store_as_half
 from ovsdino_export.text import TextHalf, load_text_half
 from ovsdino_runtime import bundle
@@ -73,6 +74,7 @@ class ExportRequest:
     kernels: tuple[str, ...] = ()  # compile the fused kernels for these GPUs; see `parse_gpus`
     bf16: bool = False  # add vision.bf16.onnx
     int8: bool = False  # add vision.int8.onnx
+    int8_data: Path | None = None  # labelled photos on which INT8 must keep its mIoU; see `find_sets`
 
 
 def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bundle.Bundle:
@@ -89,6 +91,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
     """
     target = check_target(request)
+    labelled = int8_gate.find_sets(request.int8_data) if request.int8_data else ()
     report("loading weights")
     model = load_model(request.model, request.checkpoint)
     if not model.config.encoder:
@@ -108,7 +111,9 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         for precision in wanted_halves(request):
             report(f"trying {precision} on {photos.source}")
             plans[precision] = climb(model, precision, pixels, expected=expected, bank=bank, report=report)
-        graphs |= export_vision(model, staging, plans, report, inline=request.inline, int8=request.int8)
+        fit = partial(int8_ladder.fit, pixels=pixels, expected=expected, bank=bank, report=report)
+        quantize = fit if request.int8 else None
+        graphs |= export_vision(model, staging, plans, report, inline=request.inline, quantize=quantize)
         report(f"comparing with torch on {photos.source}")
         figures |= vision_parity(model, graphs, staging, pixels, expected=expected, bank=bank)
         for name, figure in figures.items():
@@ -119,6 +124,8 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         if request.kernels:
             fused = plan_kernels(model.config, [graph.precision for graph in graphs.values()])
             manifest = replace(manifest, kernels=compile_kernels(fused, request.kernels, staging, report))
+        if labelled:
+            int8_gate.gate(manifest, staging, labelled, report)
         report(f"writing {target}")
         return bundle.write_bundle(target, manifest, staging, overwrite=request.overwrite)
 
@@ -165,7 +172,7 @@ def export_vision(
     report: Report,
     *,
     inline: bool = False,
-    int8: bool = False,
+    quantize: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
 ) -> dict[bundle.GraphName, bundle.Graph]:
     """Write the vision graphs, by precision with the layers kept in FP32; they share a file of weights."""
     size = model.config.image_size
@@ -177,10 +184,11 @@ def export_vision(
         report(f"exporting {file}")
         example = torch.zeros(2, 3, size, size)
         pipeline = VisionPipeline(model, precision, fp32=kept)
-        pipeline = pipeline if inline else call_functions(pipeline)
+        if not inline:
+            pipeline = call_functions(call_attention(pipeline) if precision == "fp32" else pipeline)
         models[file] = export_graph(pipeline, example, VISION, precision=precision, fp32=kept)
         graphs[name] = describe(models[file], file, precision, kept)
-    if int8:
+    if quantize is not None:
         report("quantizing vision.int8.onnx")
         models["vision.int8.onnx"] = quantize(models["vision.onnx"])
         store_as_half(models["vision.int8.onnx"])

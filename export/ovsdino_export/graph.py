@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ovsdino import __version__
-from ovsdino_export import lint, local_functions
+from ovsdino_export import cpu_fusions, lint, local_functions
 from ovsdino_runtime import bundle
 from ovsdino_runtime.errors import OvsdinoError
 
@@ -71,6 +71,7 @@ def export_graph(
     refuse_fused_attention(program.exported_program)
     model: onnx.ModelProto = program.model_proto
     local_functions.define_functions(model)
+    cpu_fusions.define_attention(model)
     lint.check(model, precision=precision, dynamic=spec.dynamic.values(), fp32=fp32)
     strip(model)
     onnx.checker.check_model(model)

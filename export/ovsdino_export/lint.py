@@ -19,7 +19,7 @@ from ovsdino_runtime.errors import OvsdinoError
 
 FORBIDDEN = {"If", "Loop", "Scan", "Range", "GridSample", "NonZero", "SequenceAt"}
 DOMAINS = {"", "ai.onnx"}
-FUNCTIONS = "ovsdino"  # domain of the local functions, allowed where the model defines them
+FUNCTIONS = {"ovsdino", "com.microsoft"}  # domains of local functions, allowed where the model defines them
 PRODUCTS = {"MatMul", "Gemm", "Conv"}  # FP16 where the graph is FP16
 STATISTICS = {"LayerNormalization", "InstanceNormalization", "Softmax", "ReduceL2"}  # always FP32
 HALF: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
@@ -72,8 +72,8 @@ def lint(
     """Yield all that is wrong with a graph; the arguments are those of `check`."""
     types = element_types(model)
     allowed = set(dynamic)
-    functions = {function.name for function in model.functions if function.domain == FUNCTIONS}
-    domains = DOMAINS | ({FUNCTIONS} if functions else set())
+    functions = {(function.domain, function.name) for function in model.functions}
+    domains = DOMAINS | (FUNCTIONS & {domain for domain, _ in functions})
     for opset in model.opset_import:
         if opset.domain not in domains:
             yield Finding(f"opset {opset.domain}", "", "unknown domain; engines know only standard operators")
@@ -84,7 +84,7 @@ def lint(
             yield Finding(f"value {name}", "", "float64, which TensorRT does not know; compute it in float32")
     for node in model.graph.node:
         own: Precision = "fp32" if is_kept(module_of(node), fp32) else precision
-        if node.domain == FUNCTIONS and node.op_type in functions:
+        if node.domain in FUNCTIONS and (node.domain, node.op_type) in functions:
             yield from _lint_call(node, model, types, own)
             continue
         for why in _faults(node, types, own):
