@@ -1,0 +1,121 @@
+"""The command ``ovsdino pseudo-masks``, a skin over `ovsdino.masks.make`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ovsdino_runtime.errors import OvsdinoError
+
+if TYPE_CHECKING:
+    from ovsdino.masks.request import Request
+
+FOLDER = click.Path(path_type=Path)
+SHARE = click.FloatRange(0, 1)
+COUNT = click.IntRange(min=1)
+
+
+class RefusalError(click.ClickException):
+    """Something that the user can mend."""
+
+    exit_code = 2
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--photos", type=FOLDER, required=True, metavar="DIR", help="The photos, in it and below it.")
+@click.option("--captions", type=FOLDER, metavar="FILE", help="Their captions, in COCO's format.")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Where the shards go; goes on there.")
+@click.option(
+    "--source",
+    type=click.Choice(["grounded-sam", "segmenters"]),
+    default="grounded-sam",
+    show_default=True,
+    help="The paper's Grounding DINO and SAM, or segmenters of fixed vocabularies, which made nano's masks.",
+)
+@click.option(
+    "--detector",
+    default="IDEA-Research/grounding-dino-tiny",
+    show_default=True,
+    metavar="DIR|NAME",
+    help="Grounding DINO: a folder, or a name in the Hugging Face hub's cache.",
+)
+@click.option(
+    "--sam", type=FOLDER, default=Path("sam_vit_h_4b8939.pth"), show_default=True, metavar="FILE",
+    help="SAM's checkpoint, of any size.",
+)  # fmt: skip
+@click.option("--box-threshold", type=SHARE, default=0.25, show_default=True, help="Least score of a box.")
+@click.option(
+    "--text-threshold", type=SHARE, default=0.20, show_default=True, help="Of each token of a noun."
+)
+@click.option("--nms-iou", type=SHARE, default=0.5, show_default=True, help="Most overlap of a noun's boxes.")
+@click.option(
+    "--least-area",
+    type=SHARE,
+    default=0.001,
+    show_default=True,
+    help="Smaller masks are dropped, of the photo.",
+)
+@click.option(
+    "--least-captions", type=COUNT, default=100, show_default=True, help="A noun must stand in so many."
+)
+@click.option("--nltk-data", type=FOLDER, metavar="DIR", help="NLTK's tagger and WordNet, if elsewhere.")
+@click.option(
+    "--wordnet", type=FOLDER, metavar="FILE", help="Open English WordNet in YAML instead of NLTK's."
+)
+@click.option("--teachers", type=FOLDER, metavar="DIR", help="The segmenters' TFLite files and word lists.")
+@click.option("--concepts", type=FOLDER, metavar="FILE", help="What the segmenters' labels mean.")
+@click.option("--lvis", type=FOLDER, metavar="FILE", help="LVIS's categories, for more words of captions.")
+@click.option("--classifier", type=FOLDER, metavar="FILE", help="ViT-Ti/16, to name boxes with finer words.")
+@click.option("--most", type=COUNT, metavar="N", help="Take so many photos only, spread over the folder.")
+@click.option("--shard-size", type=COUNT, default=64, show_default=True, help="Photos a shard.")
+@click.option("--sheet", type=click.IntRange(min=0), default=12, show_default=True, help="Samples to draw.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cuda where there is one]")
+@click.option("--ray", metavar="ADDRESS", help="Ray cluster that sees the same paths; `local` starts one.")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Ray workers, with a GPU each.")
+def pseudo_masks(**options: Any) -> None:  # noqa: ANN401 - whole to Request, which names and types them
+    """Find masks for the words of photos' captions: what `ovsdino train` learns from.
+
+    Killed and started again with the same options, it goes on where it stopped.
+    """
+    with refusing():
+        from ovsdino.masks.request import Request
+
+        run(Request(**options))
+
+
+def run(request: Request) -> None:
+    """Plan, make, and say what came of it."""
+    from ovsdino.masks.progress import counting, working
+    from ovsdino.masks.request import plan
+
+    with counting("captions") as advance:
+        made = plan(request, advance)
+    for note in made.notes:
+        click.echo(note, err=True)
+    with working() as (begin, done):
+        made.run(begin, done)
+    for line in made.summary():
+        click.echo(line)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what the user can mend into one line on stderr and exit 2."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = "cluster" if error.name == "ray" else "masks"
+        raise RefusalError(
+            f"this needs {error.name}, which is not installed: pip install 'ovsdino[{extra}]'"
+        ) from error
+    except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
+        from ovsdino.trouble import explain
+
+        line = explain(error, "give a smaller --sam or --detector, or fewer --workers")
+        if line is None:
+            raise
+        raise RefusalError(line) from error

@@ -1,0 +1,103 @@
+"""Make the pseudo-masks of a folder of photos, shard by shard; one process or many run the same function."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ovsdino import __version__
+from ovsdino.masks.nouns import PhotoNouns
+from ovsdino.masks.shards import (
+    SCHEMA_VERSION,
+    MaskInfo,
+    Record,
+    Skipped,
+    check_masks,
+    finish_masks,
+    listing_hash,
+    missing_shards,
+    start_masks,
+    write_beside,
+    write_shard,
+)
+from ovsdino.masks.source import Source, SourceOptions
+from ovsdino_runtime.errors import PhotoError
+from ovsdino_runtime.photo import load_photo
+
+Advance = Callable[[int], None]  # told of so many further photos
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made, of what, and where."""
+
+    out: Path
+    photos: Path  # folder
+    tasks: tuple[PhotoNouns, ...]  # one a photo
+    source: SourceOptions
+    shard_size: int = 64  # photos a shard: what a kill can cost
+    options: Mapping[str, object] = field(default_factory=dict)  # further things that the masks depend on
+    beside: Mapping[str, object] = field(
+        default_factory=dict
+    )  # JSON files beside the shards: name -> content
+
+    @property
+    def info(self) -> MaskInfo:
+        """Describe the job, for ``masks.json``."""
+        said = hashlib.sha256(json.dumps([(t.nouns, t.others) for t in self.tasks]).encode()).hexdigest()
+        return MaskInfo(
+            schema_version=SCHEMA_VERSION,
+            made_by=f"ovsdino {__version__}",
+            source=self.source.name,
+            options={**self.options, **self.source.described(), "words of the photos": said[:16]},
+            listing=listing_hash([task.image for task in self.tasks]),
+            photos=len(self.tasks),
+            shard_size=self.shard_size,
+        )
+
+
+def shard_records(
+    source: Source, photos: Path, tasks: Sequence[PhotoNouns], advance: Advance
+) -> Iterator[Record]:
+    """Give each task to the source; a photo that cannot be read is skipped with the reason."""
+    for task in tasks:
+        try:
+            photo = load_photo(photos / task.image)
+        except PhotoError as error:
+            yield Skipped(task.image, str(error).removeprefix(f"{photos / task.image}: "))
+        else:
+            yield source(photo, task)
+        advance(1)
+
+
+def make_masks(job: Job, *, begin: Advance, advance: Advance) -> None:
+    """Make the shards that are missing, in this process.
+
+    Args:
+        job: what is to be made.
+        begin: told how many photos are left to do.
+        advance: told of each photo that is done.
+
+    Raises:
+        MaskError: the folder holds something else, or a network is missing; then nothing was written.
+    """
+    check_masks(job.out, info := job.info)
+    missing = missing_shards(job.out, info)
+    source = job.source.open() if missing else None
+    start_masks(job.out, info)
+    begin(sum(len(job.tasks[info.part(shard)]) for shard in missing))
+    if source is not None:
+        for shard in missing:
+            tasks = job.tasks[info.part(shard)]
+            write_shard(job.out, shard, shard_records(source, job.photos, tasks, advance))
+    finish(job)
+
+
+def finish(job: Job) -> None:
+    """Index the shards, when all are there, and write what belongs beside them."""
+    for name, content in job.beside.items():
+        write_beside(job.out, name, content)
+    finish_masks(job.out)

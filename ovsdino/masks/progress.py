@@ -1,0 +1,59 @@
+"""Progress for people: how far, how fast, how long still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def _progress(unit: str) -> Any:  # noqa: ANN401 - rich is imported only here
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Things a second, or seconds a thing where they are slow."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            if not speed:
+                return Text(f"- {unit}/s")
+            return Text(f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        speed_estimate_period=300,
+    )
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar once there is something to count; yields a function of (done, total)."""
+    with _progress(what.removesuffix("s")) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+@contextmanager
+def working() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """Show a bar of photos; yields what sets how many there are, and what adds those that are done."""
+    with _progress("photo") as bar:
+        task = bar.add_task("masks", total=None)
+        yield lambda total: bar.update(task, total=total), lambda count: bar.advance(task, count)

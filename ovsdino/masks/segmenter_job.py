@@ -1,0 +1,106 @@
+"""The job of ``ovsdino pseudo-masks --source segmenters``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovsdino.masks.agreement import SetRules
+from ovsdino.masks.captions import CaptionedPhoto, list_photos, read_captions
+from ovsdino.masks.concepts import Concepts, clean, read_concepts
+from ovsdino.masks.make import Job
+from ovsdino.masks.nouns import PhotoNouns
+from ovsdino.masks.segmenters import SegmenterOptions, photo_set
+from ovsdino.masks.shards import MaskError
+from ovsdino_runtime import strict_json
+
+if TYPE_CHECKING:
+    from ovsdino.masks.request import Request
+
+LABELS = "imagenet_labels.txt"
+LEAST_CAPTIONS = 2  # of a photo must share a word
+
+
+def segmenter_job(request: Request) -> Job:
+    """Read the concepts, find the photos and the words that their captions share.
+
+    Raises:
+        MaskError: a file is missing or is not what it should be.
+    """
+    from ovsdino.masks.request import spread
+
+    if request.teachers is None or request.concepts is None:
+        raise MaskError("--source segmenters needs --teachers DIR and --concepts FILE")
+    concepts = read_concepts(request.concepts, request.teachers / LABELS, request.lvis)
+    rules = read_rules(request.concepts)
+    images = tuple(image for image in list_photos(request.photos) if not is_label(image, rules))
+    said: dict[str, tuple[str, ...]] = {}
+    if request.captions is not None:
+        captions = read_captions(request.captions, request.photos)
+        said = {photo.image: shared_words(photo, concepts) for photo in captions.photos}
+    options = SegmenterOptions(
+        photos=request.photos.resolve(),
+        teachers=request.teachers.resolve(),
+        concepts=concepts,
+        rules=rules,
+        classifier=request.classifier and request.classifier.absolute(),
+        classes=known_classes(images, rules, len(concepts.imagenet)),
+        device=request.device,
+    )
+    return Job(
+        out=request.out,
+        photos=request.photos,
+        tasks=tuple(PhotoNouns(image, said.get(image, ()), ()) for image in spread(images, request.most)),
+        source=options,
+        shard_size=request.shard_size,
+        beside={"synonyms.json": concepts.synonyms(), "wider.json": concepts.wider()},
+    )
+
+
+def read_rules(file: Path) -> dict[str, SetRules]:
+    """Read what is known of the sets from the concepts' file.
+
+    Raises:
+        MaskError: a rule is unknown.
+    """
+    raw = json.loads(file.read_text(encoding="utf-8")).get("sets", {})
+    defaults = asdict(SetRules())
+    try:
+        return {name: strict_json.parse(SetRules, {**defaults, **rules}, name) for name, rules in raw.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MaskError(f"{file}: sets: {error}") from error
+
+
+def is_label(image: str, rules: dict[str, SetRules]) -> bool:
+    """Say whether a picture is a true mask and not a photo."""
+    rule = rules.get(photo_set(image))
+    return rule is not None and rule.voc_labels and Path(image).parent.name == "labels"
+
+
+def known_classes(images: tuple[str, ...], rules: dict[str, SetRules], classes: int) -> dict[str, int]:
+    """Return the ImageNet class of photos in sets that have one of each, sorted by class.
+
+    Raises:
+        MaskError: such a set has more or fewer photos than there are classes.
+    """
+    known: dict[str, int] = {}
+    for name in (name for name, one in rules.items() if one.one_class):
+        mine = [image for image in images if photo_set(image) == name]
+        if mine and len(mine) != classes:
+            raise MaskError(f"{name}/ has {len(mine)} photos, expected one of each of {classes} classes")
+        known |= {image: label for label, image in enumerate(mine)}
+    return known
+
+
+def shared_words(photo: CaptionedPhoto, concepts: Concepts) -> tuple[str, ...]:
+    """Return the first names of the concepts that at least two of a photo's captions name."""
+    nouns = {name: concept.names[0] for concept in reversed(concepts.concepts) for name in concept.names}
+    counts: Counter[str] = Counter()
+    for caption in photo.captions:
+        text = f" {clean(caption)} ".replace(".", " ").replace(",", " ")
+        counts.update({noun for name, noun in nouns.items() if f" {name} " in text or f" {name}s " in text})
+    order = dict.fromkeys(concept.names[0] for concept in concepts.concepts)
+    return tuple(noun for noun in order if counts[noun] >= LEAST_CAPTIONS)
