@@ -1,4 +1,4 @@
-"""The segmentation loss: Dice and binary cross-entropy against pseudo-masks."""
+"""The losses: alignment with SAM's features, Dice and binary cross-entropy against pseudo-masks."""
 
 from __future__ import annotations
 
@@ -32,3 +32,23 @@ def dice(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
     overlap = 2 * (p * target).sum((1, 2)) + 1
     total = p.sum((1, 2)) + target.sum((1, 2)) + 1
     return (1 - overlap / total).sum() / max(len(p), 1)
+
+
+def cosine_alignment(structure: Tensor, target: Tensor) -> Tensor:
+    """Return one minus the mean cosine between two feature maps, cell by cell.
+
+    Source: OVS-DINO, eq. 10.
+
+    Shape: structure and target (B, D, h, w) -> scalar.
+    """
+    return 1 - F.cosine_similarity(structure.float(), target.float(), dim=1).mean()
+
+
+def mse_alignment(structure: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared distance between two feature maps' cells, divided by their width D.
+
+    Source: OVS-DINO, eq. 11.
+
+    Shape: structure and target (B, D, h, w) -> scalar.
+    """
+    return F.mse_loss(structure.float(), target.float())

@@ -1,4 +1,4 @@
-"""Equation 15 by hand and by loop."""
+"""Equations 10, 11 and 15 by hand and by loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ovsdino.losses import binary_cross_entropy, dice
+from ovsdino.losses import binary_cross_entropy, cosine_alignment, dice, mse_alignment
 
 
 def test_cross_entropy_counts_only_what_is_known() -> None:
@@ -41,3 +41,28 @@ def test_perfect_and_empty_masks() -> None:
     assert float(dice(40 * masks - 20, masks, valid)) == pytest.approx(0, abs=1e-4)
     assert float(dice(masks, torch.zeros_like(masks), valid)) == 0
     assert float(binary_cross_entropy(masks, masks, torch.zeros_like(masks))) == 0
+
+
+def test_alignment_equals_a_loop_over_cells() -> None:
+    torch.manual_seed(1)
+    structure, target = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 3, 4).half()
+    cosines, distances = [], []
+    for b in range(2):
+        for y in range(3):
+            for x in range(4):
+                f, s = structure[b, :, y, x].tolist(), target[b, :, y, x].tolist()
+                dot = sum(p * q for p, q in zip(f, s, strict=True))
+                cosines.append(dot / math.sqrt(sum(p * p for p in f) * sum(q * q for q in s)))
+                distances.append(sum((p - q) ** 2 for p, q in zip(f, s, strict=True)) / 5)
+    assert float(cosine_alignment(structure, target)) == pytest.approx(1 - sum(cosines) / 24, rel=1e-5)
+    assert float(mse_alignment(structure, target)) == pytest.approx(sum(distances) / 24, rel=1e-5)
+
+
+def test_alignment_of_equal_opposite_and_scaled_maps() -> None:
+    f = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)
+    assert float(cosine_alignment(f, 2 * f)) == pytest.approx(0, abs=1e-6)
+    assert float(cosine_alignment(f, -f)) == pytest.approx(2, abs=1e-6)
+    assert float(mse_alignment(f, 2 * f)) == pytest.approx((9 + 16) / 2)
+    assert float(mse_alignment(f, f)) == 0
+    flat = torch.zeros_like(f)
+    assert torch.isfinite(cosine_alignment(f, flat))

@@ -1,0 +1,168 @@
+"""The command ``ovsdino train``. All but click is imported when it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ovsdino.training.recipe import Recipe
+
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+
+
+class RefusedError(click.ClickException):
+    """Bad input: one line on stderr, exit 2."""
+
+    exit_code = 2
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--photos", required=True, type=PATH, metavar="DIR", help="The photos that the masks are of.")
+@click.option("--masks", required=True, type=PATH, metavar="DIR", help="What `ovsdino pseudo-masks` made.")
+@click.option("--preset", default="ovsdino-vitb14", show_default=True, help="ovsdino-vitb14 or nano.")
+@click.option("--out", required=True, type=PATH, metavar="DIR", help="Gets weights, state and logs.")
+@click.option("--variant", default="ours", show_default=True, help="A row of the paper's tables.")
+@click.option("--init", type=PATH, metavar="FILE", help="Weights to begin with: a backbone's or a network's.")
+@click.option("--text", type=PATH, metavar="FILE", help="CLIP ViT-B/16.  [nano: the packaged text tower]")
+@click.option("--sam", type=PATH, metavar="FILE", help="SAM ViT-B, where the recipe aligns with it.")
+@click.option("--sam-cache", type=PATH, metavar="DIR", help="Encode fixed squares once and keep them there.")
+@click.option("--crops", type=COUNT, help="Fixed squares of a photo.  [default with --sam-cache: 1]")
+@click.option("--validate", type=PATH, metavar="DIR", help="images/, labels/*.png, names.txt.")
+@click.option("--epochs", type=COUNT, help="Of all phases.  [default: the preset's]")
+@click.option("--batch", type=COUNT, help="Photos of a step, over all processes.  [default: the preset's]")
+@click.option("--micro-batch", type=COUNT, help="Photos in memory together.  [default: the preset's]")
+@click.option(
+    "--phase", "phases", multiple=True, metavar="SIZExEPOCHS@BATCH", help="In place of the preset's."
+)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: the preset's]")
+@click.option("--seed", type=int, help="[default: 0]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Load photos.")
+@click.option("--save-every", type=click.FloatRange(min=0), default=120, show_default=True, help="[s]")
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="Go on with the run in OUT: where there is one, only then, or never.",
+)
+def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
+    """Train a network on photos with pseudo-masks.
+
+    The same command goes on where it was stopped. Under torchrun, its processes share each batch.
+    """
+    with refusing():
+        from ovsdino.training.inputs import Job
+        from ovsdino.training.loop import train as run
+        from ovsdino.training.recipe import RecipeError
+
+        recipe = choose_recipe(options)
+        if options["init"] is None:
+            raise RecipeError(f"--init: give the weights to begin with, of {recipe.model.backbone}")
+        check_out(options["out"], options.pop("resume"))
+        job = Job(
+            recipe, **{name: options[name] for name in options.keys() & Job.__dataclass_fields__.keys()}
+        )
+        weights = run(job)
+        if int(os.environ.get("RANK", "0")):
+            return  # one of torchrun's processes speaks for all
+        click.echo(f"-> {weights}")
+        if recipe.model.encoder:  # without one it needs SAM, which no bundle holds
+            text = f" --text-checkpoint {options['text']}" if options["text"] else ""
+            click.echo(f"next: ovsdino-export --model {recipe.model.name} --checkpoint {weights}{text}")
+
+
+def choose_recipe(options: dict[str, Any]) -> Recipe:
+    """Change a preset as the options say.
+
+    Raises:
+        RecipeError: they ask for what cannot work.
+    """
+    from dataclasses import replace
+
+    from ovsdino.training.recipe import RECIPES, RecipeError, with_batch, with_epochs
+    from ovsdino.training.variants import apply_variant
+
+    if options["preset"] not in RECIPES:
+        raise RecipeError(f"--preset {options['preset']}: unknown, expected one of {', '.join(RECIPES)}")
+    recipe = apply_variant(RECIPES[options["preset"]], options["variant"])
+    if options["phases"]:
+        recipe = replace(recipe, phases=tuple(read_phase(text) for text in options["phases"]))
+    if options["epochs"]:
+        recipe = with_epochs(recipe, options["epochs"])
+    if options["batch"] or options["micro_batch"]:
+        recipe = with_batch(recipe, options["batch"], options["micro_batch"])
+    given = {name: options[name] for name in ("precision", "seed") if options[name] is not None}
+    if crops := options["crops"] or int(options["sam_cache"] is not None):
+        given["data"] = replace(recipe.data, crops=crops)
+    return replace(recipe, **given)
+
+
+def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module imports more than click
+    """Read ``288x5@16``: squares of 288 px, 5 epochs, batches of 16.
+
+    Raises:
+        RecipeError: it is not of that form.
+    """
+    import re
+
+    from ovsdino.training.recipe import Phase, RecipeError
+
+    found = re.fullmatch(r"(\d+)x(\d+)@(\d+)", text)
+    if found is None:
+        raise RecipeError(f"--phase {text}: expected SIZExEPOCHS@BATCH, such as 288x5@16")
+    size, epochs, batch = map(int, found.groups())
+    return Phase(size, epochs, batch, batch)
+
+
+def check_out(out: Path, resume: str) -> None:
+    """Refuse a folder that cannot be written to, or whose run is not to be gone on with.
+
+    Raises:
+        OvsdinoError: which, and what to do.
+    """
+    import tempfile
+
+    from ovsdino.training.checkpointing import STATE
+    from ovsdino_runtime.errors import OutputError
+
+    there = (out / STATE).is_file()
+    if resume == "yes" and not there:
+        raise OutputError(f"--resume yes: no {STATE} in {out}; give the folder of the run, or --resume auto")
+    if resume == "no" and there:
+        raise OutputError(f"--resume no: {out} holds a run already; give another --out, or --resume auto")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"--out {out}: cannot be written to ({error.strerror}); give another folder"
+        ) from error
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what the user can mend into one line on stderr and exit 2."""
+    from ovsdino_runtime.errors import OvsdinoError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RefusedError(
+            f"`ovsdino train` needs {error.name}, which is not installed: pip install 'ovsdino[train]'"
+        ) from error
+    except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
+        from ovsdino.trouble import explain
+
+        line = explain(error, "give a smaller --micro-batch, or fewer --workers")
+        if line is None:
+            raise
+        raise RefusedError(line) from error

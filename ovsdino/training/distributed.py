@@ -1,0 +1,100 @@
+"""Several processes as one: torchrun's environment, and the few words they exchange."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ovsdino_runtime.errors import OvsdinoError
+
+PATIENCE = timedelta(minutes=30)  # of the others while rank 0 validates or writes
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among all that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average a tensor over all processes."""
+        if self.size == 1:
+            return values
+        dist.all_reduce(values)
+        return values / self.size
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add up a tensor over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - whatever the processes have to say
+        """Give every process what each of them says, by rank."""
+        if self.size == 1:
+            return [value]
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, value)
+        return said
+
+    def wait(self) -> None:
+        """Go on when all have come so far."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_team(device: str = "auto") -> Iterator[Team]:
+    """Join the processes that torchrun started, or be alone.
+
+    Args:
+        device: "cpu", "cuda", or "auto": CUDA where there is any.
+
+    Raises:
+        OvsdinoError: CUDA was asked for and is not there, or there are more processes than GPUs.
+    """
+    size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _choose(device, local)
+    if size == 1:
+        yield Team(0, 1, chosen)
+        return
+    on_gpu = chosen.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=chosen if on_gpu else None
+    )
+    try:
+        yield Team(dist.get_rank(), size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def _choose(device: str, local: int) -> torch.device:
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise OvsdinoError(
+            "--device cuda: torch finds no GPU here; see `ovsdino doctor`, or take --device cpu"
+        )
+    if local >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise OvsdinoError(
+            f"torchrun: process {local + 1} of this machine has no GPU, there are {there}; "
+            f"start --nproc-per-node {there}"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)

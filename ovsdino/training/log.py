@@ -1,0 +1,145 @@
+"""What a run tells: a progress bar, CSV files, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+SMOOTH = 0.95  # of the figures beside the bar
+
+
+class Table:
+    """A CSV file whose rows begin with the step; rows of steps that a resumed run repeats are taken out.
+
+    Args:
+        path: the file.
+        step: steps that are done: later rows were written by a run that was killed before it saved them.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.header: list[str] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.header, *rows = list(csv.reader(file)) or [[]]
+            kept = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]
+            partial = path.with_suffix(".partial")
+            with partial.open("w", newline="") as file:
+                csv.writer(file).writerows([self.header, *kept])
+            partial.replace(path)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row; the first one's keys are the header, and keys that it lacks are left out."""
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if not self.header:
+                self.header = list(row)
+                writer.writerow(self.header)
+            writer.writerow([_short(row.get(key, "")) for key in self.header])
+
+
+class Log:
+    """Everything that a run tells. Made by `open_log`."""
+
+    def __init__(self, folder: Path | None, step: int, total: int, progress: Progress) -> None:
+        self.progress = progress
+        self.task: TaskID = progress.add_task("train", total=total, completed=step, loss="", waiting="")
+        self.steps = None if folder is None else Table(folder / "steps.csv", step)
+        self.epochs = None if folder is None else Table(folder / "epochs.csv", step)
+        self.board = None if folder is None else _open_board(folder / "tensorboard", step)
+        self.loss: float | None = None
+        self.seconds = self.waited = 0.0
+
+    def step(self, step: int, figures: Mapping[str, float], *, seconds: float, waited: float) -> None:
+        """Tell of a step that is done.
+
+        Args:
+            step: how many are done.
+            figures: the loss ("loss"), its terms, the gradient's norm and the like.
+            seconds: what the step took, waiting included.
+            waited: how long of that it waited for data [s].
+        """
+        self.seconds = SMOOTH * self.seconds + seconds
+        self.waited = SMOOTH * self.waited + waited
+        last = figures["loss"]
+        self.loss = last if self.loss is None else SMOOTH * self.loss + (1 - SMOOTH) * last
+        waiting = f"{100 * self.waited / max(self.seconds, 1e-9):.0f} % waiting for data"
+        self.progress.update(self.task, completed=step, loss=f"loss {self.loss:.4f}", waiting=waiting)
+        if self.steps is not None:
+            self.steps.add({"step": step, **figures, "seconds": seconds, "waited": waited})
+        self._plot(step, figures)
+
+    def epoch(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
+        """Tell of an epoch that is done, with what validation found."""
+        if self.epochs is not None:
+            self.epochs.add({"step": step, "epoch": epoch, **figures})
+        said = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
+        self.say(f"epoch {epoch}: {said}" if said else f"epoch {epoch} done")
+        self._plot(step, figures)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _plot(self, step: int, figures: Mapping[str, float]) -> None:
+        if self.board is not None:
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, step)
+
+
+@contextmanager
+def open_log(folder: Path | None, *, step: int, total: int) -> Iterator[Log]:
+    """Open the log of a run.
+
+    Args:
+        folder: gets ``steps.csv``, ``epochs.csv`` and ``tensorboard/``; None in a process that tells nothing.
+        step: steps that are done.
+        total: steps in all.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[waiting]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True, quiet=folder is None), speed_estimate_period=120
+    ) as progress:
+        log = Log(folder, step, total, progress)
+        try:
+            yield log
+        finally:
+            if log.board is not None:
+                log.board.close()
+
+
+def _open_board(folder: Path, step: int) -> SummaryWriter | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the package tensorboard is not installed
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _short(value: float | str) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

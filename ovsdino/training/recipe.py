@@ -1,0 +1,172 @@
+"""How OVS-DINO is trained: every number, and the two presets.
+
+What the paper does not state is a field here with the default of our reconstruction; ``docs/systems.md``
+lists them item by item.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ovsdino.config import NANO, VITB14, ModelConfig
+from ovsdino.training.data_recipe import NANO_DATA, NANO_WEIGHTS, DataRecipe, LossWeights
+from ovsdino_runtime.errors import OvsdinoError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PAPER_DATA, PAPER_WEIGHTS = DataRecipe(), LossWeights()
+MOST_NAMED = 4  # changed settings that a message names
+
+
+class RecipeError(OvsdinoError):
+    """A recipe that cannot be followed; the message says which number, and what works."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs at one size of the training square."""
+
+    size: int  # [px]
+    epochs: int
+    batch: int  # photos of a step, over all processes
+    micro_batch: int  # photos that go through the network together, and lend each other negatives
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a run learns, but for the photos and the masks. The defaults are the paper's.
+
+    Raises:
+        RecipeError: numbers that do not fit each other.
+    """
+
+    name: str = "paper"
+    model: ModelConfig = VITB14
+    data: DataRecipe = PAPER_DATA
+    weights: LossWeights = PAPER_WEIGHTS
+
+    phases: tuple[Phase, ...] = (Phase(size=448, epochs=25, batch=64, micro_batch=8),)
+    warmup_epochs: float = 1.0  # of the first phase; linear, then a cosine to 0 over the rest
+    new_rate: float = 1e-4  # reconstructed: SAE, SMD, gate, projector, head
+    backbone_rate: float = 1e-5  # reconstructed: the backbone's trained blocks
+    weight_decay: float = 0.05  # reconstructed
+    betas: tuple[float, float] = (0.9, 0.999)  # reconstructed
+    clip: float = 1.0  # reconstructed: most that the gradient's norm may be
+    precision: Precision = "bf16"  # reconstructed
+    average: float = 0.0  # reconstructed: decay of a running average of the weights; 0 for none
+    weights_dtype: Literal["float32", "float16"] = "float32"  # of last.safetensors and best.safetensors
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for phase in self.phases:
+            if min(phase.epochs, phase.batch, phase.micro_batch) < 1:
+                raise RecipeError(f"epochs and batches must be at least 1, got {phase}")
+            if phase.batch % phase.micro_batch:
+                raise RecipeError(
+                    f"a batch must be a multiple of the micro-batch, got {phase.batch} and "
+                    f"{phase.micro_batch}; give --micro-batch a divisor of {phase.batch}"
+                )
+            if phase.size % self.model.patch_size:
+                raise RecipeError(
+                    f"the training square must be a multiple of the patch, {self.model.patch_size} px, "
+                    f"got {phase.size}"
+                )
+        if self.warmup_epochs >= self.epochs:
+            raise RecipeError(
+                f"the warm-up takes {self.warmup_epochs:g} epochs, so there must be more than that in all, "
+                f"got {self.epochs}"
+            )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether SAM must encode the photos: to align with it, or in place of the encoder."""
+        return self.data.structure_target == "sam" and (self.weights.align or not self.model.encoder)
+
+    def data_of(self, phase: Phase) -> DataRecipe:
+        """Return how a phase's samples are made."""
+        return replace(self.data, size=phase.size, largest=max(phase.size, self.data.largest), seed=self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+PAPER = Recipe()
+
+NANO_RECIPE = Recipe(
+    name="nano",
+    model=NANO,
+    data=NANO_DATA,
+    weights=NANO_WEIGHTS,
+    phases=(
+        Phase(size=288, epochs=9, batch=16, micro_batch=16),
+        Phase(size=448, epochs=1, batch=12, micro_batch=12),
+    ),
+    warmup_epochs=0.24,
+    new_rate=1e-3,
+    backbone_rate=1.5e-4,
+    average=0.995,
+    weights_dtype="float16",
+)
+
+RECIPES = {"ovsdino-vitb14": PAPER, "nano": NANO_RECIPE}
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """Make a recipe longer or shorter: the last of several phases keeps its share, the first takes the rest.
+
+    Raises:
+        RecipeError: too few for its phases or its warm-up.
+    """
+    if epochs < len(recipe.phases):
+        raise RecipeError(
+            f"--epochs {epochs}: {recipe.name} has {len(recipe.phases)} phases, give at least as many epochs"
+        )
+    first, *rest = recipe.phases
+    scaled = [replace(p, epochs=max(1, round(epochs * p.epochs / recipe.epochs))) for p in rest]
+    left = epochs - sum(phase.epochs for phase in scaled)
+    return replace(recipe, phases=(replace(first, epochs=left), *scaled))
+
+
+def with_batch(recipe: Recipe, batch: int | None, micro_batch: int | None) -> Recipe:
+    """Change the photos of a step, and how many of them go through the network together.
+
+    Raises:
+        RecipeError: the one is no multiple of the other.
+    """
+
+    def change(phase: Phase) -> Phase:
+        whole = batch or phase.batch
+        return replace(phase, batch=whole, micro_batch=micro_batch or min(phase.micro_batch, whole))
+
+    return replace(recipe, phases=tuple(change(phase) for phase in recipe.phases))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name the settings that differ, each with both values, the first few of them."""
+    before, after = _flat(old), _flat(new)
+    changed = [
+        f"{key} was {before.get(key, 'absent')}, is {after.get(key, 'absent')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "absent") != after.get(key, "absent")
+    ]
+    return changed[:MOST_NAMED] + [f"and {len(changed) - MOST_NAMED} more"] * (len(changed) > MOST_NAMED)
+
+
+def _flat(tree: object, prefix: str = "") -> dict[str, Any]:
+    """Turn nested settings into dotted names."""
+    if isinstance(tree, Mapping):
+        parts = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in tree.items()]
+    elif isinstance(tree, list) and any(isinstance(value, dict | list) for value in tree):
+        parts = [_flat(value, f"{prefix}.{number}") for number, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    return {key: value for part in parts for key, value in part.items()}

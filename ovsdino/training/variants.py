@@ -1,0 +1,63 @@
+"""The rows of the paper's tables as changes of a recipe: ``--variant NAME``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ovsdino.config import PRESETS
+from ovsdino.training.recipe import Recipe, RecipeError
+
+Change = Callable[[Recipe], Recipe]
+
+
+def network(suffix: str) -> Change:
+    """Change the network to the preset whose name ends so."""
+
+    def change(recipe: Recipe) -> Recipe:
+        name = f"{recipe.model.name}-{suffix}"
+        if name not in PRESETS:
+            raise RecipeError(f"--variant: {recipe.model.name} has no variant {suffix}")
+        return replace(recipe, model=PRESETS[name])
+
+    return change
+
+
+def without_alignment(recipe: Recipe) -> Recipe:
+    """Leave the structural target out: Table 2's "w/o SA"."""
+    return replace(
+        recipe,
+        weights=replace(recipe.weights, align_cosine=0.0, align_mse=0.0),
+        data=replace(recipe.data, structure_target="none"),
+    )
+
+
+def first_dino(recipe: Recipe) -> Recipe:
+    """Put the first DINO's ViT-B/16 under the network: Table 5."""
+    if recipe.model.name != "ovsdino-vitb14":
+        raise RecipeError(f"--variant dino-v1: only ovsdino-vitb14 has it, not {recipe.model.name}")
+    return replace(recipe, model=PRESETS["ovsdino-vitb16-dino"])
+
+
+VARIANTS: dict[str, Change] = {
+    "ours": lambda recipe: recipe,
+    "no-sam": without_alignment,
+    "no-encoder": network("no-encoder"),
+    "no-gate": network("no-gate"),
+    "four-taps": network("four-taps"),
+    "frozen": network("frozen"),
+    "dino-v1": first_dino,
+    "registers": network("registers"),
+}
+
+
+def apply_variant(recipe: Recipe, name: str) -> Recipe:
+    """Return the recipe of one row of the paper's tables.
+
+    Raises:
+        RecipeError: no such row, or not of this network.
+    """
+    if name not in VARIANTS:
+        raise RecipeError(f"--variant {name}: unknown, expected one of {', '.join(VARIANTS)}")
+    changed = VARIANTS[name](recipe)
+    return changed if name == "ours" else replace(changed, name=f"{recipe.name}, {name}")

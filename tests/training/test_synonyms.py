@@ -1,0 +1,84 @@
+"""Names of nouns, and which of them guard each other."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovsdino.masks.shards import write_beside
+from ovsdino.training.synonyms import SynonymError, Synonyms, read_synonyms
+
+NOUNS = st.sampled_from(list("abcdefgh"))
+TREES = st.builds(
+    Synonyms,
+    st.dictionaries(NOUNS, st.lists(NOUNS, min_size=1, max_size=3).map(tuple)),
+    st.dictionaries(NOUNS, NOUNS),
+)
+
+
+def test_a_shared_name_relates_and_an_unknown_noun_does_not():
+    synonyms = Synonyms({"couch": ("couch", "sofa"), "settee": ("settee", "Sofa"), "bed": ("bed",)})
+    related = synonyms.related(["couch", "settee", "bed", "sofa"])
+    assert related == {
+        "couch": {"settee", "sofa"},
+        "settee": {"couch", "sofa"},
+        "sofa": {"couch", "settee"},
+        "bed": frozenset(),
+    }
+
+
+def test_wider_nouns_relate_at_any_height_but_not_siblings():
+    synonyms = Synonyms({}, {"goldfinch": "finch", "finch": "bird", "robin": "bird"})
+    related = synonyms.related(["goldfinch", "bird", "robin"])  # finch itself is not asked for
+    assert related["goldfinch"] == {"bird"}
+    assert related["robin"] == {"bird"}
+    assert related["bird"] == {"goldfinch", "robin"}
+
+
+def test_a_wider_noun_is_found_by_any_of_its_names():
+    synonyms = Synonyms({"automobile": ("automobile", "car")}, {"taxi": "car"})
+    assert synonyms.related(["taxi", "automobile"])["taxi"] == {"automobile"}
+
+
+def test_without_files_a_compound_is_held_by_its_last_word():
+    related = Synonyms().related(["racket", "tennis racket", "tennis", "light", "traffic light"])
+    assert related["tennis racket"] == {"racket"}
+    assert related["light"] == {"traffic light"}
+    assert related["tennis"] == frozenset()
+    known = Synonyms({"hot dog": ("hot dog",)})
+    assert not known.related(["hot dog", "dog"])["dog"], "files know better"
+
+
+@given(TREES, st.lists(NOUNS))
+def test_relations_are_mutual_and_end_in_circles(synonyms, nouns):
+    related = synonyms.related(nouns)
+    assert related.keys() == set(nouns)
+    for noun, others in related.items():
+        assert noun not in others
+        assert all(noun in related[other] for other in others)
+
+
+def test_files_come_back_as_they_were(tmp_path):
+    synonyms = Synonyms({"car": ("car", "Wagen"), "naïve art": ("naïve art",)}, {"taxi": "car"})
+    write_beside(tmp_path, "synonyms.json", synonyms.names)
+    write_beside(tmp_path, "wider.json", synonyms.wider)
+    assert read_synonyms(tmp_path) == synonyms
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["synonyms.json", "wider.json"]
+    assert read_synonyms(tmp_path / "elsewhere") == Synonyms()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("synonyms.json", '{"car": "automobile"}', "'car': got 'automobile', expected a list of names"),
+        ("synonyms.json", '{"car": []}', "expected a list of names"),
+        ("synonyms.json", "{", r"synonyms.json: damaged \("),
+        ("wider.json", '["car"]', "got list, expected an object"),
+        ("wider.json", '{"taxi": ["car"]}', "expected the wider noun"),
+    ],
+)
+def test_broken_files_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SynonymError, match=message):
+        read_synonyms(tmp_path)
