@@ -1,0 +1,173 @@
+"""The command ``ovsdino analyze``. All but click is imported when it is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from ovsdino.analysis.encoders import Encoder
+    from ovsdino.analysis.measure import Run
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+PATH = click.Path(path_type=Path)
+ENCODER = "NAME=FILE"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class RefusedError(click.ClickException):
+    """Bad input: one line on stderr, exit 2."""
+
+    exit_code = 2
+
+
+def _read_layers(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...] | None:
+    if value == "all":
+        return None
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", value):
+        raise click.BadParameter(f"{value!r} is not like 2,4,6 or all")
+    return tuple(sorted({int(one) for one in value.split(",")}))
+
+
+def _common(command: Command) -> Command:
+    for option in (
+        click.option("--out", type=PATH, default="ovsdino-analysis", show_default=True, help="Folder."),
+        click.option("--device", help="Where torch computes.  [default: cuda where it is, else cpu]"),
+        click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Photos."),
+        click.option("--limit", type=click.IntRange(min=1), help="Take so many photos, evenly spaced."),
+        click.argument("photos", type=PATH),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings=CONTEXT)
+def analyze() -> None:
+    """Look into image encoders: what structure their layers keep, and how alike two of them are.
+
+    An encoder is NAME=FILE: a preset's backbone (ovsdino-vitb14=dinov2_vitb14_pretrain.pth; nano needs no
+    file), sam_vit_b, sam_vit_l or sam_vit_h, or timm/ and the name of a ViT.
+    """
+
+
+@analyze.command(context_settings=CONTEXT)
+@_common
+@click.option("--encoder", "encoders", multiple=True, default=("nano",), show_default=True, metavar=ENCODER)
+@click.option("--layers", callback=_read_layers, default="all", show_default=True, help="Blocks: 2,4,6.")
+@click.option("--bins", default=16, show_default=True, help="Rings of the spectrum.")
+@click.option("--cutoff", default=0.5, show_default=True, help="Radius where high frequencies begin.")
+@click.option("--centred", is_flag=True, help="Leave out frequency 0.")
+def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's types
+    """Radial energy of each layer, and the log-ratio of fine to coarse structure (eq. 3 to 6).
+
+    PHOTOS is a folder; each photo's centred square is read.
+    """
+    with _refusing():
+        from ovsdino.analysis.measure import measure_spectra
+        from ovsdino.analysis.output import write_spectra
+        from ovsdino.analysis.spectrum import SpectrumOptions
+
+        chosen = SpectrumOptions(options["bins"], options["cutoff"], options["centred"])
+        with _running(photos, options) as run:
+            opened = _open(encoders, run.device)
+            spectra = measure_spectra(opened, run, layers=options["layers"], options=chosen)
+        for one in spectra:
+            ratios = zip(one.layers, one.log_ratio, strict=True)
+            click.echo(f"{one.encoder}: " + ", ".join(f"{layer}: {ratio:.2f}" for layer, ratio in ratios))
+        for file in write_spectra(spectra, options["out"]):
+            click.echo(f"-> {file}")
+
+
+@analyze.command(context_settings=CONTEXT)
+@_common
+@click.option("--first", required=True, metavar=ENCODER)
+@click.option("--second", required=True, metavar=ENCODER)
+@click.option("--last", type=click.IntRange(min=1), default=5, show_default=True, help="Layers of each.")
+def cka(photos: Path, first: str, second: str, **options: Any) -> None:  # noqa: ANN401 - click's types
+    """Linear CKA between the last layers of two encoders; each cell of a photo is an example.
+
+    PHOTOS is a folder; both encoders see each photo's centred square.
+    """
+    with _refusing():
+        from ovsdino.analysis.measure import measure_similarity
+        from ovsdino.analysis.output import write_similarity
+
+        with _running(photos, options) as run:
+            left, right = _open((first, second), run.device)
+            one = measure_similarity(left, right, run, last=options["last"])
+        for layer, row in zip(one.first_layers, one.cka, strict=True):
+            click.echo(f"{one.first}, layer {layer}: " + ", ".join(f"{value:.3f}" for value in row))
+        click.echo(f"independent noise of the same shapes would give up to {one.chance.max():.3f}")
+        for file in write_similarity(one, options["out"]):
+            click.echo(f"-> {file}")
+
+
+def _open(specs: tuple[str, ...], device: torch.device) -> list[Encoder]:
+    from ovsdino.analysis.encoders import open_encoder
+
+    return [open_encoder(spec, device) for spec in specs]
+
+
+@contextmanager
+def _running(folder: Path, options: dict[str, Any]) -> Iterator[Run]:
+    """List the photos, see to the folder of results, and show how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ovsdino.analysis.measure import Run
+    from ovsdino.analysis.output import require_folder
+    from ovsdino.analysis.photos import find_photos
+
+    photos = find_photos(folder, options["limit"])
+    require_folder(options["out"])
+    device = _choose_device(options["device"])
+    columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("photos", total=len(photos))
+        yield Run(
+            photos,
+            device,
+            options["batch"],
+            done=lambda count: bar.advance(task, count),
+            warn=lambda text: bar.console.print(text, markup=False, highlight=False, soft_wrap=True),
+            partial=options["out"],
+        )
+
+
+def _choose_device(name: str | None) -> torch.device:
+    import torch
+
+    from ovsdino.analysis.errors import AnalysisError
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AnalysisError(
+            f"--device {name}: torch cannot compute there ({str(error).splitlines()[0]})"
+        ) from error
+    return device
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what the user can mend into one line."""
+    from ovsdino_runtime.errors import OvsdinoError
+
+    try:
+        yield
+    except OvsdinoError as error:
+        raise RefusedError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise RefusedError(
+            f"this needs {error.name}, which is not installed: pip install 'ovsdino[analysis]'"
+        ) from error

@@ -1,0 +1,130 @@
+"""The analyses over a folder of photos, one batch after the other: memory does not grow with the photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ovsdino.analysis.cka import LinearCKA, Similarity, coarser_grid, to_examples
+from ovsdino.analysis.encoders import Encoder
+from ovsdino.analysis.errors import AnalysisError
+from ovsdino.analysis.partial import Partial, Progress, Sums, digest
+from ovsdino.analysis.photos import read_squares
+from ovsdino.analysis.spectrum import Spectrum, SpectrumMean, SpectrumOptions
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The photos, and who is told how it goes."""
+
+    photos: Sequence[Path]
+    device: torch.device
+    batch: int = 4
+    done: Callable[[int], None] = _ignore  # told the number of photos of each batch
+    warn: Callable[[str], None] = _ignore  # told of photos that cannot be read
+    partial: Path | None = None  # folder for what is added up, to go on after an interruption
+
+
+Pair = tuple[Encoder, tuple[int, ...]]  # an encoder and its 1-based blocks
+
+
+def measure_spectra(
+    encoders: Sequence[Encoder],
+    run: Run,
+    *,
+    layers: Sequence[int] | None = None,
+    options: SpectrumOptions | None = None,
+) -> list[Spectrum]:
+    """Measure the mean radial energy and log-ratio of encoders' layers over photos.
+
+    Source: OVS-DINO, eq. 3 to 6.
+
+    Args:
+        encoders: what to look at.
+        run: the photos.
+        layers: 1-based blocks; None takes all.
+        options: rings and cut-off.
+
+    Raises:
+        AnalysisError: no such block, too many rings for an encoder's grid, or no photo could be read.
+    """
+    options = options or SpectrumOptions()
+    chosen = [one.require_layers(layers or range(1, one.depth + 1)) for one in encoders]
+    means = [SpectrumMean(len(some), options) for some in chosen]
+
+    def add(maps: list[list[Tensor]]) -> None:
+        for mean, some in zip(means, maps, strict=True):
+            mean.add(some)
+
+    pairs = list(zip(encoders, chosen, strict=True))
+    _go_through(run, pairs, add, _partial(run, pairs, means, options))
+    return [mean.result(one.name, some) for mean, (one, some) in zip(means, pairs, strict=True)]
+
+
+def measure_similarity(first: Encoder, second: Encoder, run: Run, *, last: int = 5) -> Similarity:
+    """Measure linear CKA between the last layers of two encoders; every cell of a photo is an example.
+
+    Both see the same square of a photo, each at its own size; maps are averaged over the coarser grid.
+
+    Source: OVS-DINO's comparison of the last five layers of DINO and SAM.
+
+    Args:
+        first, second: what to compare.
+        run: the photos.
+        last: how many blocks of each.
+
+    Raises:
+        AnalysisError: an encoder has fewer blocks, or no photo could be read.
+    """
+    for one in (first, second):
+        if last > one.depth:
+            raise AnalysisError(f"{one.name} has {one.depth} blocks, not the last {last}")
+    pairs = [(one, tuple(range(one.depth - last + 1, one.depth + 1))) for one in (first, second)]
+    sums = LinearCKA()
+
+    def add(maps: list[list[Tensor]]) -> None:
+        grid = coarser_grid(maps[0][0], maps[1][0])
+        sums.add(to_examples(maps[0], grid), to_examples(maps[1], grid))
+
+    photos = _go_through(run, pairs, add, _partial(run, pairs, [sums], "cka"))
+    (_, first_layers), (_, second_layers) = pairs
+    names = first.name, second.name
+    return Similarity(*names, first_layers, second_layers, photos, sums.count, sums.result(), sums.chance())
+
+
+def _partial(run: Run, pairs: Sequence[Pair], sums: Sequence[Sums], settings: object) -> Partial:
+    if run.partial is None:
+        return Partial(None, "", sums)
+    layers = [(one.name, some) for one, some in pairs]
+    photos = [(str(photo), photo.stat().st_size) for photo in run.photos]
+    key = digest([one.module for one, _ in pairs], layers, photos, run.batch, settings)
+    return Partial(run.partial, key, sums)
+
+
+def _go_through(
+    run: Run, pairs: Sequence[Pair], add: Callable[[list[list[Tensor]]], None], partial: Partial
+) -> int:
+    """Hand each batch's maps to ``add``, encoder by encoder, layer by layer; return how many photos."""
+    before = partial.load()
+    seen, start = before.photos, before.batches * run.batch
+    run.done(min(start, len(run.photos)))
+    batches = read_squares(run.photos[start:], batch=run.batch, warn=run.warn)
+    with torch.inference_mode():
+        for number, squares in enumerate(batches, start=before.batches):
+            if squares:
+                add([one.layer_maps(one.read(squares).to(run.device), some) for one, some in pairs])
+            seen += len(squares)
+            partial.save(Progress(number + 1, seen))
+            run.done(min(run.batch, len(run.photos) - number * run.batch))
+    if not seen:
+        raise AnalysisError(f"none of the {len(run.photos)} photos could be read")
+    partial.remove()
+    return seen

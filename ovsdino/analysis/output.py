@@ -1,0 +1,89 @@
+"""What the analyses leave behind: tables as CSV, plots as PNG, each written in one step."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from ovsdino.analysis import plots
+from ovsdino.analysis.cka import Similarity
+from ovsdino.analysis.spectrum import Spectrum
+from ovsdino_runtime.errors import OutputError
+
+
+def write_spectra(spectra: Sequence[Spectrum], folder: Path) -> list[Path]:
+    """Write ``spectrum.csv`` and ``.png``, ``log_ratio.csv`` and ``.png``; one row a layer and ring."""
+    rings = (
+        (one.encoder, layer, radius, energy, share)
+        for one in spectra
+        for layer, energies, shares in zip(one.layers, one.energy, one.shares, strict=True)
+        for radius, energy, share in zip(one.options.radii, energies, shares, strict=True)
+    )
+    ratios = (
+        (one.encoder, layer, ratio, deviation, one.options.cutoff, one.options.centred, one.photos)
+        for one in spectra
+        for layer, ratio, deviation in zip(one.layers, one.log_ratio, one.deviation, strict=True)
+    )
+    header = ("encoder", "layer", "log_ratio", "deviation", "cutoff", "centred", "photos")
+    return [
+        _write_table(folder / "spectrum.csv", ("encoder", "layer", "radius", "energy", "share"), rings),
+        _write_table(folder / "log_ratio.csv", header, ratios),
+        _write(folder / "spectrum.png", lambda file: plots.draw_spectra(spectra, file)),
+        _write(folder / "log_ratio.png", lambda file: plots.draw_log_ratios(spectra, file)),
+    ]
+
+
+def write_similarity(one: Similarity, folder: Path) -> list[Path]:
+    """Write ``cka.csv``, one row a pair of layers, and ``cka.png``."""
+    rows = (
+        (one.first, first, one.second, second, one.cka[i, j], one.chance[i, j], one.photos)
+        for i, first in enumerate(one.first_layers)
+        for j, second in enumerate(one.second_layers)
+    )
+    header = ("first", "first_layer", "second", "second_layer", "cka", "chance", "photos")
+    return [
+        _write_table(folder / "cka.csv", header, rows),
+        _write(folder / "cka.png", lambda file: plots.draw_similarity(one, file)),
+    ]
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder of results before anything is computed.
+
+    Raises:
+        OutputError: it cannot be made, or not be written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made a folder of results ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder}: may not be written into; choose another with --out")
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    def write(file: Path) -> None:
+        with file.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(header)
+            writer.writerows([_round(cell) for cell in row] for row in rows)
+
+    return _write(path, write)
+
+
+def _round(cell: object) -> object:
+    return f"{cell:.7g}" if isinstance(cell, float) else cell
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> Path:
+    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

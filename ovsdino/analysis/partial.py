@@ -1,0 +1,100 @@
+"""What an analysis has added up so far, kept on disk: the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SECONDS = 30.0  # between two saves
+
+
+class Sums(Protocol):
+    """What adds up over photos."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that it holds."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `tensors` returned."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    batches: int = 0  # gone through
+    photos: int = 0  # of them, those that could be read
+
+
+class Partial:
+    """A file of sums beside the results, one for each analysis: none takes up or overwrites another's.
+
+    Args:
+        folder: where to keep it; None keeps nothing.
+        key: all that decides the result; see `digest`.
+        sums: what adds up.
+        clock: seconds, for the time between two saves.
+    """
+
+    def __init__(
+        self, folder: Path | None, key: str, sums: Sequence[Sums], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._file = None if folder is None else folder / f".partial-{key[:12]}.safetensors"
+        self._key, self._sums, self._clock = key, sums, clock
+        self._saved = clock()
+
+    def load(self) -> Progress:
+        """Restore the sums, and return how far they are; nothing where there is no file of this run."""
+        if self._file is None:
+            return Progress()
+        try:
+            with safe_open(self._file, framework="pt") as file:
+                about = file.metadata() or {}
+                if about.get("key") != self._key:
+                    return Progress()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        except (OSError, SafetensorError):  # none, or damaged: begin anew
+            return Progress()
+        for number, sums in enumerate(self._sums):
+            prefix = f"{number}."
+            sums.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        return Progress(int(about["batches"]), int(about["photos"]))
+
+    def save(self, progress: Progress) -> None:
+        """Write the sums in one step, unless that was done a moment ago."""
+        if self._file is None or self._clock() - self._saved < SECONDS:
+            return
+        tensors = {
+            f"{number}.{name}": tensor.cpu().contiguous()
+            for number, sums in enumerate(self._sums)
+            for name, tensor in sums.tensors().items()
+        }
+        about = {"key": self._key, "batches": str(progress.batches), "photos": str(progress.photos)}
+        temporary = self._file.with_suffix(".tmp")
+        save_file(tensors, temporary, metadata=about)
+        temporary.replace(self._file)
+        self._saved = self._clock()
+
+    def remove(self) -> None:
+        """Delete the file: the results are there."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+            self._file.with_suffix(".tmp").unlink(missing_ok=True)  # of a run that was killed in a save
+
+
+def digest(modules: Sequence[nn.Module], *settings: object) -> str:
+    """Hash encoders' weights and what else decides a result."""
+    found = hashlib.sha256(repr(settings).encode())
+    for module in modules:
+        for name, value in module.state_dict().items():
+            found.update(name.encode())
+            found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

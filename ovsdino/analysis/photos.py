@@ -1,0 +1,71 @@
+"""A folder of photos as batches of squares, read ahead while the encoders compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ovsdino.analysis.errors import AnalysisError
+from ovsdino_runtime.errors import PhotoError
+from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.preprocess import Photo
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def find_photos(folder: Path, limit: int | None = None) -> list[Path]:
+    """List the photos below a folder, sorted; with a limit, so many of them, evenly spaced.
+
+    Raises:
+        AnalysisError: no such folder, or no photos in it.
+    """
+    if not folder.is_dir():
+        raise AnalysisError(f"{folder}: no such folder; give one of photos")
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not photos:
+        raise AnalysisError(f"{folder}: no photos in it ({', '.join(sorted(SUFFIXES))})")
+    if limit is None or limit >= len(photos):
+        return photos
+    return [photos[index * len(photos) // limit] for index in range(limit)]
+
+
+def centre_square(photo: Photo) -> Photo:
+    """Cut the largest centred square, (H, W, 3) -> (S, S, 3): every encoder then sees the same scene."""
+    height, width = photo.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return photo[top : top + side, left : left + side]
+
+
+def read_squares(photos: Sequence[Path], *, batch: int, warn: Callable[[str], None]) -> Iterator[list[Photo]]:
+    """Decode photos in batches, one batch ahead of the caller; broken ones are named and left out.
+
+    Args:
+        photos: files.
+        batch: how many at once.
+        warn: told of each photo that cannot be read.
+
+    Yields:
+        Squares of up to ``batch`` photos; an empty list where none of them could be read.
+    """
+
+    def read_one(file: Path) -> list[Photo]:
+        try:
+            return [centre_square(load_photo(file))]
+        except PhotoError as error:
+            warn(f"{error}; left out")
+            return []
+
+    def read(files: Sequence[Path]) -> list[Photo]:
+        return [square for file in files for square in read_one(file)]
+
+    chunks = [photos[start : start + batch] for start in range(0, len(photos), batch)]
+    if not chunks:
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(read, chunks[0])
+        for chunk in chunks[1:]:
+            squares, ahead = ahead.result(), pool.submit(read, chunk)
+            yield squares
+        yield ahead.result()
