@@ -1,0 +1,222 @@
+"""Weights of dinov3.seg: its own checkpoints and the public ones it starts from, each loaded strictly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import cast
+
+import torch
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from ovsdino.checkpoint import CheckpointError, check_keys, read_tensors
+from ovsdino.clip_text import TEXT_KEYS, ClipTextTower
+from ovsdino.dinov3seg.clip_vision import ClipVision
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
+from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
+from ovsdino.dinov3seg.early_refinement import EarlyRefinement
+from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino.dinov3seg.semantic_prior import SemanticPrior
+from ovsdino.dinov3seg.vlm import Vlm
+from ovsdino.text_tower import TextTower, load_text_tower
+
+BFLOAT16 = 2**-8  # the official file's RoPE periods were rounded to BF16
+
+# Official names of a block's parts -> timm's.
+BLOCK_NAMES = {
+    "ls1.gamma": "gamma_1",
+    "ls2.gamma": "gamma_2",
+    "mlp.w1": "mlp.fc1_g",
+    "mlp.w2": "mlp.fc1_x",
+    "mlp.w3": "mlp.fc2",
+    "attention_norm": "norm1",
+    "ffn_norm": "norm2",
+    "attention.": "attn.",
+    "feed_forward.": "mlp.",
+}
+
+# Official AnyUp's names -> ours. It holds a torch attention whose value and output projections it never uses.
+ANYUP_NAMES = {"cross_decode.conv2d.": "weights.context.", "cross_decode.cross_attn.norm_": "weights.norm_"}
+ANYUP_ATTENTION = "cross_decode.cross_attn.attention."
+
+
+@dataclass(frozen=True)
+class PublicWeights:
+    """The public files that training starts from; None leaves a part as it is."""
+
+    backbone: Path | None = None  # DINOv3 ViT-L/16, official or timm's; for the tiny preset timm's ViT-Ti/16
+    dinotxt: Path | None = None  # official vision head and text encoder
+    clip: Path | None = None  # OpenAI's CLIP ViT-L/14 at 336, instead of the two above
+    sam: Path | None = None  # official SAM ViT-L
+    anyup: Path | None = None  # official AnyUp, anyup_multi_backbone
+
+
+def load_public(model: Dinov3Seg, weights: PublicWeights) -> None:
+    """Fill a network with public weights, in place; a nano text tower takes the packaged ones.
+
+    Raises:
+        CheckpointError: a file is missing, broken, or of another network.
+    """
+    if isinstance(model.vlm.text, TextTower):
+        with as_file(files("ovsdino") / "weights" / "nano-text.safetensors") as path:
+            model.vlm.text.load_state_dict(load_text_tower(path).state_dict())
+    if weights.backbone is not None:
+        load_backbone(model.vlm, weights.backbone)
+    if weights.dinotxt is not None:
+        load_dinotxt(model.vlm, weights.dinotxt)
+    if weights.clip is not None:
+        load_clip(model.vlm, weights.clip)
+    if weights.sam is not None and model.prior is not None:
+        load_sam(model.prior, weights.sam)
+    if weights.anyup is not None:
+        for early in model.early:
+            load_anyup(cast(EarlyRefinement, early), weights.anyup)
+
+
+def read_model(config: SegConfig, path: Path) -> Dinov3Seg:
+    """Load what :func:`ovsdino.checkpoint.save_model` wrote of exactly this configuration, strictly.
+
+    Returns:
+        The network in eval mode, FP32.
+    """
+    tensors = read_tensors(path)
+    with torch.device("meta"):  # every weight comes from the file: draw no random ones
+        model = Dinov3Seg(config)
+    for module in model.modules():
+        computed = module._non_persistent_buffers_set
+        for name in computed:
+            setattr(module, name, torch.empty_like(getattr(module, name), device="cpu"))
+        if computed:
+            module.init_non_persistent_buffers()  # type: ignore[operator]
+    check_keys(shapes(model), tensors, path, config.name)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
+    if model.prior is not None:
+        model.prior.requires_grad_(not model.prior.config.frozen)
+    return model.eval()
+
+
+def load_backbone(vlm: Vlm, path: Path) -> None:
+    """Load a backbone in the official DINOv3 key names or timm's."""
+    fill_backbone(_dinotxt_vision(vlm, path), read_tensors(path), path)
+
+
+def load_dinotxt(vlm: Vlm, path: Path) -> None:
+    """Load the official dino.txt file: vision head, text tower and a temperature that inference does not use.
+
+    Source of the names: facebookresearch/dinov3, ``eval/text``.
+    """
+    vision, text = _dinotxt_vision(vlm, path), vlm.text
+    if not isinstance(text, DinoTxtText):
+        raise CheckpointError(f"{path}: {vlm.config.name} has a {vlm.config.text} text tower, not dino.txt's")
+    tensors = read_tensors(path)
+    if "logit_scale" not in tensors:
+        raise CheckpointError(f"{path} is not a checkpoint of dino.txt: no logit_scale in it")
+    del tensors["logit_scale"]
+    head = _take(tensors, "visual_model.head.")
+    tower = _take(tensors, "text_model.backbone.") | _take(tensors, "text_model.head.")
+    backbone = _take(tensors, "visual_model.backbone.")
+    if tensors:
+        raise CheckpointError(f"{path} is not a checkpoint of dino.txt: unexpected {sorted(tensors)[0]}")
+    fill(vision.head, {rename(key): value for key, value in head.items()}, path, "dino.txt's vision head")
+    fill(text, {rename(key): value for key, value in tower.items()}, path, "dino.txt's text tower")
+    if backbone:
+        fill_backbone(vision, backbone, path)
+
+
+def load_clip(vlm: Vlm, path: Path) -> None:
+    """Load CLIP ViT-L/14 at 336 in OpenAI's or open_clip's key names."""
+    vision, text = vlm.vision, vlm.text
+    if not isinstance(vision, ClipVision) or not isinstance(text, ClipTextTower):
+        raise CheckpointError(f"{path}: {vlm.config.name} is not CLIP")
+    tensors = read_tensors(path)
+    visual = {key: value for key, value in tensors.items() if key.startswith("visual.")}
+    if "visual.class_embedding" not in visual:
+        raise CheckpointError(f"{path} is not a checkpoint of CLIP: no visual.class_embedding in it")
+    fill(vision.vit, checkpoint_filter_fn(visual, vision.vit), path, "CLIP ViT-L/14's image encoder")
+    words = {key: value for key, value in tensors.items() if key.startswith(TEXT_KEYS)}
+    fill(text.clip, words, path, "CLIP ViT-L/14's text encoder")
+
+
+def load_sam(prior: SemanticPrior, path: Path) -> None:
+    """Load SAM's image encoder out of an official SAM checkpoint."""
+    encoder = _take(read_tensors(path), "image_encoder.")
+    fill(prior.encoder, encoder, path, "SAM's image encoder")
+
+
+def load_anyup(early: EarlyRefinement, path: Path) -> None:
+    """Load official AnyUp weights into one early refinement."""
+    tensors = read_tensors(path)
+    attention = _take(tensors, ANYUP_ATTENTION)
+    if attention.keys() != {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"}:
+        raise CheckpointError(f"{path} is not a checkpoint of AnyUp: no {ANYUP_ATTENTION}* in it")
+    for kind in ("weight", "bias"):
+        query, key, _ = attention[f"in_proj_{kind}"].chunk(3)
+        tensors |= {f"weights.query.{kind}": query, f"weights.key.{kind}": key}
+    for old, new in ANYUP_NAMES.items():
+        tensors = {name.replace(old, new): value for name, value in tensors.items()}
+    fill(early, tensors, path, "AnyUp")
+
+
+def fill_backbone(vision: DinoTxtVision, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load official or timm names, strictly; a classifier is left out."""
+    if "storage_tokens" in tensors:
+        tensors = official_to_timm(tensors, vision, path)
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("head.")}
+    wanted = shapes(vision.backbone)
+    if not any(key.endswith("q_bias") for key in tensors):  # timm's variant without biases, all 0
+        absent = {key: shape for key, shape in wanted.items() if key.endswith((".q_bias", ".v_bias"))}
+        tensors |= {key: torch.zeros(shape) for key, shape in absent.items()}
+    fill(vision.backbone, tensors, path, vision.name)
+
+
+def official_to_timm(tensors: dict[str, Tensor], vision: DinoTxtVision, path: Path) -> dict[str, Tensor]:
+    """Rename an official DINOv3 checkpoint's keys to timm's.
+
+    Left out: the mask token of pre-training, the masked bias of the keys, and RoPE's periods, which timm
+    computes; they are checked.
+    """
+    periods = tensors.get("rope_embed.periods")
+    ours = cast(Tensor, vision.backbone.rope.periods)  # type: ignore[union-attr]
+    if periods is None or not torch.allclose(periods.float(), ours, rtol=BFLOAT16, atol=0):
+        raise CheckpointError(f"{path}: its RoPE periods are not those of {vision.name}")
+    renamed: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        if key.endswith("qkv.bias"):
+            query, _, kept = value.chunk(3)
+            renamed |= {key.replace("qkv.bias", "q_bias"): query, key.replace("qkv.bias", "v_bias"): kept}
+        elif key not in {"mask_token", "rope_embed.periods"} and not key.endswith("qkv.bias_mask"):
+            renamed[rename(key).replace("storage_tokens", "reg_token")] = value
+    return renamed
+
+
+def rename(key: str) -> str:
+    """Turn an official parameter name into timm's."""
+    for old, new in BLOCK_NAMES.items():
+        key = key.replace(old, new)
+    return key
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load tensors into a module as FP32, naming every key that does not fit."""
+    check_keys(shapes(module), tensors, path, name)
+    module.load_state_dict({key: value.float() for key, value in tensors.items()})
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Return the shape of each entry of a module's state."""
+    return {key: value.shape for key, value in module.state_dict().items()}
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Remove the entries of one part, and return them without its prefix."""
+    names = [key for key in tensors if key.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+
+
+def _dinotxt_vision(vlm: Vlm, path: Path) -> DinoTxtVision:
+    if not isinstance(vlm.vision, DinoTxtVision):
+        raise CheckpointError(f"{path}: {vlm.config.name} has no dino.txt vision tower; give CLIP's file")
+    return vlm.vision

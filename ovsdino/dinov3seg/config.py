@@ -1,0 +1,201 @@
+"""Everything that fixes dinov3.seg's network; the presets are in ``presets.py``.
+
+No code and no weights are public, and parts of the paper were not recovered. A choice marked "reconstructed"
+is ours, nearly always CAT-Seg's, whose frame the paper builds on; whoever learns the true value changes one
+line.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ovsdino.config import IMAGENET_MEAN, IMAGENET_STD, SAM_CHANNELS
+
+Half = Literal["global", "local"]
+
+
+@dataclass(frozen=True)
+class VlmConfig:
+    """A vision tower and a text tower with one embedding space. The default is dino.txt on DINOv3 ViT-L/16.
+
+    Source: facebookresearch/dinov3, ``hub/dinotxt.py``.
+
+    Raises:
+        ValueError: widths that do not fit each other.
+    """
+
+    name: str = "dinotxt-vitl16"
+    kind: Literal["dinotxt", "clip"] = "dinotxt"  # patches of a vision head, or as MaskCLIP's
+    backbone: str = "vit_large_patch16_dinov3_qkvb"  # a timm name
+    backbone_width: int = 1024
+    patch_size: int = 16  # [px]
+    position_size: int = 0  # [px] image that learned positions were made for; 0: the backbone has none
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    head_blocks: int = 2  # of the vision head
+    head_heads: int = 16
+    head_align: int = 64  # the SwiGLU's hidden width, 8/3 of the width, is rounded up to a multiple of this
+    head_drop_path: float = 0.3  # in training
+
+    text: Literal["dinotxt", "nano", "clip"] = "dinotxt"
+    text_width: int = 2048  # of a class embedding: both halves, or CLIP's one
+    text_layers: int = 24
+    text_channels: int = 1280
+    text_heads: int = 20
+    text_context: int = 77  # [tokens]
+    text_vocabulary: int = 49408
+    text_checkpointing: bool = True  # in training, recompute the layers' activations instead of keeping them
+
+    def __post_init__(self) -> None:
+        if self.kind == "dinotxt" and self.text_width != 2 * self.backbone_width:
+            raise ValueError(
+                f"{self.name}: text_width must be twice backbone_width={self.backbone_width} "
+                f"(a global and a local half), got {self.text_width}"
+            )
+
+    @property
+    def halves(self) -> int:
+        """How many embeddings of a patch's width a class embedding holds."""
+        return 2 if self.kind == "dinotxt" else 1
+
+    @property
+    def width(self) -> int:
+        """D: width of a patch and of one half of a class embedding."""
+        return self.text_width // self.halves
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """The Semantic Prior Encoder: SAM's image encoder. The default is ViT-L.
+
+    Source: dinov3.seg, section 3; segment-anything, ``build_sam.py``. Layers, input size and that it stays
+    frozen are reconstructed.
+    """
+
+    width: int = 1024
+    depth: int = 24  # [blocks]
+    heads: int = 16
+    global_blocks: tuple[int, ...] = (5, 11, 17, 23)  # 0-based
+    window: int = 14  # [patches] of the other blocks
+    taps: tuple[int, int] = (
+        5,
+        11,
+    )  # reconstructed: blocks for the decoder's first and second stage
+    size: int = 1024  # [px] side of the square that SAM sees; below its own 1024 for a cheap variant
+    native_size: int = 1024  # [px] that the position embedding was made for
+    channels: int = SAM_CHANNELS
+    frozen: bool = True  # reconstructed
+
+
+@dataclass(frozen=True)
+class LocalGlobalConfig:
+    """How a large photo is seen: once whole, and in overlapping windows.
+
+    Source: dinov3.seg, section 3 (view, windows, overlap, feature averages).
+    """
+
+    view: int = 640  # [px] the photo is resized to this square
+    window: int = 384  # [px]
+    stride: int = 256  # [px] 384 less the overlap of 128
+    fusion: Literal["features", "probabilities"] = "features"  # the latter is CAT-Seg's
+    whole: Literal["view", "window"] = "view"  # reconstructed: the size at which the whole photo is seen
+    unit_length: bool = True  # reconstructed: normalise local and global features before their average
+
+
+@dataclass(frozen=True)
+class SegConfig:
+    """The shape of one dinov3.seg network; stored whole in checkpoints and bundles.
+
+    Raises:
+        ValueError: a width, head count or half that cannot work.
+    """
+
+    name: str = "dinov3seg-vitl16"
+    vlm: VlmConfig = VlmConfig()
+    templates: tuple[str, ...] = ("A photo of a {} in the scene",)
+    crop: int = 384  # [px] side of a training crop
+    halves: tuple[Half, ...] = ("global", "local")  # text halves that are correlated, one cost channel each
+
+    # Early refinement: AnyUp at the patches' own resolution. Widths and depth are reconstructed.
+    early: bool = True
+    early_blocks: int = 1
+    early_residual: bool = False  # True adds the unrefined patches
+    early_query_features: bool = False  # True: queries see the patches too, as keys do
+    early_width: int = 128
+    early_heads: int = 4
+    early_groups: int = 8  # of the encoders' GroupNorm
+    early_basis: int = 5  # side of the kernels that bring features of any width to one width
+    early_window: float = 0.1  # half the side of the attention window, as a share of the image's side
+    early_theta: float = 100.0  # RoPE: ratio of the highest to the lowest initial frequency
+
+    # Correlation and late refinement, reconstructed from CAT-Seg ViT-L.
+    width: int = 128  # C
+    cost_kernel: int = 7
+    late: bool = True
+    late_layers: int = 2  # stated by the paper
+    late_heads: int = 4
+    late_window: int = 12  # [patches] of the Swin blocks; the second one is shifted by half
+    late_mlp: int = 4  # hidden width of both blocks' feed-forward part over C
+    guidance_width: int = 128
+    class_attention: Literal["linear", "full"] = "linear"
+    class_pool: int = 2  # in training, the class block works at this fraction of the resolution
+    pad_length: int = 256  # fewer classes are padded to this many; of more, the best are kept
+    absent_logit: float = -100.0  # of the classes that were not kept
+
+    prior: PriorConfig | None = PriorConfig()  # None is the ablation without SAM's guidance
+
+    # Decoder, reconstructed from CAT-Seg.
+    decoder_widths: tuple[int, int] = (64, 32)
+    decoder_prior_widths: tuple[int, int] = (256, 128)  # of SAM's taps after their transposed convolutions
+    decoder_guidance_widths: tuple[int, int] = (32, 16)
+    decoder_group: int = 16  # channels of a GroupNorm's group
+
+    inference: LocalGlobalConfig = LocalGlobalConfig()
+
+    def __post_init__(self) -> None:
+        if not self.halves or len(self.halves) > self.vlm.halves or len(set(self.halves)) < len(self.halves):
+            raise ValueError(f"{self.vlm.name} has {self.vlm.halves} text halves, got halves={self.halves}")
+        factors = {"width": self.late_heads, "early_width": math.lcm(4, self.early_heads, self.early_groups)}
+        for field, factor in factors.items():  # 4: RoPE turns pairs of channels along two axes
+            if getattr(self, field) % factor:
+                raise ValueError(f"{field} must be a multiple of {factor}, got {getattr(self, field)}")
+        for size in (self.crop, self.inference.view, self.inference.window, self.inference.stride):
+            if size % self.vlm.patch_size:
+                raise ValueError(f"sizes must be multiples of patch_size={self.vlm.patch_size}, got {size}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> SegConfig:
+        """Rebuild a configuration written by :meth:`to_dict`; unknown or missing fields are a ValueError."""
+        values = _fields(cls, raw)
+        values["vlm"] = VlmConfig(**_fields(VlmConfig, values["vlm"]))
+        values["inference"] = LocalGlobalConfig(**_fields(LocalGlobalConfig, values["inference"]))
+        if values["prior"] is not None:
+            values["prior"] = PriorConfig(**_fields(PriorConfig, values["prior"]))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ZeroShotProtocol:
+    """How dino.txt labels a photo without any training for it.
+
+    Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``.
+    """
+
+    short_side: int = 512  # [px], bicubic
+    window: int = 384  # [px]
+    stride: int = 192  # [px]
+    half: Half = "local"  # of the class embedding
+    templates: str = "imagenet80"  # each prompt's half is normalised, then their mean
+
+
+def _fields(cls: type, raw: dict[str, Any]) -> dict[str, Any]:
+    wrong = raw.keys() ^ cls.__dataclass_fields__.keys()  # type: ignore[attr-defined]
+    if wrong:
+        raise ValueError(f"{cls.__name__}: missing or unknown fields {sorted(wrong)}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}

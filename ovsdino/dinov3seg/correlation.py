@@ -1,0 +1,59 @@
+"""Correlation: how patches and text meet, and which classes go on."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.vlm import take_half
+from ovsdino.head import unit
+
+
+def text_halves(text: Tensor, config: SegConfig) -> Tensor:
+    """Cut class embeddings into the halves that are used, each of unit length.
+
+    Shape: (N, text width) -> (N, P, D), P the number of halves.
+    """
+    halves = [take_half(text, config.vlm, half) for half in config.halves]
+    return F.normalize(torch.stack(halves, dim=1).float(), dim=-1)
+
+
+def correlate(patches: Tensor, halves: Tensor) -> Tensor:
+    """Return one cost channel a half: the cosine of every patch with every class.
+
+    Source: dinov3.seg, section 3 (both embeddings are correlated).
+
+    Shape: patches (B, D, h, w), halves (N, P, D) of unit length -> (B, N, P, h, w) in (-1, 1).
+    """
+    return torch.einsum("bdhw,npd->bnphw", unit(patches), halves)
+
+
+def best_classes(costs: Tensor, present: Tensor, most: int) -> Tensor:
+    """Choose the classes that are refined: those whose best patch, in either half, is most like them.
+
+    Source: CAT-Seg, ``Aggregator.forward``.
+
+    Args:
+        costs: cosines.
+        present: which classes are asked for; False marks padding.
+        most: how many to choose.
+
+    Shape: costs (B, N, P, h, w), present (N,) bool -> class numbers (B, min(most, N)), in no order.
+    """
+    score = costs.flatten(2).amax(-1).masked_fill(~present, -torch.inf)  # (B, N)
+    return score.topk(min(most, score.shape[1]), dim=1, sorted=False).indices
+
+
+def take_classes(values: Tensor, chosen: Tensor) -> Tensor:
+    """Pick each photo's classes. Shape: values (B, N, ...), chosen (B, K) -> (B, K, ...)."""
+    index = chosen.reshape(*chosen.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index)
+
+
+def put_classes(values: Tensor, chosen: Tensor, classes: int, absent: float) -> Tensor:
+    """Undo :func:`take_classes`; the others get ``absent``. Shape: (B, K, ...), (B, K) -> (B, N, ...)."""
+    index = chosen.reshape(*chosen.shape, *[1] * (values.ndim - 2)).expand_as(values)
+    whole = values.new_full((values.shape[0], classes, *values.shape[2:]), absent)
+    return whole.scatter(1, index, values)

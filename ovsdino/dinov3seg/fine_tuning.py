@@ -1,0 +1,84 @@
+"""Fine-tune the VLM gently: only the projections that make queries and values learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ovsdino.text_tower import SelfAttention
+
+
+@dataclass(frozen=True)
+class FusedWeight:
+    """One matrix of queries, keys and values, of which the keys' third must stay as it is."""
+
+    weight: nn.Parameter  # (3 C, C)
+    keys: Tensor  # (C, C), a copy
+
+
+class QueryValueTuning:
+    """Freeze a VLM but for the query and value weights of every attention in both of its towers.
+
+    Where the three projections are one matrix, the keys' rows get no gradient, so that they have no part in
+    the norm to which gradients are clipped, and are put back after each step of the optimizer, so that
+    neither weight decay nor momentum can move them: they stay equal bit by bit.
+
+    Source: dinov3.seg is silent; CAT-Seg, ``cat_seg_model.py``, trains these of CLIP.
+
+    Args:
+        vlm: the network, whose ``requires_grad`` is set here.
+    """
+
+    def __init__(self, vlm: nn.Module) -> None:
+        vlm.requires_grad_(False)
+        self.separate = [weight for module in vlm.modules() for weight in separate_weights(module)]
+        fused = [weight for module in vlm.modules() for weight in fused_weights(module)]
+        self.fused = [FusedWeight(weight, key_rows(weight).detach().clone()) for weight in fused]
+        for weight in self.parameters():
+            weight.requires_grad_(True)
+        for weight in fused:
+            weight.register_hook(without_keys)  # type: ignore[no-untyped-call]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what learns, for a parameter group of the optimizer."""
+        return [*self.separate, *(one.weight for one in self.fused)]
+
+    def watch(self, optimizer: Optimizer) -> None:
+        """Put the keys' rows back after each step of an optimizer."""
+        optimizer.register_step_post_hook(self._restore)
+
+    @torch.no_grad()
+    def _restore(self, *_: Any) -> None:  # noqa: ANN401 - torch's signature
+        for one in self.fused:
+            key_rows(one.weight).copy_(one.keys)
+
+
+def fused_weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Find a module's own matrix of queries, keys and values: timm's attentions and torch's."""
+    if isinstance(module, nn.MultiheadAttention):
+        yield module.in_proj_weight
+    elif isinstance(qkv := getattr(module, "qkv", None), nn.Linear):
+        yield cast(nn.Parameter, qkv.weight)
+
+
+def separate_weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Find the query and the value matrix of an attention that keeps them apart: nano's text tower."""
+    if isinstance(module, SelfAttention):
+        yield cast(nn.Parameter, module.query.weight)
+        yield cast(nn.Parameter, module.value.weight)
+
+
+def key_rows(weight: Tensor) -> Tensor:
+    """Return the middle third, as a view: (3 C, C) -> (C, C)."""
+    return weight.chunk(3)[1]
+
+
+def without_keys(gradient: Tensor) -> Tensor:
+    """Return a gradient without that of the keys. Shape: (3 C, C), kept."""
+    query, key, value = gradient.chunk(3)
+    return torch.cat([query, torch.zeros_like(key), value])

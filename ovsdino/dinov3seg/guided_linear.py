@@ -1,0 +1,28 @@
+"""Queries and keys that see a guidance next to their input."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GuidedLinear(nn.Linear):
+    """``linear([x ; g])``, computed as ``W_x x + W_g g + b``: a guidance that many share is mapped once.
+
+    Source: CAT-Seg, ``WindowAttention`` and ``AttentionLayer`` (concatenation into queries and keys only).
+
+    Args:
+        width: of input and output.
+        guidance: width of the guidance; 0 for none.
+
+    Shape: x (..., width), guidance (..., guidance width), which broadcast -> (..., width).
+    """
+
+    def __init__(self, width: int, guidance: int) -> None:
+        super().__init__(width + guidance, width)
+
+    def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Map both."""
+        width = x.shape[-1]
+        mapped = F.linear(x, self.weight[:, :width], self.bias)
+        return mapped if guidance is None else mapped + F.linear(guidance, self.weight[:, width:])

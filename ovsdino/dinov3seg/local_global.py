@@ -1,0 +1,103 @@
+"""Local-global inference: a photo seen whole for its sense, and in overlapping windows for its detail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovsdino.dinov3seg.config import LocalGlobalConfig
+from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino.head import unit
+from ovsdino_runtime.windows import Window, plan_windows
+
+
+def predict(model: Dinov3Seg, photo: Tensor, text: Tensor) -> Tensor:
+    """Return each class's probability, on the square view.
+
+    ``features`` (the paper's): windows and whole are averaged as VLM features, then refined and decoded once.
+    ``probabilities`` (CAT-Seg's): each window, and the whole at a window's size, is segmented by itself.
+
+    Source: dinov3.seg, section 3; CAT-Seg, ``inference_sliding_window``.
+
+    Args:
+        model: the network; its configuration says how.
+        photo: normalised photos of any size.
+        text: class embeddings as ``model.vlm.text`` gives them.
+
+    Shape: photo (B, 3, H, W), text (N, text width) -> (B, N, view, view) in (0, 1).
+    """
+    config = model.config.inference
+    view = resize(photo, config.view)  # (B, 3, V, V)
+    if config.fusion == "probabilities":
+        return fuse_probabilities(model, view, text)
+    patches = model.refine_patches(view, fuse_features(model, view))  # (B, D, g, g)
+    logits = model.decode(patches, model.see_prior(view), text)  # (B, N, 4g, 4g)
+    return resize(logits.sigmoid(), config.view)
+
+
+def labels(scores: Tensor, height: int, width: int) -> Tensor:
+    """Spread scores over a photo of that size [px] and name the best. Shape: (B, N, h, w) -> (B, H, W)."""
+    return F.interpolate(scores, (height, width), mode="bilinear", align_corners=False).argmax(1)
+
+
+def fuse_features(model: Dinov3Seg, view: Tensor) -> Tensor:
+    """Average the features of all windows, then with those of the whole: (B, 3, V, V) -> (B, D, g, g)."""
+    config, patch = model.config.inference, model.config.vlm.patch_size
+    grid = config.view // patch
+    windows = _windows(config)
+    crops = torch.cat([_crop(view, window) for window in windows])  # (n * B, 3, s, s)
+    parts = model.vlm.vision(crops).chunk(len(windows))  # n x (B, D, s / patch, s / patch)
+    on_grid = [Window(*(value // patch for value in (w.top, w.left, w.height, w.width))) for w in windows]
+    local = average_windows(parts, on_grid, grid)  # (B, D, g, g)
+    seen = view if config.whole == "view" else resize(view, config.window)
+    whole = resize(model.vlm.vision(seen), grid)  # (B, D, g, g)
+    if config.unit_length:
+        local, whole = unit(local), unit(whole)
+    return (local + whole) / 2
+
+
+def fuse_probabilities(model: Dinov3Seg, view: Tensor, text: Tensor) -> Tensor:
+    """Average the probabilities of all windows, then with those of the whole: -> (B, N, V, V)."""
+    config = model.config.inference
+    windows = _windows(config)
+    parts = [resize(model(_crop(view, w), text).sigmoid(), config.window) for w in windows]
+    local = average_windows(parts, windows, config.view)
+    whole = resize(model(resize(view, config.window), text).sigmoid(), config.view)
+    return (local + whole) / 2
+
+
+def average_windows(parts: Sequence[Tensor], windows: Sequence[Window], side: int) -> Tensor:
+    """Put maps where their windows lie; where they overlap, take the mean.
+
+    Shape: n x (B, C, s, s), windows in the same unit as ``side`` -> (B, C, side, side).
+    """
+    total = parts[0].new_zeros(*parts[0].shape[:2], side, side)
+    count = parts[0].new_zeros(side, side)
+    for part, window in zip(parts, windows, strict=True):
+        place = (..., *_slices(window))
+        total[place] += part
+        count[place] += 1
+    return total / count
+
+
+def resize(x: Tensor, side: int) -> Tensor:
+    """Stretch to a square: (B, C, h, w) -> (B, C, side, side)."""
+    if x.shape[-2:] == (side, side):
+        return x
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+
+
+def _windows(config: LocalGlobalConfig) -> list[Window]:
+    return plan_windows(config.view, config.view, size=config.window, stride=config.stride)
+
+
+def _crop(view: Tensor, window: Window) -> Tensor:
+    return view[(..., *_slices(window))]
+
+
+def _slices(window: Window) -> tuple[slice, slice]:
+    rows = slice(window.top, window.top + window.height)
+    return rows, slice(window.left, window.left + window.width)

@@ -1,0 +1,99 @@
+"""dinov3.seg: what goes in, what comes out, and the way between."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ovsdino.config import IMAGENET_MEAN, IMAGENET_STD
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.correlation import best_classes, correlate, put_classes, take_classes, text_halves
+from ovsdino.dinov3seg.decoder import UpsamplingDecoder, fit
+from ovsdino.dinov3seg.early_refinement import EarlyRefinement
+from ovsdino.dinov3seg.late_refinement import LateRefinement
+from ovsdino.dinov3seg.semantic_prior import Prior, SemanticPrior
+from ovsdino.dinov3seg.vlm import Vlm
+
+
+class Dinov3Seg(nn.Module):
+    """Refine patches, correlate them with both text halves, refine the costs, decode.
+
+    Source: dinov3.seg (arXiv 2603.19531), section 3.
+
+    Args:
+        config: a preset of :data:`ovsdino.dinov3seg.presets.PRESETS`, or one of your own.
+
+    Shape: pixels (B, 3, H, W) normalised with the VLM's mean and std, text (N, text width) as ``vlm.text``
+        gives it, present (N,) bool -> logits (B, N, 4h, 4w), one sigmoid a class.
+    """
+
+    def __init__(self, config: SegConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vlm = Vlm(config.vlm)
+        self.early = nn.ModuleList(EarlyRefinement(config) for _ in range(config.early_blocks * config.early))
+        self.prior = SemanticPrior(config.prior) if config.prior else None
+        half = config.cost_kernel // 2
+        self.cost_embedding = nn.Conv2d(len(config.halves), config.width, config.cost_kernel, padding=half)
+        text_width = len(config.halves) * config.vlm.width
+        self.text_guidance = nn.Linear(text_width, config.guidance_width) if config.late else None
+        self.image_guidance = (
+            nn.Conv2d(config.prior.channels, config.guidance_width, 3, padding=1)
+            if config.late and config.prior
+            else None
+        )
+        self.late = nn.ModuleList(LateRefinement(config) for _ in range(config.late_layers * config.late))
+        self.decoder = UpsamplingDecoder(config)
+
+    def forward(self, pixels: Tensor, text: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the logits; classes that are not present, or not among the best 256, get -100."""
+        patches = self.refine_patches(pixels, self.vlm.vision(pixels))  # (B, D, h, w)
+        return self.decode(patches, self.see_prior(pixels), text, present)
+
+    def refine_patches(self, pixels: Tensor, patches: Tensor) -> Tensor:
+        """Refine early: pixels (B, 3, H, W), patches (B, D, h, w) -> (B, D, h, w), in the same space."""
+        for early in self.early:
+            patches = early(self.to_imagenet(pixels), patches)
+        return patches
+
+    def see_prior(self, pixels: Tensor) -> Prior | None:
+        """Look with SAM: pixels (B, 3, H, W) -> its features, or None in the ablation."""
+        return None if self.prior is None else cast(Prior, self.prior(self.to_imagenet(pixels)))
+
+    def decode(
+        self, patches: Tensor, prior: Prior | None, text: Tensor, present: Tensor | None = None
+    ) -> Tensor:
+        """Correlate, refine late and decode: patches (B, D, h, w), text (N, text width) -> (B, N, 4h, 4w)."""
+        if present is None:
+            present = torch.ones(len(text), dtype=torch.bool, device=text.device)
+        halves = text_halves(text, self.config)  # (N, P, D)
+        costs = correlate(patches, halves)  # (B, N, P, h, w)
+        chosen = best_classes(costs, present, self.config.pad_length)  # (B, K)
+        costs = take_classes(costs, chosen)  # (B, K, P, h, w)
+        kept, known = halves[chosen], present[chosen]  # (B, K, P, D), (B, K)
+
+        x = torch.unflatten(self.cost_embedding(costs.flatten(0, 1)), 0, chosen.shape)  # (B, K, C, h, w)
+        if self.text_guidance is not None:
+            guidance = self.text_guidance(kept.flatten(2)).relu()  # (B, K, G)
+            image = self.guide_by_image(prior, patches)  # (B, G, h, w) or None
+            for late in self.late:
+                x = late(x, image, guidance, known)
+        logits = self.decoder(x, prior)  # (B, K, 4h, 4w)
+        logits = logits.masked_fill(~known[..., None, None], self.config.absent_logit)
+        return put_classes(logits, chosen, len(text), self.config.absent_logit)  # (B, N, 4h, 4w)
+
+    def guide_by_image(self, prior: Prior | None, patches: Tensor) -> Tensor | None:
+        """Bring SAM's last features to the patches' grid: -> (B, G, h, w)."""
+        if prior is None or self.image_guidance is None:
+            return None
+        return cast(Tensor, self.image_guidance(fit(prior.last, list(patches.shape[-2:]))).relu())
+
+    def to_imagenet(self, pixels: Tensor) -> Tensor:
+        """Normalise with ImageNet's mean and std, as SAM and AnyUp expect it, whatever the VLM expects."""
+        mean, std = self.config.vlm.mean, self.config.vlm.std
+        if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
+            return pixels
+        rows = [pixels.new_tensor(row)[:, None, None] for row in (mean, std, IMAGENET_MEAN, IMAGENET_STD)]
+        return (pixels * rows[1] + rows[0] - rows[2]) / rows[3]

@@ -1,0 +1,96 @@
+"""The networks by name: the published one, a toy that learns on two cores, ablations, and dino.txt alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ovsdino.dinov3seg.config import LocalGlobalConfig, PriorConfig, SegConfig, VlmConfig, ZeroShotProtocol
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+DINOTXT_VITL16 = VlmConfig()
+
+CLIP_VITL14 = VlmConfig(
+    name="clip-vitl14-336",
+    kind="clip",
+    backbone="vit_large_patch14_clip_quickgelu_336",
+    patch_size=14,
+    position_size=336,
+    mean=CLIP_MEAN,
+    std=CLIP_STD,
+    head_blocks=0,
+    text="clip",
+    text_width=768,
+    text_layers=12,
+    text_channels=768,
+    text_heads=12,
+)
+
+DINOTXT_TINY = VlmConfig(
+    name="dinotxt-tiny",
+    backbone="vit_tiny_patch16_224",
+    backbone_width=192,
+    position_size=224,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    head_heads=3,
+    head_drop_path=0.0,
+    text="nano",
+    text_width=384,  # nano's, cut in two as dino.txt's is
+)
+
+VITL16 = SegConfig()
+
+TINY = SegConfig(
+    name="dinov3seg-tiny",
+    vlm=DINOTXT_TINY,
+    templates=("{}",),  # nano's tower was trained on bare names
+    crop=224,
+    early_width=32,
+    early_heads=2,
+    early_groups=4,
+    width=32,
+    late_heads=2,
+    late_window=7,
+    guidance_width=32,
+    prior=PriorConfig(
+        width=64,
+        depth=4,
+        heads=2,
+        global_blocks=(1, 3),
+        window=7,
+        taps=(1, 3),
+        size=224,
+        native_size=224,
+        channels=64,
+        frozen=False,
+    ),
+    decoder_widths=(32, 16),
+    decoder_prior_widths=(32, 16),
+    decoder_guidance_widths=(16, 8),
+    decoder_group=8,
+    inference=LocalGlobalConfig(view=384, window=224, stride=160),
+)
+
+VLM_PRESETS: dict[str, VlmConfig] = {"dinotxt-vitl16": DINOTXT_VITL16}
+PROTOCOLS: dict[str, ZeroShotProtocol] = {"dinotxt-vitl16": ZeroShotProtocol()}  # of the zero-shot models
+
+PRESETS: dict[str, SegConfig] = {
+    "dinov3seg-vitl16": VITL16,
+    "dinov3seg-tiny": TINY,
+    # Ablations.
+    "dinov3seg-vitl16-global": replace(VITL16, name="dinov3seg-vitl16-global", halves=("global",)),
+    "dinov3seg-vitl16-local": replace(VITL16, name="dinov3seg-vitl16-local", halves=("local",)),
+    "dinov3seg-vitl16-no-early": replace(VITL16, name="dinov3seg-vitl16-no-early", early=False),
+    "dinov3seg-vitl16-no-late": replace(VITL16, name="dinov3seg-vitl16-no-late", late=False),
+    "dinov3seg-vitl16-no-prior": replace(VITL16, name="dinov3seg-vitl16-no-prior", prior=None),
+    "dinov3seg-vitl14-clip": replace(
+        VITL16,
+        name="dinov3seg-vitl14-clip",
+        vlm=CLIP_VITL14,
+        crop=336,
+        halves=("global",),
+        inference=LocalGlobalConfig(view=560, window=336, stride=224),
+    ),
+}

@@ -1,0 +1,36 @@
+"""From prompts to the token ids that a text tower reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import cast
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ovsdino.dinov3seg.config import VlmConfig
+
+
+def tokenize(prompts: Sequence[str], config: VlmConfig) -> Tensor:
+    """Cut prompts into the pieces of the VLM's text tower, padded; a long prompt keeps its end-of-text token.
+
+    Shape: -> ids (N, T) int64; T is 77 for CLIP's pieces, the longest prompt for nano's.
+    """
+    if config.text == "nano":
+        return torch.tensor([encoding.ids for encoding in _nano().encode_batch(list(prompts))])
+    return cast(Tensor, _clip()(list(prompts), context_length=config.text_context))
+
+
+@cache
+def _clip() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
+@cache
+def _nano() -> Tokenizer:
+    text = (files("ovsdino") / "weights" / "nano-tokenizer.json").read_text(encoding="utf-8")
+    return Tokenizer.from_str(text)
