@@ -1,11 +1,10 @@
-"""Stage 11 of nano: the exported bundle's mIoU on DATA/dev, beside the teachers' own figures.
+"""Stage 9 of nano: the exported bundle's mIoU on DATA/dev, beside the teachers' own figures.
 
 The whole benchmarks are `ovsdino-bench quality`'s; here are also the classes that the teachers know.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from PIL import Image
 from rich.progress import track
 
 from ovsdino_benchmarks.label_values import IGNORED
-from ovsdino_benchmarks.metrics import Counts, count, scores
+from ovsdino_runtime.metrics import Counts, count, scores
+from ovsdino_runtime.pipeline import Windows
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.vocabulary import Vocabulary, load_templates, load_vocabulary
 
@@ -67,29 +67,25 @@ def measure(segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, c
 @click.option("--bench", "names", multiple=True, type=click.Choice(list(BENCHES)))
 @click.option("--background", type=float, help="Threshold.  [default: the model's]")
 @click.option("--templates", default="name", show_default=True)
+@click.option("--windows", type=click.Choice(["model", "none"]), default="model", show_default=True)
 @click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file.")
 def main(
     data: Path,
     model: str,
     names: tuple[str, ...],
     background: float | None,
     templates: str,
+    windows: Windows,
     synonyms: bool,
-    out: Path | None,
 ) -> None:
     """Print a model's mIoU and Boundary IoU [%] on each set of DATA/dev."""
-    segmenter = Segmenter.load(model, templates=load_templates(templates), antialias=False)
-    results = {}
+    segmenter = Segmenter.load(model, templates=load_templates(templates), antialias=False, windows=windows)
     for name in names or tuple(BENCHES):
         bench = BENCHES[name]
         words = words_of(bench, synonyms=synonyms)
         found = scores(measure(segmenter, bench, data, words, background if words.background else None))
-        results[name] = {"miou": found.miou, "boundary_miou": found.boundary_miou, "teacher": bench.teacher}
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
         click.echo(f"{name:16} {figures}   teacher {bench.teacher or '-'}")
-    if out:
-        out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
