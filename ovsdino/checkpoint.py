@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from torch import Tensor
 from ovsdino.backbone import Backbone, resize_positions
 from ovsdino.config import PRESETS, ModelConfig
 from ovsdino.model import OVSDINO
+from ovsdino.publish import publish
 from ovsdino_runtime.errors import OvsdinoError
 
 PACKAGED = {"nano": "nano.safetensors"}  # presets whose weights lie in this package
@@ -25,7 +27,22 @@ class CheckpointError(OvsdinoError):
     """A checkpoint that is missing, broken, or of another model; the message says which and what to do."""
 
 
-def save_model(model: OVSDINO, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
+class Configuration(Protocol):
+    """What fixes a network's shape, and can be written down."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Configured(Protocol):
+    """A network that knows its configuration: either of the two systems."""
+
+    @property
+    def config(self) -> Configuration: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the weights, with the configuration as metadata, in one step: a crash leaves the old file.
 
     Args:
@@ -36,7 +53,7 @@ def save_model(model: OVSDINO, path: Path, *, dtype: torch.dtype = torch.float32
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"config": json.dumps(model.config.to_dict())})
-    partial.replace(path)
+    publish(partial, path)
 
 
 def load_model(name: str, checkpoint: Path | None = None) -> OVSDINO:

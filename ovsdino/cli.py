@@ -23,6 +23,9 @@ class Verb:
 
 
 VERBS = {
+    "analyze": Verb(
+        "ovsdino.analysis.cli:analyze", "Look into image encoders: spectra of layers, CKA.", "analysis"
+    ),
     "bench": Verb(
         "ovsdino_benchmarks.cli:bench", "Measure speed and quality, report and compare them.", "bench"
     ),
@@ -33,7 +36,12 @@ VERBS = {
     "export": Verb(
         "ovsdino_export.cli:export", "Turn a model into a bundle that runs without torch.", "export"
     ),
+    "packs": Verb("ovsdino_runtime.cli:packs", "Put encoded vocabularies into a bundle."),
+    "pseudo-masks": Verb(
+        "ovsdino.masks.cli:pseudo_masks", "Find masks for the words of photos' captions.", "masks"
+    ),
     "run": Verb("ovsdino_runtime.cli:run", "Name the regions of photos with words of your choice."),
+    "train": Verb("ovsdino.training.cli:train", "Train a network on photos with pseudo-masks.", "train"),
     "vocabularies": Verb(
         "ovsdino_runtime.cli:vocabularies", "List the packaged vocabularies and their words."
     ),

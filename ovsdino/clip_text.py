@@ -17,36 +17,40 @@ TEXT_KEYS = ("positional_embedding", "text_projection", "token_embedding.", "tra
 
 
 class ClipTextTower(nn.Module):
-    """The text half of CLIP ViT-B/16: 12 causal blocks, 512 wide.
+    """The text half of CLIP: causal blocks, those of ViT-B/16 unless asked otherwise.
 
     Attention is causal and the vector is read at the end-of-text token, so tokens behind it change nothing
     and any length up to the context may be given.
 
     Source: OVS-DINO, section 4 (text encoder); layers from open_clip, ``ViT-B-16-quickgelu``.
 
-    Shape: ids (B, T), T at most 77 -> embeddings (B, 512), FP32, unit length.
+    Args:
+        width: of the blocks and of the embedding.
+        heads, layers: of the blocks.
+
+    Shape: ids (B, T), T at most 77 -> embeddings (B, width), FP32, unit length.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, width: int = 512, heads: int = 8, layers: int = 12) -> None:
         super().__init__()
         self.clip = TextTransformer(
             context_length=CONTEXT,
             vocab_size=VOCABULARY,
-            width=512,
-            heads=8,
-            layers=12,
-            output_dim=512,
+            width=width,
+            heads=heads,
+            layers=layers,
+            output_dim=width,
             act_layer=QuickGELU,
         )
 
     def forward(self, ids: Tensor) -> Tensor:
         """Encode token ids."""
         tokens = ids.shape[1]
-        x = self.clip.token_embedding(ids) + self.clip.positional_embedding[:tokens]  # (B, T, 512)
+        x = self.clip.token_embedding(ids) + self.clip.positional_embedding[:tokens]  # (B, T, width)
         x = self.clip.transformer(x, attn_mask=self.clip.attn_mask[:tokens, :tokens])
         x = self.clip.ln_final(x)
-        end = ids.argmax(-1)[:, None, None].expand(-1, -1, x.shape[-1])  # (B, 1, 512)
-        pooled = x.gather(1, end).squeeze(1)  # (B, 512); indexing by rows would export a Range
+        end = ids.argmax(-1)[:, None, None].expand(-1, -1, x.shape[-1])  # (B, 1, width)
+        pooled = x.gather(1, end).squeeze(1)  # (B, width); indexing by rows would export a Range
         return F.normalize((pooled @ self.clip.text_projection).float(), dim=-1)
 
 

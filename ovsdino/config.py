@@ -126,7 +126,7 @@ NANO = ModelConfig(
 PRESETS: dict[str, ModelConfig] = {
     "ovsdino-vitb14": VITB14,
     "nano": NANO,
-    # The ablations of Tables 2, 3 and 5.
+    # The ablations of Tables 2, 3 and 5, and those of them that nano can follow.
     "ovsdino-vitb14-no-encoder": replace(VITB14, name="ovsdino-vitb14-no-encoder", encoder=False),
     "ovsdino-vitb14-no-gate": replace(VITB14, name="ovsdino-vitb14-no-gate", gate=False),
     "ovsdino-vitb14-four-taps": replace(VITB14, name="ovsdino-vitb14-four-taps", taps=(3, 6, 9, 12)),
@@ -145,4 +145,7 @@ PRESETS: dict[str, ModelConfig] = {
         position_offset=0.0,
         position_antialias=True,
     ),
+    "nano-no-gate": replace(NANO, name="nano-no-gate", gate=False),
+    "nano-four-taps": replace(NANO, name="nano-four-taps", taps=(3, 6, 9, 12)),
+    "nano-frozen": replace(NANO, name="nano-frozen", trained_blocks=0),
 }

@@ -43,6 +43,17 @@ def test_every_package_is_typed():
         assert (ROOT / folder / "py.typed").is_file()
 
 
+def test_an_engine_for_a_gpu_brings_what_runs_the_text_graph():
+    extras = {name: lines(text) for name, text in SETUP_CFG["options.extras_require"].items()}
+    names = {
+        extra: {line.partition(">")[0] for line in extras[extra]} for extra in ("cuda", "tensorrt", "rtx")
+    }
+    for installed in (names["cuda"], names["tensorrt"], names["rtx"] | names["cuda"]):
+        assert "pycuda" in installed
+        assert len(installed & {"onnxruntime", "onnxruntime-gpu"}) == 1  # they exclude each other
+    assert names["rtx"] == {"tensorrt-rtx"}  # builds engines on a machine without a GPU
+
+
 def test_every_data_file_is_packaged():
     patterns = {name: lines(text) for name, text in SETUP_CFG["options.package_data"].items()}
     for name, folder in FOLDERS.items():
