@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ovsdino.publish import publish
+
 SECONDS = 30.0  # between two saves
 
 
@@ -80,7 +82,7 @@ class Partial:
         about = {"key": self._key, "batches": str(progress.batches), "photos": str(progress.photos)}
         temporary = self._file.with_suffix(".tmp")
         save_file(tensors, temporary, metadata=about)
-        temporary.replace(self._file)
+        publish(temporary, self._file)
         self._saved = self._clock()
 
     def remove(self) -> None:

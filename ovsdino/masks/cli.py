@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino.refusal import refusing
 
 if TYPE_CHECKING:
     from ovsdino.masks.request import Request
@@ -17,12 +15,6 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 SHARE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)
-
-
-class RefusalError(click.ClickException):
-    """Something that the user can mend."""
-
-    exit_code = 2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,7 +73,8 @@ def pseudo_masks(**options: Any) -> None:  # noqa: ANN401 - whole to Request, wh
 
     Killed and started again with the same options, it goes on where it stopped.
     """
-    with refusing():
+    smaller = "give a smaller --sam or --detector, or fewer --workers"
+    with refusing("this", extra=lambda name: "cluster" if name == "ray" else "masks", smaller=smaller):
         from ovsdino.masks.request import Request
 
         run(Request(**options))
@@ -100,22 +93,3 @@ def run(request: Request) -> None:
         made.run(begin, done)
     for line in made.summary():
         click.echo(line)
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what the user can mend into one line on stderr and exit 2."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        extra = "cluster" if error.name == "ray" else "masks"
-        raise RefusalError(
-            f"this needs {error.name}, which is not installed: pip install 'ovsdino[{extra}]'"
-        ) from error
-    except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
-        from ovsdino.trouble import explain
-
-        line = explain(error, "give a smaller --sam or --detector, or fewer --workers")
-        if line is None:
-            raise
-        raise RefusalError(line) from error

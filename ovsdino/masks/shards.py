@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from ovsdino.masks.photo_masks import PhotoMasks, Record, Region, Rle, Skipped, from_json, to_json
+from ovsdino.publish import publish
 from ovsdino_runtime import strict_json
 from ovsdino_runtime.errors import OvsdinoError
 
@@ -251,8 +251,5 @@ def _pretty(raw: object) -> bytes:
 
 def _write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial.write_bytes(data)
+    publish(partial, path)

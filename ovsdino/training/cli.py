@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ovsdino.refusal import refusing
 
 if TYPE_CHECKING:
     from ovsdino.training.recipe import Recipe
 
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-
-
-class RefusedError(click.ClickException):
-    """Bad input: one line on stderr, exit 2."""
-
-    exit_code = 2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +52,8 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
 
     The same command goes on where it was stopped. Under torchrun, its processes share each batch.
     """
-    with refusing():
+    smaller = "give a smaller --micro-batch, or fewer --workers"
+    with refusing("`ovsdino train`", extra=lambda _: "train", smaller=smaller):
         from ovsdino.training.inputs import Job
         from ovsdino.training.loop import train as run
         from ovsdino.training.recipe import RecipeError
@@ -146,23 +141,3 @@ def check_out(out: Path, resume: str) -> None:
         raise OutputError(
             f"--out {out}: cannot be written to ({error.strerror}); give another folder"
         ) from error
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what the user can mend into one line on stderr and exit 2."""
-    from ovsdino_runtime.errors import OvsdinoError
-
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise RefusedError(
-            f"`ovsdino train` needs {error.name}, which is not installed: pip install 'ovsdino[train]'"
-        ) from error
-    except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
-        from ovsdino.trouble import explain
-
-        line = explain(error, "give a smaller --micro-batch, or fewer --workers")
-        if line is None:
-            raise
-        raise RefusedError(line) from error
