@@ -1,4 +1,4 @@
-"""The rows of the paper's tables as changes of a recipe: ``--variant NAME``."""
+"""The rows of the paper's tables, and of our own, as changes of a recipe: ``--variant NAME``."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def first_dino(recipe: Recipe) -> Recipe:
     return replace(recipe, model=PRESETS["ovsdino-vitb16-dino"])
 
 
+def with_gradients(recipe: Recipe) -> Recipe:
+    """Align the encoder with the photo's own gradients, where there is no SAM; the paper has no such row."""
+    return replace(
+        recipe,
+        weights=replace(recipe.weights, align_cosine=1.0, align_mse=1.0),
+        data=replace(recipe.data, structure_target="gradients"),
+    )
+
+
+def unbalanced(recipe: Recipe) -> Recipe:
+    """Let every pixel weigh the same in the cross-entropy; the paper has none, so this is for `nano`."""
+    return replace(recipe, data=replace(recipe.data, balance=0.0))
+
+
 VARIANTS: dict[str, Change] = {
     "ours": lambda recipe: recipe,
     "no-sam": without_alignment,
@@ -48,11 +62,13 @@ VARIANTS: dict[str, Change] = {
     "frozen": network("frozen"),
     "dino-v1": first_dino,
     "registers": network("registers"),
+    "gradients": with_gradients,
+    "unbalanced": unbalanced,
 }
 
 
 def apply_variant(recipe: Recipe, name: str) -> Recipe:
-    """Return the recipe of one row of the paper's tables.
+    """Return the recipe of one row.
 
     Raises:
         RecipeError: no such row, or not of this network.

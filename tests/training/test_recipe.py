@@ -76,8 +76,18 @@ def test_the_paper_s_rows(name, network):
     )
 
 
+def test_our_own_rows():
+    gradients = apply_variant(NANO_RECIPE, "gradients")
+    assert gradients.weights == replace(NANO_RECIPE.weights, align_cosine=1.0, align_mse=1.0)
+    assert gradients.data == replace(NANO_RECIPE.data, structure_target="gradients")
+    assert not gradients.needs_teacher
+    even = apply_variant(NANO_RECIPE, "unbalanced")
+    assert even.data == replace(NANO_RECIPE.data, balance=0.0)
+    assert NANO_RECIPE.data.balance > 0
+
+
 def test_every_row_is_tried_above():
-    assert len(VARIANTS) == 8
+    assert len(VARIANTS) == 10
 
 
 @pytest.mark.parametrize(
