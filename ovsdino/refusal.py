@@ -1,40 +1,29 @@
-"""What the user can mend, as one line on stderr and exit code 2. Imports no torch."""
+"""What the user can mend, as one line on stderr and exit code 2, also where torch says it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
-
+from ovsdino_runtime import refusal
 from ovsdino_runtime.errors import OvsdinoError
 
 
-class RefusedError(click.ClickException):
-    """Bad input, a missing package or too little memory."""
-
-    exit_code = 2
-
-
 @contextmanager
-def refusing(who: str, *, extra: Callable[[str | None], str], smaller: str) -> Iterator[None]:
+def refusing(who: str, *, extra: str | Callable[[str | None], str], smaller: str) -> Iterator[None]:
     """Turn what the user can mend into one line; faults of the program pass.
 
     Args:
         who: what needs a package that is missing.
-        extra: the extra that brings a package.
+        extra: the extra that brings it, or tells which does by the package's name.
         smaller: what to do where memory is short.
     """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise RefusedError(
-            f"{who} needs {error.name}, which is not installed: pip install 'ovsdino[{extra(error.name)}]'"
-        ) from error
-    except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
-        from ovsdino.trouble import explain
+    with refusal.refusing(who, extra=extra):
+        try:
+            yield
+        except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
+            from ovsdino.trouble import explain
 
-        line = explain(error, smaller)
-        if line is None:
+            if line := explain(error, smaller):
+                raise refusal.RefusedError(line) from error
             raise
-        raise RefusedError(line) from error

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ovsdino.refusal import refusing
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,12 +22,6 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
 ENCODER = "NAME=FILE"
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class RefusedError(click.ClickException):
-    """Bad input: one line on stderr, exit 2."""
-
-    exit_code = 2
 
 
 def _read_layers(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...] | None:
@@ -69,7 +65,7 @@ def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  
 
     PHOTOS is a folder; each photo's centred square is read.
     """
-    with _refusing():
+    with refusing("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
         from ovsdino.analysis.measure import measure_spectra
         from ovsdino.analysis.output import write_spectra
         from ovsdino.analysis.spectrum import SpectrumOptions
@@ -95,7 +91,7 @@ def cka(photos: Path, first: str, second: str, **options: Any) -> None:  # noqa:
 
     PHOTOS is a folder; both encoders see each photo's centred square.
     """
-    with _refusing():
+    with refusing("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
         from ovsdino.analysis.measure import measure_similarity
         from ovsdino.analysis.output import write_similarity
 
@@ -122,11 +118,11 @@ def _running(folder: Path, options: dict[str, Any]) -> Iterator[Run]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ovsdino.analysis.measure import Run
-    from ovsdino.analysis.output import require_folder
-    from ovsdino.analysis.photos import find_photos
+    from ovsdino.analysis.photos import choose_photos
+    from ovsdino_runtime.out_folder import check_out
 
-    photos = find_photos(folder, options["limit"])
-    require_folder(options["out"])
+    photos = choose_photos(folder, options["limit"])
+    check_out(options["out"])
     device = _choose_device(options["device"])
     columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -156,18 +152,3 @@ def _choose_device(name: str | None) -> torch.device:
             f"--device {name}: torch cannot compute there ({str(error).splitlines()[0]})"
         ) from error
     return device
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn what the user can mend into one line."""
-    from ovsdino_runtime.errors import OvsdinoError
-
-    try:
-        yield
-    except OvsdinoError as error:
-        raise RefusedError(str(error)) from error
-    except ModuleNotFoundError as error:
-        raise RefusedError(
-            f"this needs {error.name}, which is not installed: pip install 'ovsdino[analysis]'"
-        ) from error

@@ -49,20 +49,6 @@ def write_similarity(one: Similarity, folder: Path) -> list[Path]:
     ]
 
 
-def require_folder(folder: Path) -> None:
-    """Make the folder of results before anything is computed.
-
-    Raises:
-        OutputError: it cannot be made, or not be written into.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made a folder of results ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder}: may not be written into; choose another with --out")
-
-
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     def write(file: Path) -> None:
         with file.open("w", encoding="utf-8", newline="") as text:
@@ -80,6 +66,7 @@ def _round(cell: object) -> object:
 def _write(path: Path, write: Callable[[Path], None]) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         partial.replace(path)
     except OSError as error:

@@ -80,6 +80,7 @@ class Partial:
             for name, tensor in sums.tensors().items()
         }
         about = {"key": self._key, "batches": str(progress.batches), "photos": str(progress.photos)}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_suffix(".tmp")
         save_file(tensors, temporary, metadata=about)
         publish(temporary, self._file)

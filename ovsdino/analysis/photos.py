@@ -6,25 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ovsdino.analysis.errors import AnalysisError
 from ovsdino_runtime.errors import PhotoError
 from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.photo_files import find_photos
 from ovsdino_runtime.preprocess import Photo
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
-
-def find_photos(folder: Path, limit: int | None = None) -> list[Path]:
+def choose_photos(folder: Path, limit: int | None = None) -> list[Path]:
     """List the photos below a folder, sorted; with a limit, so many of them, evenly spaced.
 
     Raises:
-        AnalysisError: no such folder, or no photos in it.
+        PhotoError: no such folder, or no photos in it.
     """
-    if not folder.is_dir():
-        raise AnalysisError(f"{folder}: no such folder; give one of photos")
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not photos:
-        raise AnalysisError(f"{folder}: no photos in it ({', '.join(sorted(SUFFIXES))})")
+    photos = find_photos(folder)
     if limit is None or limit >= len(photos):
         return photos
     return [photos[index * len(photos) // limit] for index in range(limit)]

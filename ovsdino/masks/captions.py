@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovsdino.masks.shards import MaskError
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+from ovsdino_runtime.photo_files import find_photos
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +33,9 @@ def list_photos(folder: Path) -> tuple[str, ...]:
     """List the photos in a folder and below it, relative to it and sorted.
 
     Raises:
-        MaskError: there is no such folder, or there are no photos in it.
+        PhotoError: there is no such folder, or there are no photos in it.
     """
-    if not folder.is_dir():
-        raise MaskError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give the photos"
-        )
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if images := tuple(sorted(path.relative_to(folder).as_posix() for path in files)):
-        return images
-    raise MaskError(f"{folder}: no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in find_photos(folder)))
 
 
 def read_captions(file: Path, folder: Path) -> Captions:

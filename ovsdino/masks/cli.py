@@ -23,10 +23,11 @@ COUNT = click.IntRange(min=1)
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Where the shards go; goes on there.")
 @click.option(
     "--source",
-    type=click.Choice(["grounded-sam", "segmenters"]),
+    type=click.Choice(["grounded-sam", "segmenters", "labels"]),
     default="grounded-sam",
     show_default=True,
-    help="The paper's Grounding DINO and SAM, or segmenters of fixed vocabularies, which made nano's masks.",
+    help="Grounding DINO and SAM (OVS-DINO's), segmenters of fixed vocabularies (nano's), or label maps "
+    "(dinov3.seg's COCO-Stuff).",
 )
 @click.option(
     "--detector",
@@ -62,6 +63,10 @@ COUNT = click.IntRange(min=1)
 @click.option("--concepts", type=FOLDER, metavar="FILE", help="What the segmenters' labels mean.")
 @click.option("--lvis", type=FOLDER, metavar="FILE", help="LVIS's categories, for more words of captions.")
 @click.option("--classifier", type=FOLDER, metavar="FILE", help="ViT-Ti/16, to name boxes with finer words.")
+@click.option("--labels", type=FOLDER, metavar="DIR", help="Label maps, a PNG for each photo.")
+@click.option(
+    "--names", type=FOLDER, metavar="FILE", help="What their values mean: one class a line, from 0."
+)
 @click.option("--most", type=COUNT, metavar="N", help="Take so many photos only, spread over the folder.")
 @click.option("--shard-size", type=COUNT, default=64, show_default=True, help="Photos a shard.")
 @click.option("--sheet", type=click.IntRange(min=0), default=12, show_default=True, help="Samples to draw.")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import re
-import socket
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,27 +10,42 @@ from typing import Any
 from ovsdino.masks.make import Advance, Job, finish, shard_records
 from ovsdino.masks.nouns import PhotoNouns
 from ovsdino.masks.shards import MaskError, check_masks, start_masks, write_shard
-from ovsdino.masks.source import SourceOptions
+from ovsdino.masks.source import Source, SourceOptions
+from ovsdino.trouble import explain
+from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.ray_cluster import connected, gpus_each
 
-PATIENCE = 10.0  # [s] for the cluster to answer
-# How the text of Ray's error ends where a worker refuses: a traceback's last line.
-REFUSED = re.compile(r"(?:MaskError|OutOfMemoryError): (.+)\s*\Z")
-LOCAL = "local"  # the address that stands for a Ray of our own, on this machine
+SMALLER = "give a smaller --sam or --detector"  # where memory is short
 
 
 class ShardMaker:
     """One worker: holds the networks, makes a shard at a time. Ray starts another one if it dies."""
 
     def __init__(self, out: Path, photos: Path, options: SourceOptions) -> None:
-        self.out, self.photos, self.source = out, photos, options.open()
+        self.out, self.photos, self.options = out, photos, options
+        self.source: Source | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make a shard, and say how many photos it has."""
+        """Make a shard, and say how many photos it has, or why it cannot be made.
+
+        What the user can mend is told as data: of an error, Ray prints its own traceback.
+        """
+        try:
+            return {"photos": self.make(row), "refused": ""}
+        except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
+            if line := explain(error, SMALLER):
+                return {"photos": 0, "refused": line}
+            raise
+
+    def make(self, row: dict[str, Any]) -> int:
+        """Make a shard; return how many photos it has."""
+        if self.source is None:
+            self.source = self.options.open()
         raw = json.loads(row["tasks"])
         tasks = [PhotoNouns(t["image"], tuple(t["nouns"]), tuple(t["others"])) for t in raw]
         records = shard_records(self.source, self.photos, tasks, lambda _: None)
         write_shard(self.out, int(row["shard"]), records)
-        return {"photos": len(tasks)}
+        return len(tasks)
 
 
 def make_masks_on_cluster(
@@ -50,16 +62,12 @@ def make_masks_on_cluster(
         advance: told of the photos of each shard that is done.
 
     Raises:
-        MaskError: no cluster is at the address, no GPU in it, a network is missing, or the folder holds
-            something else.
+        ClusterError: no cluster is at the address, or it has too little.
+        MaskError: a network is missing, or the folder holds something else.
     """
-    import ray
-
     check_masks(job.out, info := job.info)
-    _connect(address, workers)
-    try:
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = gpus_each(device, there.get("GPU", 0))
+    with connected(address, workers) as there:
+        gpus = gpus_each(device, workers, there)
         missing = start_masks(job.out, info)
         begin(sum(len(job.tasks[info.part(shard)]) for shard in missing))
         rows = [
@@ -67,55 +75,10 @@ def make_masks_on_cluster(
             for shard in missing
         ]
         for done in _run(rows, job, workers, gpus) if rows else ():
+            if done["refused"]:
+                raise MaskError(f"a Ray worker: {done['refused']}")
             advance(done["photos"])
-    except ray.exceptions.RayError as error:
-        if refused := REFUSED.search(str(error)):
-            raise MaskError(f"a Ray worker: {refused[1]}") from error
-        raise
-    finally:
-        ray.shutdown()
     finish(job)
-
-
-def gpus_each(device: str | None, there: float) -> float:
-    """Say how many GPUs a worker asks for, of those in the cluster.
-
-    Raises:
-        MaskError: a GPU is wanted and there is none; Ray would wait for it for ever.
-    """
-    if device is None:
-        return float(there > 0)
-    wanted = device.startswith("cuda")
-    if wanted and not there:
-        raise MaskError(f"--device {device}: the Ray cluster has no GPU; give cpu, or add one")
-    return float(wanted)
-
-
-def _connect(address: str, workers: int) -> None:
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        if address == LOCAL:  # one processor more than workers, for what Ray itself does
-            ray.init(
-                num_cpus=workers + 1,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            _knock(address)
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())[:160]
-        raise MaskError(f"--ray {address}: no Ray cluster answers there ({why})") from error
-
-
-def _knock(address: str) -> None:
-    """Ask for a connection first: Ray itself waits for minutes where nobody answers."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def _run(rows: list[dict[str, Any]], job: Job, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
@@ -129,7 +92,5 @@ def _run(rows: list[dict[str, Any]], job: Job, workers: int, gpus: float) -> Any
         fn_constructor_args=(job.out.resolve(), job.photos.resolve(), job.source),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=gpus,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     return data.iter_rows()

@@ -15,6 +15,7 @@ from ovsdino.masks.make import Advance, Job, make_masks
 from ovsdino.masks.nouns import NounFilter, PhotoNouns, Runs, caption_runs, photo_nouns
 from ovsdino.masks.shards import MaskError, MaskReader
 from ovsdino.masks.source import SourceOptions
+from ovsdino_runtime.out_folder import check_out
 
 SHEET, NOUNS = "contact-sheet.png", "nouns.json"
 SYNONYMS, WIDER = "synonyms.json", "wider.json"  # what training guards by: ovsdino.training.synonyms
@@ -42,6 +43,8 @@ class Request:
     concepts: Path | None
     lvis: Path | None
     classifier: Path | None
+    labels: Path | None
+    names: Path | None
     most: int | None
     shard_size: int
     sheet: int
@@ -108,8 +111,9 @@ def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
         counted: told how many captions of how many were read.
 
     Raises:
-        MaskError: a file or folder is missing or is not what it should be, or there is no such device.
+        OvsdinoError: a file or folder is missing or is not what it should be, or there is no such device.
     """
+    check_out(request.out)
     if request.ray is None:  # else each worker looks for it on its own machine
         from ovsdino.masks.device import choose_device
 
@@ -118,6 +122,10 @@ def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
         from ovsdino.masks.segmenter_job import segmenter_job
 
         return Plan(request, segmenter_job(request), ())
+    if request.source == "labels":
+        from ovsdino.masks.label_files import label_job
+
+        return Plan(request, label_job(request), ())
     if request.captions is None:
         raise MaskError("--captions is missing: the words to look for stand in the photos' captions")
     captions = read_captions(request.captions, request.photos)

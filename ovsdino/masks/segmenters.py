@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ovsdino.masks.agreement import SURE, Opinions, SetRules, lay_truth, merge, name_regions, name_riders
 from ovsdino.masks.concepts import FIRST, Concepts
@@ -18,6 +17,7 @@ from ovsdino.masks.nouns import PhotoNouns
 from ovsdino.masks.shards import MaskError, PhotoMasks
 from ovsdino.masks.tflite import TEACHERS, Segmenter
 from ovsdino.masks.word_boxes import NamedBox, WordBoxes
+from ovsdino_runtime.labelled_photos import NOTHING, read_labels
 from ovsdino_runtime.preprocess import Photo
 
 NAME = "segmenters"
@@ -115,17 +115,16 @@ def read_truth(file: Path, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...],
     """Read VOC's labels of a photo. Shape: (H, W).
 
     Raises:
-        MaskError: the file is broken or of another size.
+        LabelError: the file is broken, or of another kind.
+        MaskError: it is of another size, or has values beyond a byte.
     """
-    try:
-        truth = np.asarray(Image.open(file))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise MaskError(f"{file}: broken label file ({error}); get it again") from error
-    if truth.shape != tuple(size) or truth.dtype != np.uint8:
+    truth = read_labels(file)
+    if truth.shape != tuple(size) or truth.max() > NOTHING:
         raise MaskError(
-            f"{file}: {truth.dtype} of {truth.shape}, expected uint8 of the photo's {tuple(size)}"
+            f"{file}: {truth.shape} with labels up to {truth.max()}, expected the photo's {tuple(size)}, "
+            f"and {NOTHING} at most"
         )
-    return truth
+    return truth.astype(np.uint8)
 
 
 def caption_words(nouns: tuple[str, ...], labels: Labels, concepts: Concepts) -> list[BoxedWord]:

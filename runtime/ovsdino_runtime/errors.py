@@ -16,6 +16,14 @@ class PhotoError(OvsdinoError):
     """A photo is missing, broken, or of a kind that cannot be read."""
 
 
+class NotAPhotoError(PhotoError):
+    """A file is not a photo, or of a format that is not welcome."""
+
+
+class TooLargeError(PhotoError):
+    """A photo has more bytes or pixels than are taken."""
+
+
 class ClassesError(OvsdinoError):
     """The class names or the templates make no valid vocabulary."""
 

@@ -3,11 +3,11 @@
 import struct
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ovsdino_runtime.errors import PhotoError
+from ovsdino_runtime.errors import NotAPhotoError, PhotoError, TooLargeError
 from ovsdino_runtime.preprocess import Photo
 
 if TYPE_CHECKING:
@@ -29,26 +29,57 @@ def load_photo(path: str | Path) -> Photo:
     Raises:
         PhotoError: there is no such file, it is broken or truncated, or too large to be a photo.
     """
-    from PIL import Image, UnidentifiedImageError
-
     path = Path(path)
     if not path.is_file():
         raise PhotoError(f"{path}: {'a directory, expected a photo' if path.is_dir() else 'no such file'}")
     try:
+        return read_photo(path)
+    except PhotoError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def read_photo(
+    file: Path | BinaryIO, *, formats: tuple[str, ...] | None = None, most_pixels: int | None = None
+) -> Photo:
+    """Decode a photo that may come from a stranger: its format and size are looked at before it is decoded.
+
+    Args:
+        file: a file that exists, or one that is open.
+        formats: Pillow's names of those that are welcome; None takes all.
+        most_pixels: larger photos are refused; None takes what Pillow takes.
+
+    Shape: (H, W, 3) RGB.
+
+    Raises:
+        NotAPhotoError: of none of the formats.
+        TooLargeError: it has too many pixels.
+        PhotoError: broken or truncated.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a large photo and odd metadata are no reason to complain
-            with Image.open(path) as image:
+            with Image.open(file, formats=formats) as image:
+                _check_size(image.size, most_pixels)
                 image.load()
                 return decode_image(image)
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise PhotoError(f"{path}: more than {limit} megapixels; scale the photo down first") from error
+        raise TooLargeError(f"more than {limit} megapixels; scale the photo down first") from error
     except UnidentifiedImageError as error:
-        raise PhotoError(f"{path}: not a photo, or of a format that Pillow cannot read") from error
-    except PhotoError as error:
-        raise PhotoError(f"{path}: {error}") from error
+        raise NotAPhotoError("not a photo, or of a format that Pillow cannot read") from error
     except BROKEN as error:
-        raise PhotoError(f"{path}: broken photo: {' '.join(str(error).split())}") from error
+        raise PhotoError(f"broken photo: {' '.join(str(error).split())}") from error
+
+
+def _check_size(size: tuple[int, int], most_pixels: int | None) -> None:
+    width, height = size
+    if most_pixels is not None and width * height > most_pixels:
+        raise TooLargeError(
+            f"{width}x{height} px: expected at most {most_pixels / 1e6:g} megapixels; "
+            "scale the photo down first"
+        )
 
 
 def to_photo(image: "str | Path | np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | Image") -> Photo:

@@ -10,10 +10,10 @@ from typing import Literal
 
 from ovsdino_runtime.errors import PhotoError
 from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.photo_files import PHOTO_SUFFIXES
 from ovsdino_runtime.preprocess import Photo
 from ovsdino_runtime.trace import NO_TRACE, Trace
 
-PHOTOS = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEOS = {".avi", ".flv", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"}
 LIST = ".txt"
 
@@ -125,7 +125,7 @@ def _some(files: Iterable[str], message: str) -> Iterator[Source]:
     """Keep the pictures; refuse to find none."""
     found = False
     for file in files:
-        if (suffix := Path(file).suffix.lower()) in PHOTOS | VIDEOS and Path(file).is_file():
+        if (suffix := Path(file).suffix.lower()) in PHOTO_SUFFIXES | VIDEOS and Path(file).is_file():
             found = True
             yield Source("video" if suffix in VIDEOS else "photo", file)
     if not found:

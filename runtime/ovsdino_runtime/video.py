@@ -82,7 +82,9 @@ def read_video(
             yield Frame(source, None, error)
             return
         except (av.FFmpegError, IndexError) as error:
+            silent = isinstance(error, av.error.ExitError)
             reason = getattr(error, "strerror", "") or "no pictures in it"
+            reason = f"no data for {patience.timeout:g} s" if silent else reason
             if not endless or not index:
                 yield Frame(source, None, PhotoError(f"{source.name}: cannot be read: {reason}"))
                 return

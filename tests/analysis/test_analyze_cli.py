@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ovsdino.analysis.encoders import open_encoder
-from ovsdino.analysis.photos import centre_square, find_photos
+from ovsdino.analysis.photos import centre_square, choose_photos
 from ovsdino.analysis.spectrum import log_ratio, radial_energy
 from ovsdino.cli import main
 from ovsdino_runtime.photo import load_photo
@@ -88,10 +88,10 @@ def test_cka_of_an_encoder_with_itself(photos, tmp_path):
 def test_photos_are_found_and_thinned_evenly(photos):
     for number in range(8):
         shutil.copy(photos / "cat.png", photos / f"x{number}.PNG")
-    names = [path.name for path in find_photos(photos)]
+    names = [path.name for path in choose_photos(photos)]
     assert names == sorted(names[:2]) + ["street.jpg"] + [f"x{n}.PNG" for n in range(8)]
-    assert [path.name for path in find_photos(photos, 3)] == [names[0], names[3], names[7]]
-    assert len(find_photos(photos, 100)) == 11
+    assert [path.name for path in choose_photos(photos, 3)] == [names[0], names[3], names[7]]
+    assert len(choose_photos(photos, 100)) == 11
 
 
 def test_the_square_is_the_middle():
@@ -115,7 +115,7 @@ CKA = ("cka", "photos", "--first", "nano")
         (("spectrum", "photos", "--bins", "500"), "bins hold no frequency of a 28x28 grid"),
         (("spectrum", "photos", "--cutoff", "1.5"), "cutoff must lie in"),
         (("spectrum", "photos", "--device", "tpu"), "--device tpu: torch cannot compute there"),
-        (("spectrum", "photos", "--out", "file"), "file: cannot be made a folder of results"),
+        (("spectrum", "photos", "--out", "file"), "file is not a directory; choose another --out"),
         ((*CKA, "--second", "sam_vit_h"), "sam_vit_h needs its weights"),
         ((*CKA, "--second", "nano", "--last", "13"), "nano has 12 blocks, not the last 13"),
     ],
@@ -134,3 +134,4 @@ def test_a_mistake_gets_one_line(arguments, message, photos, tmp_path, monkeypat
     assert message in errors[0]
     assert "Traceback" not in result.output
     assert not list(tmp_path.rglob("*.csv"))
+    assert not (tmp_path / "ovsdino-analysis").exists()

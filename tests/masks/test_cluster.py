@@ -1,6 +1,8 @@
 """The same shards on a real local Ray with two workers, one of which is killed in the middle."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from ovsdino.cli import main
-from ovsdino.masks.cluster import REFUSED, gpus_each
+from ovsdino.masks.cluster import ShardMaker
 from ovsdino.masks.shards import MaskError
+from ovsdino_runtime.ray_cluster import ClusterError, gpus_each
 
 PHOTOS = 16
 
@@ -95,10 +99,35 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(arguments, t
 
 
 def test_gpus_are_those_of_the_cluster():
-    assert [gpus_each(device, 2) for device in (None, "cuda", "cpu")] == [1, 1, 0]
-    assert [gpus_each(device, 0) for device in (None, "cpu")] == [0, 0]
-    with pytest.raises(MaskError, match="--device cuda: the Ray cluster has no GPU; give cpu"):
-        gpus_each("cuda", 0)
+    rich, poor = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 3.0}
+    assert [gpus_each(device, 2, rich) for device in (None, "cuda", "cpu")] == [1, 1, 0]
+    assert [gpus_each(device, 3, poor) for device in (None, "cpu")] == [0, 0]
+    assert gpus_each("cpu", 8, rich) == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "there", "message"),
+    [
+        ("cuda", 1, {"CPU": 2}, "--device cuda: the Ray cluster has no GPU; give cpu"),
+        (
+            "cuda:0",
+            3,
+            {"CPU": 8, "GPU": 2},
+            "--workers 3: each takes a GPU, .* has 2; give so many",
+        ),
+        (
+            None,
+            3,
+            {"CPU": 8, "GPU": 2},
+            "--workers 3: each takes a GPU, .* has 2; .*--device cpu",
+        ),
+        ("cpu", 3, {"CPU": 2}, "--workers 3: each takes a processor, the Ray cluster has 2; give so many"),
+        (None, 1, {}, "--workers 1: each takes a processor, the Ray cluster has 0"),
+    ],
+)
+def test_what_the_cluster_lacks_is_refused_before_ray_waits_for_it(device, workers, there, message):
+    with pytest.raises(ClusterError, match=message):
+        gpus_each(device, workers, there)
 
 
 def test_the_driver_needs_no_device_and_workers_get_whole_paths(arguments, tmp_path, monkeypatch):
@@ -126,9 +155,39 @@ def test_no_cluster_at_the_address_is_one_line(arguments, tmp_path):
     assert not out.exists()
 
 
-def test_a_workers_refusal_is_found_at_the_end_of_rays_text():
-    text = (
-        "The actor died\n  File x, in open\novsdino.masks.shards.MaskError: sam.pth: no such file; get it\n"
-    )
-    assert REFUSED.search(text)[1] == "sam.pth: no such file; get it"
-    assert REFUSED.search("The actor died\nKeyError: 'MaskError'") is None
+@pytest.mark.slow
+def test_a_workers_refusal_is_one_line_without_rays_own(arguments, tmp_path):
+    ray = start(arguments, out := tmp_path / "out", "--ray", "local", "--sam", "nosuch.pth")
+    output, _ = ray.communicate(timeout=500)
+    assert ray.returncode == 2, output
+    assert re.search(r"^Error: a Ray worker: .*nosuch.pth: no such file; SAM's", output, re.MULTILINE), output
+    others = (
+        "captions",
+        "masks",
+        "4 nouns",
+        "[20",
+    )  # our progress; what Ray's core logs
+    assert len([line for line in output.splitlines() if line and not line.startswith(others)]) == 1, output
+    assert not list(out.glob("shard-*"))
+
+
+def test_a_worker_tells_what_can_be_mended_and_raises_its_own_faults(tmp_path):
+    row = {"shard": 0, "tasks": json.dumps([{"image": "nowhere.png", "nouns": ["cat"], "others": []}])}
+
+    class Options:
+        def __init__(self, error):
+            self.error = error
+
+        def open(self):
+            raise self.error
+
+    for error, line in (
+        (MaskError("sam.pth: no such file; get it"), "sam.pth: no such file; get it"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "the GPU has too little memory; give a smaller"),
+        (MemoryError(), "too little memory; give a smaller --sam"),
+    ):
+        told = ShardMaker(tmp_path, tmp_path, Options(error))(row)
+        assert told["photos"] == 0
+        assert told["refused"].startswith(line)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        ShardMaker(tmp_path, tmp_path, Options(RuntimeError("shapes do not fit")))(row)

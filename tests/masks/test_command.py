@@ -151,7 +151,7 @@ def test_killed_in_the_middle_it_goes_on(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"photos": "nowhere"}, "nowhere: no such folder; give the photos"),
+        ({"photos": "nowhere"}, "nowhere: no such folder; give one of photos"),
         ({"captions": "nowhere.json"}, "nowhere.json: cannot be read (No such file or directory)"),
         ({"sam": "sam_vit_h_4b8939.pth"}, "/sam_vit_h_4b8939.pth https://dl.fbaipublicfiles.com"),
         ({"detector": "IDEA-Research/none"}, "get it: hf download IDEA-Research/none"),

@@ -25,9 +25,11 @@ from ovsdino.masks.agreement import (
 )
 from ovsdino.masks.concepts import FIRST, OTHER, UNKNOWN, Concept, Concepts, read_concepts
 from ovsdino.masks.label_regions import BoxedWord, photo_masks
+from ovsdino.masks.segmenters import read_truth
 from ovsdino.masks.shards import MaskError, MaskReader
 from ovsdino.masks.tflite import TEACHERS, Segmenter
 from ovsdino.masks.word_boxes import NAME, NamedBox, WordBoxes, grid
+from ovsdino_runtime.labelled_photos import LabelError
 from ovsdino_runtime.photo import load_photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -322,3 +324,17 @@ def test_an_unknown_rule_is_refused(arguments, tmp_path):
     result = run({**arguments, "--concepts": str(tmp_path / "concepts.json")})
     assert result.exit_code == 2
     assert "sets: voc: unknown key true_masks" in result.stderr
+
+
+def test_true_masks_that_do_not_fit_are_refused(tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.full((4, 6), 8, np.uint8)).save(file)
+    assert read_truth(file, (4, 6)).tolist() == [[8] * 6] * 4
+    with pytest.raises(MaskError, match=r"\(4, 6\) with labels up to 8, expected the photo's \(6, 4\)"):
+        read_truth(file, (6, 4))
+    Image.fromarray(np.full((4, 6), 300, np.uint16)).save(file)
+    with pytest.raises(MaskError, match="with labels up to 300, expected"):
+        read_truth(file, (4, 6))
+    file.write_bytes(b"no picture")
+    with pytest.raises(LabelError, match=r"a\.png: broken label file"):
+        read_truth(file, (4, 6))

@@ -1,0 +1,147 @@
+"""True masks as a source: label maps of a data set with fixed classes, such as COCO-Stuff's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ovsdino.masks.captions import list_photos
+from ovsdino.masks.label_regions import bounds
+from ovsdino.masks.make import Job
+from ovsdino.masks.nouns import PhotoNouns
+from ovsdino.masks.shards import MaskError, PhotoMasks, Region, Rle
+from ovsdino_runtime.labelled_photos import NOTHING, read_labels, require_same_size, to_classes
+from ovsdino_runtime.metrics import IGNORED
+from ovsdino_runtime.preprocess import Photo
+
+if TYPE_CHECKING:
+    from ovsdino.masks.request import Request
+
+NAME = "labels"
+UNUSED = "-"  # in the list of names: a value that no pixel should have; it is left out
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """Where the label maps are, and what their values mean."""
+
+    labels: Path  # a PNG for each photo, by its path below the photos
+    names: tuple[str, ...]  # of each value, from 0
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return NAME
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names that are used."""
+        return tuple(name for name in self.names if name != UNUSED)
+
+    @property
+    def values(self) -> Mapping[int, int]:
+        """Value in a file -> class, or IGNORED."""
+        used = [value for value, name in enumerate(self.names) if name != UNUSED]
+        return {value: number for number, value in enumerate(used)} | {NOTHING: IGNORED}
+
+    def file(self, image: str) -> Path:
+        """Return a photo's label map."""
+        return (self.labels / image).with_suffix(".png")
+
+    def described(self) -> dict[str, object]:
+        """Return what the masks depend on."""
+        return {"names": list(self.names)}
+
+    def open(self) -> LabelReader:
+        """Return the source."""
+        return LabelReader(self)
+
+
+class LabelReader:
+    """Turn a photo's label map into masks, one a class; all other classes are surely absent.
+
+    Args:
+        options: the files and their values.
+    """
+
+    def __init__(self, options: LabelFiles) -> None:
+        self.options = options
+
+    def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
+        """Read a label map. Shape: photo (H, W, 3).
+
+        Raises:
+            LabelError: it is broken, or a value has no name.
+            DataError: it has another size than its photo.
+        """
+        file, classes = self.options.file(task.image), self.options.classes
+        labels = to_classes(read_labels(file), self.options.values, str(file))  # (H, W)
+        height, width = labels.shape
+        require_same_size(Path(task.image), (photo.shape[1], photo.shape[0]), (width, height))
+        regions = []
+        for number in np.unique(labels[labels != IGNORED]):
+            mask = labels == number
+            regions.append(Region(classes[number], Rle.encode(mask), 1.0, bounds(mask)))
+        unknown = labels == IGNORED
+        return PhotoMasks(
+            image=task.image,
+            height=height,
+            width=width,
+            source=NAME,
+            regions=tuple(regions),
+            exclusive=True,
+            closed=classes,
+            ignore=Rle.encode(unknown) if unknown.any() else None,
+        )
+
+
+def label_job(request: Request) -> Job:
+    """Find the photos that have a label map.
+
+    Raises:
+        MaskError: a folder or the list of names is missing or wrong, or no photo has a label map.
+    """
+    from ovsdino.masks.request import SYNONYMS, spread
+
+    if request.labels is None or request.names is None:
+        raise MaskError("--source labels needs --labels DIR and --names FILE")
+    if not request.labels.is_dir():
+        raise MaskError(
+            f"--labels {request.labels}: no such folder; give the label maps, a PNG for each photo"
+        )
+    options = LabelFiles(request.labels.resolve(), read_names(request.names))
+    images = [image for image in list_photos(request.photos) if options.file(image).is_file()]
+    if not images:
+        raise MaskError(
+            f"{request.labels}: no label map of any photo in {request.photos}; cat.jpg needs cat.png"
+        )
+    return Job(
+        out=request.out,
+        photos=request.photos,
+        tasks=tuple(PhotoNouns(image, (), ()) for image in spread(images, request.most)),
+        source=options,
+        shard_size=request.shard_size,
+        beside={SYNONYMS: {name: [name] for name in options.classes}},  # training's words: all of them
+    )
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """Read what the values from 0 on mean, one name a line; ``-`` is a value that is not used.
+
+    Raises:
+        MaskError: there is no such file, or a line is empty or there twice.
+    """
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise MaskError(f"--names {file}: cannot be read ({error}); write one class a line") from error
+    used = [name for name in names if name != UNUSED]
+    wrong = sorted({name for name in used if not name or used.count(name) > 1})
+    if wrong or not used:
+        what = f"{wrong[0]!r} is empty or there twice" if wrong else "no name in it"
+        raise MaskError(f"--names {file}: {what}; write one class a line, and - for a value that is not used")
+    return tuple(names)

@@ -1,0 +1,80 @@
+"""How fast the vision graph's forms are on a CPU: one window, one thread, in turns, medians (docs/export.md).
+
+Speed does not depend on the weights' values, so a preset without weights gets random ones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import torch
+
+from ovsdino.checkpoint import load_model
+from ovsdino.config import PRESETS
+from ovsdino.model import OVSDINO
+from ovsdino_export.cpu_fusions import call_attention
+from ovsdino_export.graph import VISION, export_graph
+from ovsdino_export.int8_ladder import noisiest
+from ovsdino_export.local_functions import call_functions
+from ovsdino_export.photos import gather_photos
+from ovsdino_export.pipeline import VisionPipeline
+from ovsdino_export.quantize import quantize
+from ovsdino_runtime.engines import OnnxRuntimeEngine
+from ovsdino_runtime.preprocess import Preprocessing
+
+
+def open_graphs(name: str, pixels: np.ndarray, shares: tuple[float, ...]) -> dict[str, onnx.ModelProto]:
+    """Export the vision graph: FP32, the same without attention's call, INT8 with shares in two passes."""
+    torch.manual_seed(0)
+    model = load_model(name, None) if name == "nano" else OVSDINO(PRESETS[name]).eval()
+    size = model.config.image_size
+    example = torch.zeros(2, 3, size, size)
+    pipeline = VisionPipeline(model, "fp32")
+    plain = export_graph(call_functions(pipeline), example, VISION)
+    graph = export_graph(call_functions(call_attention(pipeline)), example, VISION)
+    order = noisiest(graph, pixels)
+    graphs = {"FP32": graph, "FP32, attention as operators": plain}
+    for share in shares:
+        count = round(share * len(order))
+        graphs[f"INT8, {count} of {len(order)} in two passes"] = quantize(graph, twice=order[:count])
+    return graphs
+
+
+def measure(engine: OnnxRuntimeEngine, pixels: np.ndarray) -> float:
+    """Return the CPU time of a run [s]."""
+    start = time.process_time()
+    engine.run({VISION.input: pixels})
+    return time.process_time() - start
+
+
+@click.command()
+@click.option("--model", default="nano", show_default=True, type=click.Choice(list(PRESETS)))
+@click.option("--turns", default=9, show_default=True)
+@click.option("--shares", default="0,0.083,0.25,1", show_default=True, help="Of the products, in two passes.")
+def main(model: str, turns: int, shares: str) -> None:
+    """Print the CPU time of one window for each graph, and how many times faster than FP32 it is."""
+    config = PRESETS[model]
+    rules = Preprocessing(config.image_size, mean=config.mean, std=config.std)
+    pixels = gather_photos(None, config.image_size).pixels(rules)[:1]
+    with tempfile.TemporaryDirectory() as folder:
+        engines: dict[str, OnnxRuntimeEngine] = {}
+        for name, graph in open_graphs(model, pixels, tuple(map(float, shares.split(",")))).items():
+            file = Path(folder) / f"{len(engines)}.onnx"
+            onnx.save(graph, file)
+            engines[name] = OnnxRuntimeEngine(file, threads=1)
+        times: dict[str, list[float]] = {name: [] for name in engines}
+        for _ in range(turns + 1):
+            for name, engine in engines.items():
+                times[name].append(measure(engine, pixels))
+    medians = {name: float(np.median(some[1:])) for name, some in times.items()}  # without the first
+    for name, median in medians.items():
+        click.echo(f"{name:32} {1000 * median:8.1f} ms   {medians['FP32'] / median:5.2f}")
+
+
+if __name__ == "__main__":
+    main()
