@@ -9,127 +9,68 @@ NAME.ovs/
   tokenizer.json     HF tokenizers format
   golden.npz         image (S, S, 3) uint8 RGB, features (D, h, w) float16: every engine must reproduce it
   kernels/*.ptx      fused kernels, compiled for the GPUs that were asked for
+
+A bundle of dinov3.seg (``dense`` in the manifest) has these besides, each also as NAME.fp16.onnx. Its view is
+V px, of g patches a side; features are not of unit length; what an ablation lacks is absent:
+
+  whole.onnx         pixels (1, 3, V, V) -> features (1, D, g, g): the vision graph at the view's size
+  guidance.onnx      pixels (1, 3, V, V) -> image (1, G, g, g), fine1 (1, a, 2g, 2g), fine2 (1, b, 4g, 4g)
+  refine.onnx        pixels (1, 3, V, V), features (1, D, g, g) -> refined (1, D, g, g)
+  late.onnx          features (1, D, g, g), image, text (N, W) -> costs (N, C, g, g), N <= ``pad_length``
+  decoder.onnx       costs (N, C, g, g), fine1, fine2 -> logits (N, 4g, 4g), any N
+  golden.npz         also view (V, V, 3) uint8 RGB, text (n, W), logits (n, 4g, 4g) float16
+  vision.data, guidance.data, text.data    weights of graphs that would be too large; whole's are vision's
 """
 
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from ovsdino_runtime import strict_json
 from ovsdino_runtime.errors import BundleError
-from ovsdino_runtime.kernels import Kernel
-from ovsdino_runtime.preprocess import Preprocessing
-from ovsdino_runtime.windows import WindowPolicy
+from ovsdino_runtime.manifest import (
+    DENSE_STAGES,
+    GRAPHS,
+    SCHEMA_VERSION,
+    Dense,
+    Graph,
+    GraphName,
+    Head,
+    Manifest,
+    Parity,
+    ParityThresholds,
+    Precision,
+    Tensor,
+    TextInfo,
+)
 
-SCHEMA_VERSION = 1
+__all__ = [
+    "GOLDEN",
+    "GRAPHS",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "TOKENIZER",
+    "Bundle",
+    "Dense",
+    "Graph",
+    "GraphName",
+    "Head",
+    "Manifest",
+    "Parity",
+    "ParityThresholds",
+    "Precision",
+    "Tensor",
+    "TextInfo",
+    "load_bundle",
+    "write_bundle",
+]
+
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.npz"
-GRAPHS = (
-    "vision",
-    "vision.fp16",
-    "vision.bf16",
-    "vision.int8",
-    "text",
-)  # the first and last are always there
-
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-GraphName = Literal["vision", "vision.fp16", "vision.bf16", "vision.int8", "text"]
-
-
-@dataclass(frozen=True)
-class Head:
-    """The cosine head: ``logit = scale * cosine + bias``; ``sigmoid(logit)`` is the confidence."""
-
-    scale: float  # > 0
-    bias: float
-    background: float  # default threshold in 0..1: a pixel whose best confidence is below it is background
-
-    def __post_init__(self) -> None:
-        """Refuse a head that would turn the order of the classes around, and thresholds outside 0..1.
-
-        Raises:
-            ValueError: the scale is not positive or the threshold not in 0..1.
-        """
-        if self.scale <= 0:
-            raise ValueError(f"scale must be positive, got {self.scale}")
-        if not 0 <= self.background <= 1:
-            raise ValueError(f"background must be in 0..1, got {self.background}")
-
-
-@dataclass(frozen=True)
-class TextInfo:
-    """Width D of the embeddings, and the most tokens that the text graph reads."""
-
-    width: int
-    context_length: int
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of a graph; a dimension is a number, or a name where it varies."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """An ONNX file and what goes in and out of it."""
-
-    file: str
-    precision: Precision
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    fp32: tuple[
-        str, ...
-    ] = ()  # layers that stay in FP32 where it computes in less; see `ovsdino_export.ladder`
-
-
-@dataclass(frozen=True)
-class ParityThresholds:
-    """The least that each figure of `Parity` had to reach; 0 where nothing was asked."""
-
-    cosine_mean: float
-    cosine_p01: float
-    label_agreement: float
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How close an exported graph is to the torch model, measured on real photos when it was exported."""
-
-    cosine_mean: float
-    cosine_p01: float  # 1st percentile over all positions
-    label_agreement: float  # share of pixels with the same label, 0..1
-    finite: bool
-    photos: int  # how many were compared
-    thresholds: ParityThresholds
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All that the runtime knows of a model. ``files`` is filled in by `write_bundle`."""
-
-    schema_version: int
-    name: str
-    model: dict[str, object]  # the network's config, verbatim
-    preprocessing: Preprocessing
-    windows: WindowPolicy
-    head: Head
-    templates: tuple[str, ...]
-    text: TextInfo
-    graphs: dict[str, Graph]
-    parity: dict[str, Parity]  # by the name of a graph
-    licences: tuple[str, ...]
-    made_by: dict[str, str]  # program -> version
-    kernels: tuple[Kernel, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)  # path -> sha256, of every file but bundle.json
 
 
 @dataclass(frozen=True)
@@ -147,7 +88,8 @@ class Bundle:
         """Hash all that decides what a graph computes: its file, its weights, for text the tokenizer."""
         files = self.manifest.files
         file = self.manifest.graphs[name].file
-        weights = f"{file.partition('.')[0]}.data"  # beside the graph where ONNX keeps weights apart
+        stem = file.partition(".")[0]
+        weights = f"{'vision' if stem == 'whole' else stem}.data"  # where ONNX keeps weights apart
         parts = [file, weights, TOKENIZER if name == "text" else ""]
         return hashlib.sha256("".join(files.get(part, "") for part in parts).encode()).hexdigest()
 
@@ -166,6 +108,26 @@ def load_bundle(path: str | Path) -> Bundle:
     _check_graphs(path / MANIFEST, manifest)
     _check_files(path, manifest.files)
     return Bundle(path, manifest)
+
+
+def at_short_side(bundle: Bundle, short_side: int) -> Bundle:
+    """Let a model resize photos to another short side [px] than its own.
+
+    Raises:
+        BundleError: a window would be larger than the photo, or the model sees only squares of one size.
+    """
+    manifest = bundle.manifest
+    least, most = manifest.windows.size, manifest.preprocessing.long_side
+    if manifest.dense is not None:
+        raise BundleError(f"{bundle.path}: sees a square of {most} px only; leave the short side out")
+    if not least <= short_side <= most:
+        raise BundleError(
+            f"{bundle.path}: a short side of {short_side} px: expected {least}, its window, to {most}"
+        )
+    return replace(
+        bundle,
+        manifest=replace(manifest, preprocessing=replace(manifest.preprocessing, short_side=short_side)),
+    )
 
 
 def write_bundle(
@@ -229,9 +191,14 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _check_graphs(manifest_file: Path, manifest: Manifest) -> None:
-    if unknown := sorted(manifest.graphs.keys() - set(GRAPHS)):
-        raise BundleError(f"{manifest_file}: unknown graph {unknown[0]}, expected {', '.join(GRAPHS)}")
-    if missing := sorted({"vision", "text"} - manifest.graphs.keys()):
+    dense = manifest.dense
+    known = [name for name in GRAPHS if dense or name.partition(".")[0] not in DENSE_STAGES]
+    if unknown := sorted(manifest.graphs.keys() - set(known)):
+        raise BundleError(f"{manifest_file}: unknown graph {unknown[0]}, expected {', '.join(known)}")
+    needed = {"vision", "text"} | ({"late", "decoder"} if dense else set())
+    if dense and dense.whole == "view":
+        needed.add("whole")
+    if missing := sorted(needed - manifest.graphs.keys()):
         raise BundleError(f"{manifest_file}: graph {missing[0]} is missing; export the model again")
     described = [graph.file for graph in manifest.graphs.values()]
     described += [kernel.file for kernel in manifest.kernels]

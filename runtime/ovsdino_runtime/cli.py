@@ -6,12 +6,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from ovsdino_runtime.model_options import model_options
+from ovsdino_runtime.refusal import refusing
+
 if TYPE_CHECKING:
+    from ovsdino_runtime.model_choice import ModelChoice
     from ovsdino_runtime.output import Kind
     from ovsdino_runtime.segmenter import Segmenter
     from ovsdino_runtime.sources import Source
@@ -21,12 +26,6 @@ if TYPE_CHECKING:
 KINDS = ("overlay", "labels", "json")
 MORE_KINDS = ("rle", "geojson")
 INTERRUPTED = 130  # as shells report Ctrl-C
-
-
-class RefusedError(click.ClickException):
-    """Bad input: one line on stderr, exit 2."""
-
-    exit_code = 2
 
 
 def _split_kinds(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -57,7 +56,6 @@ def _read_background(
 @click.option(
     "--vocabulary", metavar="NAME", help="Packaged classes such as ade150; see `ovsdino vocabularies`."
 )
-@click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
 @click.option(
     "--out",
     default="ovsdino-out",
@@ -79,28 +77,10 @@ def _read_background(
     callback=_read_background,
     help="Pixels less sure than this, in 0..1, are background.  [default: as the vocabulary says]",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where the model runs: cpu or cuda.")
-@click.option(
-    "--engine",
-    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
-    default="onnxruntime",
-    show_default=True,
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]")
-@click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True
-)
-@click.option(
-    "--templates", metavar="NAME|TEXT|@FILE", help="Prompts around each word.  [default: the model's]"
-)
-@click.option(
-    "--windows",
-    type=click.Choice(["model", "none"]),
-    default="model",
-    show_default=True,
-    help="none takes each photo as a whole: faster, less exact.",
-)
+@model_options
 @click.option("--trace", type=click.Path(path_type=Path), help="Write when each stage ran, for Perfetto.")
+@click.option("--ray", metavar="ADDRESS", help="Share the work in a Ray cluster; local: in this machine.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes of --ray.  [default: as many as fit]")
 @click.option(
     "--prefetch", metavar="FILE", help="Encode the words of a file, one class a line, for later runs."
 )
@@ -109,17 +89,13 @@ def run(  # noqa: PLR0913 - one argument for each option
     photos: tuple[str, ...],
     classes: str | None,
     vocabulary: str | None,
-    model: str,
     out: Path,
     save: "tuple[Kind, ...]",
     background: "float | Literal['none'] | None",
-    device: str,
-    engine: str,
-    threads: int | None,
-    precision: Literal["fp32", "fp16", "bf16", "int8"],
-    templates: str | None,
-    windows: Literal["model", "none"],
+    choice: "ModelChoice",
     trace: Path | None,
+    ray: str | None,
+    workers: int | None,
     prefetch: str | None,
     quiet: bool,
 ) -> None:
@@ -128,35 +104,33 @@ def run(  # noqa: PLR0913 - one argument for each option
     A PHOTO is a file, a folder, a pattern, a .txt list of these, a video, a camera's number, or an address
     such as rtsp://... Each photo gets an overlay with a legend, an indexed PNG of its labels, and JSON.
     """
-    with _refusing():
-        from ovsdino_runtime.labelling import check_output
-        from ovsdino_runtime.segmenter import Segmenter
+    with refusing():
+        from ovsdino_runtime.first_use import offer
+        from ovsdino_runtime.out_folder import check_out
         from ovsdino_runtime.sources import find_sources
         from ovsdino_runtime.trace import Trace
-        from ovsdino_runtime.vocabulary import load_templates
         from ovsdino_runtime.words import Words
 
-        prompts = load_templates(templates) if templates else None
         if prefetch is not None:
-            _prefetch(prefetch, model, prompts, threads, quiet=quiet)
+            _prefetch(prefetch, choice, quiet=quiet)
         if not photos:
             if prefetch is not None:
                 return
             raise click.UsageError("Missing argument 'PHOTO...'.")
         words = Words(classes, vocabulary, background)
         sources = find_sources(photos)
-        check_output(out)
+        check_out(out)
+        offer(choice.model)
+        if ray is not None or workers is not None:
+            from ovsdino_runtime.ray_cli import check_options, share_work
+            from ovsdino_runtime.ray_folder import FolderJob
+
+            address = check_options(ray, fixed=classes != "-" and trace is None)
+            job = FolderJob(choice, words.vocabulary, words.threshold, save, out)
+            share_work(job, sources, address=address, workers=workers, quiet=quiet)
+            return
         with Trace(trace) as tracer:
-            segmenter = Segmenter.load(
-                model,
-                device=device,
-                engine=engine,
-                threads=threads,
-                precision=precision,
-                templates=prompts,
-                windows=windows,
-                trace=tracer,
-            )
+            segmenter = choice.load(tracer)
             _label(segmenter, sources, words, out=out, kinds=save, quiet=quiet, trace=tracer)
 
 
@@ -189,7 +163,7 @@ def _label(
 @click.argument("name", required=False)
 def vocabularies(name: str | None) -> None:
     """List the packaged vocabularies, or the words of one."""
-    with _refusing():
+    with refusing():
         from ovsdino_runtime.vocabulary import load_vocabulary, vocabulary_names
 
         if name:
@@ -204,35 +178,24 @@ def vocabularies(name: str | None) -> None:
 @click.option("--model", required=True, help="The path of a bundle, which is written again.")
 def packs(names: tuple[str, ...], model: str) -> None:
     """Put packaged vocabularies into a bundle, encoded, so that no run has to encode them."""
-    with _refusing():
+    with refusing():
         from ovsdino_runtime.prefetch import pack_vocabularies
 
         bundle = pack_vocabularies(model, names)
         click.echo(f"{bundle.path} knows {', '.join(names)} now")
 
 
-@contextmanager
-def _refusing() -> Iterator[None]:
-    from ovsdino_runtime.errors import OvsdinoError
-
-    try:
-        yield
-    except OvsdinoError as error:
-        raise RefusedError(str(error)) from error
-
-
-def _prefetch(
-    file: str, model: str, templates: tuple[str, ...] | None, threads: int | None, *, quiet: bool
-) -> None:
+def _prefetch(file: str, choice: "ModelChoice", *, quiet: bool) -> None:
     from ovsdino_runtime.prefetch import prefetch, words_of
     from ovsdino_runtime.vocabulary import parse_classes
 
     words = words_of(parse_classes(f"@{file}"))
+    encode = partial(prefetch, choice.model, words, templates=choice.templates, threads=choice.threads)
     if quiet:
-        prefetch(model, words, templates=templates, threads=threads)
+        encode()
         return
     with click.progressbar(length=len(words), label="words", file=sys.stderr) as bar:
-        prefetch(model, words, templates=templates, threads=threads, done=bar.update)
+        encode(done=bar.update)
     click.echo(f"{len(words)} words are known now")
 
 

@@ -39,12 +39,12 @@ class DeviceMemory:
         self._pinned: Arena[Pinned] = Arena(device.pin, _total(on_host))
         self._text: Arena[Block] = Arena(device.allocate, 4 * CLASSES * width)
         self._pinned_text: Arena[Pinned] = Arena(device.pin, 4 * CLASSES * width)
+        self._pinned_features: Arena[Pinned] = Arena(device.pin, 0)  # grows when features are asked for
 
     @property
     def allocations(self) -> int:
         """Count how often memory was taken; in the steady state the number stays."""
-        arenas = (self._arena, self._pinned, self._text, self._pinned_text)
-        return sum(arena.allocations for arena in arenas)
+        return sum(arena.allocations for arena in self._arenas)
 
     @property
     def at(self) -> Mapping[str, int]:
@@ -79,11 +79,22 @@ class DeviceMemory:
         pinned[:] = embeddings
         return pinned
 
+    def pin_features(self, plan: PhotoPlan) -> Floats:
+        """Make room in pinned memory for a photo's features. Shape: (B, D, h, w)."""
+        size = plan.windows * self._features
+        self._pinned_features.lay_out({"features": size})
+        pinned: Floats = _block(self._pinned_features).array[:size].view(np.float32)
+        return pinned.reshape(plan.windows, -1, *plan.grid)
+
     def free(self) -> None:
         """Give everything back."""
         self.host = {}
-        for arena in (self._arena, self._pinned, self._text, self._pinned_text):
+        for arena in self._arenas:
             arena.free()
+
+    @property
+    def _arenas(self) -> "tuple[Arena[Block] | Arena[Pinned], ...]":
+        return (self._arena, self._pinned, self._text, self._pinned_text, self._pinned_features)
 
     def _regions(self, plan: PhotoPlan) -> dict[str, int]:
         area = plan.photo[0] * plan.photo[1]

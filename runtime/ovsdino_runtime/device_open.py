@@ -2,7 +2,8 @@
 
 from ovsdino_runtime.bundle import Bundle
 from ovsdino_runtime.cuda import open_cuda
-from ovsdino_runtime.device_pipeline import DevicePipeline, Streams
+from ovsdino_runtime.device_pipeline import DevicePipeline
+from ovsdino_runtime.device_streams import Streams
 from ovsdino_runtime.engine_cache import FLAVOURS
 from ovsdino_runtime.engine_run import open_cached_engine
 from ovsdino_runtime.engines import Engine, open_engine, verify_golden

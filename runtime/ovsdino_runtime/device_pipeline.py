@@ -25,33 +25,15 @@ from ovsdino_runtime.device_clock import DeviceClock
 from ovsdino_runtime.device_memory import DeviceMemory
 from ovsdino_runtime.device_plan import PhotoPlan, plan_photo
 from ovsdino_runtime.device_stages import CutWindows, EncodeBatch, LabelPixels, load_kernels
+from ovsdino_runtime.device_streams import Streams
 from ovsdino_runtime.engines import Engine
 from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.pipeline import DEFAULT_OPTIONS, PipelineOptions, Pixels, Prepare
+from ovsdino_runtime.host_stages import Merge, Prepare
+from ovsdino_runtime.pipeline import DEFAULT_OPTIONS, NameSeen, PipelineOptions, Pixels, Seen
 from ovsdino_runtime.preprocess import Floats, Photo
 from ovsdino_runtime.stream_engine import StreamEngine
 
 FULL_HD = (1080, 1920)  # [px] photos that have room from the start
-VISION_STREAMS = 2
-
-
-@dataclass(frozen=True)
-class Streams:
-    """All streams of a pipeline."""
-
-    copy: Stream
-    vision: tuple[Stream, ...]
-    text: Stream
-
-    @classmethod
-    def make(cls, device: Device) -> "Streams":
-        """Make them."""
-        vision = tuple(device.make_stream(f"vision {index}") for index in range(VISION_STREAMS))
-        return cls(device.make_stream("copy"), vision, device.make_stream("text"))
-
-    def all(self) -> tuple[Stream, ...]:
-        """Return them in no particular order."""
-        return (self.copy, *self.vision, self.text)
 
 
 @dataclass(frozen=True)
@@ -96,6 +78,7 @@ class DevicePipeline:
         self._manifest, self._device, self._options = bundle.manifest, device, options
         self._open_text = open_text
         self.prepare = Prepare(bundle.manifest, options.antialias, options.windows)
+        self._name = NameSeen(bundle.graph_digest("vision"), Merge(bundle.manifest.head), options.trace)
         self._lock = threading.Lock()  # one photo at a time: memory and streams are shared
         size, width = bundle.manifest.windows.size, bundle.manifest.text.width
         with device.current():
@@ -127,6 +110,33 @@ class DevicePipeline:
         """Open the engine that runs the text graph."""
         with self._device.current():
             return self._open_text(self._streams)
+
+    def see(self, photo: Photo) -> Seen:
+        """Go the way as far as no words are needed, and bring the features to the host.
+
+        Raises:
+            EngineError: the engine or the device failed; the pipeline can be used again.
+        """
+        with self._lock, self._device.current():
+            try:
+                plan = self._prepare(photo, None)
+                pinned = self.memory.pin_features(plan)  # (B, D, h, w)
+                self._clock.begin(copy := self._streams.copy)
+                self._submit_vision(plan)
+                self._vision[0].record(self._events["labelled"])
+                copy.wait(self._events["labelled"])
+                with self._clock.span("download", copy, "copy"):
+                    copy.copy_out(pinned, self.memory.at["features"])
+                prepared = self.prepare(photo)  # meanwhile
+                copy.synchronize()
+                return Seen(self._name.model, photo, prepared, pinned.copy(), self._clock.finish())
+            except BaseException:
+                self._abandon()
+                raise
+
+    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the rest of the way, on the processor; see `NameSeen`."""
+        return self._name(seen, text, threshold=threshold, scores=scores)
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
         """Go the way once; the text is waited for while windows are in flight.
@@ -208,16 +218,7 @@ class DevicePipeline:
         """Submit the whole way, from the copy stream and back to it; return the number of classes."""
         copy, vision = self._streams.copy, self._vision
         at, host, span = self.memory.at, self.memory.host, self._clock.span
-        with span("upload", copy, "copy"):
-            copy.copy_in(at["head"], host["head"])
-            copy.copy_in(at["photo"], host["photo"])
-        copy.record(self._events["uploaded"])
-        for stream in vision:
-            stream.wait(self._events["uploaded"])
-        self._encode_windows(plan, vision)
-        for stream, event in zip(vision[1:], self._encoded, strict=False):
-            stream.record(event)
-            vision[0].wait(event)
+        self._submit_vision(plan)
         classes = join()
         with span("merge", vision[0], "vision 0"):
             self._label_pixels(plan, self.memory.at, classes=classes, background=background, stream=vision[0])
@@ -228,6 +229,21 @@ class DevicePipeline:
             if scores:
                 copy.copy_out(host["confidence"], at["confidence"])
         return classes
+
+    def _submit_vision(self, plan: PhotoPlan) -> None:
+        """Submit the way to the features, from the copy stream to the first one of vision."""
+        copy, vision = self._streams.copy, self._vision
+        at, host = self.memory.at, self.memory.host
+        with self._clock.span("upload", copy, "copy"):
+            copy.copy_in(at["head"], host["head"])
+            copy.copy_in(at["photo"], host["photo"])
+        copy.record(self._events["uploaded"])
+        for stream in vision:
+            stream.wait(self._events["uploaded"])
+        self._encode_windows(plan, vision)
+        for stream, event in zip(vision[1:], self._encoded, strict=False):
+            stream.record(event)
+            vision[0].wait(event)
 
     def _encode_windows(self, plan: PhotoPlan, vision: Sequence[Stream]) -> None:
         """Cut and encode all windows, some at a time, in the engine's contexts in turns."""

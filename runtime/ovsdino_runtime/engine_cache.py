@@ -26,7 +26,8 @@ from ovsdino_runtime.gpu import Gpu
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 RECORD_VERSION = 1
-BATCHES = (1, 4, 16)  # of every profile: least, best and most windows at once
+BATCHES = (1, 4, 16)  # of a vision engine's profile: least, best and most windows at once
+DECODED = (1, 8, 64)  # classes in the decoder at once
 LOCK = ".lock"
 
 
@@ -41,7 +42,7 @@ class EngineKey:
     gpu: str  # name of the GPU that it was built on; "" for any GPU of these capabilities
     driver: str  # on which it was built; "" for any
     precision: Precision
-    batches: tuple[int, int, int]  # of the profile: least, best, most windows at once
+    batches: tuple[int, int, int]  # of the profile: least, best, most windows or classes at once
 
     @property
     def digest(self) -> str:
@@ -85,6 +86,17 @@ class EngineRecord:
     def file(self) -> Path:
         """Return where the engine lies."""
         return engines_dir() / f"{self.key.digest}.engine"
+
+
+def profile(bundle: Bundle, graph: str) -> tuple[int, int, int]:
+    """Return how many windows or classes an engine of a graph takes at once: least, best, most."""
+    dense = bundle.manifest.dense
+    stage = graph.partition(".")[0]
+    if stage == "late" and dense is not None:
+        return 1, min(32, dense.pad_length), dense.pad_length
+    if stage in ("whole", "guidance", "refine"):
+        return 1, 1, 1  # nothing varies
+    return DECODED if stage == "decoder" else BATCHES
 
 
 def engines_dir() -> Path:

@@ -19,6 +19,7 @@ from ovsdino_runtime.engine_cache import (
     EngineKey,
     Flavour,
     find_engine,
+    profile,
     read_engine,
     rebuild_command,
     source_digest,
@@ -71,7 +72,7 @@ def open_cached_engine(bundle: Bundle, graph: str, flavour: Flavour) -> "GpuEngi
         gpu=gpu.name,
         driver=gpu.driver,
         precision=spec.precision,
-        batches=BATCHES,
+        batches=profile(bundle, graph),
     )
     record = find_engine(bundle, graph, wanted, gpu)
     try:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, file: Path, *, threads: int | None = None) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; it would leave files as well
         try:
             import onnxruntime as ort
             from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -57,7 +58,6 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # errors only: they are raised as well
         options.enable_cpu_mem_arena = False  # an arena keeps the peak of the first run for good
         return_large_blocks()
-        ort.disable_telemetry_events()
         # Between two runs numpy needs the processors that waiting threads would spin on.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
@@ -140,21 +140,31 @@ def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) ->
             "bf16 is for TensorRT: ONNX Runtime has no BF16 products on a CPU; use fp32 or int8"
         )
     engine = open_engine(bundle, graph, threads=threads)
-    key = (
-        bundle.graph_digest(graph),
-        bundle.manifest.files[GOLDEN],
-        engine.description,
-        platform.processor(),
+    least = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
+    once_per_machine(
+        (bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], engine.description),
+        lambda: verify_golden(bundle, engine, least=least),
     )
-    stamp = cache_dir() / "verified" / hashlib.sha256(repr(key).encode()).hexdigest()
-    if not stamp.is_file():
-        verify_golden(bundle, engine, least=GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE)
-        try:
-            stamp.parent.mkdir(parents=True, exist_ok=True)
-            stamp.touch()
-        except OSError as error:  # the next start verifies again
-            log.debug("%s: %s", stamp, error)
     return engine
+
+
+def once_per_machine(key: Sequence[str], verify: Callable[[], object]) -> None:
+    """Call ``verify`` unless it went well before on this machine.
+
+    Args:
+        key: all that decides its outcome, but the processor.
+        verify: raises where something is wrong.
+    """
+    key = (*key, platform.processor())
+    stamp = cache_dir() / "verified" / hashlib.sha256(repr(key).encode()).hexdigest()
+    if stamp.is_file():
+        return
+    verify()
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+    except OSError as error:  # the next start verifies again
+        log.debug("%s: %s", stamp, error)
 
 
 def verify_golden(bundle: Bundle, engine: Engine, *, least: float = GOLDEN_COSINE) -> float:

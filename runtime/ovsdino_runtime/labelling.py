@@ -1,8 +1,7 @@
 """Results into files: all that can be refused is refused before the first file is written."""
 
 import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -48,12 +47,19 @@ class ResultFiles:
         out: the directory; it is made with the first file.
         kinds: what to write. GeoJSON is written of photos that say where they lie.
         trace: takes down each writing.
+        stems: the files' names; None finds them by `name_results`.
     """
 
     def __init__(
-        self, sources: Sequence[Source], out: Path, kinds: Sequence[Kind], *, trace: Trace = NO_TRACE
+        self,
+        sources: Sequence[Source],
+        out: Path,
+        kinds: Sequence[Kind],
+        *,
+        trace: Trace = NO_TRACE,
+        stems: Mapping[Source, str] | None = None,
     ) -> None:
-        self._stems = name_results(sources)
+        self._stems = stems or name_results(sources)
         self._out = out
         self._kinds = kinds
         self._trace = trace
@@ -187,21 +193,3 @@ def name_results(sources: Sequence[Source]) -> dict[Source, str]:
         taken.add(stem.casefold())
         stems[source] = stem
     return stems
-
-
-def check_output(out: Path) -> None:
-    """Refuse a directory that cannot be written to, and leave no trace.
-
-    Raises:
-        OutputError: it is a file, or closed to us.
-    """
-    existing = out
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise OutputError(f"{out}: {existing} is not a directory; choose another --out")
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written to: {error.strerror}; choose another --out") from error

@@ -69,13 +69,42 @@ def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tup
     Shape: (B, D, h, w), (N, D) -> (H, W) in 0..N-1, (H, W).
     """
     mosaic = _mosaic(features, geometry)  # (window rows * h, window columns * w, D)
-    labels = np.zeros((len(geometry.rows), len(geometry.columns)), np.uint16)
-    best = np.full(labels.shape, -np.inf, np.float32)
-    tiles = list(product(_bands(geometry.rows), _bands(geometry.columns)))
-    most = max(1, MOSAIC_BYTES // (4 * mosaic.shape[0] * mosaic.shape[1]))
-    for first in range(0, len(text), most):
-        _take_portion(mosaic, text[first : first + most], tiles, first=first, labels=labels, best=best)
-    return labels, best
+    flat = mosaic.reshape(-1, mosaic.shape[2])
+    best = BestClass(geometry)
+    for first in range(0, len(text), best.most):
+        # In one product: many small ones are slower.
+        best.take((flat @ text[first : first + best.most].T).reshape(*mosaic.shape[:2], -1), first=first)
+    return best.labels, best.scores
+
+
+class BestClass:
+    """The best class of each pixel so far, and its score, as classes come some at a time.
+
+    Args:
+        geometry: how scores at the nodes are spread over the photo.
+    """
+
+    def __init__(self, geometry: MergeGeometry) -> None:
+        nodes = geometry.rows.shape[1] * geometry.columns.shape[1]
+        self.most = max(1, MOSAIC_BYTES // (4 * nodes))  # classes to give at once
+        self.labels: Labels = np.zeros((len(geometry.rows), len(geometry.columns)), np.uint16)
+        self.scores = np.full(self.labels.shape, -np.inf, np.float32)
+        self._tiles = list(product(_bands(geometry.rows), _bands(geometry.columns)))
+
+    def take(self, scores: Floats, *, first: int) -> None:
+        """Improve the labels where one of some classes is better than all before.
+
+        Args:
+            scores: of these classes at all nodes.
+            first: number of the first of them.
+
+        Shape: (window rows * h, window columns * w, n).
+        """
+        for rows, columns in self._tiles:
+            pixels = (rows.pixels, columns.pixels)
+            _take_best(
+                scores, rows, columns, first=first, labels=self.labels[pixels], best=self.scores[pixels]
+            )
 
 
 def _axis(starts: list[int], length: int, *, cells: int, resized: int, photo: int) -> Floats:
@@ -116,23 +145,6 @@ def _bands(matrix: Floats) -> list[_Band]:
         nodes = np.flatnonzero(block.any(axis=0))
         bands.append(_Band(slice(start, start + len(block)), nodes, np.ascontiguousarray(block[:, nodes])))
     return bands
-
-
-def _take_portion(
-    mosaic: Floats,
-    text: Floats,
-    tiles: list[tuple[_Band, _Band]],
-    *,
-    first: int,
-    labels: Labels,
-    best: Floats,
-) -> None:
-    """Improve the labels where one of these classes, the first of which is number `first`, is better."""
-    flat = mosaic.reshape(-1, mosaic.shape[2]) @ text.T  # in one product: many small ones are slower
-    scores = flat.reshape(*mosaic.shape[:2], len(text))  # (window rows * h, window columns * w, n)
-    for rows, columns in tiles:
-        pixels = (rows.pixels, columns.pixels)
-        _take_best(scores, rows, columns, first=first, labels=labels[pixels], best=best[pixels])
 
 
 def _take_best(

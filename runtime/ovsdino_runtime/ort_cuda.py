@@ -1,5 +1,6 @@
 """ONNX Runtime on a stream: inputs and outputs are bound to addresses, the stream is the pipeline's."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def check_provider(runs: list[str], wanted: str, version: str) -> None:
 
 
 def _import_ort(provider: str) -> Any:  # noqa: ANN401 - ONNX Runtime ships no types
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; it would leave files as well
     try:
         import onnxruntime as ort
     except ImportError as error:

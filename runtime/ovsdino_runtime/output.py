@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from ovsdino_runtime.geojson import Georeference, to_geojson
 from ovsdino_runtime.overlay import palette
 from ovsdino_runtime.rle import encode_rle
 from ovsdino_runtime.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Kind = Literal["overlay", "labels", "json", "rle", "geojson"]
 SUFFIXES: dict[Kind, str] = {
@@ -48,16 +51,20 @@ def save_labels(segmentation: Segmentation, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    image = labels_image(segmentation)
+    _write(Path(path), lambda file: image.save(file, "PNG"))
+
+
+def labels_image(segmentation: Segmentation) -> "Image":
+    """Draw the labels, one value each; see `save_labels`."""
     from PIL import Image
 
     count = len(segmentation.classes)
     if count > 256:
-        image = Image.fromarray(segmentation.labels)
-    else:
-        image = Image.fromarray(segmentation.labels.astype(np.uint8))
-        colours = palette(count, background=segmentation.background is not None)
-        image.putpalette(colours.tobytes())
-    _write(Path(path), lambda file: image.save(file, "PNG"))
+        return Image.fromarray(segmentation.labels)
+    image = Image.fromarray(segmentation.labels.astype(np.uint8))
+    image.putpalette(palette(count, background=segmentation.background is not None).tobytes())
+    return image
 
 
 def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") -> None:
@@ -96,27 +103,33 @@ def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeferen
 
 
 def rle_lines(segmentation: Segmentation, *, photo: str) -> list[str]:
-    """Describe each region in a line of JSON: COCO's compressed run lengths, area, box and score.
+    """Describe each region in a line of JSON; see `rle_records`."""
+    records = rle_records(segmentation)
+    return [json.dumps({"image": photo, **record}, ensure_ascii=False) + "\n" for record in records]
+
+
+def rle_records(segmentation: Segmentation) -> list[dict[str, object]]:
+    """Describe each region, the largest first: COCO's compressed run lengths, area, box and score.
 
     ``category_id`` is the label; ``bbox`` is left, top, width, height [px].
     """
-    lines = []
+    records: list[dict[str, object]] = []
     height, width = segmentation.labels.shape
     for region in segmentation.regions():
         mask = segmentation.labels == region.label
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         left, top = int(columns[0]), int(rows[0])
-        record = {
-            "image": photo,
-            "category_id": region.label,
-            "category": region.name,
-            "segmentation": {"size": [height, width], "counts": encode_rle(mask)},
-            "area": region.pixels,
-            "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-            "score": _round(region.score),
-        }
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    return lines
+        records.append(
+            {
+                "category_id": region.label,
+                "category": region.name,
+                "segmentation": {"size": [height, width], "counts": encode_rle(mask)},
+                "area": region.pixels,
+                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                "score": _round(region.score),
+            }
+        )
+    return records
 
 
 def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:

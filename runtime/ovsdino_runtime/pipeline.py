@@ -1,40 +1,27 @@
-"""The way of a photo through the model, as stages with one method each, composed in `HostPipeline.label`.
+"""The way of a photo through the model, the `host_stages` composed in `HostPipeline`.
 
 photo - Prepare ---> windows - EncodeWindows ---> features (B, D, h, w)
 words - `text.TextEncoder`, meanwhile ---------------> text (N, D)        Merge --> labels (H, W)
+      |------------------- see --------------------------|     |------------ name -----------|
 
-A pipeline on a device has the same `label`; `Segmenter` takes either.
+A pipeline on a device has the same methods; `Segmenter` takes either.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pkgutil import resolve_name
-from typing import Literal, Protocol
+from typing import Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from ovsdino_runtime.bundle import Bundle, Head, Manifest, Precision
+from ovsdino_runtime.bundle import Bundle, Precision
 from ovsdino_runtime.engines import Engine, open_engine, open_vision
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.merge import Labels, merge_argmax, merge_geometry
-from ovsdino_runtime.preprocess import (
-    Floats,
-    Photo,
-    cut_windows,
-    fit_size,
-    normalise,
-    resize_photo,
-)
+from ovsdino_runtime.errors import EngineError, PhotoError
+from ovsdino_runtime.host_stages import EncodeWindows, Merge, Prepare, Prepared, Scores, Windows
+from ovsdino_runtime.merge import Labels
+from ovsdino_runtime.preprocess import Floats, Photo
 from ovsdino_runtime.trace import NO_TRACE, Trace
-from ovsdino_runtime.windows import Window, plan_windows
-
-Scores = npt.NDArray[np.float16]
-Windows = Literal["model", "none"]
-WINDOWS_AT_ONCE = 2  # more are no faster on a CPU, and each takes memory
 
 
 @dataclass(frozen=True)
@@ -51,6 +38,7 @@ class PipelineOptions:
 
 
 DEFAULT_OPTIONS = PipelineOptions()
+Sight = TypeVar("Sight", bound="Seen")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +51,10 @@ class Pixels:
 
 
 class Laps:
-    """Times of a photo's stages [ms], in their order; each goes into the trace as well."""
+    """Times of a photo's stages [ms], in their order; those of a stage that comes again are added up.
+
+    Each goes into the trace as well.
+    """
 
     def __init__(self, trace: Trace) -> None:
         self.times: dict[str, float] = {}
@@ -74,98 +65,53 @@ class Laps:
         start = time.perf_counter()
         with self._trace.span(stage):
             yield
-        self.times[stage] = round((time.perf_counter() - start) * 1000, 2)
+        taken = (time.perf_counter() - start) * 1000
+        self.times[stage] = round(self.times.get(stage, 0) + taken, 2)
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A photo as the vision engine takes it."""
+class Seen:
+    """A photo as the model saw it, before any words: any number of word lists can be named on it."""
 
-    size: tuple[int, int]  # height and width of the photo [px]
-    resized: Photo  # (H', W', 3)
-    windows: tuple[Window, ...]
+    model: str  # digest of the vision graph: no other model's words fit
+    photo: Photo  # (H, W, 3)
+    prepared: Prepared
+    features: Floats  # (B, D, h, w) on the host
+    timings: Mapping[str, float]  # [ms] of the stages so far
 
 
-@dataclass(frozen=True)
-class Prepare:
-    """Photo to windows: resize, and plan the cuts."""
+def check_seen(seen: Seen, kind: type[Sight], model: str) -> Sight:
+    """Return what was seen, if this model saw it.
 
-    manifest: Manifest
-    antialias: bool = True
-    windows: Windows = "model"
-
-    def __call__(self, photo: Photo) -> Prepared:
-        """Prepare a photo. Shape: (H, W, 3)."""
-        resized = self.resize(photo)
-        return Prepared((photo.shape[0], photo.shape[1]), resized, tuple(self.plan(resized)))
-
-    def resize(self, photo: Photo) -> Photo:
-        """Bring a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
-        limits = self.manifest.preprocessing
-        height, width = fit_size(*photo.shape[:2], short_side=limits.short_side, long_side=limits.long_side)
-        if self.windows == "none":
-            height, width = self._whole(height, width)
-        return resize_photo(photo, height, width, antialias=self.antialias)
-
-    def plan(self, resized: Photo) -> list[Window]:
-        """Plan the windows of a resized photo; without windows it is one."""
-        height, width = resized.shape[:2]
-        if self.windows == "none":
-            return [Window(0, 0, height, width)]
-        policy = self.manifest.windows
-        return plan_windows(height, width, size=policy.size, stride=policy.stride)
-
-    def _whole(self, height: int, width: int) -> tuple[int, int]:
-        """Whole patches where the graph takes any size, else the one size that it takes."""
-        patch, size = self.manifest.model.get("patch_size"), self.manifest.windows.size
-        pixels = self.manifest.graphs["vision"].inputs[0].shape  # (B, 3, H, W)
-        if isinstance(patch, int) and all(isinstance(side, str) for side in pixels[2:]):
-            return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
-        return size, size
+    Raises:
+        PhotoError: another one did.
+    """
+    if not isinstance(seen, kind) or seen.model != model:
+        raise PhotoError("another model saw this photo, its features mean nothing here; see it again")
+    return seen
 
 
 @dataclass(frozen=True)
-class EncodeWindows:
-    """Windows to features: normalise, cut, and run the vision engine on some at a time."""
+class NameSeen:
+    """Features that are there and text to labels, on the processor; the text is waited for."""
 
-    manifest: Manifest
-    vision: Engine
-    windows: Windows = "model"
+    model: str
+    merge: Merge
+    trace: Trace = NO_TRACE
 
-    def __call__(self, resized: Photo, windows: Sequence[Window]) -> Floats:
-        """Encode the windows of a resized photo. Shape: (H', W', 3) -> (B, D, h, w)."""
-        pixels = normalise(resized, self.manifest.preprocessing)
-        if self.windows == "none":  # nothing is cut
-            whole = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # (1, 3, H', W')
-            return self.vision.run({"pixels": whole})["features"]
-        size = self.manifest.windows.size
-        features = [
-            self.vision.run({"pixels": cut_windows(pixels, windows[i : i + WINDOWS_AT_ONCE], size)})
-            for i in range(0, len(windows), WINDOWS_AT_ONCE)
-        ]
-        return np.concatenate([some["features"] for some in features])
+    def __call__(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Name the pixels of a photo; the timings are those of this call alone.
 
-
-@dataclass(frozen=True)
-class Merge:
-    """Features and text to labels: the cosine head, the windows' merge, and the background."""
-
-    head: Head
-
-    def __call__(
-        self, prepared: Prepared, features: Floats, text: Floats, *, threshold: float | None
-    ) -> tuple[Labels, Scores]:
-        """Find each pixel's class and the confidence in it. Shape: (B, D, h, w), (N, D) -> (H, W) each."""
-        grid = features.shape[2], features.shape[3]
-        size = prepared.resized.shape[0], prepared.resized.shape[1]
-        geometry = merge_geometry(prepared.windows, grid, resized=size, photo=prepared.size)
-        labels, cosine = merge_argmax(features, text, geometry)  # (H, W) each
-        confidence = 1 / (1 + np.exp(-(self.head.scale * cosine + self.head.bias)))  # (H, W) in (0, 1)
-        if threshold is not None:  # unsure pixels are background, which is label 0
-            unsure = confidence < threshold
-            labels = np.where(unsure, 0, labels + 1).astype(np.uint16)
-            confidence = np.where(unsure, 1 - confidence, confidence)
-        return labels, confidence.astype(np.float16)
+        Raises:
+            PhotoError: another model saw the photo.
+        """
+        check_seen(seen, Seen, self.model)
+        lap = Laps(self.trace)
+        with lap("text"):
+            embeddings = text.result()  # (N, D)
+        with lap("merge"):
+            labels, confidence = self.merge(seen.prepared, seen.features, embeddings, threshold=threshold)
+        return Pixels(labels, confidence if scores else None, lap.times)
 
 
 class Pipeline(Protocol):
@@ -176,6 +122,10 @@ class Pipeline(Protocol):
 
     def open_text(self) -> Engine: ...
 
+    def see(self, photo: Photo) -> Seen: ...
+
+    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels: ...
+
     def label(
         self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool
     ) -> Pixels: ...
@@ -183,6 +133,7 @@ class Pipeline(Protocol):
     def close(self) -> None: ...
 
 
+DENSE_PIPELINE = "ovsdino_runtime.dense_open:open_dense_pipeline"  # of dinov3.seg, for any device
 PIPELINES = {  # (device, engine) -> the function that opens the pipeline: (bundle, options) -> Pipeline
     ("cpu", "onnxruntime"): "ovsdino_runtime.pipeline:open_host_pipeline",
     ("cuda", "onnxruntime"): "ovsdino_runtime.device_open:open_device_pipeline",
@@ -201,6 +152,8 @@ def open_pipeline(bundle: Bundle, options: PipelineOptions) -> Pipeline:
     if way is None:
         known = ", ".join(f"{device} with {engine}" for device, engine in PIPELINES)
         raise EngineError(f"device {options.device!r} with engine {options.engine!r}: expected {known}")
+    if bundle.manifest.dense is not None:
+        way = DENSE_PIPELINE
     open_it: Callable[[Bundle, PipelineOptions], Pipeline] = resolve_name(way)
     return open_it(bundle, options)
 
@@ -228,23 +181,30 @@ class HostPipeline:
         self.prepare = Prepare(manifest, options.antialias, options.windows)
         self.encode_windows = EncodeWindows(manifest, vision, options.windows)
         self.merge = Merge(manifest.head)
+        self._name = NameSeen(bundle.graph_digest("vision"), self.merge, options.trace)
 
     def open_text(self) -> Engine:
         """Open the engine that runs the text graph."""
         return open_engine(self._bundle, "text", threads=self._options.threads)
 
-    def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
-        """Go the way once; the text is waited for when the features are there."""
+    def see(self, photo: Photo) -> Seen:
+        """Go the way as far as no words are needed: it is by far the longer part."""
         lap = Laps(self._options.trace)
         with lap("resize"):
             prepared = self.prepare(photo)
         with lap("vision"):
             features = self.encode_windows(prepared.resized, prepared.windows)  # (B, D, h, w)
-        with lap("text"):
-            embeddings = text.result()  # (N, D)
-        with lap("merge"):
-            labels, confidence = self.merge(prepared, features, embeddings, threshold=threshold)
-        return Pixels(labels, confidence if scores else None, lap.times)
+        return Seen(self._name.model, photo, prepared, features, lap.times)
+
+    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the rest of the way; see `NameSeen`."""
+        return self._name(seen, text, threshold=threshold, scores=scores)
+
+    def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the way once; the text is waited for when the features are there."""
+        seen = self.see(photo)
+        pixels = self.name(seen, text, threshold=threshold, scores=scores)
+        return replace(pixels, timings={**seen.timings, **pixels.timings})
 
     def close(self) -> None:
         """Give back what the pipeline holds: nothing, on the processor."""

@@ -1,28 +1,24 @@
 """Name every pixel of photos: a model, its pipeline on some device, and the text beside it."""
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovsdino_runtime.bundle import MANIFEST, Bundle, Precision, load_bundle
+from ovsdino_runtime.bundle import MANIFEST, Bundle, Precision, at_short_side, load_bundle
 from ovsdino_runtime.cache import cache_dir
 from ovsdino_runtime.engines import Engine
 from ovsdino_runtime.errors import BundleError, ClassesError
+from ovsdino_runtime.host_stages import EncodeWindows, Windows
 from ovsdino_runtime.photo import to_photo
-from ovsdino_runtime.pipeline import (
-    EncodeWindows,
-    HostPipeline,
-    Pipeline,
-    PipelineOptions,
-    Windows,
-    open_pipeline,
-)
+from ovsdino_runtime.pipeline import HostPipeline, Pipeline, PipelineOptions, Pixels, Seen, open_pipeline
 from ovsdino_runtime.preprocess import Floats, Photo
 from ovsdino_runtime.segmentation import Segmentation
-from ovsdino_runtime.text import TextEncoder
+from ovsdino_runtime.text import ClassEncoder, TextEncoder
 from ovsdino_runtime.text_cache import TextCache
 from ovsdino_runtime.trace import NO_TRACE, Trace
 from ovsdino_runtime.vocabulary import Vocabulary, parse_classes
@@ -30,6 +26,8 @@ from ovsdino_runtime.windows import Window
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+KEPT = 8  # vocabularies whose embeddings stay: photos, and those who ask at the same time, often share them
 
 
 class Segmenter:
@@ -48,7 +46,7 @@ class Segmenter:
         self,
         bundle: Bundle,
         vision: Engine,
-        text: TextEncoder,
+        text: ClassEncoder,
         *,
         templates: Sequence[str] | None = None,
         antialias: bool = True,
@@ -59,9 +57,8 @@ class Segmenter:
         self.pipeline = pipeline or HostPipeline(bundle, vision, PipelineOptions(antialias=antialias))
         self._text = text
         self._beside = ThreadPoolExecutor(1, "text")  # encodes text while windows are in flight
-        self._last: tuple[tuple[tuple[str, ...], ...], Future[Floats]] | None = (
-            None  # photos often share their classes
-        )
+        self._texts: dict[tuple[tuple[str, ...], ...], Future[Floats]] = {}  # the last ones, oldest first
+        self._lock = threading.Lock()
 
     @classmethod
     def load(  # noqa: PLR0913 - one argument for each choice that a user has
@@ -75,6 +72,7 @@ class Segmenter:
         templates: Sequence[str] | None = None,
         antialias: bool = True,
         windows: Windows = "model",
+        short_side: int | None = None,
         trace: Trace = NO_TRACE,
     ) -> "Segmenter":
         """Open a model.
@@ -88,13 +86,17 @@ class Segmenter:
             templates: prompts such as "a photo of a {}."; None takes the bundle's own.
             antialias: average when a large photo is made smaller; False is the benchmarks' way.
             windows: "model" cuts photos as the model asks; "none" takes each as a whole: faster, less exact.
+            short_side: [px] photos are resized to; more finds smaller things in more windows, which take
+                longer. None takes the model's own.
             trace: takes down every stage.
 
         Raises:
-            BundleError: no such model, or its bundle is damaged.
+            BundleError: no such model, its bundle is damaged, or it does not work at that short side.
             EngineError: the engine is not installed, or does not reproduce the model.
         """
         bundle = load_bundle(find_bundle(model))
+        if short_side is not None:
+            bundle = at_short_side(bundle, short_side)
         options = PipelineOptions(device, engine, precision, threads, antialias, windows, trace)
         pipeline = open_pipeline(bundle, options)
         cache = TextCache(cache_dir() / "text.sqlite3")
@@ -124,21 +126,51 @@ class Segmenter:
         """
         vocabulary = as_vocabulary(classes, background=background is not None)
         threshold = self._threshold(vocabulary, background)
-        start = time.perf_counter()
-        photo = to_photo(image)  # (H, W, 3)
-        decode = round((time.perf_counter() - start) * 1000, 2)
+        photo, decode = _decode(image)
         text = self._begin_text(vocabulary)  # (N, D), when it is there
         pixels = self.pipeline.label(photo, text, threshold=threshold, scores=scores)
-        return Segmentation(
-            photo=photo,
-            labels=pixels.labels,
-            scores=pixels.scores,
-            classes=vocabulary.names,
-            background=threshold,
-            model=self.bundle.manifest.name,
-            engine=self.pipeline.vision.description,
-            timings={"decode": decode, **pixels.timings},
-        )
+        pixels = replace(pixels, timings={"decode": decode, **pixels.timings})
+        return self._segmentation(photo, pixels, vocabulary, threshold)
+
+    def see(self, image: "str | Path | Photo | Image") -> Seen:
+        """Do all that needs no words, once for any number of word lists; see `name`.
+
+        Args:
+            image: a path, an RGB array (H, W, 3) or a Pillow image.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        photo, decode = _decode(image)
+        seen = self.pipeline.see(photo)
+        return replace(seen, timings={"decode": decode, **seen.timings})
+
+    def name(
+        self,
+        seen: Seen,
+        classes: str | Sequence[str] | Vocabulary,
+        *,
+        background: float | None = None,
+        scores: bool = True,
+    ) -> Segmentation:
+        """Give each pixel of a photo that was seen one of the classes, as a call with the photo itself does.
+
+        Args:
+            seen: by this model; the way there may have been on another device.
+            classes, background, scores: as in a call.
+
+        Returns:
+            The same as the call, with the timings of the naming alone.
+
+        Raises:
+            PhotoError: another model saw the photo.
+            ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
+        """
+        vocabulary = as_vocabulary(classes, background=background is not None)
+        threshold = self._threshold(vocabulary, background)
+        text = self._begin_text(vocabulary)  # (N, D), when it is there
+        pixels = self.pipeline.name(seen, text, threshold=threshold, scores=scores)
+        return self._segmentation(seen.photo, pixels, vocabulary, threshold)
 
     @property
     def vision(self) -> Engine:
@@ -150,15 +182,15 @@ class Segmenter:
         self._beside.shutdown()
         self.pipeline.close()
 
-    def resize(self, photo: Photo) -> Photo:
+    def resize(self, photo: Photo) -> Photo | Floats:
         """Bring a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
         return self.pipeline.prepare.resize(photo)
 
-    def plan(self, resized: Photo) -> list[Window]:
+    def plan(self, resized: Photo | Floats) -> list[Window]:
         """Plan the windows of a resized photo."""
         return self.pipeline.prepare.plan(resized)
 
-    def encode_windows(self, resized: Photo, windows: Sequence[Window]) -> Floats:
+    def encode_windows(self, resized: Photo | Floats, windows: Sequence[Window]) -> Floats:
         """Run the vision engine on windows, some at a time. Shape: (H', W', 3) -> (B, D, h, w)."""
         prepare, vision = self.pipeline.prepare, self.pipeline.vision
         return EncodeWindows(self.bundle.manifest, vision, prepare.windows)(resized, windows)
@@ -168,11 +200,28 @@ class Segmenter:
         return self._begin_text(vocabulary).result()
 
     def _begin_text(self, vocabulary: Vocabulary) -> Future[Floats]:
-        last = self._last
-        if last is None or last[0] != vocabulary.classes or (last[1].done() and last[1].exception()):
-            text = self._beside.submit(self._text.encode_classes, vocabulary, self.templates)
-            last = self._last = vocabulary.classes, text
-        return last[1]
+        with self._lock:
+            text = self._texts.pop(vocabulary.classes, None)
+            if text is None or (text.done() and text.exception()):
+                text = self._beside.submit(self._text.encode_classes, vocabulary, self.templates)
+            self._texts[vocabulary.classes] = text
+            if len(self._texts) > KEPT:
+                del self._texts[next(iter(self._texts))]
+        return text
+
+    def _segmentation(
+        self, photo: Photo, pixels: Pixels, vocabulary: Vocabulary, threshold: float | None
+    ) -> Segmentation:
+        return Segmentation(
+            photo=photo,
+            labels=pixels.labels,
+            scores=pixels.scores,
+            classes=vocabulary.names,
+            background=threshold,
+            model=self.bundle.manifest.name,
+            engine=self.pipeline.vision.description,
+            timings=pixels.timings,
+        )
 
     def _threshold(self, vocabulary: Vocabulary, asked: float | None) -> float | None:
         if asked is not None and not 0 <= asked <= 1:
@@ -199,21 +248,34 @@ def as_vocabulary(classes: str | Sequence[str] | Vocabulary, *, background: bool
     return classes
 
 
+def _decode(image: "str | Path | Photo | Image") -> tuple[Photo, float]:
+    """Give the photo, and how long it took [ms]."""
+    start = time.perf_counter()
+    photo = to_photo(image)  # (H, W, 3)
+    return photo, round((time.perf_counter() - start) * 1000, 2)
+
+
 def packaged_models() -> dict[str, Path]:
     """Find the models that come with the package, by name."""
     folder = Path(str(resources.files("ovsdino_runtime") / "models"))
     return {path.stem: path for path in sorted(folder.glob("*.ovs"))}
 
 
+def kept_models() -> dict[str, Path]:
+    """Find the models that `ovsdino models prepare` keeps in the user's cache, by name."""
+    folder = cache_dir() / "models"
+    return {path.stem: path for path in sorted(folder.glob("*.ovs")) if (path / MANIFEST).is_file()}
+
+
 def find_bundle(model: str | Path) -> Path:
-    """Find a bundle by the name of a packaged model or by its path.
+    """Find a bundle by the name of a packaged or kept model, or by its path.
 
     Raises:
         BundleError: there is none; the message lists the names.
     """
     known = packaged_models()
-    if isinstance(model, str) and model in known:
-        return known[model]
+    if isinstance(model, str) and (found := (kept_models() | known).get(model)):
+        return found
     if (Path(model) / MANIFEST).is_file():
         return Path(model)
     kind = (
@@ -221,5 +283,6 @@ def find_bundle(model: str | Path) -> Path:
     )
     raise BundleError(
         f"{model}: {kind}; packaged models: {', '.join(known) or 'none'}; "
-        "`ovsdino-export --model NAME --out DIR` writes a bundle, whose path can be given here"
+        "`ovsdino models` lists what can be fetched, and `ovsdino-export --model NAME --out DIR` writes a "
+        "bundle, whose path can be given here"
     )

@@ -1,4 +1,7 @@
-"""JSON to frozen dataclasses and back: no key too many, none missing, every value of its declared type."""
+"""JSON to frozen dataclasses and back: no key too many, none missing, every value of its declared type.
+
+Only a field whose default is None may be left out: a part that older files do not have.
+"""
 
 import dataclasses
 import json
@@ -44,7 +47,8 @@ def parse(kind: type[Record], raw: object, where: str = "") -> Record:
     if not isinstance(raw, dict):
         raise ValueError(f"{where or 'the top level'}: expected an object, got {_name(raw)}")
     hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    names = [field.name for field in fields if field.name in raw or field.default is not None]
     _check_keys(set(names), set(raw), where)
     values = {name: _value(hints[name], raw[name], f"{where}.{name}" if where else name) for name in names}
     try:
@@ -77,6 +81,9 @@ def _value(hint: object, raw: object, where: str) -> object:
     if origin is Literal and raw in arguments:
         return raw
     if origin in (Union, UnionType):
+        part = next((kind for kind in arguments if dataclasses.is_dataclass(kind)), None)
+        if part is not None and raw is not None:  # an optional part
+            return parse(part, raw, where)  # type: ignore[arg-type]
         hint = tuple(arguments)
     elif hint is float and type(raw) is int:
         return float(raw)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 PHRASES_AT_ONCE = 2048  # encoded and stored at once: what is done by then survives a crash
 BATCH = 64  # phrases in a batch
+
+
+class ClassEncoder(Protocol):
+    """Turns classes into embeddings. Shape: -> (N, D)."""
+
+    def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats: ...
 
 
 class TextEncoder:

@@ -56,6 +56,11 @@ def choose_classes(
             "give either --classes, such as 'cat, grass, sky', or --vocabulary, such as ade150"
         )
     words = load_vocabulary(vocabulary) if vocabulary is not None else parse_classes(classes or "")
+    return with_background(words, background)
+
+
+def with_background(words: Vocabulary, background: Background) -> tuple[Vocabulary, float | None]:
+    """Give a vocabulary a background or take it away, and say at which threshold, as `Segmenter` takes it."""
     if background is None:
         return words, None
     return replace(words, background=background != "none"), None if background == "none" else background

@@ -175,3 +175,56 @@ def test_a_disk_that_fills_up_leaves_nothing(staging, manifest, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+DENSE = {
+    "view": 96,
+    "whole": "window",
+    "unit_length": True,
+    "halves": [[0, 2], [2, 4]],
+    "pad_length": 8,
+    "absent_logit": -100.0,
+}
+
+
+def make_dense(record, **changes):
+    """Give a manifest the graphs of dinov3.seg; their files do not matter here."""
+    record["dense"] = DENSE | changes
+    record["graphs"] |= dict.fromkeys(("late", "decoder"), record["graphs"]["text"])
+
+
+def test_a_bundle_of_the_other_system_says_how_it_decodes(bundle):
+    edit(bundle, make_dense)
+    dense = load_bundle(bundle.path).manifest.dense
+    assert (dense.view, dense.whole, dense.halves) == (96, "window", ((0, 2), (2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: (make_dense(r), r["graphs"].pop("late")), "graph late is missing"),
+        (lambda r: make_dense(r, whole="view"), "graph whole is missing"),
+        (lambda r: make_dense(r, whole="both"), r"dense\.whole: expected .*'view'.*, got \"both\""),
+        (lambda r: make_dense(r, pad_length=0), "view and pad_length must be positive, got 96 and 0"),
+        (lambda r: make_dense(r, halves=[[2, 2]]), r"halves must be columns from, to; got \(\(2, 2\),\)"),
+        (lambda r: make_dense(r, halves=[]), r"halves must be columns from, to; got \(\)"),
+        (lambda r: make_dense(r, fusion="features"), "dense: unknown key fusion"),
+    ],
+)
+def test_how_it_decodes_is_checked(bundle, change, message):
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(bundle.path)
+
+
+def test_a_bundle_from_before_the_other_system_is_read(bundle):
+    edit(bundle, lambda record: record.pop("dense"))
+    assert load_bundle(bundle.path).manifest.dense is None
+
+
+def test_graphs_that_share_weights_follow_them(bundle, manifest):
+    graphs = manifest.graphs | {"whole": replace(manifest.graphs["vision"], file="whole.onnx")}
+    files = {"whole.onnx": "1" * 64, "vision.data": "2" * 64}
+    whole = replace(bundle, manifest=replace(manifest, graphs=graphs, files=files))
+    other = replace(whole, manifest=replace(whole.manifest, files=files | {"vision.data": "3" * 64}))
+    assert whole.graph_digest("whole") != other.graph_digest("whole")

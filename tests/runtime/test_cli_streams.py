@@ -202,6 +202,34 @@ def test_ctrl_c_finishes_what_is_begun(start, flag_file, clip, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+def test_a_network_camera_that_is_lost_once_and_watched_until_ctrl_c(start, flag, tmp_path):
+    av = pytest.importorskip("av")
+    from tests.runtime.rtsp_server import Camera, rtp_packets
+
+    packets = rtp_packets(np.stack([np.roll(flag, 50 * (index // 4), axis=1) for index in range(24)]))
+    with Camera(packets, [(len(packets) // 2, "drop"), (len(packets), "drop")]) as camera:
+        process = start(camera.address, *CLASSES, "--save", "overlay,json")
+        stem = f"127.0.0.1-{camera.server_address[1]}-live"
+        found = tmp_path / "out" / f"{stem}.jsonl"
+
+        def last():
+            return int((lines(found) or [{"photo": 0}])[-1]["photo"]) if found.exists() else 0
+
+        wait_for(lambda: last() >= 24, process)  # more pictures than one visit has: it was lost, and is back
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    assert f"{camera.address.replace('me:secret@', '')}: the connection was closed; trying again in" in errors
+    assert "secret" not in errors
+    records = lines(found)
+    times = [record["time_s"] for record in records]
+    assert times == sorted(times)
+    assert all(set(record["classes"]) == {"red", "green", "blue"} for record in records)
+    with av.open(str(tmp_path / "out" / f"{stem}_overlay.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == len(records)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
 def test_ctrl_c_exits_with_130_also_where_a_photo_failed(start, flag_file, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()

@@ -62,6 +62,36 @@ def test_any_order_of_work_gives_the_same_labels(device_bundle):
             assert_same(pipeline.label(random_photo(*size), words(count), threshold=0.5, scores=True), wanted)
 
 
+def test_what_a_device_saw_is_named_as_by_the_host(device_bundle):
+    """Any order of work, sizes in turns, labelling in between; the host's way takes the features too."""
+    host = HostPipeline(device_bundle, open_engine(device_bundle, "vision", threads=1), DEFAULT_OPTIONS)
+    for seed in range(4):
+        pipeline, device = open_device(device_bundle, seed=seed)
+        for size in (WIDE, (90, 150), (64, 64), WIDE):
+            photo = random_photo(*size)
+            seen = pipeline.see(photo)
+            assert list(seen.timings) == ["upload", "resize", "vision", "download"]
+            pipeline.label(random_photo(*size, seed=1), words(3), threshold=None, scores=False)
+            for count, threshold in ((7, None), (4, 0.5)):
+                wanted = host_labels(device_bundle, photo, words(count), threshold=threshold)
+                for way in (pipeline, host):
+                    actual = way.name(seen, words(count), threshold=threshold, scores=True)
+                    assert_same(actual, wanted)
+        assert not any(stream.queue for stream in device.streams)
+        pipeline.close()
+        assert not device.blocks
+
+
+def test_a_failure_while_it_sees_leaves_nothing_behind(device_bundle):
+    pipeline, device = open_device(device_bundle, fail_at=2)
+    photo, text = random_photo(*WIDE), words(5)
+    with pytest.raises(EngineError, match="the engine did not run"):
+        pipeline.see(photo)
+    assert not any(stream.queue for stream in device.streams)
+    actual = pipeline.name(pipeline.see(photo), text, threshold=None, scores=True)
+    assert_same(actual, host_labels(device_bundle, photo, text, threshold=None))
+
+
 def test_a_missing_event_is_found_by_the_order_of_work(device_bundle, monkeypatch):
     """The test above can fail: without events some order gives other labels."""
     monkeypatch.setattr(HOST.HostStream, "wait", lambda *_: None)

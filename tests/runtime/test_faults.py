@@ -1,6 +1,7 @@
 """What must not happen, made to happen: a clear message, and nothing is left behind."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,10 +28,7 @@ COLOURS = "red, green, blue"
 @pytest.fixture
 def fragile(staging, manifest, tmp_path):
     """The tiny bundle, but a pure white photo makes its vision graph fail: it looks beyond a table's end."""
-    folder = tmp_path / "staging"
-    folder.mkdir()
-    for file in staging.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    folder = shutil.copytree(staging, tmp_path / "staging")
     model = onnx.load(folder / "vision.onnx")
     graph = model.graph
     graph.node[-1].output[0] = "unit"

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from concurrent.futures import Future
 
 import numpy as np
@@ -8,8 +9,9 @@ from onnx import TensorProto, helper
 
 from ovsdino_runtime.bundle import Graph, Tensor, write_bundle
 from ovsdino_runtime.engines import open_engine
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.pipeline import HostPipeline, PipelineOptions, Prepare, open_pipeline
+from ovsdino_runtime.errors import ClassesError, EngineError, PhotoError
+from ovsdino_runtime.host_stages import Prepare
+from ovsdino_runtime.pipeline import HostPipeline, PipelineOptions, open_pipeline
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.vocabulary import parse_classes
 
@@ -19,10 +21,7 @@ COLOURS = "red, green, blue"
 @pytest.fixture
 def any_size(staging, manifest, tmp_path):
     """The tiny bundle with a vision graph that takes photos of any size."""
-    folder = tmp_path / "staging"
-    folder.mkdir()
-    for file in staging.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    folder = shutil.copytree(staging, tmp_path / "staging")
     model = onnx.load(folder / "vision.onnx")
     del model.graph.input[:], model.graph.output[:]
     pixels, features = ["batch", 3, "height", "width"], ["batch", 6, "rows", "columns"]
@@ -108,3 +107,52 @@ def test_the_engine_of_the_text_has_the_options_of_the_pipeline(shared_bundle):
         shared_bundle, open_engine(shared_bundle, "vision", threads=1), PipelineOptions(threads=1)
     )
     assert pipeline.open_text().description.endswith("1 threads")
+
+
+def test_naming_what_was_seen_is_the_call(shared_bundle, flag):
+    segmenter = Segmenter.load(shared_bundle.path, threads=1)
+    seen = segmenter.see(flag)
+    assert list(seen.timings) == ["decode", "resize", "vision"]
+    for words, background in ((COLOURS, None), ("yellow|white, black", None), ("red, blue", 0.6)):
+        named, called = (
+            segmenter.name(seen, words, background=background),
+            segmenter(flag, words, background=background),
+        )
+        np.testing.assert_array_equal(named.labels, called.labels)
+        np.testing.assert_array_equal(named.scores, called.scores)
+        np.testing.assert_array_equal(named.photo, called.photo)
+        same = [
+            f.name
+            for f in dataclasses.fields(named)
+            if f.name not in ("photo", "labels", "scores", "timings")
+        ]
+        assert [getattr(named, name) for name in same] == [getattr(called, name) for name in same]
+        assert list(named.timings) == ["text", "merge"]  # its own, not those of the seeing
+        assert list(called.timings) == [*seen.timings, *named.timings]
+    assert segmenter.name(seen, COLOURS, scores=False).scores is None
+
+
+def test_naming_does_not_look_again(shared_bundle, flag, monkeypatch):
+    segmenter = Segmenter.load(shared_bundle.path, threads=1)
+    seen = segmenter.see(flag)
+    monkeypatch.setattr(segmenter.vision, "run", None)  # calling it would fail
+    assert set(segmenter.name(seen, "red, yellow").coverage()) == {"red", "yellow"}
+
+
+def test_what_another_model_saw_is_refused(shared_bundle, any_size, flag):
+    seen = Segmenter.load(any_size.path, threads=1).see(flag)
+    segmenter = Segmenter.load(shared_bundle.path, threads=1)
+    with pytest.raises(PhotoError, match=r"another model saw this photo.*; see it again"):
+        segmenter.name(seen, COLOURS)
+    again = Segmenter.load(shared_bundle.path, windows="none", threads=1).see(flag)  # the same, another way
+    assert segmenter.name(again, COLOURS).labels.shape == flag.shape[:2]
+
+
+def test_what_cannot_be_named_is_refused(shared_bundle, flag):
+    segmenter = Segmenter.load(shared_bundle.path, threads=1)
+    with pytest.raises(PhotoError, match="no such file"):
+        segmenter.see("nothing.png")
+    with pytest.raises(ClassesError, match="no class is given"):
+        segmenter.name(segmenter.see(flag), "")
+    with pytest.raises(ClassesError, match=r"must be in 0\.\.1, got 2"):
+        segmenter.name(segmenter.see(flag), COLOURS, background=2)

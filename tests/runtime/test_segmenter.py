@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import ovsdino_runtime
-from ovsdino_runtime import pipeline
+from ovsdino_runtime import host_stages
 from ovsdino_runtime import segmenter as module
 from ovsdino_runtime.errors import BundleError, ClassesError, PhotoError
 from ovsdino_runtime.preprocess import resize_bilinear
@@ -52,6 +52,27 @@ def test_scores_are_the_confidence_in_the_label(segmenter):
     result = segmenter(red, "red, blue")
     # cosine 1: sigmoid(10 - 2.5); FP16 has steps of 5e-4 there
     np.testing.assert_allclose(result.scores.astype(float), 1 / (1 + np.exp(-7.5)), atol=5e-4)
+
+
+def test_another_short_side(shared_bundle, flag):
+    limits, window = shared_bundle.manifest.preprocessing, shared_bundle.manifest.windows.size
+    small = Segmenter.load(shared_bundle.path, threads=1)
+    large = Segmenter.load(shared_bundle.path, threads=1, short_side=2 * window)
+    assert min(small.resize(flag).shape[:2]) == limits.short_side
+    resized = large.resize(flag)
+    assert min(resized.shape[:2]) == 2 * window
+    assert len(large.plan(resized)) > len(small.plan(small.resize(flag)))
+    assert large(flag, COLOURS).labels.shape == flag.shape[:2]
+
+
+@pytest.mark.parametrize("share", [0.5, 1000])
+def test_a_short_side_that_cannot_be(shared_bundle, share):
+    limits, window = shared_bundle.manifest.preprocessing, shared_bundle.manifest.windows.size
+    wanted = int(share * window)
+    with pytest.raises(
+        BundleError, match=f"{wanted} px: expected {window}, its window, to {limits.long_side}"
+    ):
+        Segmenter.load(shared_bundle.path, short_side=wanted)
 
 
 def test_unsure_pixels_are_background(segmenter, flag):
@@ -109,7 +130,7 @@ def test_windows_go_through_the_engine_some_at_a_time(segmenter, flag, monkeypat
     windows = segmenter.plan(resized)
     together = segmenter.encode_windows(resized, windows)
     assert len(together) == len(windows) > 3
-    monkeypatch.setattr(pipeline, "WINDOWS_AT_ONCE", 1)
+    monkeypatch.setattr(host_stages, "WINDOWS_AT_ONCE", 1)
     np.testing.assert_allclose(segmenter.encode_windows(resized, windows), together, atol=1e-6)
 
 
@@ -171,3 +192,23 @@ def test_an_unknown_model_says_how_to_make_one(tmp_path):
 
 def test_the_package_offers_the_segmenter():
     assert ovsdino_runtime.Segmenter is Segmenter
+
+
+def test_word_lists_that_take_turns_are_encoded_once(bundle, flag):
+    segmenter = Segmenter.load(bundle.path, threads=1)
+    encoded, encode = [], segmenter._text.encode_classes
+
+    def noting(vocabulary, templates):
+        encoded.append(vocabulary.names)
+        return encode(vocabulary, templates)
+
+    segmenter._text.encode_classes = noting
+    lists = ["red, green", "blue, white"]
+    for words in [*lists, *lists, *lists]:
+        segmenter(flag, words)
+    assert encoded == [("red", "green"), ("blue", "white")]
+    for number in range(9):  # more than are kept
+        segmenter(flag, f"red, word{number}")
+    segmenter(flag, lists[0])
+    assert encoded[-1] == ("red", "green")
+    assert len(encoded) == 2 + 9 + 1

@@ -88,3 +88,36 @@ def test_a_whole_number_may_stand_for_a_float():
 def test_only_dataclasses_are_written():
     with pytest.raises(TypeError, match="expected a dataclass instance"):
         strict_json.dumps({"a": 1})
+
+
+@dataclass(frozen=True)
+class Part:
+    side: int
+
+
+@dataclass(frozen=True)
+class Newer:
+    name: str
+    part: Part | None = None
+
+
+def test_a_part_that_older_files_do_not_have_may_be_left_out():
+    assert strict_json.parse(Newer, {"name": "old"}) == Newer("old")
+    assert strict_json.parse(Newer, {"name": "old", "part": None}) == Newer("old")
+    newer = Newer("new", Part(3))
+    assert strict_json.parse(Newer, strict_json.loads(strict_json.dumps(newer))) == newer
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({}, "missing key name"),
+        ({"name": "a", "parts": None}, "unknown key parts"),
+        ({"name": "a", "part": {"sides": 3}}, "part: missing key side"),
+        ({"name": "a", "part": {"side": "3"}}, r'part\.side: expected int, got "3"'),
+        ({"name": "a", "part": 3}, "part: expected an object, got 3"),
+    ],
+)
+def test_an_optional_part_is_as_strict_as_any(raw, message):
+    with pytest.raises(ValueError, match=message):
+        strict_json.parse(Newer, raw)

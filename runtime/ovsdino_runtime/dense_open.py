@@ -1,0 +1,69 @@
+"""Open a dinov3.seg model, proven on the bundle's golden view before its first use on a machine."""
+
+import numpy as np
+
+from ovsdino_runtime.bundle import GOLDEN, Bundle
+from ovsdino_runtime.dense_pipeline import DensePipeline
+from ovsdino_runtime.engines import GOLDEN_COSINE, once_per_machine, open_engine
+from ovsdino_runtime.errors import BundleError, EngineError
+from ovsdino_runtime.manifest import DENSE_STAGES
+from ovsdino_runtime.pipeline import PipelineOptions
+
+GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on photos has >= 0.99
+
+
+def open_dense_pipeline(bundle: Bundle, options: PipelineOptions) -> DensePipeline:
+    """Open the pipeline of a model with a decoder.
+
+    Raises:
+        EngineError: it is asked to run on a device, or does not reproduce the model here.
+        BundleError: the bundle has no graphs of this precision.
+    """
+    name = bundle.manifest.name
+    if options.device != "cpu":
+        raise EngineError(
+            f"{name}: a model with a decoder runs on the processor only in this version, got device "
+            f"{options.device!r}; use --device cpu"
+        )
+    suffix = "" if options.precision == "fp32" else f".{options.precision}"
+    stages = [stage for stage in ("vision", *DENSE_STAGES) if stage in bundle.manifest.graphs]
+    if missing := [stage + suffix for stage in stages if stage + suffix not in bundle.manifest.graphs]:
+        raise BundleError(
+            f"{bundle.path}: has no {options.precision} graph {missing[0]}, only "
+            f"{', '.join(bundle.manifest.graphs)}"
+        )
+    engines = {stage: open_engine(bundle, stage + suffix, threads=options.threads) for stage in stages}
+    digests = [bundle.graph_digest(stage + suffix) for stage in stages]
+    once_per_machine(
+        (*digests, bundle.manifest.files[GOLDEN], engines["vision"].description),
+        lambda: verify_dense(bundle, DensePipeline(bundle, engines)),
+    )
+    return DensePipeline(bundle, engines, options)
+
+
+def verify_dense(bundle: Bundle, pipeline: DensePipeline) -> float:
+    """Go the whole way on the bundle's golden view and compare with the logits that the torch model gave.
+
+    Returns:
+        The mean cosine over all places, of the logits of all classes there.
+
+    Raises:
+        EngineError: it is too low or not a number, or too many places have another best class.
+    """
+    with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
+        view, text = golden["view"], golden["text"]  # (V, V, 3), (n, W)
+        expected = golden["logits"].astype(np.float32)  # (n, 4g, 4g)
+    seen = pipeline.see(view)
+    chosen = pipeline.choose(seen.features, text)  # (K,): the model leaves the others out as well
+    expected = expected[chosen]  # (K, 4g, 4g)
+    logits = pipeline.decode.logits(pipeline.refine_costs(seen, text[chosen]), seen.guidance)
+    lengths = np.linalg.norm(logits, axis=0) * np.linalg.norm(expected, axis=0)
+    cosine = float(((logits * expected).sum(axis=0) / lengths).mean())
+    agreement = float((logits.argmax(axis=0) == expected.argmax(axis=0)).mean())
+    if not (cosine >= GOLDEN_COSINE and agreement >= GOLDEN_AGREEMENT):
+        raise EngineError(
+            f"{pipeline.vision.description} does not reproduce {bundle.path / GOLDEN}: mean cosine "
+            f"{cosine:.5f} and {agreement:.1%} of the labels, expected at least {GOLDEN_COSINE} and "
+            f"{GOLDEN_AGREEMENT:.0%}; install another version of the engine"
+        )
+    return cosine

@@ -1,0 +1,137 @@
+"""A dinov3.seg bundle, opened and used as users do: the segmenter, the command line, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from ovsdino_runtime import dense_open
+from ovsdino_runtime.cli import run
+from ovsdino_runtime.dense_open import verify_dense
+from ovsdino_runtime.dense_pipeline import DensePipeline
+from ovsdino_runtime.engines import open_engine
+from ovsdino_runtime.errors import BundleError, EngineError, PhotoError
+from ovsdino_runtime.manifest import DENSE_STAGES
+from ovsdino_runtime.pipeline import HostPipeline, PipelineOptions, open_pipeline
+from ovsdino_runtime.prefetch import pack_vocabularies, prefetch
+from ovsdino_runtime.preprocess import resize_bilinear
+from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text import TextEncoder
+from tests.runtime.dense_bundle import VIEW, colour_bundle, slow_logits, table
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """The bundle; do not change it."""
+    return colour_bundle(tmp_path_factory.mktemp("dense"))
+
+
+@pytest.fixture
+def engines(colours):
+    return {name: open_engine(colours, name, threads=1) for name in ("vision", *DENSE_STAGES)}
+
+
+def test_a_photo_is_labelled_as_the_chain_restated_says(colours, flag):
+    result = Segmenter.load(colours.path, threads=1)(flag, "blue, red, green")
+    view = resize_bilinear(flag, VIEW, VIEW)
+    logits = slow_logits(view, table()[[5, 3, 4]])
+    probabilities = 1 / (1 + np.exp(-logits.transpose(1, 2, 0)))
+    expected = resize_bilinear(resize_bilinear(probabilities, VIEW, VIEW), *flag.shape[:2])  # (H, W, 3)
+    assert (result.labels == expected.argmax(axis=2)).mean() > 0.999
+    np.testing.assert_allclose(result.scores, expected.max(axis=2), atol=1e-3)
+    assert result.coverage().keys() == {"blue", "red", "green"}
+
+
+def test_words_background_and_word_lists_on_one_view(colours, flag):
+    segmenter = Segmenter.load(colours.path, threads=1)
+    result = segmenter(flag, "red", background=0.9)
+    assert (result.labels[:, 10:40] == 1).all()
+    assert (result.labels[:, 60:] == 0).all()
+    seen = segmenter.see(flag)
+    for classes in ("red, green, blue", "green|red, blue"):
+        assert (segmenter.name(seen, classes).labels == segmenter(flag, classes).labels).all()
+    with pytest.raises(PhotoError, match="another model saw this photo"):
+        Segmenter.load("nano", threads=1).name(seen, "red, green")
+
+
+def test_thirty_classes_of_which_eight_are_refined(colours, flag):
+    segmenter = Segmenter.load(colours.path, threads=1)
+    names = ["red", "green", "blue", *(f"word{number}" for number in range(27))]
+    plain = segmenter(flag, names)
+    order = np.random.default_rng(0).permutation(30)
+    mixed = segmenter(flag, [names[index] for index in order])
+    assert (order[mixed.labels] == plain.labels).all()
+    assert plain.coverage()["red"] > 0.2
+
+
+def test_the_command_line_writes_overlay_labels_and_trace(colours, flag_file, tmp_path):
+    options = ["--model", str(colours.path), "--classes", "red, green, blue", "--out", str(tmp_path / "out")]
+    arguments = [str(flag_file), *options, "--save", "labels", "--trace", str(tmp_path / "trace.json")]
+    done = CliRunner().invoke(run, arguments)
+    assert done.exit_code == 0, done.output
+    labels = np.asarray(Image.open(tmp_path / "out" / "flag_labels.png"))
+    assert [int(np.bincount(labels[:, 50 * i + 10 : 50 * i + 40].ravel()).argmax()) for i in range(3)] == [
+        0,
+        1,
+        2,
+    ]
+    stages = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())}
+    assert {"vision", "whole", "guidance graph", "refine", "late", "decoder", "merge"} <= stages
+
+
+def test_a_pipeline_of_its_own_kind(colours, shared_bundle):
+    assert isinstance(open_pipeline(colours, PipelineOptions(threads=1)), DensePipeline)
+    assert isinstance(open_pipeline(shared_bundle, PipelineOptions(threads=1)), HostPipeline)
+    with pytest.raises(BundleError, match="tiny has a cosine head and no decoder"):
+        DensePipeline(shared_bundle, {"vision": open_engine(shared_bundle, "vision")})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "why"),
+    [
+        ({"device": "cuda"}, EngineError, "colours: .*runs on the processor only.*use --device cpu"),
+        ({"precision": "fp16"}, BundleError, "has no fp16 graph vision.fp16, only vision, whole"),
+        ({"precision": "int8"}, BundleError, "has no int8 graph vision.int8"),
+    ],
+)
+def test_what_it_cannot_do_is_said_in_one_line(colours, options, error, why):
+    with pytest.raises(error, match=why) as refusal:
+        open_pipeline(colours, PipelineOptions(threads=1, **options))
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_golden_view_is_reproduced(colours, engines):
+    assert verify_dense(colours, DensePipeline(colours, engines)) > 0.9999
+
+
+@pytest.mark.parametrize("part", ["whole", "late", "decoder"])
+def test_an_engine_that_computes_something_else_is_refused(colours, engines, part):
+    real = engines[part].run
+
+    def wrong(inputs):
+        return {name: np.roll(value, 3, axis=-1) * -50 for name, value in real(inputs).items()}
+
+    engines[part].run = wrong
+    with pytest.raises(EngineError, match=r"does not reproduce .*golden.npz: mean cosine .* of the labels"):
+        verify_dense(colours, DensePipeline(colours, engines))
+
+
+def test_it_is_verified_once_on_a_machine(colours, monkeypatch):
+    verified = []
+    real = dense_open.verify_dense
+    monkeypatch.setattr(dense_open, "verify_dense", lambda *both: verified.append(1) or real(*both))
+    for _ in range(2):
+        open_pipeline(colours, PipelineOptions(threads=1, windows="none"))
+    assert verified == [1]
+
+
+def test_words_come_from_packs_and_cache(tmp_path, flag, monkeypatch):
+    bundle = colour_bundle(tmp_path)
+    packed = pack_vocabularies(str(bundle.path), ["voc20"])
+    assert "vocabularies/voc20.npz" in packed.manifest.files
+    prefetch(str(bundle.path), ["red", "green"], threads=1)
+    monkeypatch.setattr(TextEncoder, "_encode", lambda *_: pytest.fail("encoded again"))
+    result = Segmenter.load(bundle.path, threads=1)(flag, "cat, red, green")
+    assert (result.labels[:, 10:40] == 1).all()
