@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_export.engine_cli import RefusalError, build_for, engine_options, find_target, show_engines
+from ovsdino_export.engine_cli import build_for, engine_options, find_target, show_engines
+from ovsdino_runtime.refusal import RefusedError, refusing
 
 if TYPE_CHECKING:
     from ovsdino_runtime.bundle import Bundle
@@ -48,6 +47,12 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--kernels", default="", help="Compile them for these GPUs, such as sm_87,sm_89.", metavar="SM,..."
 )
+@click.option(
+    "--serve-repository",
+    type=FILE,
+    help="Write a model repository of Triton Inference Server; with --bundle of one that is there.",
+    metavar="DIR",
+)
 @engine_options
 def export(  # noqa: PLR0913 - one argument for each option
     model: str,
@@ -62,6 +67,7 @@ def export(  # noqa: PLR0913 - one argument for each option
     overwrite: bool,
     inline: bool,
     kernels: str,
+    serve_repository: Path | None,
     engine: str,
     gpu: str,
     bundle: Path | None,
@@ -70,21 +76,20 @@ def export(  # noqa: PLR0913 - one argument for each option
 
     Every graph is compared with the torch model before anything is written.
     """
-    with refusing():
-        target = find_target(engine, gpu, only_engines=bundle is not None)
-        if bundle is not None and target is not None:
-            build_for(bundle, target, Clock())
+    with refusing("ovsdino-export", extra="export,cpu"):
+        target = find_target(engine, gpu, only_engines=bundle is not None and serve_repository is None)
+        if bundle is not None:
+            if target is not None:
+                build_for(bundle, target, Clock())
+            if serve_repository is not None:
+                show_repository(bundle, serve_repository, fp16=fp16, overwrite=overwrite)
             return
-    try:
-        from ovsdino_export.export import ExportRequest, export_bundle
+        from ovsdino_export.export import export_bundle
         from ovsdino_export.kernels import parse_gpus
-    except ModuleNotFoundError as error:
-        raise RefusalError(
-            f"ovsdino-export needs {error.name}, which is not installed: pip install 'ovsdino[export,cpu]'"
-        ) from error
-    with refusing():
+        from ovsdino_export.request import ExportRequest
+
         if int8_data is not None and not int8:
-            raise RefusalError("--int8-data is for INT8: give --int8 as well")
+            raise RefusedError("--int8-data is for INT8: give --int8 as well")
         gpus = parse_gpus(kernels) if kernels else ()
         request = ExportRequest(
             model,
@@ -105,17 +110,21 @@ def export(  # noqa: PLR0913 - one argument for each option
         show_files(written)
         if target is not None:
             show_engines(written, target, clock)
+        if serve_repository is not None:
+            show_repository(written.path, serve_repository, fp16=fp16, overwrite=overwrite)
 
 
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what the user can mend into one line on stderr and exit 2."""
-    from ovsdino_runtime.errors import OvsdinoError
+def show_repository(bundle: Path, folder: Path, *, fp16: bool, overwrite: bool) -> None:
+    """Write a Triton model repository of a bundle, and print its models.
 
-    try:
-        yield
-    except (OvsdinoError, OSError) as error:
-        raise RefusalError(" ".join(str(error).split())) from error
+    Raises:
+        OvsdinoError: the bundle is damaged, or the repository cannot be written.
+    """
+    from ovsdino_export.serve_repository import write_repository
+    from ovsdino_runtime.bundle import load_bundle
+
+    for model in write_repository(load_bundle(bundle), folder, fp16=fp16, overwrite=overwrite):
+        click.echo(f"-> {model}")
 
 
 class Clock:

@@ -14,7 +14,7 @@ import torch
 from onnx import parser
 from torch import Tensor, nn
 
-from ovsdino_export.rewrite import ExplicitAttention
+from ovsdino_export.explicit_attention import ExplicitAttention
 from ovsdino_runtime.errors import OvsdinoError
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -27,7 +27,7 @@ from ovsdino_export.engine_inspect import (
 from ovsdino_export.engine_progress import build_watched
 from ovsdino_runtime import engine_cache
 from ovsdino_runtime.bundle import Bundle, load_bundle
-from ovsdino_runtime.engine_cache import BATCHES, EngineKey, EngineRecord, Flavour
+from ovsdino_runtime.engine_cache import EngineKey, EngineRecord, Flavour
 from ovsdino_runtime.engine_run import GpuEngine, Trt, import_flavour
 from ovsdino_runtime.engines import verify_golden
 from ovsdino_runtime.errors import EngineError
@@ -58,7 +58,7 @@ class EngineTarget:
             gpu=here.name if here else "",
             driver=here.driver if here else "",
             precision=bundle.manifest.graphs[graph].precision,
-            batches=BATCHES,
+            batches=engine_cache.profile(bundle, graph),
         )
 
 
@@ -108,12 +108,13 @@ def buildable(trt: ModuleType, flavour: Flavour, here: Gpu | None) -> tuple[str,
 def build_engines(
     bundle: Bundle, target: EngineTarget, report: Report = lambda _: None
 ) -> list[EngineRecord]:
-    """Build, check and keep the engines of the vision graphs in FP16 and BF16, or else of the one in FP32.
+    """Build, check and keep the engines of all graphs but text in FP16 and BF16, or else of those in FP32.
 
     Raises:
         EngineError: the graph cannot be built, or the engine is not what the bundle promises.
     """
-    graphs = [name for name in bundle.manifest.graphs if name in ("vision.fp16", "vision.bf16")] or ["vision"]
+    names = [name for name in bundle.manifest.graphs if name not in ("text", "vision.int8")]
+    graphs = [name for name in names if name.endswith((".fp16", ".bf16"))] or names
     return [build_engine(bundle, graph, target, report) for graph in graphs]
 
 
@@ -124,7 +125,7 @@ def build_engine(
 
     Args:
         bundle: a checked bundle.
-        graph: the name of a vision graph.
+        graph: the name of a graph.
         target: from `choose_target`.
         report: told of each step in a few words.
 
@@ -176,10 +177,13 @@ def _build(
     check_tensors(network_tensors(network), spec, f"{spec.file} as {target.flavour} reads it")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector shows types only then
-    profile = builder.create_optimization_profile()
+    profile, sizes = builder.create_optimization_profile(), engine_cache.profile(bundle, graph)
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        profile.set_shape(tensor.name, *((batch, *tuple(tensor.shape)[1:]) for batch in BATCHES))
+        sides = tuple(tensor.shape)
+        profile.set_shape(
+            tensor.name, *(tuple(size if side == -1 else side for side in sides) for size in sizes)
+        )
     config.add_optimization_profile(profile)
     if target.flavour == "tensorrt-rtx":
         config.num_compute_capabilities = len(target.capabilities)
@@ -242,6 +246,8 @@ def network_tensors(network: Trt) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _prove(bundle: Bundle, graph: str, target: EngineTarget, data: bytes, report: Report) -> float | None:
     """Inspect and try an engine where it can run; return the golden pair's cosine, None where it cannot."""
+    if not graph.startswith("vision"):
+        return None  # the golden pair of the whole chain is for the runtime
     if target.gpu is None:
         report("no such GPU here: the engine is tried on the golden photo before its first use")
         return None

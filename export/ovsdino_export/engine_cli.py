@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ovsdino_runtime.refusal import RefusedError
+
 if TYPE_CHECKING:
     from ovsdino_export.engine_build import EngineTarget
     from ovsdino_runtime.bundle import Bundle
@@ -16,12 +18,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., object])
 Report = Callable[[str], None]
 NO_ENGINE = "none"
-
-
-class RefusalError(click.ClickException):
-    """The user's mistake, in one line."""
-
-    exit_code = 2
 
 
 def engine_options(command: Command) -> Command:
@@ -66,7 +62,7 @@ def find_target(engine: str, gpu: str, *, only_engines: bool = False) -> EngineT
 
     Raises:
         OvsdinoError: it cannot be built here.
-        RefusalError: the options do not go together.
+        RefusedError: the options do not go together.
     """
     from ovsdino_export.engine_build import choose_target
     from ovsdino_runtime.engine_cache import FLAVOURS
@@ -75,9 +71,9 @@ def find_target(engine: str, gpu: str, *, only_engines: bool = False) -> EngineT
     if flavour is not None:
         return choose_target(flavour, gpu)
     if only_engines:
-        raise RefusalError("--bundle builds an engine: say which, with --engine tensorrt or tensorrt-rtx")
+        raise RefusedError("--bundle builds an engine: say which, with --engine tensorrt or tensorrt-rtx")
     if gpu != "current":
-        raise RefusalError(f"--gpu {gpu} is for an engine: add --engine tensorrt or --engine tensorrt-rtx")
+        raise RefusedError(f"--gpu {gpu} is for an engine: add --engine tensorrt or --engine tensorrt-rtx")
     return None
 
 
@@ -140,5 +136,5 @@ def _clear_engines(context: click.Context, _option: click.Parameter, value: bool
     try:
         click.echo(f"{clear_engines()} engines deleted from {engines_dir()}")
     except OSError as error:
-        raise RefusalError(f"{engines_dir()}: {error.strerror}; nothing else was deleted") from error
+        raise RefusedError(f"{engines_dir()}: {error.strerror}; nothing else was deleted") from error
     context.exit()

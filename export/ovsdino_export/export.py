@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,31 +15,27 @@ import onnx
 import torch
 
 from ovsdino import __version__
-from ovsdino.checkpoint import load_model
-from ovsdino.config import ModelConfig
+from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
 from ovsdino.head import unit
-from ovsdino.model import OVSDINO
 from ovsdino_export import int8_gate, int8_ladder, parity
 from ovsdino_export.cpu_fusions import call_attention
-from ovsdino_export.graph import TEXT, VISION, describe, export_graph
+from ovsdino_export.graph import VISION, describe, export_graph
 from ovsdino_export.kernels import compile_kernels, plan_kernels
 from ovsdino_export.ladder import climb
 from ovsdino_export.local_functions import call_functions
+from ovsdino_export.networks import Network, licences, load_network, preprocessing, windows
 from ovsdino_export.photos import TestPhotos, gather_photos
-from ovsdino_export.pipeline import TextPipeline, VisionPipeline
+from ovsdino_export.pipeline import VisionPipeline
+from ovsdino_export.request import ExportRequest, check_target, wanted_halves
+from ovsdino_export.seg_export import export_seg
 from ovsdino_export.storage import save_sharing_weights, store_as_half
-from ovsdino_export.text import TextHalf, load_text_half
+from ovsdino_export.text import TextHalf
+from ovsdino_export.text_graph import export_text, text_parity
 from ovsdino_runtime import bundle
-from ovsdino_runtime.errors import OutputError, OvsdinoError
-from ovsdino_runtime.preprocess import Preprocessing
-from ovsdino_runtime.vocabulary import load_vocabulary
-from ovsdino_runtime.windows import WindowPolicy
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[str], None]
 
-LONG_SIDE = 2048  # [px] of the evaluation protocol that the papers share
-BANK = "ade150"  # the words among which parity labels each position
 VISION_GRAPHS: dict[bundle.Precision, bundle.GraphName] = {
     "fp32": "vision",
     "fp16": "vision.fp16",
@@ -48,33 +43,6 @@ VISION_GRAPHS: dict[bundle.Precision, bundle.GraphName] = {
 }
 DATA_FILE = "vision.data"  # weights that vision.onnx and vision.fp16.onnx share
 PROGRAMS = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "tokenizers")
-LICENCES = {
-    "nano": (
-        "program and weights: Apache-2.0",
-        "ViT-Ti/16 (AugReg, timm), from which the weights were trained: Apache-2.0",
-        "all-MiniLM-L6-v2, from which the text encoder was distilled: Apache-2.0",
-        "Open English WordNet, LVIS names and COCO captions, whose words it was distilled on: CC BY 4.0",
-    )
-}
-OTHER_LICENCES = ("program: Apache-2.0", "weights: the licence of the checkpoint that was exported")
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export, and where to."""
-
-    model: str  # a preset
-    checkpoint: Path | None = None  # None takes the packaged weights
-    text_checkpoint: Path | None = None
-    fp16: bool = False  # add vision.fp16.onnx
-    out: Path = Path()  # the bundle becomes OUT/MODEL.ovs
-    photos: Path | None = None  # for parity; see `gather_photos`
-    overwrite: bool = False
-    inline: bool = False  # write graphs without local functions
-    kernels: tuple[str, ...] = ()  # compile the fused kernels for these GPUs; see `parse_gpus`
-    bf16: bool = False  # add vision.bf16.onnx
-    int8: bool = False  # add vision.int8.onnx
-    int8_data: Path | None = None  # labelled photos on which INT8 must keep its mIoU; see `find_sets`
 
 
 def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bundle.Bundle:
@@ -90,15 +58,12 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
     Raises:
         OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
     """
+    if request.model in SEG_PRESETS:
+        return export_seg(request, report)
     target = check_target(request)
     labelled = int8_gate.find_sets(request.int8_data) if request.int8_data else ()
     report("loading weights")
-    model = load_model(request.model, request.checkpoint)
-    if not model.config.encoder:
-        raise OvsdinoError(
-            f"{request.model} takes SAM's features beside the photo: it is for study, not for export"
-        )
-    text = load_text_half(model.config, request.text_checkpoint)
+    model, text = load_network(request.model, request.checkpoint, request.text_checkpoint)
     photos = gather_photos(request.photos, model.config.image_size)
     rules = preprocessing(model.config)
     with tempfile.TemporaryDirectory(prefix="ovsdino-export-") as folder:
@@ -130,43 +95,8 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         return bundle.write_bundle(target, manifest, staging, overwrite=request.overwrite)
 
 
-def wanted_halves(request: ExportRequest) -> list[bundle.Precision]:
-    """List the precisions below FP32 that are exported from torch; INT8 is made from the FP32 graph."""
-    wanted: dict[bundle.Precision, bool] = {"fp16": request.fp16, "bf16": request.bf16}
-    return [precision for precision, asked in wanted.items() if asked]
-
-
-def check_target(request: ExportRequest) -> Path:
-    """Find where the bundle goes, and refuse a place that cannot be written before any work is done.
-
-    Raises:
-        OutputError: it is taken, or no directory, or not writable.
-    """
-    target = request.out / f"{request.model}.ovs"
-    if target.exists() and not request.overwrite:
-        raise OutputError(f"{target} exists already; choose another --out, or replace it with --overwrite")
-    existing = next(
-        folder for folder in (request.out.absolute(), *request.out.absolute().parents) if folder.exists()
-    )
-    if not existing.is_dir():
-        raise OutputError(f"{existing} is not a directory; choose another --out")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{existing} is not writable; choose another --out")
-    return target
-
-
-def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write text.onnx, its weights stored as FP16 where nothing is lost."""
-    report("exporting text.onnx")
-    example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
-    graph = export_graph(TextPipeline(text.tower), example, TEXT)
-    store_as_half(graph)
-    onnx.save(graph, staging / "text.onnx")
-    return {"text": describe(graph, "text.onnx", "fp32")}
-
-
 def export_vision(
-    model: OVSDINO,
+    model: Network,
     staging: Path,
     plans: Mapping[bundle.Precision, tuple[str, ...]],
     report: Report,
@@ -201,20 +131,7 @@ def export_vision(
     return graphs
 
 
-def text_parity(text: TextHalf, staging: Path) -> tuple[Floats, dict[bundle.GraphName, bundle.Parity]]:
-    """Encode the words of the bank in torch and in the graph; return torch's (N, D) and the figures."""
-    ids = encode(text, [words[0] for words in load_vocabulary(BANK).classes])
-    bank = parity.torch_encoder(text.tower)(ids)
-    actual = parity.onnx_encoder(staging / "text.onnx", TEXT)(ids)
-    return bank, {"text": parity.compare(bank, actual, bank, parity.THRESHOLDS["text"])}
-
-
-def encode(text: TextHalf, phrases: Iterable[str]) -> npt.NDArray[np.int64]:
-    """Tokenize phrases, padded to the longest: (B, T)."""
-    return np.array([encoding.ids for encoding in text.tokenizer.encode_batch(list(phrases))], dtype=np.int64)
-
-
-def features_of(model: OVSDINO, pixels: Floats) -> Floats:
+def features_of(model: Network, pixels: Floats) -> Floats:
     """Return the torch model's own unit-length features: (n, 3, S, S) -> (n, D, h, w)."""
 
     def run(batch: Floats) -> Floats:
@@ -226,7 +143,7 @@ def features_of(model: OVSDINO, pixels: Floats) -> Floats:
 
 
 def vision_parity(
-    model: OVSDINO,
+    model: Network,
     graphs: dict[bundle.GraphName, bundle.Graph],
     staging: Path,
     pixels: Floats,
@@ -261,15 +178,8 @@ def write_golden(staging: Path, photos: TestPhotos, expected: Floats) -> None:
     np.savez_compressed(staging / bundle.GOLDEN, image=photos.photos[0], features=features)
 
 
-def preprocessing(config: ModelConfig) -> Preprocessing:
-    """Return how photos are prepared for a model."""
-    return Preprocessing(
-        config.image_size, max(LONG_SIDE, config.image_size), mean=config.mean, std=config.std
-    )
-
-
 def make_manifest(
-    model: OVSDINO,
+    model: Network,
     text: TextHalf,
     graphs: dict[bundle.GraphName, bundle.Graph],
     figures: dict[bundle.GraphName, bundle.Parity],
@@ -283,12 +193,12 @@ def make_manifest(
         name=config.name,
         model=config.to_dict(),
         preprocessing=preprocessing(config),
-        windows=WindowPolicy(config.image_size, config.image_size // 2),
+        windows=windows(config),
         head=bundle.Head(model.head.scale.item(), model.head.bias.item(), config.background),
         templates=text.templates,
         text=bundle.TextInfo(config.text_width, text.context_length),
         graphs={name: graphs[name] for name in bundle.GRAPHS if name in graphs},
         parity={str(name): figure for name, figure in figures.items()},
-        licences=LICENCES.get(config.name, OTHER_LICENCES),
+        licences=licences(config.name),
         made_by=made_by,
     )

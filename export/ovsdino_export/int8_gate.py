@@ -4,86 +4,44 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ovsdino_export.parity import ParityError
-from ovsdino_export.photos import SUFFIXES
 from ovsdino_runtime.bundle import Manifest, Precision, write_bundle
-from ovsdino_runtime.errors import OvsdinoError
-from ovsdino_runtime.metrics import IGNORED, Counts, Truth, count, scores
-from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.labelled_photos import (
+    IMAGES,
+    LABELS,
+    LAYOUT,
+    NAMES,
+    DataError,
+    LabelledPhotos,
+    open_labelled,
+    require_folder,
+)
+from ovsdino_runtime.metrics import Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.vocabulary import BACKGROUND, Vocabulary, load_vocabulary, parse_classes
 
 Report = Callable[[str], None]
 MOST_DROP = 1.0  # points of mIoU that INT8 may cost
-NAMES = "names.txt"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
-# Folders that are known by their names: packaged vocabulary, label of its first class.
-KNOWN = {
-    "ade20k": ("ade150", 1),
-    "camvid": ("camvid11", 0),
-    "coco_object": ("coco_object81", 0),
-    "coco_stuff": ("coco_stuff171", 0),
-    "voc": ("voc21", 0),
-    "voc_samples": ("voc21", 0),
-}
-LAYOUT = (
-    f"expected images/, labels/*.png and {NAMES} (one class a line), or folders with images/ and labels/ "
-    f"named {', '.join(KNOWN)}"
-)
 
 
-@dataclass(frozen=True)
-class LabelledSet:
-    """Photos with their labels: label ``first`` is the first class, others mean nothing."""
-
-    name: str
-    pairs: tuple[tuple[Path, Path], ...]  # photo, indexed PNG
-    vocabulary: Vocabulary
-    first: int
-
-    def truth(self, labels: Path) -> Truth:
-        """Read a photo's labels as classes. Shape: (H, W)."""
-        from PIL import Image
-
-        try:
-            with Image.open(labels) as image:
-                raw = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise OvsdinoError(f"{labels}: broken label file ({error}); get it again") from error
-        if raw.ndim != 2 or raw.dtype.kind not in "iub":
-            raise OvsdinoError(
-                f"{labels}: a picture of shape {raw.shape}, {raw.dtype}: expected an indexed or grey PNG"
-            )
-        classes = raw.astype(np.int32) - self.first
-        return np.where((classes < 0) | (classes >= len(self.vocabulary.names)), IGNORED, classes)
-
-
-def find_sets(folder: Path) -> tuple[LabelledSet, ...]:
-    """Find labelled photos: those of the folder itself, or of the known data sets in it.
+def find_sets(folder: Path) -> tuple[LabelledPhotos, ...]:
+    """Find labelled photos: those of the folder itself, or of each folder in it that holds labels.
 
     Raises:
-        OvsdinoError: there are none, or a label file has no photo.
-        ClassesError: the names are no valid classes.
+        OvsdinoError: there are none, or they do not fit; see `open_labelled`.
     """
-    if not folder.is_dir():
-        raise OvsdinoError(f"--int8-data {folder}: no such folder; {LAYOUT}")
-    if (folder / NAMES).is_file():
-        return (_open_set(folder, _read_names(folder / NAMES), 0),)
-    known = [(folder / name, *KNOWN[name]) for name in KNOWN if (folder / name / "labels").is_dir()]
-    if not known and folder.name in KNOWN:
-        known = [(folder, *KNOWN[folder.name])]
-    if not known:
-        raise OvsdinoError(f"--int8-data {folder}: no labelled photos in it; {LAYOUT}")
-    return tuple(_open_set(path, load_vocabulary(words), first) for path, words, first in known)
+    require_folder(folder)
+    if any((folder / part).exists() for part in (IMAGES, LABELS, NAMES)):
+        return (open_labelled(folder),)
+    if sets := sorted(labels.parent for labels in folder.glob(f"*/{LABELS}")):
+        return tuple(map(open_labelled, sets))
+    raise DataError(f"--int8-data {folder}: no labelled photos in it; {LAYOUT}, or folders of these")
 
 
 def gate(
-    manifest: Manifest, staging: Path, sets: tuple[LabelledSet, ...], report: Report
+    manifest: Manifest, staging: Path, sets: tuple[LabelledPhotos, ...], report: Report
 ) -> tuple[float, float]:
     """Write a bundle to a place of its own, measure its mIoU at FP32 and at INT8, and refuse a drop.
 
@@ -98,7 +56,7 @@ def gate(
     Raises:
         ParityError: see `require_miou`.
     """
-    report(f"mIoU on {sum(len(one.pairs) for one in sets)} labelled photos")
+    report(f"mIoU on {sum(len(one) for one in sets)} labelled photos")
     means = []
     with tempfile.TemporaryDirectory(prefix="ovsdino-int8-") as folder:
         bundle = write_bundle(Path(folder) / "candidate.ovs", manifest, staging)
@@ -112,18 +70,12 @@ def gate(
     return means[0], means[1]
 
 
-def measure(segmenter: Segmenter, labelled: LabelledSet) -> float:
+def measure(segmenter: Segmenter, labelled: LabelledPhotos) -> float:
     """Return the mIoU over the classes that the truth of a set holds, in 0..1."""
     classes = len(labelled.vocabulary.names)
     total = Counts.zero(classes)
-    for photo, labels in labelled.pairs:
-        truth, pixels = labelled.truth(labels), load_photo(photo)
-        if truth.shape != pixels.shape[:2]:
-            raise OvsdinoError(
-                f"{labels}: {truth.shape[1]}x{truth.shape[0]} px, its photo has "
-                f"{pixels.shape[1]}x{pixels.shape[0]}; they must have the same size"
-            )
-        total += count(truth, segmenter(pixels, labelled.vocabulary).labels, classes)
+    for photo, truth in map(labelled.read, range(len(labelled))):
+        total += count(truth, segmenter(photo, labelled.vocabulary).labels, classes)
     return scores(total).miou
 
 
@@ -141,24 +93,3 @@ def require_miou(reference: float, quantized: float) -> None:
             f"INT8 has {quantized:.2f} mIoU, FP32 {reference:.2f}: a drop of {reference - quantized:.2f}, "
             f"at most {MOST_DROP} is accepted; export without --int8"
         )
-
-
-def _read_names(file: Path) -> Vocabulary:
-    vocabulary = parse_classes(f"@{file}")
-    background = vocabulary.classes[0] == (BACKGROUND,)
-    return Vocabulary(vocabulary.classes[background:], background=background, name=file.parent.name)
-
-
-def _open_set(folder: Path, vocabulary: Vocabulary, first: int) -> LabelledSet:
-    photos = {
-        file.stem: file for file in sorted((folder / "images").glob("*")) if file.suffix.lower() in SUFFIXES
-    }
-    labels = sorted((folder / "labels").glob("*.png"))
-    if not labels:
-        raise OvsdinoError(f"--int8-data {folder}: no labels/*.png in it; {LAYOUT}")
-    if missing := [file.stem for file in labels if file.stem not in photos]:
-        raise OvsdinoError(
-            f"--int8-data {folder}: {len(missing)} of {len(labels)} label files have no photo, the first is "
-            f"{missing[0]}; put a photo of that name into images/"
-        )
-    return LabelledSet(folder.name, tuple((photos[file.stem], file) for file in labels), vocabulary, first)

@@ -10,6 +10,7 @@ from typing import Any
 from ovsdino.config import SAM_GRID_FACTOR, ModelConfig
 from ovsdino.kernels.ops import BLOCK, OPTIONS, ROW_BLOCK, has_triton
 from ovsdino.kernels.reference import EPSILON
+from ovsdino.zoo.config import ZooConfig
 from ovsdino_export.ptx import describe_ptx, runs_on, strip_hidden_params
 from ovsdino_runtime.errors import OvsdinoError
 from ovsdino_runtime.kernels import GridAxis, Kernel, KernelArgument, Operator
@@ -84,16 +85,10 @@ def parse_gpus(text: str) -> tuple[str, ...]:
     return gpus
 
 
-def plan_kernels(config: ModelConfig, precisions: Iterable[str]) -> Iterator[KernelPlan]:
+def plan_kernels(config: ModelConfig | ZooConfig, precisions: Iterable[str]) -> Iterator[KernelPlan]:
     """Yield the kernels that a model's graphs can use, with the shapes that its config fixes."""
-    side = config.grid
-    fine = side * SAM_GRID_FACTOR
-    for dtype in dict.fromkeys(TYPES[precision] for precision in precisions if precision in TYPES):
-        if config.encoder:
-            yield plan_depthwise_block(config.encoder_width, side, config.norm_groups, stride=1, dtype=dtype)
-        yield plan_depthwise_block(config.structure_channels, fine, config.norm_groups, stride=2, dtype=dtype)
-        if config.gate and config.gate_form == "modulate":
-            yield plan_gate(config, dtype)
+    if isinstance(config, ModelConfig):
+        yield from plan_fused_kernels(config, precisions)
     names = ("classes", "height", "width", "out_height", "out_width")
     yield KernelPlan(
         "UpsampleArgmax",
@@ -107,6 +102,18 @@ def plan_kernels(config: ModelConfig, precisions: Iterable[str]) -> Iterator[Ker
         (GridAxis("out_width", ROW_BLOCK), GridAxis("out_height", 1), ONE),
     )
     yield from plan_device_kernels()
+
+
+def plan_fused_kernels(config: ModelConfig, precisions: Iterable[str]) -> Iterator[KernelPlan]:
+    """Yield the kernels of OVS-DINO's own blocks."""
+    side = config.grid
+    fine = side * SAM_GRID_FACTOR
+    for dtype in dict.fromkeys(TYPES[precision] for precision in precisions if precision in TYPES):
+        if config.encoder:
+            yield plan_depthwise_block(config.encoder_width, side, config.norm_groups, stride=1, dtype=dtype)
+        yield plan_depthwise_block(config.structure_channels, fine, config.norm_groups, stride=2, dtype=dtype)
+        if config.gate and config.gate_form == "modulate":
+            yield plan_gate(config, dtype)
 
 
 def plan_device_kernels() -> Iterator[KernelPlan]:

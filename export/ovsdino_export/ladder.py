@@ -13,9 +13,9 @@ import numpy.typing as npt
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from ovsdino.model import OVSDINO
 from ovsdino.structure_encoder import DepthwiseBlock
 from ovsdino_export import parity
+from ovsdino_export.networks import Network
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision import ATTENTION
 from ovsdino_runtime.bundle import GraphName, Parity, Precision
@@ -27,7 +27,7 @@ WHOLE = (Block, DepthwiseBlock, nn.Linear, nn.Conv2d)  # units that are kept in 
 
 
 def climb(
-    model: OVSDINO,
+    model: Network,
     precision: Precision,
     pixels: Floats,
     *,

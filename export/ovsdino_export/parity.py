@@ -80,8 +80,8 @@ def misses(parity: Parity) -> Iterator[str]:
         yield "some values are infinite or not numbers"
 
 
-def require(name: GraphName, parity: Parity) -> None:
-    """Refuse a graph that misses a threshold.
+def require(name: str, parity: Parity) -> None:
+    """Refuse a graph, or a chain of graphs, that misses a threshold.
 
     Raises:
         ParityError: it does; the message holds the figures.
@@ -90,7 +90,8 @@ def require(name: GraphName, parity: Parity) -> None:
     if faults:
         kind = name.partition(".")[2]
         cure = f"; export without --{kind}" if kind else ""
-        raise ParityError(f"{name}.onnx differs from the torch model: {'; '.join(faults)}{cure}")
+        what = "the chain of graphs" if name.startswith("chain") else f"{name}.onnx"
+        raise ParityError(f"{what} differs from the torch model: {'; '.join(faults)}{cure}")
 
 
 def in_batches(encode: Encoder, inputs: Floats) -> Floats:

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_runtime.errors import PhotoError
 from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.photo_files import find_photos
 from ovsdino_runtime.preprocess import Photo, fit_size, normalise, resize_photo
 from ovsdino_runtime.preprocess import Preprocessing as Rules
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 MOST = 8  # a ViT-B takes a second and more for each, three times over
 LONGEST = 1 << 20  # [px] no limit: a window is cut from the middle anyway
 REPOSITORY = (
@@ -48,22 +47,15 @@ def gather_photos(folder: Path | None, size: int) -> TestPhotos:
     if folder is None:
         examples = REPOSITORY / "examples"
         in_checkout = (REPOSITORY / "setup.cfg").is_file() and examples.is_dir()
-        if not in_checkout or not list_photos(examples):
+        if not in_checkout:
             return TestPhotos(tuple(paint(seed, size) for seed in range(MOST)), "painted textures")
         folder = examples
-    files = list_photos(folder)
-    if not files:
-        raise PhotoError(f"{folder}: no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
+    files = find_photos(folder)
     step = max(1, len(files) / MOST)
     chosen = [files[int(i * step)] for i in range(min(MOST, len(files)))]
     return TestPhotos(
         tuple(middle(load_photo(file), size) for file in chosen), f"{len(chosen)} photos of {folder.name}"
     )
-
-
-def list_photos(folder: Path) -> list[Path]:
-    """List the photos in a folder and below it, sorted."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 
 def middle(photo: Photo, size: int) -> Photo:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from ovsdino.head import unit
-from ovsdino.model import OVSDINO
+from ovsdino_export.networks import Network, restate_network
 from ovsdino_export.precision import TYPES, to_half
 from ovsdino_export.rewrite import restate
 from ovsdino_runtime.bundle import Precision
@@ -25,9 +25,9 @@ class VisionPipeline(nn.Module):
         float32, of unit length along D.
     """
 
-    def __init__(self, model: OVSDINO, precision: Precision = "fp32", *, fp32: Collection[str] = ()) -> None:
+    def __init__(self, model: Network, precision: Precision = "fp32", *, fp32: Collection[str] = ()) -> None:
         super().__init__()
-        restated = restate(model)
+        restated = restate_network(model)
         self.dtype = TYPES[precision]
         self.network = restated if precision == "fp32" else to_half(restated, self.dtype, fp32=fp32)
 

@@ -13,12 +13,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ovsdino_export.rewrite import ExplicitAttention
+from ovsdino_export.explicit_attention import ExplicitAttention
 from ovsdino_runtime.bundle import Precision
 from ovsdino_runtime.errors import OvsdinoError
 
 Model = TypeVar("Model", bound=nn.Module)
-NORMS = (nn.LayerNorm, nn.GroupNorm)  # their sums of squares overflow FP16
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # their sums of squares overflow FP16
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ATTENTION = "attention"  # stands for the products inside every attention
 

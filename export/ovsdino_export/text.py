@@ -47,7 +47,7 @@ def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:
         if checkpoint is None:
             raise OvsdinoError(
                 f"{config.name} meets words in CLIP ViT-B/16's space, whose weights are not in the package: "
-                "give them with --text-checkpoint FILE (OpenAI's ViT-B-16.pt state dict, or open_clip's)"
+                "`ovsdino models fetch clip-vitb16` fetches them, --text-checkpoint FILE gives them"
             )
         return _load_clip(checkpoint)
     raise OvsdinoError(

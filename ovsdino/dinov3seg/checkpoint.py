@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
+from open_clip.transformer import TextTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.early_refinement import EarlyRefinement
 from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.semantic_prior import SemanticPrior
 from ovsdino.dinov3seg.vlm import Vlm
 from ovsdino.text_tower import TextTower, load_text_tower
@@ -41,6 +43,13 @@ BLOCK_NAMES = {
 # Official AnyUp's names -> ours. It holds a torch attention whose value and output projections it never uses.
 ANYUP_NAMES = {"cross_decode.conv2d.": "weights.context.", "cross_decode.cross_attn.norm_": "weights.norm_"}
 ANYUP_ATTENTION = "cross_decode.cross_attn.attention."
+
+
+class Dinov3(Protocol):
+    """A tower on one of timm's DINOv3 backbones."""
+
+    name: str  # timm's
+    backbone: nn.Module
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,28 @@ def load_public(model: Dinov3Seg, weights: PublicWeights) -> None:
             load_anyup(cast(EarlyRefinement, early), weights.anyup)
 
 
+def load_seg(name: str, checkpoint: Path | None) -> Dinov3Seg:
+    """Load a trained network by the name of its preset.
+
+    Args:
+        name: a key of :data:`ovsdino.dinov3seg.presets.PRESETS`.
+        checkpoint: a file that ``ovsdino train`` wrote.
+
+    Returns:
+        The network in eval mode, FP32.
+
+    Raises:
+        CheckpointError: unknown preset, no weights, or weights of another network.
+    """
+    if name not in PRESETS:
+        raise CheckpointError(f"unknown model {name!r}; known: {', '.join(PRESETS)}")
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{name} has no public weights: give a checkpoint that you trained (--checkpoint FILE)"
+        )
+    return read_model(PRESETS[name], checkpoint)
+
+
 def read_model(config: SegConfig, path: Path) -> Dinov3Seg:
     """Load what :func:`ovsdino.checkpoint.save_model` wrote of exactly this configuration, strictly.
 
@@ -89,7 +120,9 @@ def read_model(config: SegConfig, path: Path) -> Dinov3Seg:
         computed = module._non_persistent_buffers_set
         for name in computed:
             setattr(module, name, torch.empty_like(getattr(module, name), device="cpu"))
-        if computed:
+        if isinstance(module, TextTransformer):  # open_clip's has only its mask
+            module.attn_mask = module.build_causal_mask()
+        elif computed:
             module.init_non_persistent_buffers()  # type: ignore[operator]
     check_keys(shapes(model), tensors, path, config.name)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
@@ -100,7 +133,7 @@ def read_model(config: SegConfig, path: Path) -> Dinov3Seg:
 
 def load_backbone(vlm: Vlm, path: Path) -> None:
     """Load a backbone in the official DINOv3 key names or timm's."""
-    fill_backbone(_dinotxt_vision(vlm, path), read_tensors(path), path)
+    fill_backbone(dinotxt_vision(vlm, path), read_tensors(path), path)
 
 
 def load_dinotxt(vlm: Vlm, path: Path) -> None:
@@ -108,10 +141,15 @@ def load_dinotxt(vlm: Vlm, path: Path) -> None:
 
     Source of the names: facebookresearch/dinov3, ``eval/text``.
     """
-    vision, text = _dinotxt_vision(vlm, path), vlm.text
+    fill_dinotxt(vlm, read_tensors(path), path)
+
+
+def fill_dinotxt(vlm: Vlm, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load the tensors of such a file, and of a backbone where they are with them."""
+    vision, text = dinotxt_vision(vlm, path), vlm.text
     if not isinstance(text, DinoTxtText):
         raise CheckpointError(f"{path}: {vlm.config.name} has a {vlm.config.text} text tower, not dino.txt's")
-    tensors = read_tensors(path)
+    tensors = dict(tensors)
     if "logit_scale" not in tensors:
         raise CheckpointError(f"{path} is not a checkpoint of dino.txt: no logit_scale in it")
     del tensors["logit_scale"]
@@ -160,7 +198,7 @@ def load_anyup(early: EarlyRefinement, path: Path) -> None:
     fill(early, tensors, path, "AnyUp")
 
 
-def fill_backbone(vision: DinoTxtVision, tensors: dict[str, Tensor], path: Path) -> None:
+def fill_backbone(vision: Dinov3, tensors: dict[str, Tensor], path: Path) -> None:
     """Load official or timm names, strictly; a classifier is left out."""
     if "storage_tokens" in tensors:
         tensors = official_to_timm(tensors, vision, path)
@@ -172,7 +210,7 @@ def fill_backbone(vision: DinoTxtVision, tensors: dict[str, Tensor], path: Path)
     fill(vision.backbone, tensors, path, vision.name)
 
 
-def official_to_timm(tensors: dict[str, Tensor], vision: DinoTxtVision, path: Path) -> dict[str, Tensor]:
+def official_to_timm(tensors: dict[str, Tensor], vision: Dinov3, path: Path) -> dict[str, Tensor]:
     """Rename an official DINOv3 checkpoint's keys to timm's.
 
     Left out: the mask token of pre-training, the masked bias of the keys, and RoPE's periods, which timm
@@ -216,7 +254,8 @@ def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
-def _dinotxt_vision(vlm: Vlm, path: Path) -> DinoTxtVision:
+def dinotxt_vision(vlm: Vlm, path: Path) -> DinoTxtVision:
+    """Return the vision tower of a dino.txt; refuse CLIP's."""
     if not isinstance(vlm.vision, DinoTxtVision):
         raise CheckpointError(f"{path}: {vlm.config.name} has no dino.txt vision tower; give CLIP's file")
     return vlm.vision

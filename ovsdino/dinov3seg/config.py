@@ -102,6 +102,7 @@ class LocalGlobalConfig:
     fusion: Literal["features", "probabilities"] = "features"  # the latter is CAT-Seg's
     whole: Literal["view", "window"] = "view"  # reconstructed: the size at which the whole photo is seen
     unit_length: bool = True  # reconstructed: normalise local and global features before their average
+    background: float = 0.5  # reconstructed: probability of a class below which a pixel is none of them
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class SegConfig:
     early_groups: int = 8  # of the encoders' GroupNorm
     early_basis: int = 5  # side of the kernels that bring features of any width to one width
     early_window: float = 0.1  # half the side of the attention window, as a share of the image's side
+    early_shrink: int = 1  # [px] the image is averaged over so many first; 1 is AnyUp's
     early_theta: float = 100.0  # RoPE: ratio of the highest to the lowest initial frequency
 
     # Correlation and late refinement, reconstructed from CAT-Seg ViT-L.
@@ -164,6 +166,21 @@ class SegConfig:
         for size in (self.crop, self.inference.view, self.inference.window, self.inference.stride):
             if size % self.vlm.patch_size:
                 raise ValueError(f"sizes must be multiples of patch_size={self.vlm.patch_size}, got {size}")
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch [px]."""
+        return self.vlm.patch_size
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean colour that photos are normalised with."""
+        return self.vlm.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Spread of colours that photos are normalised with."""
+        return self.vlm.std
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

@@ -25,7 +25,7 @@ def double_convolution(channels: int, out: int, group: int) -> nn.Sequential:
 class Stage(nn.Module):
     """Double the resolution, put the guidance beside, and convolve twice.
 
-    Shape: x (B * N, C, h, w), guidance (B, W, 2h, 2w) or None -> (B * N, out, 2h, 2w).
+    Shape: x (B * N, C, h, w), guidance (B, guidance, 2h, 2w) or None -> (B * N, out, 2h, 2w).
     """
 
     def __init__(self, channels: int, out: int, *, prior: int, guidance: int, group: int) -> None:
@@ -34,12 +34,16 @@ class Stage(nn.Module):
         self.up = nn.ConvTranspose2d(channels, channels - guidance, 2, stride=2)
         self.convolve = double_convolution(channels, out, group)
 
-    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+    def see(self, prior: Tensor) -> Tensor | None:
+        """Bring the prior to the guidance's width: (B, W, 2h, 2w) -> (B, guidance, 2h, 2w)."""
+        return None if self.project is None else cast(Tensor, self.project(prior)).relu()
+
+    def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
         """Go up one stage."""
         x = self.up(x)
-        if self.project is not None and prior is not None:
-            guidance = self.project(prior).relu()  # (B, guidance, 2h, 2w)
-            x = torch.cat([x, guidance.repeat_interleave(len(x) // len(guidance), dim=0)], dim=1)
+        if guidance is not None:
+            each = guidance[:, None].expand(-1, x.shape[0] // guidance.shape[0], -1, -1, -1)
+            x = torch.cat([x, each.flatten(0, 1)], dim=1)
         return cast(Tensor, self.convolve(x))
 
 
@@ -71,13 +75,20 @@ class UpsamplingDecoder(nn.Module):
 
     def forward(self, x: Tensor, prior: Prior | None) -> Tensor:
         """Decode each class by itself."""
-        batch, classes, _, *size = x.shape
-        fine: list[Tensor | None] = [None, None]
-        if prior is not None and self.prior_up1 is not None and self.prior_up2 is not None:
-            fine = [self.prior_up1(fit(prior.first, size)), self.prior_up2(fit(prior.second, size))]
-        x = self.stage1(x.flatten(0, 1), fine[0])  # (B * N, first, 2h, 2w)
-        x = self.stage2(x, fine[1])  # (B * N, second, 4h, 4w)
-        return torch.unflatten(self.head(x).squeeze(1), 0, (batch, classes))
+        logits = self.upsample(x.flatten(0, 1), *self.guide(prior, list(x.shape[-2:])))  # (B * N, 4h, 4w)
+        return torch.unflatten(logits, 0, x.shape[:2])
+
+    def guide(self, prior: Prior | None, size: list[int]) -> tuple[Tensor | None, Tensor | None]:
+        """Make what guides both stages, None without a prior: (B, first, 2h, 2w), (B, second, 4h, 4w)."""
+        if prior is None or self.prior_up1 is None or self.prior_up2 is None:
+            return None, None
+        first, second = self.prior_up1(fit(prior.first, size)), self.prior_up2(fit(prior.second, size))
+        return self.stage1.see(first), self.stage2.see(second)
+
+    def upsample(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor:
+        """Go up both stages: x (B * N, C, h, w), guidance of :meth:`guide` -> (B * N, 4h, 4w)."""
+        x = self.stage2(self.stage1(x, first), second)
+        return cast(Tensor, self.head(x)).squeeze(1)
 
 
 def fit(x: Tensor, size: list[int]) -> Tensor:

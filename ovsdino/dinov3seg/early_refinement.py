@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.head import unit
 
 UNIFIED_AT_ONCE = 128  # feature channels unified in one go: bounds the memory, changes nothing else
 
@@ -162,7 +163,7 @@ class EarlyRefinement(nn.Module):
     def __init__(self, config: SegConfig) -> None:
         super().__init__()
         channels, groups = config.early_width, config.early_groups
-        self.residual = config.early_residual
+        self.residual, self.shrink = config.early_residual, config.early_shrink
         self.image_encoder = encoder(convolution(3, channels, 1), channels, groups)
         self.key_encoder = encoder(convolution(channels, channels, 1), channels, groups)
         self.query_encoder = encoder(convolution(channels, channels, 1), channels, groups)
@@ -180,8 +181,10 @@ class EarlyRefinement(nn.Module):
     def forward(self, image: Tensor, patches: Tensor) -> Tensor:
         """Refine the patches."""
         size = (patches.shape[-2], patches.shape[-1])
+        if self.shrink > 1:
+            image = F.avg_pool2d(image, self.shrink)  # (B, 3, H / shrink, W / shrink)
         code = self.rope(self.image_encoder(image))  # (B, M, H, W)
-        unified = self.key_features_encoder(F.normalize(patches, dim=1))  # (B, M, h, w)
+        unified = self.key_features_encoder(unit(patches).to(patches.dtype))  # (B, M, h, w)
         query = F.adaptive_avg_pool2d(self.query_encoder(code), size)  # (B, M, h, w)
         if self.query_aggregation is not None:
             query = self.query_aggregation(torch.cat([query, unified], dim=1))  # (B, M, h, w)

@@ -33,9 +33,13 @@ def predict(model: Dinov3Seg, photo: Tensor, text: Tensor) -> Tensor:
     view = resize(photo, config.view)  # (B, 3, V, V)
     if config.fusion == "probabilities":
         return fuse_probabilities(model, view, text)
+    return resize(view_logits(model, view, text).sigmoid(), config.view)
+
+
+def view_logits(model: Dinov3Seg, view: Tensor, text: Tensor) -> Tensor:
+    """Fuse features, refine and decode once: view (B, 3, V, V), text (N, text width) -> (B, N, 4g, 4g)."""
     patches = model.refine_patches(view, fuse_features(model, view))  # (B, D, g, g)
-    logits = model.decode(patches, model.see_prior(view), text)  # (B, N, 4g, 4g)
-    return resize(logits.sigmoid(), config.view)
+    return model.decode(patches, model.see_prior(view), text)
 
 
 def labels(scores: Tensor, height: int, width: int) -> Tensor:

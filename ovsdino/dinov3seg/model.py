@@ -72,23 +72,31 @@ class Dinov3Seg(nn.Module):
         costs = correlate(patches, halves)  # (B, N, P, h, w)
         chosen = best_classes(costs, present, self.config.pad_length)  # (B, K)
         costs = take_classes(costs, chosen)  # (B, K, P, h, w)
-        kept, known = halves[chosen], present[chosen]  # (B, K, P, D), (B, K)
-
-        x = torch.unflatten(self.cost_embedding(costs.flatten(0, 1)), 0, chosen.shape)  # (B, K, C, h, w)
-        if self.text_guidance is not None:
-            guidance = self.text_guidance(kept.flatten(2)).relu()  # (B, K, G)
-            image = self.guide_by_image(prior, patches)  # (B, G, h, w) or None
-            for late in self.late:
-                x = late(x, image, guidance, known)
+        known = present[chosen]  # (B, K)
+        image = self.guide_by_image(prior, list(patches.shape[-2:]))  # (B, G, h, w) or None
+        x = self.refine_costs(costs, image, halves[chosen], known)  # (B, K, C, h, w)
         logits = self.decoder(x, prior)  # (B, K, 4h, 4w)
         logits = logits.masked_fill(~known[..., None, None], self.config.absent_logit)
         return put_classes(logits, chosen, len(text), self.config.absent_logit)  # (B, N, 4h, 4w)
 
-    def guide_by_image(self, prior: Prior | None, patches: Tensor) -> Tensor | None:
-        """Bring SAM's last features to the patches' grid: -> (B, G, h, w)."""
+    def refine_costs(self, costs: Tensor, image: Tensor | None, halves: Tensor, known: Tensor) -> Tensor:
+        """Embed the costs and refine them late.
+
+        Shape: costs (B, K, P, h, w), image (B, G, h, w) or None, halves (B, K, P, D), known (B, K) bool ->
+            (B, K, C, h, w).
+        """
+        x = torch.unflatten(self.cost_embedding(costs.flatten(0, 1)), 0, costs.shape[:2])  # (B, K, C, h, w)
+        if self.text_guidance is not None:
+            guidance = self.text_guidance(halves.flatten(2)).relu()  # (B, K, G)
+            for late in self.late:
+                x = late(x, image, guidance, known)
+        return x
+
+    def guide_by_image(self, prior: Prior | None, size: list[int]) -> Tensor | None:
+        """Bring SAM's last features to the patches' grid of that size: -> (B, G, h, w)."""
         if prior is None or self.image_guidance is None:
             return None
-        return cast(Tensor, self.image_guidance(fit(prior.last, list(patches.shape[-2:]))).relu())
+        return cast(Tensor, self.image_guidance(fit(prior.last, size)).relu())
 
     def to_imagenet(self, pixels: Tensor) -> Tensor:
         """Normalise with ImageNet's mean and std, as SAM and AnyUp expect it, whatever the VLM expects."""

@@ -50,6 +50,8 @@ TINY = SegConfig(
     early_width=32,
     early_heads=2,
     early_groups=4,
+    early_basis=3,
+    early_shrink=4,
     width=32,
     late_heads=2,
     late_window=7,
@@ -76,15 +78,25 @@ TINY = SegConfig(
 VLM_PRESETS: dict[str, VlmConfig] = {"dinotxt-vitl16": DINOTXT_VITL16}
 PROTOCOLS: dict[str, ZeroShotProtocol] = {"dinotxt-vitl16": ZeroShotProtocol()}  # of the zero-shot models
 
+
+def ablations(config: SegConfig) -> dict[str, SegConfig]:
+    """Return what the paper leaves out or replaces, by name: a text half, a refinement, SAM's guidance."""
+    changed = {
+        "global": replace(config, halves=("global",)),
+        "local": replace(config, halves=("local",)),
+        "no-early": replace(config, early=False),
+        "no-late": replace(config, late=False),
+        "no-prior": replace(config, prior=None),
+    }
+    names = {suffix: f"{config.name}-{suffix}" for suffix in changed}
+    return {names[suffix]: replace(one, name=names[suffix]) for suffix, one in changed.items()}
+
+
 PRESETS: dict[str, SegConfig] = {
     "dinov3seg-vitl16": VITL16,
     "dinov3seg-tiny": TINY,
-    # Ablations.
-    "dinov3seg-vitl16-global": replace(VITL16, name="dinov3seg-vitl16-global", halves=("global",)),
-    "dinov3seg-vitl16-local": replace(VITL16, name="dinov3seg-vitl16-local", halves=("local",)),
-    "dinov3seg-vitl16-no-early": replace(VITL16, name="dinov3seg-vitl16-no-early", early=False),
-    "dinov3seg-vitl16-no-late": replace(VITL16, name="dinov3seg-vitl16-no-late", late=False),
-    "dinov3seg-vitl16-no-prior": replace(VITL16, name="dinov3seg-vitl16-no-prior", prior=None),
+    **ablations(VITL16),
+    **ablations(TINY),
     "dinov3seg-vitl14-clip": replace(
         VITL16,
         name="dinov3seg-vitl14-clip",

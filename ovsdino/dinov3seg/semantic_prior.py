@@ -58,17 +58,21 @@ class SemanticPrior(nn.Module):
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):
-            return self._encode(image)
+            return self.encode(image)
 
-    def _encode(self, image: Tensor) -> Prior:
+    def encode(self, image: Tensor) -> Prior:
+        """Look at an image that has SAM's size: (B, 3, S, S)."""
         x = self.encoder.patch_embed(image)  # (B, g, g, W)
-        grid = (x.shape[1], x.shape[2])
-        positions = cast(Tensor, self.encoder.pos_embed).flatten(1, 2)  # (1, native grid, W)
-        positions = resize_positions(positions, grid, offset=0.0, antialias=False)  # (1, g * g, W)
-        x = x + torch.unflatten(positions, 1, grid)
+        x = x + self.positions((x.shape[1], x.shape[2]))
         taps = []
         for number, block in enumerate(self.encoder.blocks):
             x = block(x)
             if number in self.config.taps:
                 taps.append(x.permute(0, 3, 1, 2))  # (B, W, g, g)
         return Prior(self.encoder.neck(x.permute(0, 3, 1, 2)), *taps)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Return the position embedding, resized: -> (1, h, w, W)."""
+        positions = cast(Tensor, self.encoder.pos_embed).flatten(1, 2)  # (1, native grid, W)
+        positions = resize_positions(positions, grid, offset=0.0, antialias=False)  # (1, h * w, W)
+        return torch.unflatten(positions, 1, grid)

@@ -34,17 +34,31 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
         """Attend."""
         height, width = x.shape[2:4]
-        window = min(self.window, height, width)
-        # As CAT-Seg: a map of one window has nowhere to shift to.
-        shift = window // 2 if self.shifted and min(height, width) > self.window else 0
-        mask = window_mask(height, width, window=window, shift=shift).to(x.device)  # (n, a, a)
+        window, shift = self.place(height, width)
         q, k, v = (
             self._split(cut_windows(mapped, window, shift))
             for mapped in (self.query(x, guidance), self.key(x, guidance), self.value(x))
         )  # each (B, N, n, heads, a, d)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
+        mixed = self.attend(q, k, v, self.who_sees_whom(height, width).to(x.device))
         joined = mixed.transpose(-3, -2).flatten(-2)  # (B, N, n, a, C)
         return cast(Tensor, self.out(join_windows(joined, (height, width), window=window, shift=shift)))
+
+    def place(self, height: int, width: int) -> tuple[int, int]:
+        """Return the window's side and the shift on a map of that size.
+
+        As in CAT-Seg, a map of one window has nowhere to shift to.
+        """
+        window = min(self.window, height, width)
+        return window, window // 2 if self.shifted and min(height, width) > self.window else 0
+
+    def who_sees_whom(self, height: int, width: int) -> Tensor:
+        """Return the mask on a map of that size. Shape: (n, 1, a, a) bool."""
+        window, shift = self.place(height, width)
+        return window_mask(height, width, window=window, shift=shift)[:, None]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Attend within windows: q, k, v (B, N, n, heads, a, d), mask (n, 1, a, a) -> as q."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     def _split(self, x: Tensor) -> Tensor:
         return torch.unflatten(x, -1, (self.heads, -1)).transpose(-3, -2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +13,18 @@ from ovsdino.training.batch import OTHER, UNKNOWN, Batch, WeakBox
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino.training.sample import Sample
 from ovsdino.training.synonyms import Synonyms
-from ovsdino.training.word_bank import WordBank
 
 Related = Mapping[str, frozenset[str]]
+Bank = Callable[[Iterable[str]], Tensor]  # words -> their embeddings (N, D), or token ids (N, T)
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """All nouns that may be drawn, their names and their embeddings."""
+    """All nouns that may be drawn, their names and what the text tower makes of these, or reads."""
 
     nouns: tuple[str, ...]
     synonyms: Synonyms
-    bank: WordBank
+    bank: Bank
 
 
 def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) -> Batch:
@@ -56,6 +56,7 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
             WeakBox(b, place[truth.nouns[p]], box) for b, truth in enumerate(truths) for p, box in truth.weak
         ),
         photos=tuple(sample.photo for sample in samples),
+        decoded=draw_decoded(samples, place, recipe, generator),
         teacher=_stack([sample.teacher for sample in samples]),
         view=_stack([sample.view for sample in samples]),
     )
@@ -64,11 +65,25 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
 def draw_words(
     samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe, generator: np.random.Generator
 ) -> tuple[str, ...]:
-    """Choose the batch's words: those in the squares, those that are closed, and distractors."""
+    """Choose the batch's words: those in the squares, those that are closed, and distractors; or all."""
+    if recipe.words == "all":
+        return lexicon.nouns
     words = {word for sample in samples for word in (*sample.truth.visible, *sample.truth.closed)}
     count = min(recipe.distractors, len(lexicon.nouns))
     words |= {lexicon.nouns[index] for index in generator.choice(len(lexicon.nouns), count, replace=False)}
     return tuple(sorted(words))
+
+
+def draw_decoded(
+    samples: Sequence[Sample], place: Mapping[str, int], recipe: DataRecipe, generator: np.random.Generator
+) -> Tensor | None:
+    """Choose which words are decoded: those in the squares before others; None for all of them."""
+    if not 0 < recipe.decoded < len(place):
+        return None
+    visible = {place[word] for sample in samples for word in sample.truth.visible}
+    drawn = generator.permutation(len(place)).tolist()
+    first = sorted(drawn, key=lambda number: number not in visible)  # stable: the draw's order within both
+    return torch.tensor(sorted(first[: recipe.decoded]))
 
 
 def batch_labels(samples: Sequence[Sample], place: Mapping[str, int]) -> Tensor | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as colours
 
 from ovsdino.training.data_recipe import DataRecipe
+from ovsdino.training.ssd_colours import jitter_as_ssd
 from ovsdino_runtime.preprocess import Photo
 
 Mask = npt.NDArray[np.bool_]
@@ -85,7 +86,12 @@ def cut_box(box: Box, square: Square) -> tuple[Box, float]:
 
 
 def jitter_colours(photo: Photo, recipe: DataRecipe, generator: np.random.Generator) -> Photo:
-    """Change brightness, contrast, saturation and hue, in random order and measure: (S, S, 3)."""
+    """Change brightness, contrast, saturation and hue in random measure: (S, S, 3).
+
+    Source: the order at random is ours; ``ssd`` is SSD's, as in detectron2's ``ColorAugSSDTransform``.
+    """
+    if recipe.colours == "ssd":
+        return jitter_as_ssd(photo, generator)
     changes = (
         colours.adjust_brightness,
         colours.adjust_contrast,

@@ -35,13 +35,14 @@ class Batch:
     masks: Tensor  # (M, s, s) uint8: 1 inside, 0 outside
     ignore: Tensor | None  # (B, s, s) bool: nothing is said here; None: nowhere
     words: tuple[str, ...]  # N nouns: of the photos, closed, and of no photo
-    text: Tensor  # (N, D) embeddings of what the nouns are called in this batch, unit length
+    text: Tensor  # of what the nouns are called in this batch: (N, D) unit embeddings, or (N, T) token ids
     valid: Tensor  # (B, N) bool: may this word be judged in this photo
     closed: Tensor  # (B, N) bool: is this word absent outside its own regions
     related: Tensor  # (N, N) bool: synonyms, wider and narrower words
     similar: Tensor  # (N, N) bool: words that mean nearly the same by their embeddings
     boxes: tuple[WeakBox, ...]  # words without a mask
     photos: tuple[str, ...]  # names, for messages
+    decoded: Tensor | None = None  # (K,) int64: the words that dinov3.seg decodes; None: all
     teacher: Tensor | None = None  # (B, 256, 64, 64) FP16: SAM's neck output of the same squares
     view: Tensor | None = None  # (B, 3, 1024, 1024) uint8: the squares as SAM reads them, until it has
 

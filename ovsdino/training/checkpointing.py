@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ovsdino.checkpoint import CheckpointError
-from ovsdino.model import OVSDINO
 from ovsdino.publish import publish
-from ovsdino.training.optimizer import Parts, fingerprint, make_optimizer, prepare
+from ovsdino.training.optimizer import Parts, fingerprint, make_optimizer, prepare, wake
 from ovsdino.training.recipe import Recipe, differences
+from ovsdino.training.system import Network
 
 VERSION = 1  # of the state file
 STATE = "state.safetensors"
@@ -45,9 +45,9 @@ class Header:
 class Learner:
     """The network while it learns."""
 
-    model: OVSDINO
+    model: Network
     parts: Parts
-    average: OVSDINO | None  # running average of the weights, where the recipe asks for one
+    average: Network | None  # running average of the weights, where the recipe asks for one
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     frozen: str  # fingerprint at the start
@@ -55,15 +55,18 @@ class Learner:
     best: float | None = None
 
     @property
-    def result(self) -> OVSDINO:
+    def result(self) -> Network:
         """The weights that are validated and published."""
         return self.model if self.average is None else self.average
 
 
-def begin(model: OVSDINO, recipe: Recipe, device: torch.device) -> Learner:
-    """Make a network ready to learn."""
+def begin(
+    model: Network, recipe: Recipe, device: torch.device, split: Callable[[Any], Parts] = prepare
+) -> Learner:
+    """Make a network ready to learn; ``split`` freezes what does not learn, and tells what does."""
     model = model.to(device)
-    parts = prepare(model)
+    parts = split(model)
+    wake(model)
     return Learner(
         model,
         parts,
@@ -171,7 +174,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _load(model: OVSDINO, tensors: dict[str, Tensor], path: Path) -> None:
+def _load(model: Network, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -20,16 +20,27 @@ COUNT = click.IntRange(min=1)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--photos", required=True, type=PATH, metavar="DIR", help="The photos that the masks are of.")
 @click.option("--masks", required=True, type=PATH, metavar="DIR", help="What `ovsdino pseudo-masks` made.")
-@click.option("--preset", default="ovsdino-vitb14", show_default=True, help="ovsdino-vitb14 or nano.")
+@click.option(
+    "--preset", default="ovsdino-vitb14", show_default=True,
+    help="ovsdino-vitb14, nano, dinov3seg-vitl16 or dinov3seg-tiny.",
+)  # fmt: skip
 @click.option("--out", required=True, type=PATH, metavar="DIR", help="Gets weights, state and logs.")
 @click.option("--variant", default="ours", show_default=True, help="A row of the paper's tables.")
 @click.option("--init", type=PATH, metavar="FILE", help="Weights to begin with: a backbone's or a network's.")
-@click.option("--text", type=PATH, metavar="FILE", help="CLIP ViT-B/16.  [nano: the packaged text tower]")
-@click.option("--sam", type=PATH, metavar="FILE", help="SAM ViT-B, where the recipe aligns with it.")
+@click.option(
+    "--text", type=PATH, metavar="FILE",
+    help="CLIP ViT-B/16; dino.txt for dinov3seg-vitl16.  [nano, tiny: the packaged text tower]",
+)  # fmt: skip
+@click.option(
+    "--sam", type=PATH, metavar="FILE",
+    help="SAM ViT-B, where the recipe aligns with it; SAM ViT-L for dinov3seg-vitl16.",
+)  # fmt: skip
+@click.option("--anyup", type=PATH, metavar="FILE", help="AnyUp, for dinov3.seg.  [default: random weights]")
 @click.option("--sam-cache", type=PATH, metavar="DIR", help="Encode fixed squares once and keep them there.")
 @click.option("--crops", type=COUNT, help="Fixed squares of a photo.  [default with --sam-cache: 1]")
 @click.option("--validate", type=PATH, metavar="DIR", help="images/, labels/*.png, names.txt.")
 @click.option("--epochs", type=COUNT, help="Of all phases.  [default: the preset's]")
+@click.option("--steps", type=COUNT, help="In place of epochs.  [default: the preset's]")
 @click.option("--batch", type=COUNT, help="Photos of a step, over all processes.  [default: the preset's]")
 @click.option("--micro-batch", type=COUNT, help="Photos in memory together.  [default: the preset's]")
 @click.option(
@@ -53,15 +64,18 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
     The same command goes on where it was stopped. Under torchrun, its processes share each batch.
     """
     smaller = "give a smaller --micro-batch, or fewer --workers"
-    with refusing("`ovsdino train`", extra=lambda _: "train", smaller=smaller):
+    with refusing("`ovsdino train`", extra="train", smaller=smaller):
+        from ovsdino.config import ModelConfig
         from ovsdino.training.inputs import Job
         from ovsdino.training.loop import train as run
         from ovsdino.training.recipe import RecipeError
+        from ovsdino_runtime.out_folder import check_out
 
         recipe = choose_recipe(options)
-        if options["init"] is None:
+        if options["init"] is None and isinstance(recipe.model, ModelConfig):
             raise RecipeError(f"--init: give the weights to begin with, of {recipe.model.backbone}")
-        check_out(options["out"], options.pop("resume"))
+        check_out(options["out"])
+        check_resume(options["out"], options.pop("resume"))
         job = Job(
             recipe, **{name: options[name] for name in options.keys() & Job.__dataclass_fields__.keys()}
         )
@@ -69,7 +83,9 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
         if int(os.environ.get("RANK", "0")):
             return  # one of torchrun's processes speaks for all
         click.echo(f"-> {weights}")
-        if recipe.model.encoder:  # without one it needs SAM, which no bundle holds
+        if not isinstance(recipe.model, ModelConfig):
+            click.echo(f"next: ovsdino-export --model {recipe.model.name} --checkpoint {weights}")
+        elif recipe.model.encoder:  # without one it needs SAM, which no bundle holds
             text = f" --text-checkpoint {options['text']}" if options["text"] else ""
             click.echo(f"next: ovsdino-export --model {recipe.model.name} --checkpoint {weights}{text}")
 
@@ -82,7 +98,7 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
     """
     from dataclasses import replace
 
-    from ovsdino.training.recipe import RECIPES, RecipeError, with_batch, with_epochs
+    from ovsdino.training.recipe import RECIPES, RecipeError, with_batch, with_epochs, with_steps
     from ovsdino.training.variants import apply_variant
 
     if options["preset"] not in RECIPES:
@@ -92,6 +108,8 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
         recipe = replace(recipe, phases=tuple(read_phase(text) for text in options["phases"]))
     if options["epochs"]:
         recipe = with_epochs(recipe, options["epochs"])
+    if options["steps"]:
+        recipe = with_steps(recipe, options["steps"])
     if options["batch"] or options["micro_batch"]:
         recipe = with_batch(recipe, options["batch"], options["micro_batch"])
     given = {name: options[name] for name in ("precision", "seed") if options[name] is not None}
@@ -117,14 +135,12 @@ def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module import
     return Phase(size, epochs, batch, batch)
 
 
-def check_out(out: Path, resume: str) -> None:
-    """Refuse a folder that cannot be written to, or whose run is not to be gone on with.
+def check_resume(out: Path, resume: str) -> None:
+    """Refuse a folder whose run is not to be gone on with.
 
     Raises:
-        OvsdinoError: which, and what to do.
+        OutputError: which, and what to do.
     """
-    import tempfile
-
     from ovsdino.training.checkpointing import STATE
     from ovsdino_runtime.errors import OutputError
 
@@ -133,11 +149,3 @@ def check_out(out: Path, resume: str) -> None:
         raise OutputError(f"--resume yes: no {STATE} in {out}; give the folder of the run, or --resume auto")
     if resume == "no" and there:
         raise OutputError(f"--resume no: {out} holds a run already; give another --out, or --resume auto")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"--out {out}: cannot be written to ({error.strerror}); give another folder"
-        ) from error

@@ -25,6 +25,7 @@ class DataRecipe:
     crops: int = 0  # different crops that a photo has in all epochs; 0: a new one each time
     flip: float = 0.5  # probability of the mirror image
     jitter: tuple[float, float, float, float] = (0, 0, 0, 0)  # brightness, contrast, saturation, hue
+    colours: Literal["jitter", "ssd"] = "jitter"  # "ssd": each change by chance, as SSD's and CAT-Seg's
 
     # Reconstructed: the words of a photo.
     label_stride: int = 1  # [px] between the pixels on which logits and masks are compared
@@ -33,6 +34,9 @@ class DataRecipe:
     distractors: int = 0  # words of no photo that join each batch
     draw_synonyms: bool = False  # call a noun by any of its names, drawn for each batch
     similar: float | None = None  # cosine of two nouns above which neither is the other's negative
+    words: Literal["drawn", "all"] = "drawn"  # of a batch: those in its squares and drawn ones, or all nouns
+    decoded: int = 0  # most of a batch's words that dinov3.seg refines late and decodes; 0: all
+    one_hot: bool = False  # every word is judged at every pixel, at those of which nothing is said as absent
 
     # Beyond the paper, for masks that partition the photo and for words without a mask.
     temperature: float = 0.05  # of the softmax over the batch's words
@@ -54,7 +58,7 @@ class DataRecipe:
             raise ValueError(f"label_stride must divide size={self.size}, got {self.label_stride}")
         if self.crop == "zoom" and self.largest < self.size:
             raise ValueError(f"largest must be at least size={self.size}, got {self.largest}")
-        counts = ("crops", "negatives", "distractors", "weak_words")
+        counts = ("crops", "negatives", "distractors", "weak_words", "decoded")
         for name in counts:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -78,7 +82,7 @@ class LossWeights:
     align_mse: float = 1.0  # eq. 11
     dice: float = 1.0  # eq. 15
     bce: float = 1.0  # eq. 15
-    cross_entropy: float = 0.0  # over the batch's words, where masks partition a photo
+    cross_entropy: float = 0.0  # over the batch's words, where masks partition a photo; of dinov3.seg's costs
     weak: float = 0.0  # of words without a mask
 
     @property
@@ -111,3 +115,30 @@ NANO_DATA = DataRecipe(
     structure_target="none",
 )
 NANO_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.5, bce=2.0, cross_entropy=1.0, weak=0.1)
+
+# CAT-Seg's, in the place of what dinov3.seg does not say: all 171 classes of COCO-Stuff at every pixel.
+SEG_DATA = DataRecipe(
+    size=384,
+    crop="zoom",  # the short side becomes 384 px, then a square of 384 px
+    largest=384,
+    colours="ssd",
+    words="all",
+    one_hot=True,
+    structure_target="none",
+)
+SEG_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.0, bce=1.0)
+
+SEG_TINY_DATA = DataRecipe(
+    size=224,
+    crop="zoom",
+    largest=448,
+    jitter=NANO_DATA.jitter,
+    label_stride=4,
+    distractors=64,
+    draw_synonyms=True,
+    decoded=12,
+    balance=0.5,
+    shares=NANO_DATA.shares,
+    structure_target="none",
+)
+SEG_TINY_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.0, bce=1.0, cross_entropy=1.0)

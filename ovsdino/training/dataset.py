@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ovsdino.config import ModelConfig
+from ovsdino.dinov3seg.config import SegConfig
 from ovsdino.masks.shards import MaskReader, PhotoMasks
-from ovsdino.training.assemble import Lexicon, assemble
+from ovsdino.training.assemble import Bank, Lexicon, assemble
 from ovsdino.training.augment import Square, cut_photo, draw_square, jitter_colours, normalise_pixels
 from ovsdino.training.batch import Batch, WeakBox
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino.training.sample import Sample, cut_truth
 from ovsdino.training.synonyms import read_synonyms
-from ovsdino.training.word_bank import WordBank
 from ovsdino_runtime.errors import OvsdinoError
 from ovsdino_runtime.photo import load_photo
 from ovsdino_runtime.preprocess import Photo
@@ -48,7 +48,7 @@ class MaskDataset(Dataset[Sample]):
     Args:
         masks: a folder that ``ovsdino pseudo-masks`` made.
         photos: the folder of photos that the masks are of.
-        text: embeddings of :func:`training_words`.
+        text: embeddings, or token ids, of :func:`training_words`.
         recipe: sizes, draws and words.
         config: the model's colours.
         teacher: SAM's features from disk, instead of a view for SAM in each sample.
@@ -62,9 +62,9 @@ class MaskDataset(Dataset[Sample]):
         self,
         masks: Path,
         photos: Path,
-        text: WordBank,
+        text: Bank,
         recipe: DataRecipe,
-        config: ModelConfig,
+        config: ModelConfig | SegConfig,
         *,
         teacher: TeacherFeatures | None = None,
     ) -> None:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovsdino.checkpoint import CheckpointError, load_backbone, read_model
+from ovsdino.config import ModelConfig
 from ovsdino.masks.shards import MaskReader
 from ovsdino.model import OVSDINO
 from ovsdino.training.batch import Batch
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino.training.dataset import MaskDataset, training_words
 from ovsdino.training.distributed import Team
+from ovsdino.training.optimizer import Parts, prepare
 from ovsdino.training.recipe import Recipe, RecipeError
 from ovsdino.training.sam_features import hash_file
-from ovsdino.training.validation import Labelled, open_labelled
-from ovsdino.training.word_bank import WordBank, build_word_bank, load_prompter
+from ovsdino.training.supervision import loss_terms
+from ovsdino.training.validation import validate
+from ovsdino.training.word_bank import Prompter, WordBank, build_word_bank, load_prompter
+from ovsdino_runtime.labelled_photos import LabelledPhotos, open_labelled
+from ovsdino_runtime.metrics import Scores
 
 if TYPE_CHECKING:
     from ovsdino.training.sam_features import SamTeacher
@@ -37,7 +43,8 @@ class Job:
     out: Path  # gets the weights, the state and the logs
     init: Path | None = None  # a public backbone's weights, or a network's that this package saved
     text: Path | None = None  # the text tower's weights; None takes nano's packaged ones
-    sam: Path | None = None  # SAM's weights, where the recipe aligns with them
+    sam: Path | None = None  # SAM's weights, where the recipe aligns with them or the network holds SAM
+    anyup: Path | None = None  # AnyUp's weights, for dinov3.seg's early refinement
     sam_cache: Path | None = None  # keeps SAM's features of fixed squares
     validate: Path | None = None  # labelled photos
     workers: int = 2  # processes that load photos, for each training process
@@ -47,15 +54,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads, opened."""
+    """OVS-DINO, and what a run of it reads, opened: a :class:`ovsdino.training.system.System`."""
 
     job: Job
     team: Team
+    config: ModelConfig
     photos: int  # how many have masks
-    bank: WordBank
-    labelled: Labelled | None
+    words: frozenset[str]  # that training and validation need
+    prompter: Prompter
+    labelled: LabelledPhotos | None
     teacher: SamTeacher | None
     settings: dict[str, Any]  # the recipe and the hashes of what goes in, as a state file keeps them
+
+    @cached_property
+    def bank(self) -> WordBank:
+        """The words' embeddings; all processes ask together: the leader makes them, the others read them."""
+        cache = self.job.out / "words"
+        if self.team.leads:
+            build_word_bank(self.words, self.prompter, cache)
+        self.team.wait()
+        return build_word_bank(self.words, self.prompter, cache)
 
     def make_model(self) -> OVSDINO:
         """Build the network with its first weights.
@@ -64,8 +82,8 @@ class Inputs:
             CheckpointError: the weights are missing, damaged or of another network.
         """
         torch.manual_seed(self.job.recipe.seed)
-        config = self.job.recipe.model
-        if self.job.init is not None and _is_network(self.job.init):
+        config = self.config
+        if self.job.init is not None and is_network(self.job.init):
             return read_model(config, self.job.init)
         model = OVSDINO(config)
         if self.job.init is not None:
@@ -75,7 +93,7 @@ class Inputs:
     def make_dataset(self, data: DataRecipe) -> MaskDataset:
         """Open photos and masks for one phase, with SAM's features from disk where they are kept."""
         job = self.job
-        dataset = MaskDataset(job.masks, job.photos, self.bank, data, job.recipe.model)
+        dataset = MaskDataset(job.masks, job.photos, self.bank, data, self.config)
         if self.teacher is not None and job.sam_cache is not None:
             from ovsdino.training.sam_features import cache_features
 
@@ -88,6 +106,24 @@ class Inputs:
         """Let SAM encode a batch, where the recipe aligns with SAM."""
         return batch if self.teacher is None else self.teacher.fill(batch)
 
+    def split(self, model: OVSDINO) -> Parts:
+        """Freeze what does not learn, and tell the rest by its rate."""
+        return prepare(model)
+
+    def transformer(self, model: OVSDINO) -> nn.Module:
+        """Return the backbone."""
+        return model.backbone
+
+    def loss_terms(self, model: OVSDINO, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:
+        """Return the loss terms of a batch, not weighted."""
+        return loss_terms(model, batch, data)
+
+    def validate(self, model: OVSDINO) -> Scores:
+        """Measure the network on the labelled photos."""
+        if self.labelled is None:
+            raise ValueError("there is nothing to validate on")
+        return validate(model, self.labelled, self.class_text(), self.team)
+
     def class_text(self) -> Tensor:
         """Return the embeddings of the classes of validation: the mean over each one's words, (N, D)."""
         if self.labelled is None:
@@ -97,20 +133,15 @@ class Inputs:
 
 
 def open_inputs(job: Job, team: Team) -> Inputs:
-    """Open and check everything that a run reads; the leader embeds the words first, the others read them.
+    """Open and check everything that a run reads; write nothing.
 
     Raises:
         OvsdinoError: something is missing, damaged or does not belong together.
     """
     recipe = job.recipe
-    if not job.photos.is_dir():
-        raise RecipeError(
-            f"--photos {job.photos}: no such folder; give the one that the masks were made from"
-        )
-    if job.init is not None and not job.init.is_file():
-        raise CheckpointError(
-            f"--init {job.init}: no such file; give the backbone's weights ({recipe.model.backbone})"
-        )
+    if not isinstance(recipe.model, ModelConfig):
+        raise TypeError(f"{recipe.model.name} is not an OVS-DINO")
+    check_files(job, recipe.model.backbone)
     reader = MaskReader(job.masks)
     labelled = None if job.validate is None else open_labelled(job.validate)
     teacher = _open_teacher(job, team) if recipe.needs_teacher else None
@@ -119,20 +150,30 @@ def open_inputs(job: Job, team: Team) -> Inputs:
         *(w for c in (labelled.vocabulary.classes if labelled else ()) for w in c),
     }
     prompter = load_prompter(recipe.model, job.text)
-    cache = job.out / "words"
-    if team.leads:
-        build_word_bank(words, prompter, cache)
-    team.wait()
     settings = {
         "recipe": recipe.to_dict(),
-        "masks": _hash_listing(reader),
+        "masks": hash_listing(reader),
         "init": "none" if job.init is None else hash_file(job.init),
         "text tower": prompter.digest,
         "sam": "none" if teacher is None else teacher.digest,
     }
     return Inputs(
-        job, team, len(reader), build_word_bank(words, prompter, cache), labelled, teacher, settings
+        job, team, recipe.model, len(reader), frozenset(words), prompter, labelled, teacher, settings
     )
+
+
+def check_files(job: Job, backbone: str) -> None:
+    """Refuse photos or first weights that are not there.
+
+    Raises:
+        RecipeError, CheckpointError: which, and what to give.
+    """
+    if not job.photos.is_dir():
+        raise RecipeError(
+            f"--photos {job.photos}: no such folder; give the one that the masks were made from"
+        )
+    if job.init is not None and not job.init.is_file():
+        raise CheckpointError(f"--init {job.init}: no such file; give the backbone's weights ({backbone})")
 
 
 def _open_teacher(job: Job, team: Team) -> SamTeacher:
@@ -146,7 +187,7 @@ def _open_teacher(job: Job, team: Team) -> SamTeacher:
     return SamTeacher(job.sam).to(team.device)
 
 
-def _is_network(path: Path) -> bool:
+def is_network(path: Path) -> bool:
     """Tell a network that this package saved from a bare backbone."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -155,6 +196,6 @@ def _is_network(path: Path) -> bool:
         return False
 
 
-def _hash_listing(reader: MaskReader) -> str:
+def hash_listing(reader: MaskReader) -> str:
     """Hash which photos have masks and how the masks were made."""
     return hashlib.sha256(repr((reader.info, reader.images)).encode()).hexdigest()[:16]

@@ -27,12 +27,13 @@ from ovsdino.training.checkpointing import (
 )
 from ovsdino.training.dataset import MaskDataset
 from ovsdino.training.distributed import Team, join_team
-from ovsdino.training.inputs import Inputs, Job, open_inputs
+from ovsdino.training.inputs import Job
 from ovsdino.training.log import Log, open_log
-from ovsdino.training.optimizer import prepare, rate_factor
+from ovsdino.training.optimizer import rate_factor, wake
 from ovsdino.training.plan import Epoch, micro_batches, plan_epochs, warm_steps
 from ovsdino.training.step import Stepper, use_precision
-from ovsdino.training.validation import validate
+from ovsdino.training.system import System
+from ovsdino.training.systems import open_system
 
 PREFETCH = 4  # micro-batches that each worker has ready
 
@@ -43,7 +44,7 @@ class Run:
 
     job: Job
     team: Team
-    inputs: Inputs
+    system: System
     learner: Learner
     log: Log
     epochs: list[Epoch]
@@ -71,28 +72,28 @@ def train(job: Job) -> Path:
     """
     with join_team(job.device) as team:
         header = read_header(job.out)
-        inputs = open_inputs(job, team)
+        system = open_system(job, team)
         if header is not None:
-            check_same(header, inputs.settings, job.out)
-        epochs = plan_epochs(job.recipe, inputs.photos, team.size)
+            check_same(header, system.settings, job.out)
+        epochs = plan_epochs(job.recipe, system.photos, team.size)
         done = 0 if header is None else header.step
         total = epochs[-1].end
         if done < total:
-            learner = ready(job, inputs, header, team)
+            learner = ready(job, system, header, team)
             if team.leads:
                 job.out.mkdir(parents=True, exist_ok=True)
             team.wait()
             with open_log(job.out if team.leads else None, step=done, total=total) as log:
-                run_epochs(Run(job, team, inputs, learner, log, epochs, time.monotonic()))
+                run_epochs(Run(job, team, system, learner, log, epochs, time.monotonic()))
     return job.out / LAST
 
 
-def ready(job: Job, inputs: Inputs, header: Header | None, team: Team) -> Learner:
+def ready(job: Job, system: System, header: Header | None, team: Team) -> Learner:
     """Make the network ready to learn, from its first weights or from where it was stopped."""
-    learner = begin(inputs.make_model(), job.recipe, team.device)
+    learner = begin(system.make_model(), job.recipe, team.device, system.split)
     if header is not None:
         restore(learner, header, job.out)
-    use_precision(learner.model, job.recipe.precision, team.device)
+    use_precision(system.transformer(learner.model), job.recipe.precision, team.device)
     return learner
 
 
@@ -104,8 +105,8 @@ def run_epochs(run: Run) -> None:
             continue
         if stepper is None or data is None or run.epochs[number - 1].phase != epoch.phase:
             recipe = run.job.recipe.data_of(epoch.phase)
-            data = run.inputs.make_dataset(recipe)
-            stepper = Stepper(run.learner, run.job.recipe, recipe, run.team)
+            data = run.system.make_dataset(recipe)
+            stepper = Stepper(run.learner, run.job.recipe, recipe, run.team, run.system.loss_terms)
         run_steps(run, epoch, data, stepper)
         finish_epoch(run, epoch)
 
@@ -121,7 +122,7 @@ def run_steps(run: Run, epoch: Epoch, data: MaskDataset, stepper: Stepper) -> No
         waiting = Stopwatch(batches)
         factor = rate_factor(learner.step, warm=warm, total=run.total)
         ready_batches = (
-            run.inputs.fill(batch.to(team.device, non_blocking=True)) for batch in islice(waiting, count)
+            run.system.fill(batch.to(team.device, non_blocking=True)) for batch in islice(waiting, count)
         )
         figures = stepper(ready_batches, count, factor)
         seconds = time.perf_counter() - started
@@ -171,10 +172,10 @@ def finish_epoch(run: Run, epoch: Epoch) -> None:
     check_frozen(learner)
     figures: dict[str, float] = {}
     better = False
-    if run.inputs.labelled is not None:
+    if run.system.labelled is not None:
         result = learner.result.eval()
-        found = validate(result, run.inputs.labelled, run.inputs.class_text(), run.team)
-        prepare(learner.model)
+        found = run.system.validate(result)
+        wake(learner.model)
         figures = {"mIoU": 100 * found.miou, "Boundary IoU": 100 * found.boundary_miou}
         better = learner.best is None or figures["mIoU"] > learner.best
         learner.best = figures["mIoU"] if better else learner.best
@@ -190,5 +191,5 @@ def finish_epoch(run: Run, epoch: Epoch) -> None:
 def save(run: Run) -> None:
     """Write the state, from one process."""
     if run.team.leads:
-        save_state(run.learner, run.inputs.settings, run.job.out)
+        save_state(run.learner, run.system.settings, run.job.out)
     run.saved = time.monotonic()

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ovsdino.config import ModelConfig
+from ovsdino.dinov3seg.fine_tuning import QueryValueTuning, key_rows
+from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.model import OVSDINO
 from ovsdino.training.recipe import Recipe
 
 BACKBONE = "backbone."
 BLOCKS = "backbone.vit.blocks."
+VLM, VLM_HEAD = "vlm.", "vlm.vision.head."
 
 
 @dataclass(frozen=True)
 class Parts:
     """A network's parameters by how they learn, each with its name."""
 
-    new: dict[str, Parameter]  # SAE, SMD, gate, projector, head
-    tuned: dict[str, Parameter]  # the backbone's last blocks
-    frozen: dict[str, Parameter]
+    new: dict[str, Parameter]  # SAE, SMD, gate, projector, head; all but the VLM
+    tuned: dict[str, Parameter]  # the backbone's last blocks; of the VLM
+    frozen: Mapping[str, Tensor]
+    tuning: QueryValueTuning | None = None  # keeps the frozen rows of matrices that learn
 
     @property
     def trained(self) -> list[Parameter]:
@@ -41,15 +45,17 @@ def split_parameters(model: OVSDINO) -> Parts:
 
     Source: OVS-DINO, section 4; that the final norm stays as it is, is our reconstruction.
     """
-    parts = Parts({}, {}, {})
+    new: dict[str, Parameter] = {}
+    tuned: dict[str, Parameter] = {}
+    frozen: dict[str, Parameter] = {}
     for name, parameter in model.named_parameters():
         if not name.startswith(BACKBONE):
-            parts.new[name] = parameter
+            new[name] = parameter
         elif is_tuned(name, model.config):
-            parts.tuned[name] = parameter
+            tuned[name] = parameter
         else:
-            parts.frozen[name] = parameter
-    return parts
+            frozen[name] = parameter
+    return Parts(new, tuned, frozen)
 
 
 def is_tuned(name: str, config: ModelConfig) -> bool:
@@ -60,20 +66,50 @@ def is_tuned(name: str, config: ModelConfig) -> bool:
     return name.startswith(BLOCKS) and int(name.removeprefix(BLOCKS).split(".")[0]) >= first
 
 
+def split_seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
+    """Tell what of dinov3.seg learns and at which rate.
+
+    The VLM learns slowly: the queries and values of all its attentions, the rest is frozen ("query-value");
+    or its backbone and the text tower's queries and values, and its head as fast as what is new ("vision").
+
+    Source: dinov3.seg is silent; the former is CAT-Seg's, the latter ours, for a VLM that was never aligned.
+    """
+    whole_vision = recipe.vlm_learns == "vision"
+    tuning = QueryValueTuning(model.vlm.text if whole_vision else model.vlm)
+    new: dict[str, Parameter] = {}
+    tuned: dict[str, Parameter] = {}
+    frozen: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            frozen[name] = parameter
+        elif name.startswith(VLM) and not (whole_vision and name.startswith(VLM_HEAD)):
+            tuned[name] = parameter
+        else:
+            new[name] = parameter
+    names = {parameter: name for name, parameter in tuned.items()}
+    frozen |= {f"{names[one.weight]}, keys": key_rows(one.weight).detach() for one in tuning.fused}
+    return Parts(new, tuned, frozen, tuning)
+
+
 def prepare(model: OVSDINO) -> Parts:
-    """Freeze what does not learn: no gradients, and modules without a learning parameter in eval mode."""
+    """Freeze what of OVS-DINO does not learn."""
     parts = split_parameters(model)
-    model.train()
     for parameter in parts.frozen.values():
         parameter.requires_grad_(False)
+    wake(model)
+    return parts
+
+
+def wake(model: nn.Module) -> None:
+    """Go on learning: train mode, but eval mode in modules without a learning parameter."""
+    model.train()
     for module in model.modules():
         own = list(module.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
             module.eval()
-    return parts
 
 
-def fingerprint(parameters: dict[str, Parameter]) -> str:
+def fingerprint(parameters: Mapping[str, Tensor]) -> str:
     """Hash weights bit by bit: equal hashes mean that nothing has touched them."""
     digest = hashlib.sha256()
     for name, parameter in sorted(parameters.items()):
@@ -89,7 +125,10 @@ def make_optimizer(parts: Parts, recipe: Recipe) -> torch.optim.AdamW:
         for parameters, peak in ((parts.tuned, recipe.backbone_rate), (parts.new, recipe.new_rate))
         if parameters
     ]
-    return torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    if parts.tuning is not None:
+        parts.tuning.watch(optimizer)
+    return optimizer
 
 
 def rate_factor(step: int, *, warm: int, total: int) -> float:
@@ -119,7 +158,7 @@ def clip_gradients(parameters: list[Parameter], most: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def follow(average: OVSDINO, model: OVSDINO, *, step: int, decay: float) -> None:
+def follow(average: nn.Module, model: nn.Module, *, step: int, decay: float) -> None:
     """Move a running average of the weights toward them; early steps count more, so that it starts quickly.
 
     Args:
@@ -133,5 +172,5 @@ def follow(average: OVSDINO, model: OVSDINO, *, step: int, decay: float) -> None
     torch._foreach_lerp_([slow for slow, _ in pairs], [fast for _, fast in pairs], 1 - keep)
 
 
-def _pairs(average: OVSDINO, model: OVSDINO) -> Iterator[tuple[Parameter, Parameter]]:
+def _pairs(average: nn.Module, model: nn.Module) -> Iterator[tuple[Parameter, Parameter]]:
     return zip(average.parameters(), model.parameters(), strict=True)

@@ -37,15 +37,17 @@ def plan_epochs(recipe: Recipe, photos: int, processes: int) -> list[Epoch]:
                 f"{processes} processes cannot share a batch of {phase.batch} in micro-batches of "
                 f"{phase.micro_batch}; give a --micro-batch so that the one is a multiple of the other two"
             )
-        for _ in range(phase.epochs):
+        whole = photos // phase.batch
+        cut = phase.steps % whole
+        for steps in [whole] * (phase.epochs or phase.steps // whole) + [cut] * (cut > 0):
             start = epochs[-1].end if epochs else 0
-            epochs.append(Epoch(len(epochs) + 1, phase, start, photos // phase.batch))
+            epochs.append(Epoch(len(epochs) + 1, phase, start, steps))
     return epochs
 
 
 def warm_steps(recipe: Recipe, epochs: list[Epoch]) -> int:
-    """Return how many steps the warm-up takes, at least one."""
-    return max(1, round(recipe.warmup_epochs * epochs[0].steps))
+    """Return how many steps the warm-up takes: at least one, where there is any."""
+    return max(1, round(recipe.warmup_epochs * epochs[0].steps)) if recipe.warmup_epochs else 0
 
 
 def micro_batches(epoch: Epoch, done: int, *, rank: int = 0, processes: int = 1) -> list[list[int]]:

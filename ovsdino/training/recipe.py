@@ -1,6 +1,6 @@
-"""How OVS-DINO is trained: every number, and the two presets.
+"""How the two systems are trained: every number, and the presets.
 
-What the paper does not state is a field here with the default of our reconstruction; ``docs/systems.md``
+What a paper does not state is a field here with the default of our reconstruction; ``docs/systems.md``
 lists them item by item.
 """
 
@@ -12,7 +12,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ovsdino.config import NANO, VITB14, ModelConfig
-from ovsdino.training.data_recipe import NANO_DATA, NANO_WEIGHTS, DataRecipe, LossWeights
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.presets import TINY, VITL16
+from ovsdino.training.data_recipe import (
+    NANO_DATA,
+    NANO_WEIGHTS,
+    SEG_DATA,
+    SEG_TINY_DATA,
+    SEG_TINY_WEIGHTS,
+    SEG_WEIGHTS,
+    DataRecipe,
+    LossWeights,
+)
 from ovsdino_runtime.errors import OvsdinoError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -26,12 +37,13 @@ class RecipeError(OvsdinoError):
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs at one size of the training square."""
+    """Some epochs, or some steps, at one size of the training square."""
 
     size: int  # [px]
-    epochs: int
+    epochs: int  # 0 where there are steps
     batch: int  # photos of a step, over all processes
     micro_batch: int  # photos that go through the network together, and lend each other negatives
+    steps: int = 0  # in place of epochs: as many as that takes, the last one cut short
 
 
 @dataclass(frozen=True)
@@ -43,14 +55,15 @@ class Recipe:
     """
 
     name: str = "paper"
-    model: ModelConfig = VITB14
+    model: ModelConfig | SegConfig = VITB14
     data: DataRecipe = PAPER_DATA
     weights: LossWeights = PAPER_WEIGHTS
 
     phases: tuple[Phase, ...] = (Phase(size=448, epochs=25, batch=64, micro_batch=8),)
     warmup_epochs: float = 1.0  # of the first phase; linear, then a cosine to 0 over the rest
-    new_rate: float = 1e-4  # reconstructed: SAE, SMD, gate, projector, head
-    backbone_rate: float = 1e-5  # reconstructed: the backbone's trained blocks
+    new_rate: float = 1e-4  # reconstructed: SAE, SMD, gate, projector, head; all but the VLM
+    backbone_rate: float = 1e-5  # reconstructed: the backbone's trained blocks; the VLM
+    vlm_learns: Literal["query-value", "vision"] = "query-value"  # of dinov3.seg; reconstructed
     weight_decay: float = 0.05  # reconstructed
     betas: tuple[float, float] = (0.9, 0.999)  # reconstructed
     clip: float = 1.0  # reconstructed: most that the gradient's norm may be
@@ -61,7 +74,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for phase in self.phases:
-            if min(phase.epochs, phase.batch, phase.micro_batch) < 1:
+            if min(max(phase.epochs, phase.steps), phase.batch, phase.micro_batch) < 1:
                 raise RecipeError(f"epochs and batches must be at least 1, got {phase}")
             if phase.batch % phase.micro_batch:
                 raise RecipeError(
@@ -73,7 +86,7 @@ class Recipe:
                     f"the training square must be a multiple of the patch, {self.model.patch_size} px, "
                     f"got {phase.size}"
                 )
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
             raise RecipeError(
                 f"the warm-up takes {self.warmup_epochs:g} epochs, so there must be more than that in all, "
                 f"got {self.epochs}"
@@ -87,6 +100,8 @@ class Recipe:
     @property
     def needs_teacher(self) -> bool:
         """Whether SAM must encode the photos: to align with it, or in place of the encoder."""
+        if isinstance(self.model, SegConfig):  # its SAM is a part of the network
+            return False
         return self.data.structure_target == "sam" and (self.weights.align or not self.model.encoder)
 
     def data_of(self, phase: Phase) -> DataRecipe:
@@ -117,7 +132,42 @@ NANO_RECIPE = Recipe(
     weights_dtype="float16",
 )
 
-RECIPES = {"ovsdino-vitb14": PAPER, "nano": NANO_RECIPE}
+# CAT-Seg ViT-L's, all reconstructed: dinov3.seg's own numbers are not known.
+SEG_RECIPE = Recipe(
+    name="dinov3.seg",
+    model=VITL16,
+    data=SEG_DATA,
+    weights=SEG_WEIGHTS,
+    phases=(Phase(size=384, epochs=0, batch=4, micro_batch=4, steps=80_000),),
+    warmup_epochs=0.0,
+    new_rate=2e-4,
+    backbone_rate=2e-6,
+    weight_decay=1e-4,
+    clip=0.01,
+)
+
+# Its VLM starts from an image classifier and a text tower that never met: the vision tower learns wholly,
+# and the correlation has a loss of its own.
+SEG_TINY_RECIPE = Recipe(
+    name="dinov3.seg, tiny",
+    model=TINY,
+    data=SEG_TINY_DATA,
+    weights=SEG_TINY_WEIGHTS,
+    phases=(Phase(size=224, epochs=0, batch=8, micro_batch=8, steps=800),),
+    warmup_epochs=0.0,
+    new_rate=1e-3,
+    backbone_rate=2e-4,
+    vlm_learns="vision",
+    weight_decay=0.05,
+    clip=1.0,
+)
+
+RECIPES = {
+    "ovsdino-vitb14": PAPER,
+    "nano": NANO_RECIPE,
+    "dinov3seg-vitl16": SEG_RECIPE,
+    "dinov3seg-tiny": SEG_TINY_RECIPE,
+}
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -130,10 +180,23 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
         raise RecipeError(
             f"--epochs {epochs}: {recipe.name} has {len(recipe.phases)} phases, give at least as many epochs"
         )
-    first, *rest = recipe.phases
+    first, *rest = (replace(phase, steps=0) for phase in recipe.phases)
     scaled = [replace(p, epochs=max(1, round(epochs * p.epochs / recipe.epochs))) for p in rest]
     left = epochs - sum(phase.epochs for phase in scaled)
     return replace(recipe, phases=(replace(first, epochs=left), *scaled))
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """Let a recipe of one phase take so many steps.
+
+    Raises:
+        RecipeError: it has several phases.
+    """
+    if len(recipe.phases) > 1:
+        raise RecipeError(
+            f"--steps {steps}: {recipe.name} has {len(recipe.phases)} phases; give --epochs or --phase"
+        )
+    return replace(recipe, phases=(replace(recipe.phases[0], epochs=0, steps=steps),))
 
 
 def with_batch(recipe: Recipe, batch: int | None, micro_batch: int | None) -> Recipe:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ovsdino.model import OVSDINO
 from ovsdino.training.batch import Batch
 from ovsdino.training.checkpointing import Learner
 from ovsdino.training.data_recipe import DataRecipe, LossWeights
 from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import clip_gradients, follow, set_rate
 from ovsdino.training.recipe import Precision, Recipe, RecipeError
-from ovsdino.training.supervision import loss_terms
 from ovsdino_runtime.errors import OvsdinoError
 
 TERMS = tuple(field.name for field in fields(LossWeights))
+Loss = Callable[[Any, Batch, DataRecipe], dict[str, Tensor]]  # of a network
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,15 +36,14 @@ class Objective(nn.Module):
     Shape: a batch -> scalar, and the terms without their weights (T,).
     """
 
-    def __init__(self, model: OVSDINO, data: DataRecipe, weights: LossWeights) -> None:
+    def __init__(self, model: nn.Module, data: DataRecipe, weights: LossWeights, loss: Loss) -> None:
         super().__init__()
-        self.model = model
-        self.data = data
+        self.model, self.data, self.loss = model, data, loss
         self.weights = {name: float(getattr(weights, name)) for name in TERMS}
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss and its terms."""
-        terms = loss_terms(self.model, batch, self.data)
+        terms = self.loss(self.model, batch, self.data)
         nothing = batch.pixels.new_zeros(())
         weighted = [weight * terms[name] for name, weight in self.weights.items() if weight and name in terms]
         named = [terms[name].detach() if name in terms else nothing for name in TERMS]
@@ -59,11 +58,12 @@ class Stepper:
         recipe: how.
         data: what the phase's batches are.
         team: this process and the others.
+        loss: the system's loss terms.
     """
 
-    def __init__(self, learner: Learner, recipe: Recipe, data: DataRecipe, team: Team) -> None:
+    def __init__(self, learner: Learner, recipe: Recipe, data: DataRecipe, team: Team, loss: Loss) -> None:
         self.learner, self.recipe, self.team = learner, recipe, team
-        objective = Objective(learner.model, data, recipe.weights)
+        objective = Objective(learner.model, data, recipe.weights, loss)
         # A depthwise weight has one input channel, whose stride means nothing; DDP warns that it differs.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.shared = (
@@ -136,8 +136,8 @@ class Stepper:
         )
 
 
-def use_precision(model: OVSDINO, precision: Precision, device: torch.device) -> None:
-    """Let the backbone compute in BF16 on a CPU, the rest in FP32; on a GPU see `whole_autocast`.
+def use_precision(transformer: nn.Module, precision: Precision, device: torch.device) -> None:
+    """Let a transformer compute in BF16 on a CPU, the rest in FP32; on a GPU see `whole_autocast`.
 
     oneDNN's BF16 convolutions take ten times longer backward than FP32's, so a CPU has BF16 in the
     transformer alone, and only while it learns.
@@ -148,13 +148,14 @@ def use_precision(model: OVSDINO, precision: Precision, device: torch.device) ->
     if device.type == "cpu" and precision == "fp16":
         raise RecipeError("--precision fp16 needs a GPU; on a CPU take bf16 or fp32")
     if device.type == "cpu" and precision == "bf16":
-        whole = model.backbone.forward
+        whole = transformer.forward
 
-        def forward(pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        def forward(pixels: Tensor) -> Any:  # noqa: ANN401 - whatever the transformer returns
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
-                return whole(pixels)
+                found = whole(pixels)
+            return found.float() if isinstance(found, Tensor) else found
 
-        model.backbone.forward = forward  # type: ignore[method-assign]
+        transformer.forward = forward
 
 
 def whole_autocast(precision: Precision, device: torch.device) -> torch.autocast:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,34 +74,61 @@ def guard(batch: Batch) -> Tensor:
     return batch.related | batch.similar & ~told_apart
 
 
-def label_terms(
-    model: OVSDINO, similarity: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe
-) -> dict[str, Tensor]:
-    """Return the terms of masks that partition a photo.
+@dataclass(frozen=True)
+class Decided:
+    """What a label map says of each word at each pixel; (B, N, s, s) bool each."""
+
+    masks: Tensor  # the word is right
+    undecided: Tensor  # the word must not compete
+    valid: Tensor  # the word is right or wrong
+
+
+def decide(batch: Batch, labels: Tensor) -> Decided:
+    """Say what masks that partition a photo decide.
 
     Inside a mask its own word is right and any other is wrong unless guarded; where the photo holds none of
     its closed words, these are wrong; of unknown pixels nothing is said.
+
+    Shape: labels (B, s, s).
     """
-    dense = F.interpolate(similarity, labels.shape[1:], mode="bilinear", align_corners=False)  # (B, N, s, s)
     known = labels >= 0
     photo = torch.arange(len(labels), device=labels.device)[:, None, None]
     undecided = guard(batch)[photo, labels.clamp(min=0)].permute(0, 3, 1, 2)  # (B, N, s, s)
     undecided = undecided | ~batch.valid[:, :, None, None]
-    masks = F.one_hot(labels.clamp(min=0), dense.shape[1]).permute(0, 3, 1, 2).bool() & known[:, None]
+    masks = F.one_hot(labels.clamp(min=0), undecided.shape[1]).permute(0, 3, 1, 2).bool() & known[:, None]
     wrong = (labels == OTHER)[:, None] & (batch.closed & batch.valid)[:, :, None, None]
-    valid = (known[:, None] & ~undecided | wrong).float()  # (B, N, s, s)
+    return Decided(masks, undecided, known[:, None] & ~undecided | wrong)
+
+
+def label_terms(
+    model: OVSDINO, similarity: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe
+) -> dict[str, Tensor]:
+    """Return the terms of masks that partition a photo."""
+    dense = F.interpolate(similarity, labels.shape[1:], mode="bilinear", align_corners=False)  # (B, N, s, s)
+    decided = decide(batch, labels)
     scores = model.head.scale * dense + model.head.bias
-    logits = (dense / recipe.temperature).masked_fill(undecided, SILENT)
-    target = labels.where(known, UNKNOWN)
-    count = known.sum().clamp(min=1)  # a batch without a known pixel has no cross-entropy
-    weight = word_weights(target, dense.shape[1], recipe.balance)
-    loss = F.cross_entropy(logits, target, weight, ignore_index=UNKNOWN, reduction="sum") / count
-    truth = masks.float()
+    truth, valid = decided.masks.float(), decided.valid.float()
     return {
-        "cross_entropy": loss,
+        "cross_entropy": cross_entropy(dense, labels, decided, recipe),
         "bce": binary_cross_entropy(scores, truth, valid),
         "dice": dice(scores, truth, valid),
     }
+
+
+def words_cross_entropy(similarity: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe) -> Tensor:
+    """Return the cross-entropy over the batch's words of a map of cosines (B, N, h, w)."""
+    dense = F.interpolate(similarity, labels.shape[1:], mode="bilinear", align_corners=False)  # (B, N, s, s)
+    return cross_entropy(dense, labels, decide(batch, labels), recipe)
+
+
+def cross_entropy(dense: Tensor, labels: Tensor, decided: Decided, recipe: DataRecipe) -> Tensor:
+    """Return the cross-entropy of cosines (B, N, s, s) at the known pixels of labels (B, s, s)."""
+    known = labels >= 0
+    logits = (dense / recipe.temperature).masked_fill(decided.undecided, SILENT)
+    target = labels.where(known, UNKNOWN)
+    count = known.sum().clamp(min=1)  # a batch without a known pixel has no cross-entropy
+    weight = word_weights(target, dense.shape[1], recipe.balance)
+    return F.cross_entropy(logits, target, weight, ignore_index=UNKNOWN, reduction="sum") / count
 
 
 def word_weights(target: Tensor, count: int, balance: float) -> Tensor:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ovsdino.config import PRESETS
+from ovsdino.config import PRESETS as OVSDINO_PRESETS
+from ovsdino.config import ModelConfig
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
 from ovsdino.training.recipe import Recipe, RecipeError
 
+PRESETS: dict[str, ModelConfig | SegConfig] = {**OVSDINO_PRESETS, **SEG_PRESETS}
 Change = Callable[[Recipe], Recipe]
 
 
@@ -67,13 +71,35 @@ VARIANTS: dict[str, Change] = {
 }
 
 
+def with_clip(recipe: Recipe) -> Recipe:
+    """Put CLIP ViT-L/14 in dino.txt's place, with squares that fit its patches."""
+    if recipe.model.name != "dinov3seg-vitl16":
+        raise RecipeError(f"--variant clip: only dinov3seg-vitl16 has it, not {recipe.model.name}")
+    model = SEG_PRESETS["dinov3seg-vitl14-clip"]
+    phases = tuple(replace(phase, size=model.crop) for phase in recipe.phases)
+    data = replace(recipe.data, size=model.crop, largest=model.crop)
+    return replace(recipe, model=model, phases=phases, data=data)
+
+
+SEG_VARIANTS: dict[str, Change] = {
+    "ours": lambda recipe: recipe,
+    "global": network("global"),
+    "local": network("local"),
+    "no-early": network("no-early"),
+    "no-late": network("no-late"),
+    "no-prior": network("no-prior"),
+    "clip": with_clip,
+}
+
+
 def apply_variant(recipe: Recipe, name: str) -> Recipe:
     """Return the recipe of one row.
 
     Raises:
         RecipeError: no such row, or not of this network.
     """
-    if name not in VARIANTS:
-        raise RecipeError(f"--variant {name}: unknown, expected one of {', '.join(VARIANTS)}")
-    changed = VARIANTS[name](recipe)
+    variants = SEG_VARIANTS if isinstance(recipe.model, SegConfig) else VARIANTS
+    if name not in variants:
+        raise RecipeError(f"--variant {name}: unknown, expected one of {', '.join(variants)}")
+    changed = variants[name](recipe)
     return changed if name == "ours" else replace(changed, name=f"{recipe.name}, {name}")

@@ -5,6 +5,7 @@ The whole benchmarks are `ovsdino-bench quality`'s; here are also the classes th
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from ovsdino_benchmarks.label_values import IGNORED
-from ovsdino_runtime.metrics import Counts, count, scores
-from ovsdino_runtime.pipeline import Windows
+from ovsdino.training.synonyms import read_synonyms
+from ovsdino_runtime.host_stages import Windows
+from ovsdino_runtime.metrics import IGNORED, Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.vocabulary import Vocabulary, load_templates, load_vocabulary
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True)
@@ -61,31 +64,59 @@ def measure(segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, c
     return total
 
 
+def taught_words(masks: Path) -> set[str]:
+    """Return every name by which training may have called a region: the masks' nouns and their synonyms."""
+    nouns = json.loads((masks / "vocabulary.json").read_text(encoding="utf-8"))
+    synonyms = read_synonyms(masks)
+    return {name for noun in nouns for name in (noun, *synonyms.names_of(noun))}
+
+
+def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
+    """Say the mIoU [%] of the classes whose word was taught, and of the others, over those that occur."""
+    ious: dict[bool, list[float]] = {True: [], False: []}
+    occurs = counts.confusion.sum(axis=1) > 0
+    for name, iou, here in zip(words.names, scores(counts).iou, occurs, strict=True):
+        if here and iou is not None:
+            ious[name in taught].append(100 * iou)
+    said = [f"{len(some)} classes {np.mean(some):.1f}" if some else "no class" for some in ious.values()]
+    return f"{'':16} words of the training: {said[0]}; others: {said[1]}"
+
+
 @click.command()
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--data", type=FOLDER, required=True)
 @click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
 @click.option("--bench", "names", multiple=True, type=click.Choice(list(BENCHES)))
 @click.option("--background", type=float, help="Threshold.  [default: the model's]")
 @click.option("--templates", default="name", show_default=True)
 @click.option("--windows", type=click.Choice(["model", "none"]), default="model", show_default=True)
+@click.option("--short-side", type=int, help="[px] of the resized photos.  [default: the model's]")
 @click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
-def main(
+@click.option("--masks", type=FOLDER, help="Its training's: tell their words from others.")
+def main(  # noqa: PLR0913 - one argument for each option
     data: Path,
     model: str,
     names: tuple[str, ...],
     background: float | None,
     templates: str,
     windows: Windows,
+    short_side: int | None,
     synonyms: bool,
+    masks: Path | None,
 ) -> None:
     """Print a model's mIoU and Boundary IoU [%] on each set of DATA/dev."""
-    segmenter = Segmenter.load(model, templates=load_templates(templates), antialias=False, windows=windows)
+    prompts = load_templates(templates)
+    segmenter = Segmenter.load(
+        model, templates=prompts, antialias=False, windows=windows, short_side=short_side
+    )
     for name in names or tuple(BENCHES):
         bench = BENCHES[name]
         words = words_of(bench, synonyms=synonyms)
-        found = scores(measure(segmenter, bench, data, words, background if words.background else None))
+        counts = measure(segmenter, bench, data, words, background if words.background else None)
+        found = scores(counts)
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
         click.echo(f"{name:16} {figures}   teacher {bench.teacher or '-'}")
+        if masks:
+            click.echo(split(words, counts, taught_words(masks)))
 
 
 if __name__ == "__main__":

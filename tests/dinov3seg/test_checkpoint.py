@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ovsdino.checkpoint import CheckpointError, save_model
 from ovsdino.dinov3seg import checkpoint
-from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, read_model
+from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, load_seg, read_model
 from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.model import Dinov3Seg
@@ -297,3 +297,20 @@ def test_our_own_checkpoint_comes_back_with_everything_that_is_computed(
     assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in model.parameters()]
     with pytest.raises(CheckpointError, match=r"is not a checkpoint of wider: .*mis-shaped"):
         read_model(replace(model.config, name="wider", width=32), path)
+
+
+def test_a_trained_network_is_loaded_by_its_preset_s_name(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Dinov3Seg(TINY)
+    path = tmp_path / "tiny.safetensors"
+    save_model(model, path)
+    found = load_seg("dinov3seg-tiny", path)
+    assert found.config == TINY
+    assert not found.training
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="unknown model 'dinov3seg'; known: dinov3seg-vitl16, "):
+        load_seg("dinov3seg", path)
+    with pytest.raises(CheckpointError, match="dinov3seg-vitl16 has no public weights: give a checkpoint"):
+        load_seg("dinov3seg-vitl16", None)
+    with pytest.raises(CheckpointError, match="is not a checkpoint of dinov3seg-tiny-no-early"):
+        load_seg("dinov3seg-tiny-no-early", path)

@@ -130,3 +130,13 @@ def test_the_choices_that_are_not_known_are_choices(config: SegConfig) -> None:
     seeing.load_state_dict(plain.state_dict(), strict=False)
     assert seeing.query_aggregation is not None
     assert not torch.allclose(seeing(image, patches), plain(image, patches), atol=1e-4)
+
+
+def test_a_shrunken_image_is_averaged_before_it_is_encoded(config: SegConfig) -> None:
+    torch.manual_seed(0)
+    shrunken = EarlyRefinement(replace(config, early_shrink=4))
+    plain = EarlyRefinement(config)
+    plain.load_state_dict(shrunken.state_dict())
+    image, patches = torch.randn(2, 3, 96, 96), torch.randn(2, config.vlm.width, 6, 6)
+    small = torch.unflatten(torch.unflatten(image, 3, (24, 4)), 2, (24, 4)).mean((3, 5))  # (2, 3, 24, 24)
+    torch.testing.assert_close(shrunken(image, patches), plain(small, patches))

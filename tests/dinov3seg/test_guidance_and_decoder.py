@@ -74,7 +74,7 @@ def test_a_stage_doubles_and_convolves_the_map_beside_its_guidance() -> None:
             norm = stage.convolve[at + 1]
             y = F.conv2d(y, stage.convolve[at].weight, padding=1)  # type: ignore[arg-type]
             y = F.group_norm(y, 2, norm.weight, norm.bias).clamp(min=0)  # type: ignore[arg-type]
-        torch.testing.assert_close(stage(x, prior)[number], y[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(stage(x, stage.see(prior))[number], y[0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

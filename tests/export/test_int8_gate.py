@@ -33,14 +33,18 @@ class Painter:
         return self
 
 
-def test_known_folders_bring_their_own_words(tmp_path):
-    label(tmp_path / "ade20k", "a", np.array([[0, 1], [2, 150]]))
-    label(tmp_path / "camvid", "b", np.array([[0, 1], [10, 11]]), suffix=".png")
-    ade, camvid = find_sets(tmp_path)
-    assert (ade.name, len(ade.vocabulary.names), camvid.name) == ("ade20k", 150, "camvid")
-    assert ade.truth(ade.pairs[0][1]).tolist() == [[-1, 0], [1, 149]]
-    assert camvid.truth(camvid.pairs[0][1]).tolist() == [[0, 1], [10, -1]]
-    assert find_sets(tmp_path / "ade20k") == (ade,)
+def test_a_folder_may_hold_several_sets(tmp_path):
+    for name, words, shape in (("street", "car\nroad\n", (2, 3)), ("park", "background\ntree\n", (4, 2))):
+        label(tmp_path / name, "a", np.ones(shape))
+        (tmp_path / name / "names.txt").write_text(words)
+    (tmp_path / "notes").mkdir()
+    park, street = find_sets(tmp_path)
+    assert (park.name, park.vocabulary.names) == ("park", ("background", "tree"))
+    assert (street.name, street.vocabulary.names) == ("street", ("car", "road"))
+    assert find_sets(tmp_path / "park") == (park,)
+    (tmp_path / "park/names.txt").unlink()
+    with pytest.raises(OvsdinoError, match=r"park/names.txt: no such file; write one class a line"):
+        find_sets(tmp_path)
 
 
 def test_a_folder_with_names_and_its_miou(tmp_path):
@@ -64,26 +68,6 @@ def test_a_folder_with_names_and_its_miou(tmp_path):
 def test_what_is_no_labelled_folder_is_refused(tmp_path, spoil, message):
     with pytest.raises(OvsdinoError, match=message):
         find_sets(spoil(tmp_path))
-
-
-def test_labels_without_a_photo_are_refused(tmp_path):
-    label(tmp_path, "a", np.zeros((2, 2)))
-    (tmp_path / "names.txt").write_text("cat\nsky\n")
-    (tmp_path / "images" / "a.jpg").unlink()
-    with pytest.raises(OvsdinoError, match="1 of 1 label files have no photo, the first is a"):
-        find_sets(tmp_path)
-
-
-def test_broken_and_mismatched_labels_are_refused(tmp_path):
-    label(tmp_path, "a", np.zeros((2, 2)))
-    (tmp_path / "names.txt").write_text("cat\nsky\n")
-    (own,) = find_sets(tmp_path)
-    Image.fromarray(np.zeros((3, 2), np.uint8)).save(tmp_path / "labels" / "a.png")
-    with pytest.raises(OvsdinoError, match=r"2x3 px, its photo has 2x2"):
-        measure(Painter(np.zeros((2, 2))), own)
-    (tmp_path / "labels" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(OvsdinoError, match="broken label file"):
-        measure(Painter(np.zeros((2, 2))), own)
 
 
 def test_a_drop_of_miou_is_refused():

@@ -9,12 +9,12 @@ from onnx import TensorProto
 
 from ovsdino.head import unit
 from ovsdino_export import ladder, parity
+from ovsdino_export.explicit_attention import ExplicitAttention
 from ovsdino_export.graph import VISION, describe, export_graph
 from ovsdino_export.ladder import climb, smallest, units
 from ovsdino_export.lint import LintError, check, element_types, is_kept
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision import ATTENTION, Float32Part
-from ovsdino_export.rewrite import ExplicitAttention
 
 
 @pytest.mark.parametrize("needed", [[], ["c"], ["a", "h"], ["b", "c", "g"], list("abcdefgh")])

@@ -9,14 +9,13 @@ from torch import nn
 
 from ovsdino.backbone import Backbone
 from ovsdino.config import VITB14
-from ovsdino_export.rewrite import (
+from ovsdino_export.explicit_attention import (
     ExplicitAttention,
     ExplicitMultiheadAttention,
-    FixedBackbone,
     from_multihead,
     from_timm,
-    restate,
 )
+from ovsdino_export.rewrite import FixedBackbone, restate
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from ovsdino.checkpoint import read_config, read_model, save_model
 from ovsdino.model import OVSDINO
+from ovsdino.training import inputs as inputs_module
 from ovsdino.training import step as step_module
 from ovsdino.training.checkpointing import begin
 from ovsdino.training.data_recipe import LossWeights
@@ -77,23 +78,25 @@ def test_accumulation_is_the_mean_of_the_micro_batches(folder, tmp_path):
     data = inputs.make_dataset(recipe.data_of(recipe.phases[0]))
     batches = [data.collate([data[i], data[i + 1]]) for i in (0, 2)]
     learner = begin(inputs.make_model(), recipe, torch.device("cpu"))
-    reference = step_module.Objective(inputs.make_model(), data.recipe, recipe.weights)
+    reference = step_module.Objective(inputs.make_model(), data.recipe, recipe.weights, inputs.loss_terms)
     (sum(reference(batch)[0] for batch in batches) / 2).backward()
     norm = torch.stack([p.grad.norm() for p in reference.parameters() if p.grad is not None]).norm()
-    figures = step_module.Stepper(learner, recipe, data.recipe, team)(iter(batches), 2, 1.0)
+    figures = step_module.Stepper(learner, recipe, data.recipe, team, inputs.loss_terms)(
+        iter(batches), 2, 1.0
+    )
     assert figures["gradient"] == pytest.approx(float(norm), rel=1e-4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_names_step_term_and_photos(folder, tmp_path, monkeypatch, value):
-    whole, calls = step_module.loss_terms, []
+    whole, calls = inputs_module.loss_terms, []
 
     def spoil(model, batch, data):
         calls.append(batch.photos)
         terms = whole(model, batch, data)
         return terms | {"dice": terms["dice"] * value} if len(calls) == 4 else terms
 
-    monkeypatch.setattr(step_module, "loss_terms", spoil)
+    monkeypatch.setattr(inputs_module, "loss_terms", spoil)
     with pytest.raises(DivergedError) as error:
         train(tiny_job(folder, tmp_path))
     photos = ", ".join(calls[3])
@@ -102,13 +105,13 @@ def test_a_loss_that_is_no_number_names_step_term_and_photos(folder, tmp_path, m
 
 
 def test_an_infinite_gradient_of_a_finite_loss_is_seen(folder, tmp_path, monkeypatch):
-    whole = step_module.loss_terms
+    whole = inputs_module.loss_terms
 
     def steep(model, batch, data):
         terms = whole(model, batch, data)
         return terms | {"bce": terms["bce"] + (model.head.bias * 0).sqrt()}  # value 0, derivative infinite
 
-    monkeypatch.setattr(step_module, "loss_terms", steep)
+    monkeypatch.setattr(inputs_module, "loss_terms", steep)
     with pytest.raises(DivergedError, match="step 1: the gradient is not finite; photos "):
         train(tiny_job(folder, tmp_path))
 
@@ -117,14 +120,14 @@ def test_a_cpu_has_bf16_in_the_backbone_alone_and_only_while_it_learns():
     torch.manual_seed(0)
     model, plain = OVSDINO(TINY), OVSDINO(TINY)
     plain.load_state_dict(model.state_dict())
-    use_precision(model, "bf16", torch.device("cpu"))
+    use_precision(model.backbone, "bf16", torch.device("cpu"))
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(pixels), plain(pixels), rtol=0, atol=0)
     half, exact = model(pixels).detach(), plain(pixels).detach()
     assert 0 < float((half - exact).abs().max()) < 0.1 * float(exact.abs().max())
     with pytest.raises(RecipeError, match="--precision fp16 needs a GPU"):
-        use_precision(model, "fp16", torch.device("cpu"))
+        use_precision(model.backbone, "fp16", torch.device("cpu"))
 
 
 def test_the_stopwatch_measures_waiting_alone():

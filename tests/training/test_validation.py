@@ -7,7 +7,8 @@ from PIL import Image
 
 from ovsdino.model import OVSDINO
 from ovsdino.training.distributed import Team
-from ovsdino.training.validation import ValidationError, label_photo, open_labelled, read_truth, validate
+from ovsdino.training.validation import label_photo, validate
+from ovsdino_runtime.labelled_photos import open_labelled
 from tests.training.tiny_run import TINY
 
 ALONE = Team(0, 1, torch.device("cpu"))
@@ -44,7 +45,7 @@ def test_scores_are_those_of_a_loop_over_pixels(folder):
     assert labelled.vocabulary.names == ("background", "cat", "sky")
     found = validate(network(), labelled, text(), ALONE)
     hits, union, seen = np.zeros(3), np.zeros(3), np.zeros(3)
-    for photo, labels in labelled.samples:
+    for photo, labels in labelled.pairs:
         truth = np.asarray(Image.open(labels)).astype(int)
         guess = label_photo(network(), np.asarray(Image.open(photo)), text(), background=True)
         for t, g in zip(truth.ravel(), guess.ravel(), strict=True):
@@ -85,29 +86,3 @@ def test_two_processes_share_the_photos(folder):
     validate(network(), labelled, text(), Half(0, 1, torch.device("cpu")))
     assert torch.equal(counted[0] + counted[2], counted[4])
     assert torch.equal(counted[1] + counted[3], counted[5])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda f: (f / "names.txt").unlink(), "names.txt is not there"),
-        (lambda f: (f / "images/1.png").unlink(), "labels/1.png has no photo in"),
-        (lambda f: (f / "names.txt").write_text("cat\n"), "label 2, but names.txt has 1 classes"),
-        (lambda f: (f / "labels/0.png").write_bytes(b"no"), "labels/0.png: broken label file"),
-        (lambda f: Image.new("L", (9, 9)).save(f / "labels/0.png"), r"is \(9, 9\) px, its photo \(40, 56\)"),
-        (lambda f: Image.new("RGB", (56, 40)).save(f / "labels/0.png"), "expected an indexed or grey PNG"),
-    ],
-)
-def test_a_folder_that_does_not_fit_is_refused(folder, spoil, message):
-    spoil(folder)
-
-    def measure():
-        labelled = open_labelled(folder)
-        validate(network(), labelled, text()[: len(labelled.vocabulary.classes)], ALONE)
-
-    with pytest.raises(ValidationError, match=message):
-        measure()
-
-
-def test_255_means_nothing(folder):
-    assert (read_truth(folder / "labels/0.png", 3)[:4] == -1).all()

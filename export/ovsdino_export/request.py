@@ -1,0 +1,47 @@
+"""What a user asks an export for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovsdino_runtime import bundle
+from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.out_folder import check_out
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and where to."""
+
+    model: str  # a preset
+    checkpoint: Path | None = None  # None takes the packaged weights
+    text_checkpoint: Path | None = None
+    fp16: bool = False  # add vision.fp16.onnx
+    out: Path = Path()  # the bundle becomes OUT/MODEL.ovs
+    photos: Path | None = None  # for parity; see `gather_photos`
+    overwrite: bool = False
+    inline: bool = False  # write graphs without local functions
+    kernels: tuple[str, ...] = ()  # compile the fused kernels for these GPUs; see `parse_gpus`
+    bf16: bool = False  # add vision.bf16.onnx
+    int8: bool = False  # add vision.int8.onnx
+    int8_data: Path | None = None  # labelled photos on which INT8 must keep its mIoU; see `find_sets`
+
+
+def wanted_halves(request: ExportRequest) -> list[bundle.Precision]:
+    """List the precisions below FP32 that are exported from torch; INT8 is made from the FP32 graph."""
+    wanted: dict[bundle.Precision, bool] = {"fp16": request.fp16, "bf16": request.bf16}
+    return [precision for precision, asked in wanted.items() if asked]
+
+
+def check_target(request: ExportRequest) -> Path:
+    """Find where the bundle goes, and refuse a place that cannot be written before any work is done.
+
+    Raises:
+        OutputError: it is taken, or no directory, or not writable.
+    """
+    target = request.out / f"{request.model}.ovs"
+    if target.exists() and not request.overwrite:
+        raise OutputError(f"{target} exists already; choose another --out, or replace it with --overwrite")
+    check_out(request.out)
+    return target

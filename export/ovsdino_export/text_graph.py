@@ -1,0 +1,55 @@
+"""The text graph: words to embeddings, compared with torch on the words of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ovsdino_export import parity
+from ovsdino_export.graph import TEXT, describe, export_graph
+from ovsdino_export.pipeline import TextPipeline
+from ovsdino_export.storage import save_alone, store_as_half
+from ovsdino_export.text import TextHalf
+from ovsdino_runtime import bundle
+from ovsdino_runtime.vocabulary import load_vocabulary
+
+Floats = npt.NDArray[np.float32]
+Report = Callable[[str], None]
+BANK = "ade150"  # the words among which parity labels each position
+
+
+def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.GraphName, bundle.Graph]:
+    """Write text.onnx, its weights stored as FP16 where nothing is lost."""
+    report("exporting text.onnx")
+    example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
+    graph = export_graph(TextPipeline(text.tower), example, TEXT)
+    store_as_half(graph)
+    described = describe(graph, "text.onnx", "fp32")
+    save_alone(graph, staging / "text.onnx")
+    return {"text": described}
+
+
+def text_parity(
+    text: TextHalf, staging: Path, template: str = "{}"
+) -> tuple[Floats, dict[bundle.GraphName, bundle.Parity]]:
+    """Encode the words of the bank in torch and in the graph.
+
+    Returns:
+        What torch gives, (N, D), and how near the graph's directions are to it.
+    """
+    ids = encode(text, [template.format(words[0]) for words in load_vocabulary(BANK).classes])
+    given = parity.torch_encoder(text.tower)(ids)
+    bank, actual = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for rows in (given, parity.onnx_encoder(staging / "text.onnx", TEXT)(ids))
+    )
+    return given, {"text": parity.compare(bank, actual, bank, parity.THRESHOLDS["text"])}
+
+
+def encode(text: TextHalf, phrases: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Tokenize phrases, padded to the longest: (B, T)."""
+    return np.array([encoding.ids for encoding in text.tokenizer.encode_batch(list(phrases))], dtype=np.int64)

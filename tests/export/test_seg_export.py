@@ -1,0 +1,264 @@
+"""dinov3.seg from weights to a bundle whose graphs label as the network does, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tokenizers import Tokenizer
+
+from ovsdino.checkpoint import save_model
+from ovsdino.dinov3seg import local_global
+from ovsdino.dinov3seg.checkpoint import load_seg
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.presets import PRESETS
+from ovsdino.dinov3seg.tokenizer import tokenize
+from ovsdino_export import engine_build
+from ovsdino_export.cli import export
+from ovsdino_export.engine_build import choose_target
+from ovsdino_export.parity import ParityError, misses
+from ovsdino_export.request import ExportRequest
+from ovsdino_export.seg_export import Labelled, export_chain, export_seg
+from ovsdino_export.seg_parity import CHAIN_THRESHOLDS, GraphSeg, chain_logits, compare_logits, onnx_run
+from ovsdino_runtime.bundle import Bundle, ParityThresholds, load_bundle
+from ovsdino_runtime.engine_cache import profile
+from ovsdino_runtime.engines import open_engine, verify_golden
+from ovsdino_runtime.preprocess import normalise
+from ovsdino_runtime.segmenter import Segmenter
+from tests.export.seg_small import MICRO, VARIANTS, make_network
+
+
+@pytest.fixture(scope="module", autouse=True)
+def presets() -> Iterator[None]:
+    """Make the small network, and what cannot be exported, known by name."""
+    how = MICRO.inference
+    known: dict[str, SegConfig] = {
+        "micro": MICRO,
+        "micro-probabilities": replace(MICRO, inference=replace(how, fusion="probabilities")),
+        "micro-full": replace(MICRO, class_attention="full"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, config in known.items():
+            patch.setitem(PRESETS, name, replace(config, name=name))
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(weights: Path) -> Path:
+    """The folder of photos that OVS-DINO's export reads too, with a checkpoint."""
+    save_model(make_network(MICRO), weights / "micro.safetensors")
+    return weights
+
+
+def invoke(weights: Path, out: Path, *more: object) -> Result:
+    given = ["--model", "micro", "--checkpoint", weights / "micro.safetensors"]
+    given += ["--photos", weights / "photos", "--out", out, *more]
+    return CliRunner().invoke(export, [str(part) for part in given])
+
+
+@pytest.fixture(scope="module")
+def made(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle in FP32."""
+    out = tmp_path_factory.mktemp("seg")
+    result = invoke(weights, out)
+    assert result.exit_code == 0, result.output
+    return load_bundle(out / "micro.ovs")
+
+
+def test_the_manifest_says_how_photos_are_labelled(made: Bundle) -> None:
+    manifest = made.manifest
+    assert list(manifest.graphs) == ["vision", "whole", "guidance", "refine", "late", "decoder", "text"]
+    assert manifest.dense is not None
+    assert (manifest.dense.view, manifest.dense.whole, manifest.dense.unit_length) == (96, "view", True)
+    assert (manifest.dense.pad_length, manifest.dense.absent_logit) == (8, -100.0)
+    assert manifest.dense.halves == ((0, 64), (64, 128))
+    assert (manifest.windows.size, manifest.windows.stride) == (64, 32)
+    assert (manifest.head.scale, manifest.head.bias, manifest.head.background) == (1.0, 0.0, 0.5)
+    assert manifest.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert manifest.templates == ("{}",)
+    assert SegConfig.from_dict(manifest.model) == MICRO
+    shapes = {tensor.name: tensor.shape for tensor in manifest.graphs["late"].inputs}
+    assert shapes == {"features": (1, 64, 6, 6), "text": ("classes", 128), "image": (1, 8, 6, 6)}
+    assert manifest.graphs["decoder"].outputs[0].shape == ("classes", 24, 24)
+
+
+def test_parity_of_the_chain_is_recorded(made: Bundle) -> None:
+    parity = made.manifest.parity
+    assert list(parity) == ["text", "chain"]
+    assert parity["chain"].thresholds == CHAIN_THRESHOLDS["fp32"]
+    assert parity["chain"].photos == 3
+    assert not list(misses(parity["chain"]))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("classes", [1, 3, 40])
+def test_the_files_label_as_the_network(made: Bundle, weights: Path, classes: int) -> None:
+    network = load_seg("micro", weights / "micro.safetensors")
+    view = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(classes))
+    text = network.vlm.text(tokenize([f"thing {number}" for number in range(classes)], MICRO.vlm))
+    graphs = {name: graph for name, graph in made.manifest.graphs.items() if name != "text"}
+    chain = GraphSeg(MICRO, list(graphs), onnx_run(made.path, graphs))
+    expected = local_global.predict(network, view, text)
+    torch.testing.assert_close(local_global.predict(chain, view, text), expected, rtol=1e-3, atol=2e-5)
+
+
+@torch.inference_mode()
+def test_the_runtime_labels_photos_as_the_network(made: Bundle, weights: Path) -> None:
+    """From words and a photo; of 20 classes 8 are refined; permuted names permute the labels."""
+    network = load_seg("micro", weights / "micro.safetensors")
+    names = [f"thing {number}" for number in range(20)]
+    photo = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
+    pixels = torch.from_numpy(normalise(photo, made.manifest.preprocessing)).permute(2, 0, 1)[None]
+    scores = local_global.predict(network, pixels, network.vlm.text(tokenize(names, MICRO.vlm)))
+    expected = local_global.labels(scores, 70, 110)[0].numpy()
+    segmenter = Segmenter.load(made.path, threads=1)
+    found = segmenter(photo, names).labels
+    assert (found == expected).mean() >= 0.999
+    order = np.random.default_rng(1).permutation(20)
+    assert (order[segmenter(photo, [names[index] for index in order]).labels] == found).mean() >= 0.999
+
+
+def test_text_and_tokenizer_are_the_networks(made: Bundle, weights: Path) -> None:
+    network = load_seg("micro", weights / "micro.safetensors")
+    words = ["a cat", "the evening sky"]
+    tokenizer = Tokenizer.from_file(str(made.path / "tokenizer.json"))
+    ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(words)])
+    embeddings = open_engine(made, "text").run({"ids": ids})["embeddings"]
+    with torch.inference_mode():
+        expected = network.vlm.text(tokenize(words, MICRO.vlm)).numpy()
+    np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-5)
+
+
+def test_the_golden_pairs_are_the_networks(made: Bundle, weights: Path) -> None:
+    assert verify_golden(made, open_engine(made, "vision")) > 0.99999
+    with np.load(made.path / "golden.npz") as golden:
+        view, text, logits = golden["view"], golden["text"], golden["logits"]
+    assert (view.shape, text.shape, logits.shape) == ((96, 96, 3), (16, 128), (16, 24, 24))
+    pixels = normalise(view, made.manifest.preprocessing).transpose(2, 0, 1)[None]
+    network = load_seg("micro", weights / "micro.safetensors")
+    with torch.inference_mode():
+        expected = local_global.view_logits(network, torch.from_numpy(pixels.copy()), torch.from_numpy(text))
+    np.testing.assert_allclose(logits, expected[0].numpy(), rtol=2e-3, atol=2e-3)  # stored as FP16
+
+
+def test_engines_take_one_windows_or_some_classes(made: Bundle) -> None:
+    sizes = {graph: profile(made, graph) for graph in made.manifest.graphs}
+    assert sizes["vision"] == (1, 4, 16)
+    assert sizes["whole"] == sizes["guidance"] == sizes["refine"] == (1, 1, 1)
+    assert sizes["late"] == (1, 8, 8)  # pad_length
+    assert sizes["decoder"] == (1, 8, 64)
+
+
+@pytest.mark.slow
+def test_half_precision_passes_and_every_graph_builds_for_rtx(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no package for this machine")
+    monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
+    # Random weights: classes nearly tie, so labels flip where trained ones do not.
+    monkeypatch.setitem(CHAIN_THRESHOLDS, "fp16", ParityThresholds(0.999, 0.99, 0.9))
+    result = invoke(weights, tmp_path, "--fp16")
+    assert result.exit_code == 0, result.output
+    bundle = load_bundle(tmp_path / "micro.ovs")
+    assert not list(misses(bundle.manifest.parity["chain.fp16"]))
+    assert bundle.manifest.graphs["late.fp16"].fp32 == ("correlation",)
+    assert bundle.manifest.files["vision.data"]  # of vision and whole, FP32 and FP16
+    assert bundle.graph_digest("whole") != bundle.graph_digest("vision")
+
+    records = engine_build.build_engines(bundle, choose_target("tensorrt-rtx", "sm_89"))
+    assert [record.graph for record in records] == [
+        f"{name}.fp16" for name in ("vision", "whole", "guidance", "refine", "late", "decoder")
+    ]
+    for record in records:
+        assert record.key.batches == profile(bundle, record.graph)
+        products = {name for name in record.layers if name.startswith(("MATRIX_MULTIPLY", "CONVOLUTION"))}
+        assert any(name.endswith("HALF") for name in products), record.graph
+        assert "SOFTMAX HALF" not in record.layers
+        assert "NORMALIZATION HALF" not in record.layers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant", ["no-prior", "no-early", "no-late", "local", "shrunk-whole", "dinov3", "clip"]
+)
+def test_ablations_become_bundles(
+    variant: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(VARIANTS[variant], name=variant)
+    if config.vlm.text != "nano":  # the tokenizer's numbers go up to here
+        config = replace(config, vlm=replace(config.vlm, text_vocabulary=49408))
+    monkeypatch.setitem(PRESETS, variant, config)
+    save_model(make_network(config), tmp_path / "weights.safetensors")
+    request = ExportRequest(
+        variant, tmp_path / "weights.safetensors", out=tmp_path, photos=weights / "photos"
+    )
+    bundle = export_seg(request, lambda _: None)
+    assert not list(misses(bundle.manifest.parity["chain"]))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--int8", "--int8 is not for micro: its graphs are FP32 and FP16"),
+        ("--bf16", "--bf16 is not for micro"),
+        ("--kernels sm_89", "--kernels is not for micro"),
+        ("--text-checkpoint {weights}/text.safetensors", "--text-checkpoint is not for micro"),
+        ("--checkpoint {out}/none.safetensors", "no checkpoint at "),
+        ("--checkpoint {weights}/text.safetensors", "is not a checkpoint of micro: "),
+        ("--model micro-probabilities", "fuses probabilities, which only torch does"),
+        ("--model micro-full", "has full attention between classes; only linear is exported"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line(
+    weights: Path, tmp_path: Path, more: str, message: str
+) -> None:
+    out = tmp_path / "out"
+    result = invoke(weights, out, *more.format(weights=weights, out=out).split())
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("model", ["dinov3seg-tiny", "dinov3seg-vitl16", "dinov3seg-vitl14-clip"])
+def test_without_weights_the_command_asks_for_them(model: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(export, ["--model", model, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert (
+        f"{model} has no public weights: give a checkpoint that you trained (--checkpoint FILE)"
+        in result.stderr
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_precision_that_labels_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHAIN_THRESHOLDS, "fp16", ParityThresholds(0, 0, 1.1))
+    network, steps = make_network(MICRO), list[str]()
+    views = torch.randn(1, 3, 96, 96).numpy()
+    text = torch.randn(3, 128).numpy()
+    inputs = Labelled("noise", views, text, chain_logits(network, views, text))
+    with pytest.raises(ParityError, match=r"the chain of graphs differs .* 1\.1; export without --fp16"):
+        export_chain(network, tmp_path, inputs, fp16=True, report=steps.append)
+    assert steps == ["trying fp16 on noise", "trying fp16 with attention in FP32 on noise"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_logits_are_compared_without_what_all_classes_share() -> None:
+    random = np.random.default_rng(0)
+    expected = random.normal(size=(2, 5, 3, 3)).astype(np.float32)
+    moved = compare_logits(expected, expected * 2 - 50, CHAIN_THRESHOLDS["fp32"])
+    assert moved.cosine_mean == pytest.approx(1, abs=1e-5)
+    assert moved.label_agreement == 1
+    turned = compare_logits(expected, -expected, CHAIN_THRESHOLDS["fp32"])
+    assert turned.cosine_mean == pytest.approx(-1, abs=1e-5)
+    assert turned.label_agreement == 0
+    broken = compare_logits(expected, np.full_like(expected, np.nan), CHAIN_THRESHOLDS["fp32"])
+    assert not broken.finite
+    assert broken.label_agreement == 0
