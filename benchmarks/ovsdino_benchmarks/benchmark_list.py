@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from ovsdino_benchmarks import label_values as values
-from ovsdino_benchmarks.label_values import Values
 from ovsdino_benchmarks.protocol import DINOV3SEG, OVSDINO, Protocol
+from ovsdino_runtime.labelled_photos import Values, plain, reduced
 
 VOC_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 CONTEXT_URL = (
@@ -94,14 +94,14 @@ def _coco(official: Values, converted: Values, suffix: str, subset: Values) -> t
 def _cityscapes() -> tuple[Layout, ...]:
     photos, labels = "leftImg8bit/val/{}_leftImg8bit.png", "gtFine/val/{}_gtFine_%s.png"
     return (
-        Layout(("", "cityscapes"), photos, labels % "labelTrainIds", values.plain(19)),
+        Layout(("", "cityscapes"), photos, labels % "labelTrainIds", plain(19)),
         Layout(("", "cityscapes"), photos, labels % "labelIds", values.cityscapes_ids()),
-        _any_folder(values.plain(19)),
+        _any_folder(plain(19)),
     )
 
 
 def _ade() -> tuple[Layout, ...]:
-    meaning = values.reduced(150)
+    meaning = reduced(150)
     return (
         Layout(ADE_ROOTS, "images/validation/{}.jpg", "annotations/validation/{}.png", meaning),
         _any_folder(meaning),
@@ -110,7 +110,7 @@ def _ade() -> tuple[Layout, ...]:
 
 def _context459() -> tuple[Layout, ...]:
     photos = "JPEGImages/{}.jpg"
-    zero_based, one_based = values.plain(459, ignore=65535), values.reduced(459, ignore=65535)
+    zero_based, one_based = plain(459, ignore=65535), reduced(459, ignore=65535)
     return (
         Layout(CONTEXT_ROOTS, photos, "annotations_detectron2/pc459_val/{}.tif", zero_based),
         Layout(CONTEXT_ROOTS, photos, "trainval/{}.mat", one_based, CONTEXT_LISTS),
@@ -131,15 +131,15 @@ def benchmarks() -> dict[str, Benchmark]:
         ("ADE20K_2021_17_01", ""),
         "images_detectron2/validation/{}.jpg",
         "annotations_detectron2/validation/{}.tif",
-        values.plain(847, ignore=65535),
+        plain(847, ignore=65535),
     )
-    of_stuff = _coco(stuff, values.plain(171), "_labelTrainIds", stuff)
-    of_objects = _coco(objects, values.plain(81), "_instanceTrainIds", values.plain(81))
+    of_stuff = _coco(stuff, plain(171), "_labelTrainIds", stuff)
+    of_objects = _coco(objects, plain(81), "_instanceTrainIds", plain(81))
     return {
-        "voc21": Benchmark("V21", "voc21", 1449, _voc(values.plain(21)), VOC_URL),
+        "voc21": Benchmark("V21", "voc21", 1449, _voc(plain(21)), VOC_URL),
         "context60": Benchmark("C60", "context60", 5104, _context(background=True), CONTEXT_URL),
         "coco-object": Benchmark("Obj", "coco_object81", 5000, of_objects, COCO_URL),
-        "voc20": Benchmark("V20", "voc20", 1449, _voc(values.reduced(20)), VOC_URL),
+        "voc20": Benchmark("V20", "voc20", 1449, _voc(reduced(20)), VOC_URL),
         "context59": Benchmark("C59", "context59", 5104, _context(background=False), CONTEXT_URL),
         "coco-stuff": Benchmark("Stuff", "coco_stuff171", 5000, of_stuff, COCO_URL),
         "cityscapes": Benchmark("City", "cityscapes19", 500, _cityscapes(), CITYSCAPES_URL),
@@ -148,5 +148,5 @@ def benchmarks() -> dict[str, Benchmark]:
         "pc-459": Benchmark("PC-459", "context459", 5104, _context459(), CONTEXT459_URL, DINOV3SEG),
         "a-150": Benchmark("A-150", "ade150", 2000, _ade(), ADE_URL, DINOV3SEG),
         "pc-59": Benchmark("PC-59", "context59", 5104, _context59_detectron(), CONTEXT_URL, DINOV3SEG),
-        "pas-20": Benchmark("PAS-20", "voc20", 1449, _voc(values.reduced(20)), VOC_URL, DINOV3SEG),
+        "pas-20": Benchmark("PAS-20", "voc20", 1449, _voc(reduced(20)), VOC_URL, DINOV3SEG),
     }

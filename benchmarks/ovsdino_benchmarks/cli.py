@@ -2,12 +2,12 @@
 
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ovsdino_runtime.refusal import refusing
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
@@ -15,12 +15,6 @@ FORMS = click.Choice(["onnx", "onnx-fp16", "onnx-int8", "torch"])
 KERNELS = ("depthwise_block", "preservation_gate", "upsample_argmax")
 DTYPES = ("fp32", "fp16", "bf16")
 GPU_ENGINES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-
-
-class RefusedError(click.ClickException):
-    """Bad input: one line on stderr, exit 2."""
-
-    exit_code = 2
 
 
 def _read_sizes(_context: click.Context, _option: click.Parameter, value: str) -> tuple[tuple[int, int], ...]:
@@ -67,7 +61,7 @@ def bench() -> None:
 @click.option("--checkpoint", type=PATH, help="Weights of the torch form.  [default: the packaged ones]")
 @click.option("--sam", type=PATH, help="SAM's checkpoint: its features replace the encoder's; torch form.")
 @click.option(
-    "--protocol", help="ovsdino, dinov3seg, dinotxt or model.  [default: the benchmark's, else ovsdino]"
+    "--protocol", help="ovsdino, dinov3seg, dinotxt or model.  [default: the benchmark's, else the model's]"
 )
 @click.option("--templates", help="A packaged set, a phrase with {}, or model.  [default: the protocol's]")
 @click.option("--background", type=click.FloatRange(0, 1), help="Threshold.  [default: the model's own]")
@@ -80,7 +74,7 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 
     What is done is kept in OUT: the same command goes on where it was stopped.
     """
-    with _refusing():
+    with refusing(extra="bench"):
         from ovsdino_benchmarks.models import ModelSpec
         from ovsdino_benchmarks.quality import QualityRequest, run_quality
 
@@ -115,7 +109,7 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--out", type=PATH, default="ovsdino-bench", show_default=True, help="Folder of results.")
 def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure time and memory: each stage beside its floor, and end to end beside the usual ways."""
-    with _refusing():
+    with refusing(extra="bench"):
         from ovsdino_benchmarks.case import LatencyRequest
         from ovsdino_benchmarks.latency import describe, write_latency
         from ovsdino_benchmarks.models import ModelSpec
@@ -148,7 +142,7 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--out", type=PATH, default="ovsdino-bench/kernels", show_default=True, help="Folder.")
 def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure the fused kernels on an NVIDIA GPU beside torch and torch.compile, and write a report."""
-    with _refusing():
+    with refusing(extra="bench"):
         from ovsdino_benchmarks.kernel_bench import run_kernels
         from ovsdino_benchmarks.kernel_cases import KernelRequest
         from ovsdino_benchmarks.kernel_report import describe
@@ -177,12 +171,38 @@ def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives ea
 @click.option("--out", type=PATH, default="ovsdino-bench/device", show_default=True, help="Folder.")
 def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure the runtime on an NVIDIA GPU, from photo to labels, and write a report."""
-    with _refusing():
+    with refusing(extra="bench"):
         from ovsdino_benchmarks.device_bench import DeviceRequest, describe, run_device
 
         measured, files = run_device(DeviceRequest(**options), out, lambda step: click.echo(step, err=True))
         click.echo("\n".join(describe(measured)))
         for file in files:
+            click.echo(f"-> {file}")
+
+
+@bench.command("serve", context_settings=CONTEXT)
+@click.option(
+    "--url", default="http://127.0.0.1:8080", show_default=True, help="Of a running `ovsdino serve`."
+)
+@click.option("--seconds", type=click.FloatRange(min=1), default=60, show_default=True)
+@click.option("--clients", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--photos", required=True, type=PATH, metavar="FOLDER", help="Sent in turns.")
+@click.option(
+    "--classes", multiple=True, required=True, metavar="TEXT", help="Several times: these lists in turns."
+)
+@click.option("--format", type=click.Choice(["png", "rle"]), default="png", show_default=True)
+@click.option("--out", type=PATH, default="ovsdino-bench/serve", show_default=True, help="Folder.")
+def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
+    """Put load on a server, and write a report: latency, throughput, errors, memory."""
+    with refusing(extra="bench"):
+        from ovsdino_benchmarks.load import LoadRequest, run_load
+        from ovsdino_benchmarks.load_report import describe, write_load_report
+        from ovsdino_runtime.photo_files import find_photos
+
+        request = LoadRequest(photos=tuple(find_photos(photos)), **options)
+        report = run_load(request, lambda step: click.echo(step, err=True))
+        click.echo(describe(report))
+        for file in write_load_report(report, out):
             click.echo(f"-> {file}")
 
 
@@ -192,7 +212,7 @@ def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives eac
 @click.option("--out", type=PATH, default="ovsdino-report", show_default=True)
 def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
     """Write report.json, report.md and report.html of result files or folders of them."""
-    with _refusing():
+    with refusing(extra="bench"):
         from ovsdino_benchmarks.report import write_report
 
         for file in write_report(sources, out, gallery=gallery):
@@ -213,7 +233,7 @@ def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
 @click.option("--max-miou-drop", type=float, default=0.5, show_default=True, help="Points of 100.")
 def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> None:
     """Compare the results NEW with OLD; exit 1 where a figure got worse by more than is allowed."""
-    with _refusing():
+    with refusing(extra="bench"):
         from ovsdino_benchmarks import results
         from ovsdino_benchmarks.compare import compare as compare_reports
 
@@ -227,18 +247,3 @@ def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> 
 evaluate = click.Command(
     "evaluate", context_settings=CONTEXT, params=quality.params, callback=quality.callback, help=quality.help
 )
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn what the user can mend into one line."""
-    from ovsdino_runtime.errors import OvsdinoError
-
-    try:
-        yield
-    except OvsdinoError as error:
-        raise RefusedError(str(error)) from error
-    except ModuleNotFoundError as error:
-        raise RefusedError(
-            f"this needs {error.name}, which is not installed: pip install 'ovsdino[bench]'"
-        ) from error

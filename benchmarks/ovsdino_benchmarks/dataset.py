@@ -11,28 +11,26 @@ from typing import Literal
 import numpy as np
 
 from ovsdino_benchmarks.benchmark_list import Benchmark, Layout, benchmarks
-from ovsdino_benchmarks.label_values import LabelError, Values, plain, reduced, to_classes
-from ovsdino_runtime.errors import OvsdinoError, PhotoError
-from ovsdino_runtime.metrics import Truth
-from ovsdino_runtime.rle import decode_rle
-from ovsdino_runtime.vocabulary import (
-    BACKGROUND,
-    Vocabulary,
-    load_vocabulary,
-    parse_classes,
-    vocabulary_names,
+from ovsdino_runtime.labelled_photos import (
+    NAMES,
+    DataError,
+    Values,
+    open_labelled,
+    photos_by_stem,
+    plain,
+    read_labels,
+    read_names,
+    reduced,
+    require_folder,
+    require_same_size,
+    to_classes,
 )
-
-TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap the sides
-ORIENTATION = 0x0112
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-
+from ovsdino_runtime.metrics import Truth
+from ovsdino_runtime.photo_files import photo_size
+from ovsdino_runtime.rle import decode_rle
+from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, vocabulary_names
 
 Extent = Literal["full set", "subset", "own folder"]  # how much of a benchmark it is
-
-
-class DataError(OvsdinoError):
-    """A data set that is missing, incomplete, or not laid out as expected."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ class Dataset:
             for value, runs in sample.labels.parts:
                 raw[decode_rle(runs, *raw.shape)] = value
             return to_classes(raw, self.values, f"{sample.labels.file}, {sample.name}")
-        return to_classes(_read_labels(sample.labels), self.values, str(sample.labels))
+        read = _read_matlab if sample.labels.suffix == ".mat" else read_labels
+        return to_classes(read(sample.labels), self.values, str(sample.labels))
 
     def digest(self) -> str:
         """Hash the photos, their labels, the classes and what the labels mean."""
@@ -96,7 +95,7 @@ def open_benchmark(name: str, folder: Path) -> Dataset:
     if name not in benchmarks():
         raise DataError(f"unknown benchmark {name!r}: expected one of {', '.join(benchmarks())}")
     benchmark = benchmarks()[name]
-    _require_folder(folder)
+    require_folder(folder)
     for layout in benchmark.layouts:
         for root in layout.roots:
             if samples := _find(folder / root, layout):
@@ -122,38 +121,24 @@ def open_folder(
         DataError: what is missing.
         ClassesError: the names are no valid classes.
     """
-    _require_folder(folder)
-    vocabulary = _read_names(folder, names)
+    require_folder(folder)
+    vocabulary = _choose_names(folder, names)
     meaning = (reduced if reduce_zero_label else plain)(len(vocabulary.names), ignore=ignore)
-    samples = _find(folder, Layout(("",), "images/{}", "labels/{}.png", meaning))
-    if not samples:
-        raise DataError(
-            f"{folder}: no labels/*.png in it; expected images/, labels/ with an indexed PNG for each photo"
-        )
-    _check_samples(samples, where=f"{folder}: give each label file a photo of the same name in images/")
-    return Dataset(folder.resolve().name, samples, vocabulary, meaning, "own folder")
+    found = open_labelled(folder, vocabulary, meaning)
+    samples = tuple(Sample(labels.stem, photo, labels) for photo, labels in found.pairs)
+    return Dataset(found.name, samples, vocabulary, meaning, "own folder")
 
 
-def _require_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give the data set's folder"
-        )
-
-
-def _read_names(folder: Path, names: str | None) -> Vocabulary:
+def _choose_names(folder: Path, names: str | None) -> Vocabulary:
     if names in vocabulary_names():
         return load_vocabulary(str(names))
-    file = folder / "names.txt" if names is None else Path(names)
-    if not file.is_file():
+    try:
+        return read_names(folder / NAMES if names is None else Path(names))
+    except DataError as error:
+        packaged = ", ".join(vocabulary_names())
         raise DataError(
-            f"{file}: no such file; write one class a line, in the order of the labels, or give "
-            f"--names FILE, --benchmark, or as --names one of {', '.join(vocabulary_names())}"
-        )
-    vocabulary = parse_classes(f"@{file}")
-    if vocabulary.classes[0] == (BACKGROUND,):
-        return Vocabulary(vocabulary.classes[1:], background=True, name=file.stem)
-    return Vocabulary(vocabulary.classes, name=file.stem)
+            f"{error}, or give --names FILE, --benchmark, or as --names one of {packaged}"
+        ) from error
 
 
 def _find(base: Path, layout: Layout) -> tuple[Sample, ...]:
@@ -172,17 +157,13 @@ def _find(base: Path, layout: Layout) -> tuple[Sample, ...]:
         stems = sorted(path[len(head) : len(path) - len(tail)] for path in files)
         if layout.labels == "annotations/val2017/{}.png":  # converted files lie beside the official ones
             stems = [stem for stem in stems if not stem.endswith("TrainIds")]
-    by_stem = _photos_by_stem(base / "images") if layout.photos == "images/{}" else {}
+    by_stem = photos_by_stem(base / "images") if layout.photos == "images/{}" else {}
     return tuple(
         Sample(
             stem, by_stem.get(stem, base / layout.photos.replace("{}", stem)), base / f"{head}{stem}{tail}"
         )
         for stem in stems
     )
-
-
-def _photos_by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in PHOTO_SUFFIXES}
 
 
 def _read_masks(base: Path, file: Path, photos: str) -> tuple[Sample, ...]:
@@ -218,49 +199,19 @@ def _check_samples(samples: tuple[Sample, ...], *, where: str) -> None:
                 f"{len(missing)} of {len(files)} {kind} are missing, the first is {missing[0]}; {where}"
             )
     for sample, photo, labels in _sizes(samples):
-        if photo != labels:
-            raise DataError(
-                f"{sample.photo} is {photo[0]}x{photo[1]} px, its labels are {labels[0]}x{labels[1]} px; "
-                "they must have the same size"
-            )
+        require_same_size(sample.photo, photo, labels)
 
 
 def _sizes(samples: tuple[Sample, ...]) -> Iterator[tuple[Sample, tuple[int, int], tuple[int, int]]]:
     """Read widths and heights from the files' headers."""
-    from PIL import Image
-
     for sample in samples:
         if isinstance(sample.labels, Path) and sample.labels.suffix == ".mat":
             continue  # compared when it is read
-        try:
-            with Image.open(sample.photo) as photo:
-                width, height = photo.size
-                turned = photo.getexif().get(ORIENTATION) in TURNED
-            if isinstance(sample.labels, Masks):
-                size = sample.labels.width, sample.labels.height
-            else:
-                with Image.open(sample.labels) as labels:
-                    size = labels.size
-        except (OSError, SyntaxError, ValueError) as error:
-            raise PhotoError(f"{sample.photo} or its labels: not a readable picture ({error})") from error
-        yield sample, (height, width) if turned else (width, height), size
-
-
-def _read_labels(file: Path) -> Truth:
-    if file.suffix == ".mat":
-        return _read_matlab(file)
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            raw = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise LabelError(f"{file}: broken label file ({error}); get it again") from error
-    if raw.ndim != 2 or raw.dtype.kind not in "iub" or raw.min() < 0:
-        raise LabelError(
-            f"{file}: a picture of shape {raw.shape}, {raw.dtype}: expected an indexed or grey PNG"
-        )
-    return raw.astype(np.int32)
+        if isinstance(sample.labels, Masks):
+            size = sample.labels.width, sample.labels.height
+        else:
+            size = photo_size(sample.labels)
+        yield sample, photo_size(sample.photo), size
 
 
 def _read_matlab(file: Path) -> Truth:

@@ -20,6 +20,7 @@ from ovsdino_runtime.bundle import GOLDEN, Bundle, Precision, load_bundle
 from ovsdino_runtime.cache import cache_dir
 from ovsdino_runtime.device_open import open_device_pipeline
 from ovsdino_runtime.device_pipeline import DevicePipeline
+from ovsdino_runtime.out_folder import check_out
 from ovsdino_runtime.pipeline import Pipeline, PipelineOptions, open_host_pipeline
 from ovsdino_runtime.preprocess import Floats, Photo
 from ovsdino_runtime.segmenter import find_bundle
@@ -105,6 +106,7 @@ def run_device(request: DeviceRequest, out: Path, report: Report) -> tuple[Devic
         EngineError: pycuda or the engine is not installed, or there is no GPU, kernel or engine; see
             `ovsdino_runtime.device_open`.
     """
+    check_out(out)
     bundle = load_bundle(find_bundle(request.model))
     device = open_device_pipeline(bundle, PipelineOptions("cuda", request.engine, request.precision))
     host = open_host_pipeline(bundle, PipelineOptions())

@@ -17,17 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_benchmarks import models
-from ovsdino_benchmarks.dataset import DataError, Dataset
+from ovsdino_benchmarks.dataset import Dataset
 from ovsdino_benchmarks.environment import Environment, command, read_environment
+from ovsdino_benchmarks.labeller import Labeller, digest, open_labeller
 from ovsdino_benchmarks.models import ModelSpec
-from ovsdino_benchmarks.protocol import Protocol
+from ovsdino_benchmarks.protocol import Protocol, words_of
 from ovsdino_benchmarks.results import ClassScore, Quality
 from ovsdino_runtime import metrics
 from ovsdino_runtime.engines import available_threads
 from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.labelled_photos import DataError
 from ovsdino_runtime.metrics import Counts
-from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.vocabulary import Vocabulary
 
 GROUP = 4  # photos counted into one file
 POLL_S = 0.5
@@ -52,12 +53,17 @@ class Run:
         """Where a group's counts are."""
         return self.folder / f"{group:05d}.npz"
 
-    def segmenter(self) -> Segmenter:
+    def labeller(self) -> Labeller:
         """Open the model; all processes of a run share one encoding of the classes."""
-        return models.open_segmenter(self.spec, self.protocol, text_file=self.folder / "text.npy")
+        return open_labeller(self.spec, self.protocol, text_file=self.folder / "text.npy")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The data set's classes, with the words that the protocol gives them."""
+        return words_of(self.protocol, self.dataset.vocabulary)
 
     def threshold(self) -> float | None:
-        """Return the background's threshold to ask the segmenter for; None where it has its own or none."""
+        """Return the background's threshold to ask the model for; None where it has its own or none."""
         return self.protocol.threshold if self.dataset.vocabulary.background else None
 
 
@@ -89,8 +95,7 @@ def evaluate(
         OvsdinoError: a photo or a label is wrong, or another rank failed.
     """
     started, environment = time.monotonic(), read_environment()
-    bundle = models.open_bundle(spec.model, protocol)
-    identities = models.digest(spec, bundle), dataset.digest()
+    identities = digest(spec, protocol), dataset.digest()
     key = hashlib.sha256(repr((identities, protocol, GROUP, _code())).encode()).hexdigest()[:16]
     processes = workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = spec.threads or max(1, available_threads() // processes)
@@ -98,9 +103,9 @@ def evaluate(
     run = Run(spec, protocol, dataset, out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}")
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     todo = [group for group in range(rank, run.groups, ranks) if not run.file(group).is_file()]
-    segmenter = run.segmenter()
-    segmenter.encode_text(dataset.vocabulary)
-    for _ in _count_groups(run, todo, workers, segmenter):
+    labeller = run.labeller()
+    labeller.encode_text(run.vocabulary)
+    for _ in _count_groups(run, todo, workers, labeller):
         done(sum(run.file(group).is_file() for group in range(run.groups)), run.groups)
     if rank:
         return None
@@ -110,22 +115,22 @@ def evaluate(
     )
     seconds = round(time.monotonic() - started, 1)
     return _result(
-        run, counts, segmenter, identities=identities, seconds=seconds, environment=environment
+        run, counts, labeller, identities=identities, seconds=seconds, environment=environment
     ), counts
 
 
-def count_group(run: Run, group: int, segmenter: Segmenter) -> None:
+def count_group(run: Run, group: int, labeller: Labeller) -> None:
     """Label and count a group of photos, and keep the counts.
 
     Raises:
         DataError: a photo and its labels differ in size.
         OvsdinoError: a photo or a label file is broken.
     """
-    vocabulary = run.dataset.vocabulary
+    vocabulary = run.vocabulary
     total = Counts.zero(len(vocabulary.names))
     for sample in run.dataset.samples[group * GROUP : (group + 1) * GROUP]:
         truth = run.dataset.truth(sample)
-        labels = segmenter(sample.photo, vocabulary, background=run.threshold()).labels
+        labels = labeller.label(sample.photo, vocabulary, run.threshold()).labels
         if labels.shape != truth.shape:
             raise DataError(
                 f"{sample.photo} is {labels.shape[1]}x{labels.shape[0]} px, its labels are "
@@ -135,11 +140,11 @@ def count_group(run: Run, group: int, segmenter: Segmenter) -> None:
     _write(run, group, total)
 
 
-def _count_groups(run: Run, groups: list[int], workers: int, segmenter: Segmenter) -> Iterator[int]:
+def _count_groups(run: Run, groups: list[int], workers: int, labeller: Labeller) -> Iterator[int]:
     """Do groups here or in a pool, in any order; yield each as it is done."""
     if workers == 1:
         for group in groups:
-            count_group(run, group, segmenter)
+            count_group(run, group, labeller)
             yield group
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=(run,))
@@ -152,16 +157,16 @@ def _count_groups(run: Run, groups: list[int], workers: int, segmenter: Segmente
         pool.shutdown(cancel_futures=True)
 
 
-_worker: dict[str, tuple[Run, Segmenter]] = {}  # of this process, where it is one of a pool
+_worker: dict[str, tuple[Run, Labeller]] = {}  # of this process, where it is one of a pool
 
 
 def _start_worker(run: Run) -> None:
-    _worker["run"] = run, run.segmenter()
+    _worker["run"] = run, run.labeller()
 
 
 def _work(group: int) -> None:
-    run, segmenter = _worker["run"]
-    count_group(run, group, segmenter)
+    run, labeller = _worker["run"]
+    count_group(run, group, labeller)
 
 
 def _wait_for_others(run: Run) -> None:
@@ -201,7 +206,7 @@ def _code() -> str:
 def _result(
     run: Run,
     counts: Counts,
-    segmenter: Segmenter,
+    labeller: Labeller,
     *,
     identities: tuple[str, str],
     seconds: float,
@@ -210,8 +215,8 @@ def _result(
     figures = metrics.scores(counts)
     names, pixels = run.dataset.vocabulary.names, counts.confusion.sum(axis=1).tolist()
     classes = zip(names, pixels, figures.iou, figures.boundary_iou, strict=True)
-    own = segmenter.bundle.manifest.head.background if run.dataset.vocabulary.background else None
-    model = segmenter.bundle.manifest.name
+    own = labeller.background if run.dataset.vocabulary.background else None
+    model = labeller.name
     asked = run.threshold()
     return Quality(
         data=run.dataset.name,
@@ -219,7 +224,7 @@ def _result(
         photos=len(run.dataset.samples),
         model=model,
         form=run.spec.label,
-        engine=segmenter.vision.description,
+        engine=labeller.engine,
         protocol=run.protocol,
         threshold=own if asked is None else asked,
         miou=figures.miou,

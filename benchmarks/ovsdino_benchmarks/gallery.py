@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ovsdino_benchmarks.evaluate import Run
-from ovsdino_benchmarks.models import open_segmenter
+from ovsdino_benchmarks.labeller import open_labeller
 from ovsdino_runtime.metrics import IGNORED, Truth
 from ovsdino_runtime.preprocess import Photo
 from ovsdino_runtime.segmentation import Segmentation
@@ -30,12 +30,12 @@ def draw_gallery(run: Run, count: int, folder: Path) -> None:
     """Draw some photos of a data set, evenly spaced, as JPEGs in a folder."""
     from PIL import Image
 
-    segmenter, dataset = open_segmenter(run.spec, run.protocol), run.dataset
+    labeller, dataset = open_labeller(run.spec, run.protocol), run.dataset
     folder.mkdir(parents=True, exist_ok=True)
     picked = np.linspace(0, len(dataset.samples) - 1, min(count, len(dataset.samples))).astype(int)
     for index in picked.tolist():
         sample = dataset.samples[index]
-        result = segmenter(sample.photo, dataset.vocabulary, background=run.threshold())
+        result = labeller.label(sample.photo, run.vocabulary, run.threshold())
         for view, picture in zip(VIEWS, _views(result, dataset.truth(sample)), strict=True):
             image = Image.fromarray(picture)
             image.thumbnail((LONGEST, LONGEST))

@@ -22,6 +22,7 @@ from ovsdino_benchmarks.kernel_clock import Clock, CudaClock, Work
 from ovsdino_benchmarks.kernel_report import write_kernel_report
 from ovsdino_benchmarks.kernel_results import Dtype, KernelBenchError, KernelReport, KernelResult, WayTime
 from ovsdino_benchmarks.results import Skipped, Times
+from ovsdino_runtime.out_folder import check_out
 
 Report = Callable[[str], None]
 COPY_BYTES = 512 << 20
@@ -37,6 +38,7 @@ def run_kernels(request: KernelRequest, out: Path, report: Report) -> tuple[Kern
     Raises:
         KernelBenchError: as `require_gpu` and `measure_kernels`.
     """
+    check_out(out)
     require_gpu()
     measured = measure_kernels(request, CudaClock(), report)
     return measured, write_kernel_report(measured, out)

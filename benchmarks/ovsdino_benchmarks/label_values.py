@@ -1,32 +1,8 @@
 """What the numbers in each data set's label files mean: raw value -> class of our vocabulary, or IGNORED."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-
-from ovsdino_runtime.errors import OvsdinoError
-from ovsdino_runtime.metrics import IGNORED, Truth
+from ovsdino_runtime.labelled_photos import Values
+from ovsdino_runtime.metrics import IGNORED
 from ovsdino_runtime.vocabulary import load_vocabulary
-
-Values = Mapping[int, int]
-UNKNOWN = -2
-
-
-class LabelError(OvsdinoError):
-    """A label file that is broken, of another kind, or holds values that mean nothing."""
-
-
-def plain(count: int, *, ignore: int = 255) -> Values:
-    """Value = class."""
-    return {value: value for value in range(count)} | {ignore: IGNORED}
-
-
-def reduced(count: int, *, ignore: int = 255) -> Values:
-    """Value = class + 1; 0 is ignored: mmseg's ``reduce_zero_label``."""
-    return {value + 1: value for value in range(count)} | {0: IGNORED, ignore: IGNORED}
-
 
 # Source: cityscapesScripts, ``labels.py``: ids of the 19 evaluated classes, in the order of their train ids.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -108,32 +84,6 @@ def context_pixels(*, background: bool) -> Values:
 def context_pixels_reduced() -> Values:
     """PNGs that CAT-Seg's converter made: the 59 in alphabetical order, 255 elsewhere."""
     return dict(enumerate(_context_classes())) | {255: IGNORED}
-
-
-def to_classes(raw: npt.NDArray[Any], values: Values, where: str) -> Truth:
-    """Translate raw label values.
-
-    Args:
-        raw: as the file has them, whole numbers >= 0.
-        values: raw value -> class or IGNORED.
-        where: the file, for the message.
-
-    Shape: (H, W) -> (H, W).
-
-    Raises:
-        LabelError: a value means nothing; the message lists the first ones.
-    """
-    table = np.full(max(int(raw.max()), *values) + 1, UNKNOWN, np.int32)
-    table[list(values)] = list(values.values())
-    truth: Truth = table[raw]
-    if (unknown := np.unique(raw[truth == UNKNOWN])).size:
-        known = sorted(value for value, label in values.items() if label != IGNORED)
-        raise LabelError(
-            f"{where}: label {', '.join(map(str, unknown[:3]))} is out of range: the {len(known)} classes "
-            f"have labels {known[0]} to {known[-1]}; choose other names, or tell with --ignore "
-            "which label means nothing"
-        )
-    return truth
 
 
 def _context_classes() -> list[int]:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +11,22 @@ import numpy as np
 from ovsdino_benchmarks import models
 from ovsdino_benchmarks.case import Case, LatencyRequest, choose_classes, make_photo
 from ovsdino_benchmarks.child import ChildError, run_child
+from ovsdino_benchmarks.dense_times import all_flops, time_dense
 from ovsdino_benchmarks.environment import command, read_environment
 from ovsdino_benchmarks.floor import measure_rates
 from ovsdino_benchmarks.protocol import templates_of
-from ovsdino_benchmarks.results import Baseline, Latency, Skipped, Times, save
+from ovsdino_benchmarks.results import Baseline, Latency, Skipped, Stage, Times, save
 from ovsdino_benchmarks.results import Report as FileReport
 from ovsdino_benchmarks.stages import TimedEngine, summarise, time_stages
-from ovsdino_benchmarks.ways import BASELINES, Way, WayName, open_way, why_not
+from ovsdino_benchmarks.ways import BASELINES, DENSE_BASELINES, Way, WayName, open_way, why_not
 from ovsdino_runtime.bundle import load_bundle
 from ovsdino_runtime.engines import available_threads
 from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.host_stages import WINDOWS_AT_ONCE
+from ovsdino_runtime.out_folder import check_out
 from ovsdino_runtime.photo import load_photo
-from ovsdino_runtime.pipeline import WINDOWS_AT_ONCE
 from ovsdino_runtime.segmenter import Segmenter, find_bundle
+from ovsdino_runtime.text import TextEncoder
 
 Report = Callable[[str], None]
 
@@ -57,6 +60,7 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterato
 
 def write_latency(request: LatencyRequest, out: Path, report: Report) -> tuple[Path, list[Latency]]:
     """Measure, and write the results into a folder, after each of them what there is; see `measure`."""
+    check_out(out)
     measured: list[Latency] = []
     file = out
     for one in measure(request, report):
@@ -88,14 +92,11 @@ def describe(one: Latency) -> str:
 def measure_case(case: Case, report: Report) -> Latency:
     """Measure one size of photo with one number of classes."""
     spec = replace(case.request.spec, threads=case.threads)
-    engine = TimedEngine(models.open_engine(case.bundle, spec, random_weights=True))
     text = models.open_text(case.bundle, case.threads)
     templates = templates_of(case.job("runtime", Path()).protocol(case.bundle), case.bundle.manifest)
-    segmenter = Segmenter(case.bundle, engine, text, templates=templates)
-    report("text")
+    dense = case.bundle.manifest.dense is not None
+    segmenter, stages = (_time_dense if dense else _time_cosine)(case, text, templates, report)
     embeddings = segmenter.encode_text(case.vocabulary)  # (N, D)
-    report("stages")
-    stages = time_stages(case, segmenter, engine, text)
     with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
         file = Path(folder) / "text.npy"
         np.save(file, embeddings)
@@ -104,10 +105,11 @@ def measure_case(case: Case, report: Report) -> Latency:
         fresh = run_child(case.job("runtime", file), case.photo)
     photo = load_photo(case.photo)
     windows = segmenter.plan(segmenter.resize(photo))
+    flops = all_flops(case, len(windows)) if dense else case.vision_flops(len(windows))
     return Latency(
         model=case.bundle.manifest.name,
         form=spec.form,
-        engine=engine.description,
+        engine=segmenter.vision.description,
         device="cpu",
         threads=case.threads,
         size=f"{photo.shape[1]}x{photo.shape[0]}",
@@ -121,12 +123,36 @@ def measure_case(case: Case, report: Report) -> Latency:
         fresh=fresh,
         baselines=tuple(baselines),
         skipped=tuple(skipped),
-        gflop=round(case.vision_flops(len(windows)) / 1e9, 3),
+        gflop=round(flops / 1e9, 3),
         gflops=round(case.rates.gflops, 1),
         copy_gb_s=round(case.rates.copy_gb_s, 1),
         command=command(),
         environment=case.environment,
     )
+
+
+def _time_cosine(
+    case: Case, text: TextEncoder, templates: Sequence[str], report: Report
+) -> tuple[Segmenter, tuple[Stage, ...]]:
+    spec = replace(case.request.spec, threads=case.threads)
+    engine = TimedEngine(models.open_engine(case.bundle, spec, random_weights=True))
+    segmenter = Segmenter(case.bundle, engine, text, templates=templates)
+    report("text")
+    segmenter.encode_text(case.vocabulary)
+    report("stages")
+    return segmenter, time_stages(case, segmenter, engine, text)
+
+
+def _time_dense(
+    case: Case, text: TextEncoder, templates: Sequence[str], report: Report
+) -> tuple[Segmenter, tuple[Stage, ...]]:
+    spec = replace(case.request.spec, threads=case.threads)
+    pipeline = models.open_dense(case.bundle, spec, random_weights=True)
+    segmenter = Segmenter(case.bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+    report("text")
+    segmenter.encode_text(case.vocabulary)
+    report("stages")
+    return segmenter, time_dense(case, segmenter, pipeline, text)
 
 
 def _compare(
@@ -140,15 +166,16 @@ def _compare(
     laps = _take_turns(case, ways)
     ways.clear()  # their memory is not to weigh on the new processes
     baselines = []
+    titles = _titles(case)
     for way in [way for way in labels if way != "runtime"]:
-        report(f"a new process: {BASELINES[way]}")
+        report(f"a new process: {titles[way]}")
         try:
             fresh = run_child(case.job(way, text), case.photo)
         except ChildError as error:
-            skipped.append(Skipped(way, BASELINES[way], str(error)))
+            skipped.append(Skipped(way, titles[way], str(error)))
             continue
         agreement = float((labels[way] == labels["runtime"]).mean())
-        baselines.append(Baseline(way, BASELINES[way], summarise(laps[way]), fresh, agreement))
+        baselines.append(Baseline(way, titles[way], summarise(laps[way]), fresh, agreement))
     return summarise(laps["runtime"]), baselines, skipped
 
 
@@ -157,20 +184,25 @@ def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Re
     limits = case.bundle.manifest.preprocessing
     height, width = load_photo(case.photo).shape[:2]
     skipped = []
+    titles = _titles(case)
     for way in case.request.baselines:
         job = case.job(way, text)
         if why := why_not(job, (height, width), (limits.short_side, limits.long_side)):
-            skipped.append(Skipped(way, BASELINES[way], why))
+            skipped.append(Skipped(way, titles[way], why))
             continue
-        report(f"opening {BASELINES[way]}")
+        report(f"opening {titles[way]}")
         try:
             label = open_way(job)
             label(case.photo)
             ways[way] = label
         except (OvsdinoError, RuntimeError, MemoryError) as error:  # no weights, torch's compiler, no room
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            skipped.append(Skipped(way, BASELINES[way], why))
+            skipped.append(Skipped(way, titles[way], why))
     return skipped
+
+
+def _titles(case: Case) -> dict[WayName, str]:
+    return BASELINES if case.bundle.manifest.dense is None else DENSE_BASELINES
 
 
 def _take_turns(case: Case, ways: Mapping[WayName, Way]) -> dict[WayName, list[float]]:

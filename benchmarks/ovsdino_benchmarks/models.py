@@ -10,15 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ovsdino_benchmarks import dense_forms
 from ovsdino_benchmarks.protocol import Protocol, require_runnable, templates_of
 from ovsdino_benchmarks.sam_structure import SamStructure
 from ovsdino_runtime.bundle import Bundle, Head, Precision, load_bundle
 from ovsdino_runtime.cache import cache_dir
+from ovsdino_runtime.dense_pipeline import DensePipeline
 from ovsdino_runtime.engines import Array, Engine, available_threads, open_vision
 from ovsdino_runtime.errors import BundleError, EngineError
+from ovsdino_runtime.manifest import DENSE_STAGES
 from ovsdino_runtime.preprocess import Floats, Preprocessing
 from ovsdino_runtime.segmenter import Segmenter, find_bundle
-from ovsdino_runtime.text import TextEncoder
+from ovsdino_runtime.text import ClassEncoder, TextEncoder
 from ovsdino_runtime.text_cache import TextCache
 from ovsdino_runtime.vocabulary import Vocabulary
 from ovsdino_runtime.windows import WindowPolicy
@@ -73,7 +76,7 @@ class TorchVision:
         return {"features": features.numpy()}
 
 
-class SharedText(TextEncoder):
+class SharedText:
     """Encodes classes once for all processes of a run, and for those that resume it.
 
     Args:
@@ -81,7 +84,7 @@ class SharedText(TextEncoder):
         file: where the embeddings (N, D) are kept; whoever is first writes it, all others read it.
     """
 
-    def __init__(self, encoder: TextEncoder, file: Path) -> None:
+    def __init__(self, encoder: ClassEncoder, file: Path) -> None:
         self._first = encoder
         self._file = file
 
@@ -111,6 +114,9 @@ def open_bundle(model: str, protocol: Protocol) -> Bundle:
     """
     bundle = load_bundle(find_bundle(model))
     require_runnable(protocol, bundle.manifest)
+    if bundle.manifest.dense is not None:  # its sizes are in its graphs; only the step is the protocol's
+        windows = WindowPolicy(bundle.manifest.windows.size, protocol.stride)
+        return Bundle(bundle.path, replace(bundle.manifest, windows=windows))
     limits = bundle.manifest.preprocessing
     sizes = Preprocessing(protocol.short_side, protocol.long_side, mean=limits.mean, std=limits.std)
     windows = WindowPolicy(protocol.window, protocol.stride)
@@ -168,7 +174,7 @@ def with_sam(bundle: Bundle, spec: ModelSpec, sam: Path) -> SamStructure:
 
 def head_of(bundle: Bundle, spec: ModelSpec) -> Head:
     """Return the head's numbers: the bundle's, or in torch form the checkpoint's own, which may differ."""
-    if spec.form != "torch":
+    if spec.form != "torch" or bundle.manifest.dense is not None:
         return bundle.manifest.head
     head = load_torch(bundle, spec).head
     return replace(bundle.manifest.head, scale=head.scale.item(), bias=head.bias.item())
@@ -193,21 +199,41 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
         text_file: see `SharedText`; None encodes as users' runs do.
     """
     bundle = open_bundle(spec.model, protocol)
-    text = open_text(bundle, spec.threads)
+    own = open_text(bundle, spec.threads)
+    text = own if text_file is None else SharedText(own, text_file)
+    templates = templates_of(protocol, bundle.manifest)
+    if bundle.manifest.dense is not None:
+        pipeline = open_dense(bundle, spec)
+        return Segmenter(bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
     return Segmenter(
         Bundle(bundle.path, replace(bundle.manifest, head=head_of(bundle, spec))),
         open_engine(bundle, spec),
-        text if text_file is None else SharedText(text, text_file),
-        templates=templates_of(protocol, bundle.manifest),
+        text,
+        templates=templates,
         antialias=protocol.antialias,
     )
+
+
+def open_dense(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> DensePipeline:
+    """Open a dinov3.seg model's form; raises as `dense_forms.load_network` and `open_dense_pipeline`."""
+    if spec.sam is not None:
+        raise EngineError(f"--sam: {bundle.manifest.name} has no encoder that SAM's features could replace")
+    if spec.form == "torch":
+        network = dense_forms.load_network(bundle, spec.checkpoint, random_weights=random_weights)
+        return dense_forms.open_torch(bundle, network, threads=spec.threads)
+    precision = PRECISIONS.get(spec.form, "fp32")
+    return dense_forms.open_pipeline(bundle, precision=precision, threads=spec.threads)
 
 
 def digest(spec: ModelSpec, bundle: Bundle) -> str:
     """Hash all that decides a model form's labels but the protocol."""
     parts = [spec.form, bundle.graph_digest("text"), repr(bundle.manifest.head)]
+    if bundle.manifest.dense is not None:
+        parts.append(repr(bundle.manifest.dense))
     if spec.form == "torch":
-        state = load_torch(bundle, spec).state_dict()
+        dense = bundle.manifest.dense is not None
+        network = dense_forms.load_network(bundle, spec.checkpoint) if dense else load_torch(bundle, spec)
+        state = network.state_dict()
         parts += [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in state.values()]
         if spec.sam is not None:
             parts.append(with_sam(bundle, spec, spec.sam).teacher.digest)
@@ -216,5 +242,7 @@ def digest(spec: ModelSpec, bundle: Bundle) -> str:
         if graph not in bundle.manifest.graphs:
             kind = PRECISIONS[spec.form]
             raise BundleError(f"{bundle.path}: has no graph {graph}; export it with --{kind}")
-        parts.append(bundle.graph_digest(graph))
+        suffix = graph.removeprefix("vision")
+        stages = [stage for stage in ("vision", *DENSE_STAGES) if stage + suffix in bundle.manifest.graphs]
+        parts += [bundle.graph_digest(stage + suffix) for stage in stages]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -1,11 +1,11 @@
 """How a benchmark is run, as data: mIoU means nothing without it, so every result carries it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ovsdino_runtime.bundle import Manifest
 from ovsdino_runtime.errors import OvsdinoError
-from ovsdino_runtime.vocabulary import load_templates
+from ovsdino_runtime.vocabulary import Vocabulary, load_templates
 
 
 class ProtocolError(OvsdinoError):
@@ -27,6 +27,7 @@ class Protocol:
     merge: Literal["logits", "probabilities", "local-global"]  # what is averaged where windows overlap
     templates: str  # a packaged set, one phrase, or "model": the bundle's own
     threshold: float | None = None  # of the background, where there is one; None: the model's own
+    words: str | None = None  # "first": a class is its first word; None: the mean of all its words
 
     def describe(self) -> str:
         """Say it in one line, for people."""
@@ -37,9 +38,10 @@ class Protocol:
         )
         kind = f"{self.interpolation}{' with' if self.antialias else ', no'} antialias"
         cut = "the model's own" if self.threshold is None else f"{self.threshold:g}"
+        words = ", first word of each class" if self.words == "first" else ""
         return (
             f"{self.name}: {size} ({kind}), windows {self.window}/{self.stride}, {self.merge} averaged, "
-            f"templates {self.templates}, background threshold {cut}"
+            f"templates {self.templates}{words}, background threshold {cut}"
         )
 
 
@@ -66,6 +68,7 @@ DINOV3SEG = Protocol(
     stride=256,
     merge="local-global",
     templates="A photo of a {} in the scene",
+    words="first",
 )
 DINOTXT = Protocol(
     name="dinotxt",
@@ -78,6 +81,7 @@ DINOTXT = Protocol(
     stride=192,
     merge="probabilities",
     templates="imagenet80",
+    words="first",
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (OVSDINO, DINOV3SEG, DINOTXT)}
 
@@ -96,6 +100,17 @@ def find_protocol(name: str) -> Protocol:
 def own_protocol(manifest: Manifest) -> Protocol:
     """Write down how a bundle works when nobody says otherwise."""
     limits, windows = manifest.preprocessing, manifest.windows
+    if manifest.dense is not None:
+        return replace(
+            DINOV3SEG,
+            name="model",
+            source=f"the bundle of {manifest.name}",
+            long_side=manifest.dense.view,
+            window=windows.size,
+            stride=windows.stride,
+            templates="model",
+            words=None,
+        )
     return Protocol(
         name="model",
         source=f"the bundle of {manifest.name}",
@@ -116,6 +131,9 @@ def require_runnable(protocol: Protocol, manifest: Manifest) -> None:
     Raises:
         ProtocolError: the message names the step and what can be run instead.
     """
+    if manifest.dense is not None:
+        _require_local_global(protocol, manifest, manifest.dense.view)
+        return
     faults = []
     if protocol.short_side == 0 or protocol.interpolation != "bilinear":
         size = "the short side" if protocol.short_side else "a square"
@@ -131,6 +149,27 @@ def require_runnable(protocol: Protocol, manifest: Manifest) -> None:
             f"protocol {protocol.name} {' and '.join(faults)}, which {manifest.name} cannot run in this "
             "version; --protocol ovsdino (models of 448 px) or --protocol model can be run"
         )
+
+
+def _require_local_global(protocol: Protocol, manifest: Manifest, view: int) -> None:
+    if protocol.merge != "local-global":
+        fault = f"averages {protocol.merge}"
+    elif (protocol.long_side, protocol.window) != (view, manifest.windows.size):
+        fault = f"cuts a square of {protocol.long_side} px into windows of {protocol.window} px"
+    else:
+        return
+    raise ProtocolError(
+        f"protocol {protocol.name} {fault}, which {manifest.name} cannot run: it averages features of a "
+        f"square of {view} px and of windows of {manifest.windows.size} px; --protocol model can be run"
+    )
+
+
+def words_of(protocol: Protocol, vocabulary: Vocabulary) -> Vocabulary:
+    """Return a benchmark's classes with the words that a protocol gives them."""
+    if protocol.words is None:
+        return vocabulary
+    first = tuple(words[:1] for words in vocabulary.classes)
+    return replace(vocabulary, classes=first)
 
 
 def templates_of(protocol: Protocol, manifest: Manifest) -> tuple[str, ...]:

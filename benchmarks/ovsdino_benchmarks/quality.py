@@ -13,10 +13,12 @@ from ovsdino_benchmarks.dataset import Dataset, open_benchmark, open_folder
 from ovsdino_benchmarks.evaluate import Run, evaluate
 from ovsdino_benchmarks.gallery import draw_gallery
 from ovsdino_benchmarks.models import Form, ModelSpec
-from ovsdino_benchmarks.protocol import OVSDINO, Protocol, find_protocol, own_protocol
+from ovsdino_benchmarks.protocol import DINOTXT, OVSDINO, Protocol, find_protocol, own_protocol
 from ovsdino_benchmarks.results import Quality, Report
+from ovsdino_benchmarks.zero_shot_form import ZERO_SHOT
 from ovsdino_runtime.bundle import load_bundle
 from ovsdino_runtime.errors import EngineError
+from ovsdino_runtime.out_folder import check_out
 from ovsdino_runtime.segmenter import find_bundle
 
 Done = Callable[[int, int], None]
@@ -54,6 +56,7 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
     Raises:
         OvsdinoError: data, model or protocol do not fit; nothing is computed then.
     """
+    check_out(request.out)
     if request.spec.sam is not None and set(request.forms) != {"torch"}:
         raise EngineError(f"--sam: got --form {', '.join(request.forms)}, expected --form torch and no other")
     datasets = [open_benchmark(name, request.data) for name in request.benchmarks] or [
@@ -84,18 +87,28 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
 
 
 def choose_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
-    """Return the protocol that was asked for, else the benchmark's own, changed as it was asked."""
+    """Return the protocol that was asked for, else the usual one, changed as it was asked."""
     if request.protocol == "model":
         chosen = own_protocol(load_bundle(find_bundle(request.spec.model)).manifest)
     elif request.protocol is not None:
         chosen = find_protocol(request.protocol)
     else:
-        chosen = benchmarks()[dataset.name].protocol if dataset.name in request.benchmarks else OVSDINO
+        chosen = _usual_protocol(request, dataset)
     return replace(
         chosen,
         templates=request.templates or chosen.templates,
         threshold=chosen.threshold if request.threshold is None else request.threshold,
     )
+
+
+def _usual_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
+    """Choose for a user who says nothing: zero-shot dino.txt has its own, benchmarks have theirs."""
+    if request.spec.model in ZERO_SHOT and request.forms == ("torch",):
+        return DINOTXT
+    if dataset.name in request.benchmarks:
+        return benchmarks()[dataset.name].protocol
+    manifest = load_bundle(find_bundle(request.spec.model)).manifest
+    return OVSDINO if manifest.dense is None else own_protocol(manifest)
 
 
 def describe(result: Quality) -> str:

@@ -11,6 +11,7 @@ from ovsdino_benchmarks.gallery import find_gallery
 from ovsdino_benchmarks.render import Section, Table
 from ovsdino_benchmarks.results import Baseline, Fresh, Latency, Quality, Stage
 from ovsdino_runtime import strict_json
+from ovsdino_runtime.out_folder import check_out
 
 MOST_CLASSES_DRAWN = 40
 TITLE = "ovsdino: measurements"
@@ -73,6 +74,7 @@ def write_report(sources: Sequence[Path], out: Path, *, gallery: bool = False) -
     Raises:
         ResultError: there are no results, or they cannot be read.
     """
+    check_out(out)
     report = results.join(map(results.load, sources))
     pictures = [one for source in sources for one in find_gallery(source / "gallery")] if gallery else []
     sections = [

@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ovsdino_benchmarks import models
+from ovsdino_benchmarks import dense_forms, models
 from ovsdino_benchmarks.environment import memory
 from ovsdino_benchmarks.models import Form, ModelSpec
 from ovsdino_benchmarks.protocol import Protocol, own_protocol
 from ovsdino_runtime.bundle import Bundle, load_bundle
+from ovsdino_runtime.errors import EngineError
 from ovsdino_runtime.merge import Labels
 from ovsdino_runtime.photo import load_photo
 from ovsdino_runtime.preprocess import Floats, cut_windows, fit_size, normalise, resize_bilinear
@@ -30,6 +31,10 @@ BASELINES: dict[WayName, str] = {
     "torch": "torch eager, mmseg's loop",
     "torch-compile": "torch.compile, mmseg's loop",
     "onnxruntime": "ONNX Runtime with default options, mmseg's loop in numpy",
+}
+DENSE_BASELINES: dict[WayName, str] = {
+    **BASELINES,
+    "torch": "torch eager, all classes at the view's and the photo's size",
 }
 MEMORY_SHARE = 0.8  # of what is free
 
@@ -75,6 +80,8 @@ def open_way(job: Job) -> Way:
         vocabulary = job.vocabulary()
         return lambda file: segmenter(file, vocabulary).labels
     text = np.load(job.text, allow_pickle=False)
+    if bundle.manifest.dense is not None:
+        return _torch_dense(bundle, job, text)
     if job.way == "onnxruntime":
         return _numpy_loop(bundle, job, text)
     return _torch_loop(bundle, job, text)
@@ -141,6 +148,31 @@ def _torch_loop(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
             return label(file)
 
     return without_gradients
+
+
+def _torch_dense(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
+    """dinov3.seg as its network is written: all classes at the view's size, then at the photo's."""
+    import torch
+
+    from ovsdino.dinov3seg.local_global import labels, predict
+
+    if job.way != "torch":
+        raise EngineError("it is for models with a cosine head")
+    limits = bundle.manifest.preprocessing
+    checkpoint = Path(job.checkpoint) if job.checkpoint else None
+    torch.set_num_threads(job.threads)
+    network = dense_forms.load_network(bundle, checkpoint, random_weights=True)
+    text = torch.from_numpy(embeddings)  # (N, W)
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (limits.mean, limits.std))
+
+    def label(file: Path) -> Labels:
+        photo = torch.from_numpy(load_photo(file).copy()).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
+        with torch.inference_mode():
+            scores = predict(network, (photo - mean) / std, text)  # (1, N, V, V)
+            found: Labels = labels(scores, photo.shape[2], photo.shape[3])[0].numpy().astype(np.uint16)
+        return found
+
+    return label
 
 
 def _numpy_loop(bundle: Bundle, job: Job, text: Floats) -> Way:

@@ -49,6 +49,19 @@ def test_the_pictures_of_two_data_sets_have_their_own_classes(tiny, stripes, tmp
     assert (out / "gallery/stripes-tiny-onnx-00000-0.errors.jpg").read_bytes() != errors
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("quality", "--data", "x"), ("latency",), ("kernels",), ("device", "--model", "nano"), ("report", "x")],
+)
+def test_an_out_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, arguments):
+    (tmp_path / "file").write_text("")
+    result = run(*arguments, "--out", tmp_path / "file/out")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"Error: {tmp_path}/file/out: {tmp_path}/file is not a directory; choose another --out\n"
+    )
+
+
 def test_the_device_bench_wants_a_bundle_with_kernels():
     result = run("device")
     assert result.exit_code == 2
