@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import zipfile
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -100,8 +102,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        refuse_torchscript(path)
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path}: a pickle that would run code ({code[1]}); only files of plain tensors are read"
+            ) from error
         raise CheckpointError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
@@ -109,6 +116,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
         raise CheckpointError(f"{path}: expected a dictionary of tensors, got {type(raw).__name__}")
     return raw
+
+
+def refuse_torchscript(path: Path) -> None:
+    """Refuse an archive of TorchScript, such as OpenAI's own CLIP files: it holds code beside the tensors."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise CheckpointError(
+                f"{path}: a TorchScript archive, which holds code; give a file of plain tensors (of OpenAI's "
+                "CLIP ViT-B/16: open_clip_model.safetensors, see `ovsdino models`)"
+            )
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -154,7 +173,12 @@ def load_backbone(backbone: Backbone, path: Path) -> None:
     Raises:
         CheckpointError: the file is missing, broken, or not of this backbone.
     """
-    tensors = official_to_timm(read_tensors(path), backbone)
+    fill_backbone(backbone, read_tensors(path), path)
+
+
+def fill_backbone(backbone: Backbone, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load the tensors of such a checkpoint; ``path`` names it in messages."""
+    tensors = official_to_timm(tensors, backbone)
     tensors = {key: value.float() for key, value in tensors.items() if not key.startswith("head.")}
     side = backbone.config.position_grid
     embedding = tensors.get("pos_embed")

@@ -29,6 +29,10 @@ VERBS = {
     "bench": Verb(
         "ovsdino_benchmarks.cli:bench", "Measure speed and quality, report and compare them.", "bench"
     ),
+    "convert": Verb(
+        "ovsdino.zoo.cli:convert", "Write an official checkpoint as safetensors, with its licence.", "export"
+    ),
+    "demo": Verb("ovsdino_runtime.demo.cli:demo", "Open a page to try a model on.", "demo"),
     "doctor": Verb("ovsdino_runtime.doctor:doctor", "Look at this machine, and say what is wrong with it."),
     "evaluate": Verb(
         "ovsdino_benchmarks.cli:evaluate", "Measure mIoU and Boundary IoU by a benchmark's protocol.", "bench"
@@ -36,11 +40,13 @@ VERBS = {
     "export": Verb(
         "ovsdino_export.cli:export", "Turn a model into a bundle that runs without torch.", "export"
     ),
+    "models": Verb("ovsdino.zoo.cli:models", "List, fetch and prepare models that others have published."),
     "packs": Verb("ovsdino_runtime.cli:packs", "Put encoded vocabularies into a bundle."),
     "pseudo-masks": Verb(
         "ovsdino.masks.cli:pseudo_masks", "Find masks for the words of photos' captions.", "masks"
     ),
     "run": Verb("ovsdino_runtime.cli:run", "Name the regions of photos with words of your choice."),
+    "serve": Verb("ovsdino_runtime.serve.cli:serve", "Label photos over HTTP.", "serve"),
     "train": Verb("ovsdino.training.cli:train", "Train a network on photos with pseudo-masks.", "train"),
     "vocabularies": Verb(
         "ovsdino_runtime.cli:vocabularies", "List the packaged vocabularies and their words."

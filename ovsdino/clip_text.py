@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, TextTransformer
@@ -45,13 +46,17 @@ class ClipTextTower(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Encode token ids."""
+        return F.normalize(self.encode_raw(ids), dim=-1)
+
+    def encode_raw(self, ids: Tensor) -> Tensor:
+        """Encode token ids, without bringing the embeddings to unit length: (B, T) -> (B, width), FP32."""
         tokens = ids.shape[1]
         x = self.clip.token_embedding(ids) + self.clip.positional_embedding[:tokens]  # (B, T, width)
         x = self.clip.transformer(x, attn_mask=self.clip.attn_mask[:tokens, :tokens])
         x = self.clip.ln_final(x)
         end = ids.argmax(-1)[:, None, None].expand(-1, -1, x.shape[-1])  # (B, 1, width)
         pooled = x.gather(1, end).squeeze(1)  # (B, width); indexing by rows would export a Range
-        return F.normalize((pooled @ self.clip.text_projection).float(), dim=-1)
+        return cast(Tensor, pooled @ self.clip.text_projection).float()
 
 
 def load_clip_text(path: Path) -> ClipTextTower:

@@ -1,0 +1,191 @@
+"""The commands ``ovsdino models`` and ``ovsdino convert``. All but click is imported when it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ovsdino_runtime.refusal import RefusedError, refusing
+
+if TYPE_CHECKING:
+    from ovsdino.zoo.download import Progress
+
+PATH = click.Path(path_type=Path)
+UNKNOWN = 3  # exit code of `prepare --first-use` for a name that is not ours
+# The command `ovsdino` of this very installation, whatever PATH holds.
+OVSDINO = (sys.executable, "-c", "from ovsdino.cli import main; main(prog_name='ovsdino')")
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+EXTRAS = "hub,export,cpu"
+
+
+@click.group(invoke_without_command=True, context_settings=SETTINGS)
+@click.pass_context
+def models(context: click.Context) -> None:
+    """List the models that others have published, fetch them and make bundles of them."""
+    if context.invoked_subcommand is None:
+        with refusing():
+            show_list()
+
+
+@models.command(context_settings=SETTINGS)
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Fetch a model's official files into the cache; what is cut goes on with the same command."""
+    with refusing("`ovsdino models fetch`", extra="hub"):
+        from ovsdino.zoo.fetch import fetch as run
+
+        with progress_bar() as progress:
+            folder = run(name, lambda line: click.echo(line, err=True), progress)
+        click.echo(f"-> {folder}")
+
+
+@models.command(context_settings=SETTINGS)
+@click.argument("name")
+@click.option("--first-use", is_flag=True, hidden=True, help="Ask first; for `ovsdino-run --model NAME`.")
+@click.pass_context
+def prepare(context: click.Context, name: str, first_use: bool) -> None:
+    """Fetch a model and export it to where `ovsdino-run --model NAME` finds it, offline from then on."""
+    from ovsdino.zoo.catalogue import ENTRIES
+    from ovsdino.zoo.store import bundle_path
+
+    if first_use and (name not in ENTRIES or not ENTRIES[name].model):
+        context.exit(UNKNOWN)
+    with refusing("`ovsdino models prepare`", extra=EXTRAS):
+        from ovsdino.zoo.store import find_entry
+
+        if not find_entry(name).model:
+            raise RefusedError(f"{name} is no model; `ovsdino models fetch {name}` fetches it for training")
+        if first_use:
+            ask(name)
+        if not bundle_path(name).exists():
+            context.invoke(fetch, name=name)
+            export(name)
+        click.echo(f"-> {bundle_path(name)}; `ovsdino-run PHOTO --model {name} --classes ...` uses it")
+
+
+@models.command(context_settings=SETTINGS)
+@click.argument("run", type=PATH)
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--licence", help="The Hub's identifier of the weights' licence.  [default: none is stated]")
+@click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
+@click.option("--folder", type=PATH, help="Write what would be uploaded there, and upload nothing.")
+def push(run: Path, repo: str, licence: str | None, private: bool, folder: Path | None) -> None:
+    """Upload what `ovsdino train --out RUN` trained, with a card made of its records."""
+    with refusing("`ovsdino models push`", extra="hub,train"):
+        from ovsdino.zoo import repository
+
+        if folder is not None:
+            click.echo(
+                f"-> {repository.write_folder(run, repo, folder, licence=licence)}; nothing was uploaded"
+            )
+            return
+        with tempfile.TemporaryDirectory(prefix="ovsdino-push-") as staging:
+            written = repository.write_folder(run, repo, Path(staging) / "upload", licence=licence)
+            click.echo(f"-> {repository.push(written, repo, private=private)}")
+
+
+@models.command(context_settings=SETTINGS)
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--out", type=PATH, required=True, metavar="FILE", help="Such as weights.safetensors.")
+@click.option("--revision", help="A commit, tag or branch.  [default: the newest]")
+def pull(repo: str, out: Path, revision: str | None) -> None:
+    """Fetch a network that `ovsdino models push` uploaded."""
+    with refusing("`ovsdino models pull`", extra="hub,train"):
+        from ovsdino.zoo.repository import pull as run
+
+        name = run(repo, out, revision=revision)
+        click.echo(f"-> {out}\nnext: ovsdino-export --model {name} --checkpoint {out}")
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("checkpoint", type=PATH)
+@click.option("--out", type=PATH, metavar="FILE", help="[default: beside the checkpoint, *.safetensors]")
+def convert(checkpoint: Path, out: Path | None) -> None:
+    """Write an official checkpoint (DINOv2, DINOv3, dino.txt, SAM, CLIP, Talk2DINO) as safetensors.
+
+    Names and numbers stay; licence and source are in the file's metadata.
+    """
+    with refusing("`ovsdino convert`", extra="export"):
+        from ovsdino.zoo.convert import convert as run
+
+        target, layout = run(checkpoint, out)
+        click.echo(f"{checkpoint.name} is {layout.what} ({layout.source}); licence: {layout.licence}")
+        click.echo(f"-> {target}")
+
+
+def show_list() -> None:
+    """Print what there is, with sizes, licences, what is here, and where it comes from."""
+    from ovsdino.zoo.catalogue import ENTRIES
+    from ovsdino.zoo.fetch import endpoint
+    from ovsdino.zoo.store import in_words, state_of, weights_folder
+
+    click.echo(f"{'nano':<25} {'here':<9} {'in the package':<14} ovsdino's own, Apache-2.0")
+    for name, entry in ENTRIES.items():
+        size = f"about {in_words(entry.size)}"
+        click.echo(f"{name:<25} {state_of(name):<9} {size:<14} {entry.what}")
+        click.echo(f"{'':<35} licence: {entry.licence}")
+        for address in dict.fromkeys(file.address(endpoint()) for file in entry.files):
+            click.echo(f"{'':<35} from {address}")
+    click.echo(f"\nfiles go to {weights_folder('NAME')}; sizes are computed from the numbers of parameters")
+    click.echo("`ovsdino models fetch NAME` fetches, `ovsdino models prepare NAME` also exports")
+
+
+def ask(name: str) -> None:
+    """Ask before something large is fetched; where nobody can answer, refuse with the command.
+
+    Raises:
+        RefusedError: nobody can answer, or the answer is no.
+    """
+    from ovsdino.zoo.catalogue import ENTRIES
+    from ovsdino.zoo.store import in_words, missing_files
+
+    entry = ENTRIES[name]
+    command = f"`ovsdino models prepare {name}` fetches about {in_words(entry.size)} and exports them"
+    if not missing_files(name):
+        command = f"`ovsdino models prepare {name}` exports the files that were fetched"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(f"{name} is not here yet: {command} (pip install 'ovsdino[{EXTRAS}]')")
+    click.echo(f"{name}: {entry.what}\nlicence: {entry.licence}", err=True)
+    if not click.confirm(f"{command}, a bundle of at most that size; do it now?", err=True):
+        raise RefusedError(f"{name} is not here yet: {command}")
+
+
+def export(name: str) -> None:
+    """Make a model's bundle, in a process of its own: this room may not import the export.
+
+    Raises:
+        RefusedError: it failed; it has said why.
+    """
+    from ovsdino.zoo.store import bundle_path
+
+    folder = bundle_path(name).parent
+    done = subprocess.run([*OVSDINO, "export", "--model", name, "--out", str(folder)], check=False)
+    if done.returncode:
+        raise RefusedError(
+            f"{name} was fetched but not exported; `ovsdino models prepare {name}` tries again"
+        )
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show how far a download is, with rich."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("fetch", total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

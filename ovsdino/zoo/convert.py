@@ -1,0 +1,51 @@
+"""Official checkpoints as safetensors: the same names and numbers, with licence and source inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from ovsdino import __version__
+from ovsdino.checkpoint import read_tensors
+from ovsdino.publish import publish
+from ovsdino.zoo.layouts import Layout, require_layout
+from ovsdino_runtime.errors import OutputError
+
+
+def convert(path: Path, out: Path | None = None) -> tuple[Path, Layout]:
+    """Write an official checkpoint as a safetensors file.
+
+    Args:
+        path: a torch file of tensors alone, read with ``weights_only``, or a safetensors file.
+        out: where to; None takes the checkpoint's name with another suffix.
+
+    Returns:
+        The file, and what it holds.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, broken, holds code, or is of no layout that is known.
+        OutputError: the output cannot be written there.
+    """
+    target = path.with_suffix(".safetensors") if out is None else out
+    if target.exists():
+        raise OutputError(f"{target} exists already; choose another --out")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target.parent} is not a directory; choose another --out")
+    tensors = read_tensors(path)
+    layout = require_layout(tensors, path)
+    metadata = {
+        "format": "pt",
+        "layout": layout.name,
+        "licence": layout.licence,
+        "source": layout.source,
+        "converted_from": path.name,
+        "made_by": f"ovsdino {__version__}",
+    }
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        save_file({key: value.contiguous().clone() for key, value in tensors.items()}, partial, metadata)
+        publish(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target, layout

@@ -1,0 +1,105 @@
+"""The layouts of official checkpoints, recognised by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ovsdino.checkpoint import CheckpointError, shorten
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a project names its weights, and on which terms it gives them away."""
+
+    name: str
+    what: str
+    marks: frozenset[str]  # keys that every such file has
+    licence: str
+    source: str
+
+
+DINOV3_LICENCE = "DINOv3 License"
+LAYOUTS = (
+    Layout(
+        "talk2dino-whole",
+        "Talk2DINO with its DINO and CLIP, as on the Hub",
+        frozenset({"proj.linear_layer.weight", "clip_model.token_embedding.weight", "model.cls_token"}),
+        "projection: see its model page; DINOv2: Apache-2.0, DINOv3: DINOv3 License; CLIP: MIT",
+        "https://huggingface.co/lorebianchi98",
+    ),
+    Layout(
+        "talk2dino",
+        "Talk2DINO's projection",
+        frozenset({"linear_layer.weight", "linear_layer.bias"}),
+        "none stated in its repository",
+        "https://github.com/lorebianchi98/Talk2DINO",
+    ),
+    Layout(
+        "dinotxt",
+        "dino.txt's vision head and text encoder",
+        frozenset(
+            {"logit_scale", "visual_model.head.ln_final.weight", "text_model.backbone.token_embedding.weight"}
+        ),
+        DINOV3_LICENCE,
+        "https://github.com/facebookresearch/dinov3",
+    ),
+    Layout(
+        "sam",
+        "Segment Anything",
+        frozenset(
+            {"image_encoder.pos_embed", "image_encoder.neck.0.weight", "mask_decoder.iou_token.weight"}
+        ),
+        "Apache-2.0",
+        "https://github.com/facebookresearch/segment-anything",
+    ),
+    Layout(
+        "clip",
+        "CLIP",
+        frozenset(
+            {"token_embedding.weight", "positional_embedding", "text_projection", "ln_final.weight"}
+            | {"transformer.resblocks.0.attn.in_proj_weight"}
+        ),
+        "MIT",
+        "https://github.com/openai/CLIP",
+    ),
+    Layout(
+        "dinov3",
+        "a DINOv3 backbone",
+        frozenset({"cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight"}),
+        DINOV3_LICENCE,
+        "https://github.com/facebookresearch/dinov3",
+    ),
+    Layout(
+        "dinov2",
+        "a DINOv2 backbone",
+        frozenset({"cls_token", "mask_token", "pos_embed", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"}),
+        "Apache-2.0",
+        "https://github.com/facebookresearch/dinov2",
+    ),
+)
+
+
+def recognise(keys: Collection[str]) -> Layout | None:
+    """Find the layout that a file's keys are of; None if it is none of :data:`LAYOUTS`."""
+    found = frozenset(keys)
+    return next((layout for layout in LAYOUTS if layout.marks <= found), None)
+
+
+def require_layout(tensors: dict[str, Tensor], path: Path) -> Layout:
+    """Recognise a file.
+
+    Raises:
+        CheckpointError: its layout is none that is known; the message names a few of its keys.
+    """
+    layout = recognise(tensors)
+    if layout is None:
+        known = ", ".join(layout.name for layout in LAYOUTS)
+        keys = shorten(sorted(tensors)) or "no tensor"
+        raise CheckpointError(
+            f"{path}: of no layout that is known ({known}); it holds {len(tensors)} tensors: {keys}"
+        )
+    return layout

@@ -1,0 +1,104 @@
+"""A trained network to and from a repository on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ovsdino.publish import publish
+from ovsdino.zoo.card import WEIGHTS, read_configuration, read_run, write_card
+from ovsdino.zoo.catalogue import HubFile
+from ovsdino.zoo.fetch import endpoint, fetch_from_hub, is_offline, verify
+from ovsdino.zoo.store import FetchError
+from ovsdino_runtime.errors import OutputError
+
+RECORDS = ("epochs.csv", "steps.csv")
+
+
+def write_folder(run: Path, repo: str, folder: Path, *, licence: str | None = None) -> Path:
+    """Write what a push uploads: weights, card and records.
+
+    Args:
+        run: the ``--out`` of `ovsdino train`.
+        repo: OWNER/NAME on the Hub.
+        folder: it must not be there yet.
+        licence: see :func:`ovsdino.zoo.card.write_card`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the run has no weights yet.
+        OutputError: the folder is there already.
+    """
+    records = read_run(run)
+    if folder.exists():
+        raise OutputError(f"{folder} exists already; choose another folder")
+    folder.mkdir(parents=True)
+    shutil.copyfile(records.weights, folder / WEIGHTS)
+    for name in RECORDS:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
+    (folder / "README.md").write_text(write_card(records, repo, licence), encoding="utf-8")
+    return folder
+
+
+def push(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Upload a folder of :func:`write_folder`; the repository is made where there is none.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        FetchError: no token, no connection, or not allowed.
+    """
+    from huggingface_hub import HfApi, errors
+
+    if is_offline():
+        raise FetchError(f"{repo}: HF_HUB_OFFLINE forbids the network")
+    broken = (errors.HfHubHTTPError, errors.HTTPError)  # type: ignore[attr-defined] # of its http library
+    api = HfApi(endpoint=endpoint())
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload by ovsdino")
+    except (*broken, OSError, ValueError) as error:
+        raise FetchError(
+            f"{repo}: not uploaded: {' '.join(str(error).split())}; log in with `hf auth login`"
+        ) from error
+    return str(commit.commit_url)
+
+
+def pull(repo: str, out: Path, *, revision: str | None = None) -> str:
+    """Fetch a trained network's weights.
+
+    Args:
+        repo: OWNER/NAME on the Hub.
+        out: the file to write.
+        revision: a commit, tag or branch; None takes the newest.
+
+    Returns:
+        The preset that it is of.
+
+    Raises:
+        FetchError: it cannot be had.
+        CheckpointError: it is no network of ours.
+        OutputError: the file is there already.
+    """
+    if out.exists():
+        raise OutputError(f"{out} exists already; choose another --out")
+    if is_offline():
+        raise FetchError(f"{repo}: HF_HUB_OFFLINE forbids the network")
+    key = f"{repo}@{revision or 'newest'}".replace("/", "--")
+    staging = out.with_name(f".{out.name}.{key}.partial")
+    staging.mkdir(parents=True, exist_ok=True)
+    try:
+        came, digest = fetch_from_hub(HubFile(repo, WEIGHTS, 0, revision), staging)
+    except (OSError, ValueError) as error:
+        raise FetchError(f"{repo}: {WEIGHTS} was not fetched: {' '.join(str(error).split())}") from error
+    try:
+        verify(came, digest, "it was removed, pull it again")
+        name = str(read_configuration(came)["name"])
+        publish(came, out)
+    finally:
+        shutil.rmtree(staging)
+    return name
