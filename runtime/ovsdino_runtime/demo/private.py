@@ -1,0 +1,28 @@
+"""What the page's libraries read when they are imported: where to keep files, and to report to nobody."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SILENT = {  # who would otherwise report to their makers
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+
+
+@contextmanager
+def private_files() -> Iterator[str]:
+    """Keep all uploads in a folder that goes when the server does, and report to nobody."""
+    with tempfile.TemporaryDirectory(prefix="ovsdino-demo-", ignore_cleanup_errors=True) as folder:
+        settings = {**SILENT, "GRADIO_TEMP_DIR": folder}
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            yield folder
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value

@@ -1,0 +1,117 @@
+"""Serve the page: to this machine unless told otherwise, and with a browser that talks to nobody else."""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ovsdino_runtime.demo.answers import LIMITS, Answers
+from ovsdino_runtime.demo.page import build_page, read_asset
+from ovsdino_runtime.errors import OutputError
+
+LOOPBACK = ("127.0.0.1", "localhost")
+SESSIONS = 64  # whose state Gradio keeps
+PATIENCE = 2  # [s] for answers that are on their way when the server is stopped
+SELF = "'self'"
+POLICY = "; ".join(  # Gradio's frontend has inline scripts and compiles its templates
+    (
+        f"default-src {SELF} data: blob:",
+        f"script-src {SELF} 'unsafe-inline' 'unsafe-eval' blob:",
+        f"style-src {SELF} 'unsafe-inline'",
+        "object-src 'none'",
+        f"frame-ancestors {SELF}",
+    )
+)
+
+
+class Headers:
+    """Tell browsers to load nothing from elsewhere, and to tell nobody where they are."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and add the headers to what comes back."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["content-security-policy"] = POLICY
+                headers["referrer-policy"] = "no-referrer"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def serve(answers: Answers, *, host: str, port: int, ready: Callable[[str], object]) -> None:
+    """Serve the page until Ctrl-C; inside of `private.private_files`.
+
+    Args:
+        answers: to the page's questions.
+        host: address to listen on.
+        port: 0 takes a free one.
+        ready: told the page's address.
+
+    Raises:
+        OutputError: the address cannot be listened on.
+    """
+    with _listen(host, port) as listener:
+        app = build_app(answers, host=host)
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{listener.getsockname()[1]}")
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
+        with suppress(KeyboardInterrupt):  # it has been stopped in order by then
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def build_app(answers: Answers, *, host: str = LOOPBACK[0]) -> FastAPI:
+    """Mount the page in a server."""
+    page = build_page(answers)
+    page.state_session_capacity = SESSIONS
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(Headers)
+    if host in LOOPBACK:  # no other site's name may point here
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+    gr.mount_gradio_app(
+        app,
+        page,
+        "/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=f"{LIMITS.megabytes:g}mb",
+        ssr_mode=False,
+        theme=_theme(),
+        css=read_asset("page.css"),
+    )
+    page.has_launched = page.is_running = True  # as `launch` does: only then is a path that is sent checked
+    return app
+
+
+def _theme() -> gr.Theme:
+    """Take the machine's own fonts, and greys that can be read."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else error
+        )  # not Python's own words
+        raise OutputError(f"{host} port {port}: cannot be opened: {reason}; try another --port") from error

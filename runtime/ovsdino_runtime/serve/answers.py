@@ -1,0 +1,85 @@
+"""A segmentation as it is sent: an indexed PNG, or JSON with COCO's run lengths."""
+
+import json
+from io import BytesIO
+
+from pydantic import BaseModel, Field
+
+from ovsdino_runtime.output import describe, labels_image, rle_records
+from ovsdino_runtime.segmentation import Segmentation
+
+PNG_TEXT = "ovsdino"  # the key of the PNG's text
+
+
+class Problem(BaseModel):
+    """What is wrong, and what to do."""
+
+    error: str
+
+
+class RunLengths(BaseModel):
+    """COCO's compressed run lengths of a mask, down its columns."""
+
+    size: tuple[int, int] = Field(description="height and width [px]")
+    counts: str
+
+
+class FoundRegion(BaseModel):
+    """All pixels of one class."""
+
+    label: int
+    name: str
+    area: int = Field(description="[px]")
+    coverage: float = Field(ge=0, le=1, description="share of the photo")
+    score: float | None = Field(ge=0, le=1, description="mean confidence")
+    bbox: tuple[int, int, int, int] = Field(description="left, top, width, height [px]")
+    segmentation: RunLengths
+
+
+class Found(BaseModel):
+    """What is in a photo, the largest region first."""
+
+    width: int = Field(description="[px]")
+    height: int = Field(description="[px]")
+    model: str
+    classes: list[str] = Field(description="the name of each label")
+    background: float | None = Field(description="confidence below which a pixel is background, label 0")
+    regions: list[FoundRegion]
+    versions: dict[str, str]
+    timings_ms: dict[str, float]
+
+
+def write_png(segmentation: Segmentation) -> bytes:
+    """Write the labels as `save_labels` does, with the names of the classes in the PNG's text."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about = {
+        "classes": segmentation.classes,
+        "background": segmentation.background,
+        "model": segmentation.model,
+    }
+    text = PngInfo()
+    text.add_itxt(PNG_TEXT, json.dumps(about, ensure_ascii=False), zip=True)
+    labels_image(segmentation).save(file := BytesIO(), "PNG", pnginfo=text)
+    return file.getvalue()
+
+
+def write_rle(segmentation: Segmentation) -> bytes:
+    """Write the regions with their masks as JSON; see `Found`."""
+    about = describe(segmentation, photo="")
+    height, width = segmentation.labels.shape
+    regions = [
+        {
+            "label": record["category_id"],
+            "name": record["category"],
+            "area": record["area"],
+            "coverage": round(region.coverage, 6),
+            "score": record["score"],
+            "bbox": record["bbox"],
+            "segmentation": record["segmentation"],
+        }
+        for region, record in zip(segmentation.regions(), rle_records(segmentation), strict=True)
+    ]
+    kept = {key: about[key] for key in ("model", "classes", "background", "versions", "timings_ms")}
+    answer = {"width": width, "height": height, **kept, "regions": regions}
+    return json.dumps(answer, ensure_ascii=False).encode()

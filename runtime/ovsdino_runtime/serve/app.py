@@ -1,0 +1,180 @@
+"""The paths of the server, and what each can answer."""
+
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from ovsdino_runtime.errors import (
+    ClassesError,
+    NotAPhotoError,
+    OvsdinoError,
+    PhotoError,
+    TooLargeError,
+)
+from ovsdino_runtime.output import version
+from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.serve.answers import Found, Problem, write_png, write_rle
+from ovsdino_runtime.serve.gate import Gate, refusal
+from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service
+from ovsdino_runtime.upload import UploadLimits, check_count, read_upload_classes
+from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary
+from ovsdino_runtime.words import Background, with_background
+
+PATH = "/segment"
+STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
+    TooLargeError: 413,
+    NotAPhotoError: 415,
+    PhotoError: 422,
+    ClassesError: 422,
+    BusyError: 429,
+    LateError: 503,
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The form is broken."},
+    408: {"model": Problem, "description": "The request did not arrive in time."},
+    413: {"model": Problem, "description": "The photo has too many bytes or pixels."},
+    415: {"model": Problem, "description": "Not a form, or not a photo."},
+    422: {"model": Problem, "description": "The photo is broken, or the words are not good."},
+    429: {"model": Problem, "description": "Too many requests wait already."},
+    500: {"model": Problem, "description": "A fault of the server."},
+    503: {"model": Problem, "description": "Stopping, or not done in time."},
+}
+PNG_ANSWER = {
+    "description": "The labels as an indexed PNG, 16-bit grey above 256 classes; or JSON with run lengths.",
+    "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+}
+
+
+class PngResponse(Response):
+    """An answer whose default is a PNG."""
+
+    media_type = "image/png"
+
+
+def make_app(service: Service) -> FastAPI:
+    """Make the application of a service."""
+
+    @asynccontextmanager
+    async def closing(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="ovsdino",
+        version=version(),
+        description="Name every pixel of a photo with words of your choice.",
+        docs_url=None,  # the page would load scripts from another host
+        redoc_url=None,
+        lifespan=closing,
+    )
+    app.state.service = service
+    app.add_middleware(Gate, path=PATH, service=service)
+    app.add_exception_handler(StarletteHTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _form_problem)
+    app.add_exception_handler(OvsdinoError, _ovsdino_problem)
+    app.add_exception_handler(Exception, _fault)
+    app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "Stopping."}})
+    app.add_api_route("/metrics", _metrics, methods=["GET"], response_class=Response)
+    app.add_api_route(
+        PATH,
+        _segment,
+        methods=["POST"],
+        response_model=Found,
+        responses={200: PNG_ANSWER, **PROBLEMS},
+        summary="Label a photo",
+    )
+    return app
+
+
+async def _segment(
+    request: Request,
+    photo: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, ...")],
+    classes: Annotated[
+        str | None, Form(description="Words such as 'cat, car|automobile, sky'; or give a vocabulary.")
+    ] = None,
+    vocabulary: Annotated[str | None, Form(description="A packaged vocabulary, such as ade150.")] = None,
+    background: Annotated[
+        str | None,
+        Form(description="'none', or a confidence in 0..1 below which a pixel is background."),
+    ] = None,
+    format: Annotated[Literal["png", "rle"], Form(description="Of the answer.")] = "png",  # noqa: A002
+) -> Response:
+    """Give each pixel of a photo one of the classes."""
+    service: Service = request.app.state.service
+    words, threshold = _read_words(classes, vocabulary, background, service.options.limits)
+    order = Order(await photo.read(), words, threshold, scores=format == "rle")
+    write, kind = (write_png, "image/png") if format == "png" else (write_rle, "application/json")
+
+    def answer(segmentation: Segmentation) -> Response:
+        stages = ", ".join(f"{stage};dur={ms:g}" for stage, ms in segmentation.timings.items())
+        return Response(write(segmentation), media_type=kind, headers={"Server-Timing": stages})
+
+    return await service.answer(order, answer, seconds=request.scope["deadline"] - time.monotonic())
+
+
+async def _healthz(request: Request) -> Response:
+    """Say whether requests are taken on."""
+    service: Service = request.app.state.service
+    if service.stopping:
+        return refusal(503, "stopping")
+    from starlette.responses import JSONResponse
+
+    segmenter = service.segmenter
+    return JSONResponse(
+        {"status": "ok", "model": segmenter.bundle.manifest.name, "engine": segmenter.vision.description}
+    )
+
+
+async def _metrics(request: Request) -> Response:
+    """Give the counters in Prometheus' format."""
+    metrics = request.app.state.service.metrics
+    return Response(metrics.text(), media_type=metrics.content_type)
+
+
+def _read_words(
+    classes: str | None, vocabulary: str | None, background: str | None, limits: UploadLimits
+) -> tuple[Vocabulary, float | None]:
+    if (classes is None) == (vocabulary is None):
+        raise ClassesError("give either classes, such as 'cat, grass, sky', or a vocabulary, such as ade150")
+    words = read_upload_classes(classes, limits) if classes is not None else load_vocabulary(vocabulary or "")
+    return with_background(check_count(words, limits), _read_background(background))
+
+
+def _read_background(text: str | None) -> Background:
+    if text is None or text == "none":
+        return text  # type: ignore[return-value] # a str that is "none"
+    if re.fullmatch(r"\d*\.?\d+([eE]-?\d+)?|\d+\.", text, re.ASCII) and 0 <= (threshold := float(text)) <= 1:
+        return threshold
+    raise ClassesError(f"background {text[:40]!r} is neither 'none' nor a number in 0..1")
+
+
+async def _http_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    answer = refusal(error.status_code, str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _form_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"][1:]))
+    return refusal(422, f"{field}: {first['msg']}")
+
+
+async def _ovsdino_problem(_request: Request, error: Exception) -> Response:
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+    if status == 500:
+        return await _fault(_request, error)
+    return refusal(status, " ".join(str(error).split()))
+
+
+async def _fault(_request: Request, _error: Exception) -> Response:
+    """Say nothing of what failed; the server's log does."""
+    return refusal(500, "a fault of the server; its log says more")

@@ -1,0 +1,96 @@
+"""The command ``ovsdino serve``. Everything but click is imported when there is something to serve."""
+
+import ipaddress
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from ovsdino_runtime.model_options import model_options
+from ovsdino_runtime.refusal import RefusedError, refusing
+
+if TYPE_CHECKING:
+    from ovsdino_runtime.model_choice import ModelChoice
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets everyone in.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@model_options
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Photos at the same time."
+)
+@click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests at once.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30,
+    show_default=True,
+    help="A request's time.",
+)
+@click.option(
+    "--megabytes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20,
+    show_default=True,
+    help="Of a file.",
+)
+@click.option(
+    "--megapixels",
+    type=click.FloatRange(min=0, min_open=True),
+    default=25,
+    show_default=True,
+    help="Of a photo.",
+)
+@click.option("--most-classes", type=click.IntRange(min=1), default=2000, show_default=True)
+@click.option("--access-log", is_flag=True, help="Write a line about each request.")
+def serve(  # noqa: PLR0913 - one argument for each option
+    host: str,
+    port: int,
+    choice: "ModelChoice",
+    workers: int,
+    queue: int,
+    seconds: float,
+    megabytes: float,
+    megapixels: float,
+    most_classes: int,
+    access_log: bool,
+) -> None:
+    """Label photos over HTTP: POST /segment, GET /healthz, /metrics and /openapi.json.
+
+    SIGTERM or Ctrl-C ends it when all is answered that was taken on.
+    """
+    with refusing("`ovsdino serve`", extra="serve"):
+        from ovsdino_runtime.engines import available_threads
+        from ovsdino_runtime.first_use import offer
+        from ovsdino_runtime.serve.metrics import Metrics
+        from ovsdino_runtime.serve.server import Server, listen
+        from ovsdino_runtime.serve.service import Service, ServiceOptions
+        from ovsdino_runtime.upload import UploadLimits
+
+        if workers > 1 and choice.device != "cpu":
+            raise RefusedError(
+                f"--workers {workers}: a {choice.device} device takes one photo at a time; leave it out"
+            )
+        door = listen(host, port)
+        offer(choice.model)
+        share = choice.threads or max(1, available_threads() // workers)
+        segmenter = replace(choice, threads=share).load()
+        limits = UploadLimits(megabytes, megapixels, most_classes)
+        service = Service(segmenter, ServiceOptions(workers, queue, seconds, limits), Metrics())
+        say = partial(_say, host, door.getsockname()[1], choice.model)
+        Server(service, say, access_log=access_log).run([door])
+
+
+def _say(host: str, port: int, model: str) -> None:
+    click.echo(f"{model} on http://{f'[{host}]' if ':' in host else host}:{port}/segment")
+    if not _is_loopback(host):
+        click.echo("Everyone who reaches this address may use it: there are no passwords.", err=True)
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

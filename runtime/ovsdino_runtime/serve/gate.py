@@ -1,0 +1,126 @@
+"""Before a request is read: whether it may come in, how much it may send, and how long it may take to."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from ovsdino_runtime.serve.service import Service
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+FORM = "multipart/form-data"
+MORE_BYTES = 2_000_000  # of a request, for the words and the form around a photo
+DISCARDED = 4  # times that much is read on, so that whoever is still sending reads why it is refused
+RETRY = {"Retry-After": "1"}
+
+
+def refusal(status: int, error: str) -> JSONResponse:
+    """Write an answer that says what is wrong; the connection ends, for not all may be read."""
+    retry = RETRY if status in (429, 503) else {}
+    return JSONResponse({"error": error}, status, {"Connection": "close", **retry})
+
+
+class Gate:
+    """ASGI middleware for one path: counts its requests, and refuses what must not be read.
+
+    Args:
+        app: what is behind the gate.
+        path: of the requests that it is for.
+        service: says whether requests are taken on, and with which limits.
+    """
+
+    def __init__(self, app: App, path: str, service: Service) -> None:
+        self._app = app
+        self._path = path
+        self._service = service
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        service = self._service
+        statuses: list[int] = []
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await send(message)
+
+        service.active += 1
+        try:
+            refused = self._refusal(headers := Headers(scope=scope))
+            scope["deadline"] = start + service.options.seconds
+            limited = self._limited(receive, scope["deadline"])
+            if refused:
+                if "expect" not in headers:  # who waits for a word before sending gets it now
+                    await _discard(limited)
+                await refused(scope, receive, noting)
+            else:
+                await self._app(scope, limited, noting)
+        finally:
+            service.active -= 1
+            service.metrics.requests.labels(statuses[0] if statuses else 499).inc()
+            service.metrics.seconds.observe(time.monotonic() - start)
+
+    @property
+    def _most(self) -> int:
+        return self._service.options.limits.bytes + MORE_BYTES
+
+    def _refusal(self, headers: Headers) -> JSONResponse | None:
+        if self._service.stopping:
+            return refusal(503, "the server is stopping; ask another one")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._most:
+            return refusal(413, self._too_large)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != FORM:
+            return refusal(
+                415, f"the request is {kind or 'of no type'}: expected {FORM}, as curl -F sends it"
+            )
+        return None
+
+    @property
+    def _too_large(self) -> str:
+        limits = self._service.options.limits
+        return f"the request is too large: expected a photo of at most {limits.megabytes:g} megabytes"
+
+    def _limited(self, receive: Receive, deadline: float) -> Receive:
+        """Bound what is received in bytes and time."""
+        received = 0
+
+        async def one() -> Message:
+            try:
+                return await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
+            except asyncio.TimeoutError:
+                raise HTTPException(408, "the request did not arrive in time; send a smaller photo") from None
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await one()
+            received += len(message.get("body", b""))
+            if received > self._most:
+                while message.get("more_body") and received < DISCARDED * self._most:
+                    message = await one()
+                    received += len(message.get("body", b""))
+                raise HTTPException(413, self._too_large)
+            return message
+
+        return limited
+
+
+async def _discard(receive: Receive) -> None:
+    """Read the rest of a request, which nobody needs."""
+    with suppress(HTTPException):  # too much, or too slow
+        while (await receive()).get("more_body"):
+            pass

@@ -1,0 +1,46 @@
+"""What is counted, for Prometheus."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, processor time and open files, on Linux
+        self.requests = Counter(
+            "ovsdino_requests", "Requests to label a photo, by status.", ["status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "ovsdino_request_seconds",
+            "From a request's first byte to its answer's last.",
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self.waiting = Gauge(
+            "ovsdino_waiting", "Requests that are worked on or wait for their turn.", registry=registry
+        )
+        self._stages = Histogram(
+            "ovsdino_stage_seconds",
+            "Time of each stage of a request.",
+            ["stage"],
+            registry=registry,
+            buckets=(0.001, 0.0025, 0.005, *SECONDS),
+        )
+
+    def saw(self, timings: Mapping[str, float]) -> None:
+        """Take down how long each stage took [ms]."""
+        for stage, milliseconds in timings.items():
+            self._stages.labels(stage).observe(milliseconds / 1000)
+
+    def text(self) -> bytes:
+        """Write everything in Prometheus' format."""
+        return generate_latest(self._registry)
