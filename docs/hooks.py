@@ -1,0 +1,102 @@
+"""Files elsewhere in the repository that the site's pages link to become pages of it.
+
+Links are written as they work in the repository (``../recipes/nano/README.md``). Markdown keeps its
+place below the root; every other file becomes a page below ``source/`` that shows it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = "docs"
+RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/README.md"))
+ALWAYS = (  # in the navigation, whether a page links to them or not
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *RECIPES,
+)
+LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+CODE_IN_TABLE = re.compile(
+    r"`[^`\n]*\\\|[^`\n]*`"
+)  # the repository's Markdown wants its bars escaped, the site's not
+LANGUAGES = {
+    "": "docker",
+    ".jetson": "docker",
+    ".py": "python",
+    ".cfg": "ini",
+    ".json": "json",
+    ".toml": "toml",
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add a page for each file outside the folder of pages that a page links to."""
+    waiting = [(f"{DOCS}/{page.src_uri}", page.content_string) for page in files.documentation_pages()]
+    known = {path for path, _ in waiting}
+    waiting += [(path, add_page(files, config, path)) for path in ALWAYS]
+    while waiting:
+        origin, text = waiting.pop()
+        for target in (resolve(origin, match[2]) for match in LINK.finditer(FENCE.sub("", text))):
+            if target in known or is_page(target) or not (ROOT / target).is_file():
+                continue
+            known.add(target)
+            waiting.append((target, add_page(files, config, target)))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+    """Turn the repository's links into the site's."""
+    here = page.file.src_uri
+    origin = repository_path(here)
+
+    def to_site(match: re.Match[str]) -> str:
+        target = resolve(origin, match[2])
+        if is_page(origin) and is_page(target):
+            return match[0]
+        place = posixpath.relpath(site_path(target), posixpath.dirname(here))
+        return f"{match[1]}{place}{match[3] or ''}{match[4]}"
+
+    return LINK.sub(to_site, CODE_IN_TABLE.sub(lambda code: code[0].replace(r"\|", "|"), markdown))
+
+
+def add_page(files: Files, config: MkDocsConfig, path: str) -> str:
+    """Make a page of a file of the repository; its text comes back."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if not path.endswith(".md"):
+        language = LANGUAGES.get(Path(path).suffix, "text")
+        text = f"---\nsearch:\n  exclude: true\n---\n# {path}\n\n```{language}\n{text}```\n"
+    if files.get_file_from_path(site_path(path)) is None:
+        files.append(File.generated(config, site_path(path), content=text))
+    return text
+
+
+def resolve(origin: str, link: str) -> str:
+    """Give the path in the repository that a link of a page means."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
+
+
+def is_page(path: str) -> bool:
+    """Say whether a path of the repository lies in the folder of pages."""
+    return path.startswith(f"{DOCS}/")
+
+
+def site_path(path: str) -> str:
+    """Give the place in the site of a path of the repository."""
+    if is_page(path):
+        return path.removeprefix(f"{DOCS}/")
+    return path if path.endswith(".md") else f"source/{path}.md"
+
+
+def repository_path(page: str) -> str:
+    """Give the path in the repository of a page of the site."""
+    if (ROOT / DOCS / page).is_file():
+        return f"{DOCS}/{page}"
+    return page.removeprefix("source/").removesuffix(".md") if page.startswith("source/") else page
