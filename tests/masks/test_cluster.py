@@ -161,13 +161,10 @@ def test_a_workers_refusal_is_one_line_without_rays_own(arguments, tmp_path):
     output, _ = ray.communicate(timeout=500)
     assert ray.returncode == 2, output
     assert re.search(r"^Error: a Ray worker: .*nosuch.pth: no such file; SAM's", output, re.MULTILINE), output
-    others = (
-        "captions",
-        "masks",
-        "4 nouns",
-        "[20",
-    )  # our progress; what Ray's core logs
-    assert len([line for line in output.splitlines() if line and not line.startswith(others)]) == 1, output
+    ours = ("captions", "masks", "4 nouns", "[20")  # the last is what Ray's core logs
+    lines = [line for line in output.splitlines() if line and not line.startswith(ours)]
+    said = [line for line in lines if "(raylet)" not in line]  # now and then it tells of a worker's end
+    assert len(said) == 1, output
     assert not list(out.glob("shard-*"))
 
 
