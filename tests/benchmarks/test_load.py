@@ -37,9 +37,9 @@ def test_a_report_of_what_the_clients_saw(tiny, arguments, tmp_path):
     assert done.exit_code == 0, done.output
     report = read(tmp_path)
     assert report.statuses == {"200": report.times.repeats}
-    assert report.times.repeats == sum(minute.answers for minute in report.minutes) > 3
+    assert report.times.repeats == sum(minute.answers for minute in report.minutes) > 0
     assert 0 < report.times.p50 <= report.times.p90 <= report.times.p99 <= report.slowest
-    assert report.throughput == pytest.approx(report.times.repeats / report.seconds, rel=0.02)
+    assert report.throughput == pytest.approx(report.times.repeats / report.seconds, rel=0.05, abs=0.01)
     assert (report.clients, report.photos, report.format) == (3, ("0.png", "1.png"), "rle")
     assert report.memory_peak >= report.memory_last > 10
     page = (tmp_path / "out" / "load.md").read_text()
