@@ -88,6 +88,7 @@ def test_a_photo_from_the_camera(visit):
     page = visit.page
     page.click("[aria-label='Capture from camera']")
     page.click("text=Click to Access Webcam")
+    page.wait_for_function("document.querySelector('#photo video')?.readyState >= 2")  # it shows a picture
     page.click("#photo button[aria-label*='apture photo'], #photo button[aria-label*='capture']")
     visit.wait_for_answer("This answer in")
 

@@ -93,11 +93,12 @@ def test_models_on_dinov3_export_too(tmp_path, photos, name):
     assert manifest["parity"]["vision"]["cosine_p01"] >= 0.9999
 
     network, _ = checkpoint.load(name, [tmp_path / "files"])
-    golden = np.load(tmp_path / f"{name}.ovs" / GOLDEN)
-    colours = (golden["image"] / 255.0 - np.array(network.config.mean)) / np.array(network.config.std)
+    with np.load(tmp_path / f"{name}.ovs" / GOLDEN) as golden:
+        image, features = golden["image"], golden["features"]
+    colours = (image / 255.0 - np.array(network.config.mean)) / np.array(network.config.std)
     with torch.inference_mode():
         pixels = torch.from_numpy(colours.transpose(2, 0, 1)[None].astype(np.float32))
-        np.testing.assert_allclose(unit(network(pixels))[0].numpy(), golden["features"], atol=2e-3)
+        np.testing.assert_allclose(unit(network(pixels))[0].numpy(), features, atol=2e-3)
 
 
 def test_without_a_checkpoint_the_fetched_files_are_taken(tmp_path, monkeypatch):
