@@ -7,6 +7,8 @@ import pytest
 from tests.demo.browser import DESKTOP, PHONE, Visit, chromium
 from tests.demo.conftest import ROOT
 
+pytestmark = pytest.mark.browser
+
 CAT = ROOT / "examples" / "cat.png"
 
 
