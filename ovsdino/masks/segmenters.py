@@ -16,6 +16,7 @@ from ovsdino.masks.label_regions import BoxedWord, Labels, photo_masks
 from ovsdino.masks.nouns import PhotoNouns
 from ovsdino.masks.shards import MaskError, PhotoMasks
 from ovsdino.masks.tflite import TEACHERS, Segmenter
+from ovsdino.masks.views import CORNER, label_in_views
 from ovsdino.masks.word_boxes import NamedBox, WordBoxes
 from ovsdino_runtime.labelled_photos import NOTHING, read_labels
 from ovsdino_runtime.preprocess import Photo
@@ -47,6 +48,7 @@ class SegmenterOptions:
         return {
             "segmenters": self.teachers.name,
             "classifier": self.classifier.name if self.classifier else None,
+            "corners of ade": CORNER,
             "concepts and sets": hashlib.sha256(known.encode()).hexdigest()[:16],
         }
 
@@ -86,7 +88,7 @@ class Segmenters:
         """Merge what the segmenters say, and the true masks where there are any. Shape: (H, W)."""
         concepts, networks = self.options.concepts, self.networks
         said = Opinions(
-            ade=networks["ade"](photo),
+            ade=label_in_views(networks["ade"], photo),
             voc=networks["voc"](photo),
             voc_float=networks["voc_float"](photo),
             cityscapes=networks["cityscapes"](photo) if rules.cityscapes != "no" else None,

@@ -4,9 +4,12 @@ import numpy as np
 
 from ovsdino_runtime.bundle import GOLDEN, Bundle
 from ovsdino_runtime.dense_pipeline import DensePipeline
-from ovsdino_runtime.engines import GOLDEN_COSINE, once_per_machine, open_engine
+from ovsdino_runtime.engine_cache import FLAVOURS
+from ovsdino_runtime.engine_run import read_cached_engine
+from ovsdino_runtime.engines import GOLDEN_COSINE, Engine, once_per_machine, open_engine
 from ovsdino_runtime.errors import BundleError, EngineError
 from ovsdino_runtime.manifest import DENSE_STAGES
+from ovsdino_runtime.ort_cuda import OrtGpuEngine
 from ovsdino_runtime.pipeline import PipelineOptions
 
 GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on photos has >= 0.99
@@ -15,16 +18,13 @@ GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on pho
 def open_dense_pipeline(bundle: Bundle, options: PipelineOptions) -> DensePipeline:
     """Open the pipeline of a model with a decoder.
 
+    On a GPU each graph runs there, on a stream of its own, so that SAM's guidance is computed beside the
+    vision graph; what goes from one graph to the next lies in the host's memory meanwhile.
+
     Raises:
-        EngineError: it is asked to run on a device, or does not reproduce the model here.
+        EngineError: the engine or the GPU is not there, or does not reproduce the model.
         BundleError: the bundle has no graphs of this precision.
     """
-    name = bundle.manifest.name
-    if options.device != "cpu":
-        raise EngineError(
-            f"{name}: a model with a decoder runs on the processor only in this version, got device "
-            f"{options.device!r}; use --device cpu"
-        )
     suffix = "" if options.precision == "fp32" else f".{options.precision}"
     stages = [stage for stage in ("vision", *DENSE_STAGES) if stage in bundle.manifest.graphs]
     if missing := [stage + suffix for stage in stages if stage + suffix not in bundle.manifest.graphs]:
@@ -32,13 +32,29 @@ def open_dense_pipeline(bundle: Bundle, options: PipelineOptions) -> DensePipeli
             f"{bundle.path}: has no {options.precision} graph {missing[0]}, only "
             f"{', '.join(bundle.manifest.graphs)}"
         )
-    engines = {stage: open_engine(bundle, stage + suffix, threads=options.threads) for stage in stages}
-    digests = [bundle.graph_digest(stage + suffix) for stage in stages]
-    once_per_machine(
-        (*digests, bundle.manifest.files[GOLDEN], engines["vision"].description),
-        lambda: verify_dense(bundle, DensePipeline(bundle, engines)),
-    )
-    return DensePipeline(bundle, engines, options)
+    engines = {stage: open_graph(bundle, stage + suffix, options) for stage in stages}
+    pipeline = DensePipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
+    if options.device == "cpu":
+        digests = [bundle.graph_digest(stage + suffix) for stage in stages]
+        key = (*digests, bundle.manifest.files[GOLDEN], engines["vision"].description)
+        once_per_machine(key, lambda: verify_dense(bundle, pipeline))
+    else:  # another GPU may be there the next time
+        verify_dense(bundle, pipeline)
+    return pipeline
+
+
+def open_graph(bundle: Bundle, graph: str, options: PipelineOptions) -> Engine:
+    """Open what runs a graph on the device and engine that are asked for; TensorRT has none for the text.
+
+    Raises:
+        EngineError: the engine or the GPU is not there.
+    """
+    flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
+    if options.device == "cpu" or (flavour is not None and graph == "text"):
+        return open_engine(bundle, graph, threads=options.threads)
+    if flavour is not None:
+        return read_cached_engine(bundle, graph, flavour)
+    return OrtGpuEngine(bundle.file(bundle.manifest.graphs[graph].file))
 
 
 def verify_dense(bundle: Bundle, pipeline: DensePipeline) -> float:

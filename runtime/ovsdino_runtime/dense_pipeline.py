@@ -1,7 +1,7 @@
-"""The way of a photo through a dinov3.seg model on the processor: the `dense_stages`, composed."""
+"""The way of a photo through a dinov3.seg model: the `dense_stages`, composed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -35,20 +35,26 @@ class DenseSeen(Seen):
 
 
 class DensePipeline:
-    """The stages on the processor; SAM's guidance is computed in a thread beside the vision graph.
+    """The stages, composed on the host; SAM's guidance is computed in a thread beside the vision graph.
 
     Args:
         bundle: the model.
         engines: what runs its graphs, by stage: all that it has but text.
         options: how. ``windows="none"`` sees the photo only as a whole; ``antialias`` has no effect, since
             the network's view is always made with two taps a side.
+        open_text: opens what runs the text graph; None runs it on the processor.
     """
 
     def __init__(
-        self, bundle: Bundle, engines: Mapping[str, Engine], options: PipelineOptions = DEFAULT_OPTIONS
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        options: PipelineOptions = DEFAULT_OPTIONS,
+        open_text: Callable[[], Engine] | None = None,
     ) -> None:
         manifest = bundle.manifest
         self._bundle = bundle
+        self._open_text = open_text or (lambda: open_engine(bundle, "text", threads=options.threads))
         self._options = options
         self._model = model_digest(bundle)
         self.dense = dense_of(manifest)
@@ -63,7 +69,7 @@ class DensePipeline:
 
     def open_text(self) -> Engine:
         """Open the engine that runs the text graph."""
-        return open_engine(self._bundle, "text", threads=self._options.threads)
+        return self._open_text()
 
     def see(self, photo: Photo) -> DenseSeen:
         """Go the way as far as no words are needed."""

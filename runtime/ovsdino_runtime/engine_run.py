@@ -5,8 +5,8 @@ The first is how an engine is proven on the golden photo; CUDA's few calls go to
 
 import ctypes
 import importlib
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -54,10 +54,31 @@ def import_flavour(flavour: Flavour) -> ModuleType:
 
 
 def open_cached_engine(bundle: Bundle, graph: str, flavour: Flavour) -> "GpuEngine":
-    """Open the engine of a graph that was built for this machine, and prove it on the golden photo.
+    """Open the engine of a vision graph that was built for this machine, and prove it on the golden photo.
 
     Raises:
         EngineError: there is no GPU, no engine that fits it, or the engine does not reproduce the model.
+    """
+    engine = read_cached_engine(bundle, graph, flavour)
+    with naming_the_cure(bundle, flavour):
+        verify_golden(bundle, engine)
+    return engine
+
+
+@contextmanager
+def naming_the_cure(bundle: Bundle, flavour: Flavour) -> Iterator[None]:
+    """Add the command that builds the engines again to what is wrong with one."""
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(f"{error}; build it again: {rebuild_command(bundle, flavour)}") from error
+
+
+def read_cached_engine(bundle: Bundle, graph: str, flavour: Flavour) -> "GpuEngine":
+    """Read the engine of a graph that was built for this machine; nothing of it is proven yet.
+
+    Raises:
+        EngineError: there is no GPU, no engine that fits it, or TensorRT does not take it.
     """
     trt = import_flavour(flavour)
     gpu = next(iter(find_gpus()), None)
@@ -75,12 +96,8 @@ def open_cached_engine(bundle: Bundle, graph: str, flavour: Flavour) -> "GpuEngi
         batches=profile(bundle, graph),
     )
     record = find_engine(bundle, graph, wanted, gpu)
-    try:
-        engine = GpuEngine(read_engine(record), flavour)
-        verify_golden(bundle, engine)
-    except EngineError as error:
-        raise EngineError(f"{error}; build it again: {rebuild_command(bundle, flavour)}") from error
-    return engine
+    with naming_the_cure(bundle, flavour):
+        return GpuEngine(read_engine(record), flavour)
 
 
 class GpuEngine:
@@ -130,6 +147,7 @@ class GpuEngine:
         Raises:
             EngineError: a shape is outside the profile, or CUDA failed.
         """
+        self._driver.enter()
         with ExitStack() as stack:
             for name, given in inputs.items():
                 array = np.ascontiguousarray(given, NUMPY_TYPES[self.tensors[name][0]])
@@ -180,11 +198,15 @@ class _Driver:
             raise EngineError("this machine has no NVIDIA GPU that answers; use device 'cpu'")
         self.name = gpu.name
         self._library = library
-        device, context = ctypes.c_int(), ctypes.c_void_p()
+        device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuInit", ctypes.c_uint(0))
         self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._call("cuCtxSetCurrent", context)
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+        self.enter()
+
+    def enter(self) -> None:
+        """Make the context the calling thread's: an engine may be run by another one than opened it."""
+        self._call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int, stack: ExitStack) -> int:
         """Take memory [bytes] that the stack gives back; return its address."""

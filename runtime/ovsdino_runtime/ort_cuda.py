@@ -1,4 +1,4 @@
-"""ONNX Runtime on a stream: inputs and outputs are bound to addresses, the stream is the pipeline's."""
+"""ONNX Runtime on a GPU: bound to addresses on a stream of the pipeline, or one call at a time."""
 
 import os
 from collections.abc import Mapping
@@ -20,6 +20,37 @@ WINDOWS_AT_ONCE = 4
 NO_WAIT = "disable_synchronize_execution_providers"
 
 
+class OrtGpuEngine:
+    """ONNX Runtime on a GPU, one call at a time on a stream of its own: arrays in, arrays out.
+
+    Args:
+        file: the ONNX graph; external data lies beside it.
+        provider: "CUDAExecutionProvider"; the CPU's in tests.
+
+    Raises:
+        EngineError: as `OrtStreamEngine`.
+    """
+
+    def __init__(self, file: Path, provider: str = CUDA) -> None:
+        self._session, self.description = _open_session(file, provider)
+        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs of the graph from all its inputs, by name, and wait for them.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except (Fail, InvalidArgument, RuntimeException) as error:
+            reason = " ".join(str(error).split())
+            raise EngineError(f"{self.description}: it failed while it ran: {reason}") from error
+        return dict(zip(self.outputs, outputs, strict=True))
+
+
 class OrtStreamEngine:
     """ONNX Runtime on one stream, on which all its runs are in order.
 
@@ -33,24 +64,12 @@ class OrtStreamEngine:
     """
 
     def __init__(self, file: Path, stream: Stream, provider: str = CUDA) -> None:
-        ort = _import_ort(provider)
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: they are raised as well
-        chosen = (provider, {"user_compute_stream": str(stream.handle)}) if provider == CUDA else provider
-        try:
-            self._session = ort.InferenceSession(str(file), options, providers=[chosen])
-        except (Fail, RuntimeException) as error:
-            reason = " ".join(str(error).split())
-            raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
-        check_provider(self._session.get_providers(), provider, ort.__version__)
+        self._session, self.description = _open_session(file, provider, stream)
         self._stream = stream
         self._place = PLACES[provider]
-        self._run_options = ort.RunOptions()
+        self._run_options = _import_ort(provider).RunOptions()
         self._run_options.add_run_config_entry(NO_WAIT, "1")
         self.outputs = [tensor.name for tensor in self._session.get_outputs()]
-        self.description = f"ONNX Runtime {ort.__version__}, {provider}"
         self.contexts = 1
         self.most = WINDOWS_AT_ONCE
         self.capturable = False  # it takes memory as it runs
@@ -71,6 +90,23 @@ class OrtStreamEngine:
         for name, place in outputs.items():
             binding.bind_output(name, self._place, 0, np.float32, place.shape, place.address)
         self._session.run_with_iobinding(binding, self._run_options)
+
+
+def _open_session(file: Path, provider: str, stream: Stream | None = None) -> tuple[Any, str]:
+    """Open a session, and say what runs it; without a stream it makes one of its own."""
+    ort = _import_ort(provider)
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: they are raised as well
+    settings = {"user_compute_stream": str(stream.handle)} if provider == CUDA and stream else {}
+    try:
+        session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
+    except (Fail, RuntimeException) as error:
+        reason = " ".join(str(error).split())
+        raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
+    check_provider(session.get_providers(), provider, ort.__version__)
+    return session, f"ONNX Runtime {ort.__version__}, {provider}"
 
 
 def check_provider(runs: list[str], wanted: str, version: str) -> None:

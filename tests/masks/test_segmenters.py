@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from ovsdino.masks.label_regions import BoxedWord, photo_masks
 from ovsdino.masks.segmenters import read_truth
 from ovsdino.masks.shards import MaskError, MaskReader
 from ovsdino.masks.tflite import TEACHERS, Segmenter
+from ovsdino.masks.views import label_in_views
 from ovsdino.masks.word_boxes import NAME, NamedBox, WordBoxes, grid
 from ovsdino_runtime.labelled_photos import LabelError
 from ovsdino_runtime.photo import load_photo
@@ -338,3 +340,29 @@ def test_true_masks_that_do_not_fit_are_refused(tmp_path):
     file.write_bytes(b"no picture")
     with pytest.raises(LabelError, match=r"a\.png: broken label file"):
         read_truth(file, (4, 6))
+
+
+def test_the_views_of_a_photo_vote_as_a_loop_over_pixels_does():
+    random = np.random.default_rng(0)
+    photo = random.integers(0, 4, (9, 14, 3), dtype=np.uint8)
+    seen = []
+
+    def network(view):  # says something else of each view
+        seen.append(view.shape[:2])
+        return (view[..., 0] + len(seen) * view[..., 1]) % 5
+
+    labels = label_in_views(network, photo)
+    assert seen == [(9, 14)] + [(7, 10)] * 4  # 0.75 of each side
+    places = [(0, 0, 9, 14), *((top, left, 7, 10) for top in (0, 2) for left in (0, 4))]
+    for row, column in np.ndindex(9, 14):
+        votes = Counter()
+        for number, (top, left, height, width) in enumerate(places, start=1):
+            if top <= row < top + height and left <= column < left + width:
+                votes[(photo[row, column, 0] + number * photo[row, column, 1]) % 5] += 1
+        whole = (photo[row, column, 0] + photo[row, column, 1]) % 5
+        best = {label for label, count in votes.items() if count == max(votes.values())}
+        assert labels[row, column] == (whole if whole in best else min(best))
+
+
+def test_a_photo_of_one_pixel_has_its_views():
+    assert label_in_views(lambda view: view[..., 0], np.full((1, 1, 3), 7, np.uint8)).tolist() == [[7]]

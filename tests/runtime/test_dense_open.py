@@ -14,6 +14,7 @@ from ovsdino_runtime.dense_pipeline import DensePipeline
 from ovsdino_runtime.engines import open_engine
 from ovsdino_runtime.errors import BundleError, EngineError, PhotoError
 from ovsdino_runtime.manifest import DENSE_STAGES
+from ovsdino_runtime.ort_cuda import CPU, OrtGpuEngine
 from ovsdino_runtime.pipeline import HostPipeline, PipelineOptions, open_pipeline
 from ovsdino_runtime.prefetch import pack_vocabularies, prefetch
 from ovsdino_runtime.preprocess import resize_bilinear
@@ -91,7 +92,7 @@ def test_a_pipeline_of_its_own_kind(colours, shared_bundle):
 @pytest.mark.parametrize(
     ("options", "error", "why"),
     [
-        ({"device": "cuda"}, EngineError, "colours: .*runs on the processor only.*use --device cpu"),
+        ({"device": "cuda", "engine": "tensorrt-rtx"}, EngineError, "this machine has no NVIDIA GPU"),
         ({"precision": "fp16"}, BundleError, "has no fp16 graph vision.fp16, only vision, whole"),
         ({"precision": "int8"}, BundleError, "has no int8 graph vision.int8"),
     ],
@@ -100,6 +101,41 @@ def test_what_it_cannot_do_is_said_in_one_line(colours, options, error, why):
     with pytest.raises(error, match=why) as refusal:
         open_pipeline(colours, PipelineOptions(threads=1, **options))
     assert "\n" not in str(refusal.value)
+
+
+def on_a_gpu(monkeypatch):
+    """Let the way of a GPU go over ONNX Runtime's other provider, also in the place of TensorRT."""
+    opened = []
+
+    def open_it(file, kind):
+        opened.append((kind, file.stem))
+        return OrtGpuEngine(file, CPU)
+
+    monkeypatch.setattr(dense_open, "OrtGpuEngine", lambda file: open_it(file, "onnxruntime"))
+    read = lambda bundle, graph, flavour: open_it(bundle.file(f"{graph}.onnx"), flavour)  # noqa: E731
+    monkeypatch.setattr(dense_open, "read_cached_engine", read)
+    return opened
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt", "tensorrt-rtx"])
+def test_each_graph_is_opened_on_the_gpu_and_labels_are_the_processors(colours, flag, monkeypatch, engine):
+    opened = on_a_gpu(monkeypatch)
+    result = Segmenter.load(colours.path, device="cuda", engine=engine)(flag, "blue, red, green")
+    expected = Segmenter.load(colours.path, threads=1)(flag, "blue, red, green")
+    np.testing.assert_array_equal(result.labels, expected.labels)
+    graphs = {name for kind, name in opened if kind == engine}
+    assert graphs - {"text"} == {"vision", *DENSE_STAGES}
+    assert ("text" in graphs) == (engine == "onnxruntime")  # TensorRT has no engine of it
+    monkeypatch.setattr(dense_open, "GOLDEN_AGREEMENT", 1.1)
+    with pytest.raises(EngineError, match="does not reproduce"):  # proven each time: GPUs change
+        open_pipeline(colours, PipelineOptions("cuda", engine))
+
+
+@pytest.mark.gpu
+def test_labels_on_a_gpu_are_those_of_the_processor(colours, flag):
+    result = Segmenter.load(colours.path, device="cuda")(flag, "blue, red, green")
+    expected = Segmenter.load(colours.path)(flag, "blue, red, green")
+    assert (result.labels == expected.labels).mean() >= 0.995
 
 
 def test_the_golden_view_is_reproduced(colours, engines):
