@@ -18,6 +18,7 @@ from ovsdino import __version__
 from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
 from ovsdino.head import unit
 from ovsdino_export import int8_gate, int8_ladder, parity
+from ovsdino_export.between_products import shorten
 from ovsdino_export.cpu_fusions import call_attention
 from ovsdino_export.graph import VISION, describe, export_graph
 from ovsdino_export.kernels import compile_kernels, plan_kernels
@@ -115,7 +116,9 @@ def export_vision(
         example = torch.zeros(2, 3, size, size)
         pipeline = VisionPipeline(model, precision, fp32=kept)
         if not inline:
-            pipeline = call_functions(call_attention(pipeline) if precision == "fp32" else pipeline)
+            if precision == "fp32":
+                pipeline = call_attention(shorten(pipeline))
+            pipeline = call_functions(pipeline)
         models[file] = export_graph(pipeline, example, VISION, precision=precision, fp32=kept)
         graphs[name] = describe(models[file], file, precision, kept)
     if quantize is not None:

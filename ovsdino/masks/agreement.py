@@ -34,6 +34,7 @@ class SetRules:
     voc_labels: bool = False  # VOC's true masks lie in ``labels/`` beside the photos' folder
     cityscapes: Literal["no", "agreed", "instead"] = "no"  # its segmenter counts: where it agrees, or alone
     one_class: bool = False  # sorted by name, photo i is of ImageNet's class i
+    corners: bool = True  # ADE20K's segmenter looks at zoomed corners too, which takes five times as long
 
 
 @dataclass(frozen=True)

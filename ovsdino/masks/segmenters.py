@@ -88,7 +88,7 @@ class Segmenters:
         """Merge what the segmenters say, and the true masks where there are any. Shape: (H, W)."""
         concepts, networks = self.options.concepts, self.networks
         said = Opinions(
-            ade=label_in_views(networks["ade"], photo),
+            ade=label_in_views(networks["ade"], photo) if rules.corners else networks["ade"](photo),
             voc=networks["voc"](photo),
             voc_float=networks["voc_float"](photo),
             cityscapes=networks["cityscapes"](photo) if rules.cityscapes != "no" else None,
