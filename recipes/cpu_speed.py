@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ import torch
 from ovsdino.checkpoint import load_model
 from ovsdino.config import PRESETS
 from ovsdino.model import OVSDINO
+from ovsdino_export.between_products import shorten
 from ovsdino_export.cpu_fusions import call_attention
 from ovsdino_export.graph import VISION, export_graph
 from ovsdino_export.int8_ladder import noisiest
@@ -29,16 +31,25 @@ from ovsdino_runtime.preprocess import Preprocessing
 
 
 def open_graphs(name: str, pixels: np.ndarray, shares: tuple[float, ...]) -> dict[str, onnx.ModelProto]:
-    """Export the vision graph: FP32, the same without attention's call, INT8 with shares in two passes."""
+    """Export the vision graph: FP32, that less what ONNX Runtime fuses, INT8 with shares in two passes."""
     torch.manual_seed(0)
     model = load_model(name, None) if name == "nano" else OVSDINO(PRESETS[name]).eval()
     size = model.config.image_size
     example = torch.zeros(2, 3, size, size)
-    pipeline = VisionPipeline(model, "fp32")
-    plain = export_graph(call_functions(pipeline), example, VISION)
-    graph = export_graph(call_functions(call_attention(pipeline)), example, VISION)
+
+    def export(*changes: Callable[[VisionPipeline], VisionPipeline]) -> onnx.ModelProto:
+        pipeline = VisionPipeline(model, "fp32")
+        for change in (*changes, call_functions):
+            pipeline = change(pipeline)
+        return export_graph(pipeline, example, VISION)
+
+    graph = export(shorten, call_attention)
     order = noisiest(graph, pixels)
-    graphs = {"FP32": graph, "FP32, attention as operators": plain}
+    graphs = {
+        "FP32": graph,
+        "FP32, GELU and LayerScale as in torch": export(call_attention),
+        "FP32, attention as operators": export(shorten),
+    }
     for share in shares:
         count = round(share * len(order))
         graphs[f"INT8, {count} of {len(order)} in two passes"] = quantize(graph, twice=order[:count])
@@ -73,7 +84,7 @@ def main(model: str, turns: int, shares: str) -> None:
                 times[name].append(measure(engine, pixels))
     medians = {name: float(np.median(some[1:])) for name, some in times.items()}  # without the first
     for name, median in medians.items():
-        click.echo(f"{name:32} {1000 * median:8.1f} ms   {medians['FP32'] / median:5.2f}")
+        click.echo(f"{name:40} {1000 * median:8.1f} ms   {medians['FP32'] / median:5.2f}")
 
 
 if __name__ == "__main__":

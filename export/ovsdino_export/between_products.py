@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TypeVar, cast
 
 import torch
-from timm.layers import LayerScale
+from timm.layers.layer_scale import LayerScale
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 

@@ -18,7 +18,7 @@ from ovsdino.training.synonyms import read_synonyms
 from ovsdino_runtime.host_stages import Windows
 from ovsdino_runtime.metrics import IGNORED, Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.vocabulary import Vocabulary, load_templates, load_vocabulary
+from ovsdino_runtime.vocabulary import Vocabulary, load_templates, load_vocabulary, with_others
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -90,6 +90,7 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 @click.option("--templates", default="name", show_default=True)
 @click.option("--windows", type=click.Choice(["model", "none"]), default="model", show_default=True)
 @click.option("--short-side", type=int, help="[px] of the resized photos.  [default: the model's]")
+@click.option("--others", help="What is background as well, where there is one; such as surroundings.")
 @click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
 @click.option("--masks", type=FOLDER, help="Its training's: tell their words from others.")
 def main(  # noqa: PLR0913 - one argument for each option
@@ -100,6 +101,7 @@ def main(  # noqa: PLR0913 - one argument for each option
     templates: str,
     windows: Windows,
     short_side: int | None,
+    others: str | None,
     synonyms: bool,
     masks: Path | None,
 ) -> None:
@@ -111,6 +113,8 @@ def main(  # noqa: PLR0913 - one argument for each option
     for name in names or tuple(BENCHES):
         bench = BENCHES[name]
         words = words_of(bench, synonyms=synonyms)
+        if others and words.background:
+            words = with_others(words, others)
         counts = measure(segmenter, bench, data, words, background if words.background else None)
         found = scores(counts)
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"

@@ -77,6 +77,11 @@ def _read_background(
     callback=_read_background,
     help="Pixels less sure than this, in 0..1, are background.  [default: as the vocabulary says]",
 )
+@click.option(
+    "--others",
+    metavar="TEXT|@FILE|NAME",
+    help="What is background as well: words, or packaged ones such as 'surroundings'.",
+)
 @model_options
 @click.option("--trace", type=click.Path(path_type=Path), help="Write when each stage ran, for Perfetto.")
 @click.option("--ray", metavar="ADDRESS", help="Share the work in a Ray cluster; local: in this machine.")
@@ -92,6 +97,7 @@ def run(  # noqa: PLR0913 - one argument for each option
     out: Path,
     save: "tuple[Kind, ...]",
     background: "float | Literal['none'] | None",
+    others: str | None,
     choice: "ModelChoice",
     trace: Path | None,
     ray: str | None,
@@ -117,7 +123,7 @@ def run(  # noqa: PLR0913 - one argument for each option
             if prefetch is not None:
                 return
             raise click.UsageError("Missing argument 'PHOTO...'.")
-        words = Words(classes, vocabulary, background)
+        words = Words(classes, vocabulary, background, others)
         sources = find_sources(photos)
         check_out(out)
         offer(choice.model)

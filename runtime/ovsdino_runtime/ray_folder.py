@@ -41,6 +41,7 @@ class FolderJob:
             del choice[name]
         return {
             "classes": self.vocabulary.classes,
+            "others": self.vocabulary.others,
             "background": self.vocabulary.background,
             "threshold": self.threshold,
             "save": self.kinds,

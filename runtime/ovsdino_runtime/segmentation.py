@@ -37,6 +37,7 @@ class Segmentation:
     model: str
     engine: str
     timings: Mapping[str, float]  # [ms] by stage, in their order
+    others: tuple[str, ...] = ()  # names of what was looked for and is background
 
     def regions(self) -> list[Region]:
         """List the classes that occur, the largest first."""

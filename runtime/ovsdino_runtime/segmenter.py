@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ovsdino_runtime.bundle import MANIFEST, Bundle, Precision, at_short_side, load_bundle
 from ovsdino_runtime.cache import cache_dir
 from ovsdino_runtime.engines import Engine
@@ -21,7 +23,7 @@ from ovsdino_runtime.segmentation import Segmentation
 from ovsdino_runtime.text import ClassEncoder, TextEncoder
 from ovsdino_runtime.text_cache import TextCache
 from ovsdino_runtime.trace import NO_TRACE, Trace
-from ovsdino_runtime.vocabulary import Vocabulary, parse_classes
+from ovsdino_runtime.vocabulary import Vocabulary, parse_classes, with_others
 from ovsdino_runtime.windows import Window
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Segmenter:
         classes: str | Sequence[str] | Vocabulary,
         *,
         background: float | None = None,
+        others: str | None = None,
         scores: bool = True,
     ) -> Segmentation:
         """Give each pixel of a photo one of the classes.
@@ -117,14 +120,16 @@ class Segmenter:
             image: a path, an RGB array (H, W, 3) or a Pillow image.
             classes: such as "cat, car|automobile, sky" or ["cat", "car|automobile", "sky"], or a vocabulary.
             background: confidence in 0..1 below which a pixel is background, label 0; None: only where the
-                vocabulary has a background, at the model's own threshold.
+                vocabulary has a background, at the model's own threshold, or at 0 where there are others.
+            others: what is background as well: words as in ``classes``, or the name of a packaged vocabulary,
+                such as "surroundings".
             scores: give each pixel's confidence as well; a GPU is a little faster without.
 
         Raises:
             PhotoError: the photo cannot be read.
             ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
         """
-        vocabulary = as_vocabulary(classes, background=background is not None)
+        vocabulary = as_vocabulary(classes, background=background is not None, others=others)
         threshold = self._threshold(vocabulary, background)
         photo, decode = _decode(image)
         text = self._begin_text(vocabulary)  # (N, D), when it is there
@@ -151,13 +156,14 @@ class Segmenter:
         classes: str | Sequence[str] | Vocabulary,
         *,
         background: float | None = None,
+        others: str | None = None,
         scores: bool = True,
     ) -> Segmentation:
         """Give each pixel of a photo that was seen one of the classes, as a call with the photo itself does.
 
         Args:
             seen: by this model; the way there may have been on another device.
-            classes, background, scores: as in a call.
+            classes, background, others, scores: as in a call.
 
         Returns:
             The same as the call, with the timings of the naming alone.
@@ -166,7 +172,7 @@ class Segmenter:
             PhotoError: another model saw the photo.
             ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
         """
-        vocabulary = as_vocabulary(classes, background=background is not None)
+        vocabulary = as_vocabulary(classes, background=background is not None, others=others)
         threshold = self._threshold(vocabulary, background)
         text = self._begin_text(vocabulary)  # (N, D), when it is there
         pixels = self.pipeline.name(seen, text, threshold=threshold, scores=scores)
@@ -196,15 +202,15 @@ class Segmenter:
         return EncodeWindows(self.bundle.manifest, vision, prepare.windows)(resized, windows)
 
     def encode_text(self, vocabulary: Vocabulary) -> Floats:
-        """Encode classes with this segmenter's templates. Shape: (N, D), unit length."""
+        """Encode a vocabulary's entries with this segmenter's templates. Shape: (N, D), unit length."""
         return self._begin_text(vocabulary).result()
 
     def _begin_text(self, vocabulary: Vocabulary) -> Future[Floats]:
         with self._lock:
-            text = self._texts.pop(vocabulary.classes, None)
+            text = self._texts.pop(vocabulary.entries, None)
             if text is None or (text.done() and text.exception()):
                 text = self._beside.submit(self._text.encode_classes, vocabulary, self.templates)
-            self._texts[vocabulary.classes] = text
+            self._texts[vocabulary.entries] = text
             if len(self._texts) > KEPT:
                 del self._texts[next(iter(self._texts))]
         return text
@@ -212,12 +218,16 @@ class Segmenter:
     def _segmentation(
         self, photo: Photo, pixels: Pixels, vocabulary: Vocabulary, threshold: float | None
     ) -> Segmentation:
+        labels = pixels.labels
+        if vocabulary.others:
+            labels = np.where(labels < len(vocabulary.names), labels, 0).astype(labels.dtype)
         return Segmentation(
             photo=photo,
-            labels=pixels.labels,
+            labels=labels,
             scores=pixels.scores,
             classes=vocabulary.names,
             background=threshold,
+            others=tuple(words[0] for words in vocabulary.others),
             model=self.bundle.manifest.name,
             engine=self.pipeline.vision.description,
             timings=pixels.timings,
@@ -227,25 +237,28 @@ class Segmenter:
         if asked is not None and not 0 <= asked <= 1:
             raise ClassesError(f"the background's threshold must be in 0..1, got {asked}")
         if asked is None and vocabulary.background:
-            return self.bundle.manifest.head.background
+            return 0.0 if vocabulary.others else self.bundle.manifest.head.background
         return asked
 
 
-def as_vocabulary(classes: str | Sequence[str] | Vocabulary, *, background: bool) -> Vocabulary:
+def as_vocabulary(
+    classes: str | Sequence[str] | Vocabulary, *, background: bool, others: str | None = None
+) -> Vocabulary:
     """Accept classes in the forms in which callers have them.
 
     Args:
         classes: as they are typed, one text for each, or a vocabulary.
         background: whether label 0 is to be the background, whatever the vocabulary says.
+        others: what is background as well; see `with_others`.
 
     Raises:
         ClassesError: they make no valid vocabulary.
     """
     if not isinstance(classes, Vocabulary):
         classes = parse_classes(classes)
-    if background and not classes.background:
-        return Vocabulary(classes.classes, background=True, name=classes.name, source=classes.source)
-    return classes
+    if others is not None:
+        return with_others(classes, others)
+    return replace(classes, background=True) if background else classes
 
 
 def _decode(image: "str | Path | Photo | Image") -> tuple[Photo, float]:

@@ -58,11 +58,11 @@ class TextEncoder:
         self._width = bundle.manifest.text.width
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
-        """Average each class over all its words in all templates, and normalise. Shape: (N, D)."""
-        words = list(dict.fromkeys(word for synonyms in vocabulary.classes for word in synonyms))
+        """Average each entry over all its words in all templates, and normalise. Shape: (N, D)."""
+        words = list(dict.fromkeys(word for synonyms in vocabulary.entries for word in synonyms))
         vectors = self.encode_words(words, templates)
-        embeddings = np.empty((len(vocabulary.classes), self._width), np.float32)
-        for row, synonyms in zip(embeddings, vocabulary.classes, strict=True):
+        embeddings = np.empty((len(vocabulary.entries), self._width), np.float32)
+        for row, synonyms in zip(embeddings, vocabulary.entries, strict=True):
             mean = np.mean([vectors[word] for word in synonyms], axis=0)
             row[:] = mean / max(float(np.linalg.norm(mean)), 1e-6)
         return embeddings

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -21,15 +21,19 @@ class Vocabulary:
     background: bool = False  # label 0 is "none of these"
     name: str = ""
     source: str = ""
+    others: tuple[tuple[str, ...], ...] = ()  # what belongs to the background: it has words, but no label
 
     def __post_init__(self) -> None:
         """Refuse classes that cannot be told apart.
 
         Raises:
-            ClassesError: there is no class, too many, a class without a word, or two of the same name.
+            ClassesError: there is no class, too many, a class without a word, or two of the same name; or
+                there are others without a background.
         """
-        if not 1 <= len(self.classes) <= MOST_CLASSES:
-            raise ClassesError(f"got {len(self.classes)} classes: expected 1 to {MOST_CLASSES}")
+        if not self.classes or len(self.entries) > MOST_CLASSES:
+            raise ClassesError(f"got {len(self.entries)} classes: expected 1 to {MOST_CLASSES}")
+        if self.others and not self.background:
+            raise ClassesError(f"{self.others[0][0]!r} is to be background, and there is none; give it one")
         seen: dict[str, int] = {BACKGROUND: 0} if self.background else {}
         for number, words in enumerate(self.classes, 1):
             if not words or not all(words):
@@ -41,6 +45,11 @@ class Vocabulary:
                     f"class {number} has the name of class {seen[name]}: {words[0]!r}; rename one"
                 )
             seen[name] = number
+
+    @property
+    def entries(self) -> tuple[tuple[str, ...], ...]:
+        """All that is looked for: the classes, then the others."""
+        return self.classes + self.others
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,6 +91,23 @@ def parse_classes(classes: str | Sequence[str]) -> Vocabulary:
                 )
             seen[word.casefold()] = words[0]
     return vocabulary
+
+
+def with_others(vocabulary: Vocabulary, others: str) -> Vocabulary:
+    """Say what belongs to the background, beside what is like no class at all.
+
+    Args:
+        vocabulary: the classes; it gets a background.
+        others: as `parse_classes` takes them, or the name of a packaged vocabulary, such as "surroundings".
+            What shares a word with a class is left out.
+
+    Raises:
+        ClassesError: they make no valid vocabulary.
+    """
+    found = load_vocabulary(others) if others in vocabulary_names() else parse_classes(others)
+    taken = {word.casefold() for words in vocabulary.classes for word in words}
+    kept = tuple(words for words in found.classes if not taken & {word.casefold() for word in words})
+    return replace(vocabulary, background=True, others=kept)
 
 
 def vocabulary_names() -> list[str]:

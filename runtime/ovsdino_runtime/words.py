@@ -10,7 +10,7 @@ import click
 
 from ovsdino_runtime.errors import ClassesError
 from ovsdino_runtime.stream import Stream
-from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, parse_classes
+from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, parse_classes, with_others
 
 Background = float | Literal["none"] | None  # None: as the vocabulary says
 STDIN = 0
@@ -23,11 +23,17 @@ class Words:
         ClassesError: there are none, or they make no valid vocabulary.
     """
 
-    def __init__(self, classes: str | None, vocabulary: str | None, background: Background) -> None:
+    def __init__(
+        self,
+        classes: str | None,
+        vocabulary: str | None,
+        background: Background,
+        others: str | None = None,
+    ) -> None:
         self._lines = _read_lines() if classes == "-" else iter(())
-        self._background = background
+        self._background, self._others = background, others
         first = next(self._lines, "") if classes == "-" else classes
-        self.vocabulary, self.threshold = choose_classes(first, vocabulary, background)
+        self.vocabulary, self.threshold = choose_classes(first, vocabulary, background, others)
 
     def follow(self, stream: Stream) -> None:
         """Give a stream the classes that come."""
@@ -35,7 +41,7 @@ class Words:
         def follow() -> None:
             for line in self._lines:
                 try:
-                    words, threshold = choose_classes(line, None, self._background)
+                    words, threshold = choose_classes(line, None, self._background, self._others)
                     stream.set_classes(words, background=threshold)
                 except ClassesError as error:  # noqa: PERF203 - people type slowly
                     click.echo(f"Error: {error}; the old classes stay", err=True)
@@ -44,19 +50,25 @@ class Words:
 
 
 def choose_classes(
-    classes: str | None, vocabulary: str | None, background: Background
+    classes: str | None, vocabulary: str | None, background: Background, others: str | None = None
 ) -> tuple[Vocabulary, float | None]:
     """Read the classes and the threshold of the background, as `Segmenter` takes them.
 
     Raises:
-        ClassesError: neither classes nor a vocabulary is given, or both, or they are not valid.
+        ClassesError: neither classes nor a vocabulary is given, or both, or they are not valid; or there is
+            to be no background and something is to belong to it.
     """
     if (classes is None) == (vocabulary is None):
         raise ClassesError(
             "give either --classes, such as 'cat, grass, sky', or --vocabulary, such as ade150"
         )
     words = load_vocabulary(vocabulary) if vocabulary is not None else parse_classes(classes or "")
-    return with_background(words, background)
+    words, threshold = with_background(words, background)
+    if others is None:
+        return words, threshold
+    if background == "none":
+        raise ClassesError("--others is what belongs to the background: leave out --background none")
+    return with_others(words, others), threshold
 
 
 def with_background(words: Vocabulary, background: Background) -> tuple[Vocabulary, float | None]:

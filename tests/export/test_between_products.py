@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 import timm
 import torch
-from timm.layers import LayerScale
+from timm.layers.layer_scale import LayerScale
 from torch import nn
 
 from ovsdino_export.between_products import FusableGelu, shorten

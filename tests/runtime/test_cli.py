@@ -87,6 +87,15 @@ def test_vocabularies_know_their_background(invoke, flag_file, tmp_path, options
     assert record["background"] == background
 
 
+def test_others_are_background(invoke, flag_file, tmp_path):
+    result = invoke(flag_file, "--classes", "red", "--others", "green, blue")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "flag.json").read_text())
+    assert record["classes"] == ["background", "red"]
+    assert record["others"] == ["green", "blue"]
+    assert {region["name"] for region in record["regions"]} == {"background", "red"}
+
+
 def test_templates(invoke, flag_file):
     assert invoke(flag_file, "--classes", "red", "--templates", "simple").exit_code == 0
     assert invoke(flag_file, "--classes", "red", "--templates", "red {} red").exit_code == 0
@@ -156,6 +165,10 @@ def check_refusal(result, message, tmp_path):
         (["FLAG", "--classes", "red, Red"], "class 2 has the name of class 1: 'Red'"),
         (["FLAG", "--classes", "@nothing.txt"], "nothing.txt: cannot be read"),
         (["FLAG", "--classes", "background", "--background", "0.5"], "has the name of class 0"),
+        (
+            ["FLAG", "--classes", "red", "--others", "sky", "--background", "none"],
+            "--others is what belongs to the background: leave out --background none",
+        ),
         (["FLAG", "--vocabulary", "imagenet"], "unknown vocabulary 'imagenet': expected one of ade150"),
         (["FLAG", "--classes", "red", "--templates", "none"], "unknown templates 'none'"),
         (["FLAG", "--classes", "red", "--background", "2"], "'2' is neither 'none' nor a number in 0..1"),
@@ -217,7 +230,7 @@ def test_one_bad_photo_does_not_stop_the_others(invoke, flag_file, tmp_path):
 
 def test_vocabularies_are_listed():
     listing = CliRunner().invoke(vocabularies).output.splitlines()
-    assert len(listing) == 11
+    assert len(listing) == 12
     assert listing[0].split()[:3] == ["ade150", "150", "classes"]
     words = CliRunner().invoke(vocabularies, ["camvid11"]).output.splitlines()
     assert words[3] == "road|street"

@@ -10,7 +10,7 @@ from ovsdino_runtime import segmenter as module
 from ovsdino_runtime.errors import BundleError, ClassesError, PhotoError
 from ovsdino_runtime.preprocess import resize_bilinear
 from ovsdino_runtime.segmenter import Segmenter, find_bundle
-from ovsdino_runtime.vocabulary import load_vocabulary, parse_classes
+from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, parse_classes
 
 COLOURS = "red, green, blue, yellow|white, black"
 
@@ -88,6 +88,29 @@ def test_unsure_pixels_are_background(segmenter, flag):
     np.testing.assert_allclose(
         result.scores[:, 140].astype(float), 1 - plain.scores[:, 140].astype(float), atol=1e-3
     )
+
+
+def test_others_are_background_wherever_they_win(segmenter, flag):
+    alone = segmenter(flag, "red, green, blue")
+    result = segmenter(
+        flag, "red", others="green, blue|RED, blue"
+    )  # what shares a word with a class is left out
+    assert result.classes == ("background", "red")
+    assert result.others == ("green", "blue")
+    assert result.background == 0.0  # the words alone decide
+    np.testing.assert_array_equal(result.labels, np.where(alone.labels == 0, 1, 0))
+    np.testing.assert_array_equal(result.scores, alone.scores)
+    unsure = segmenter.name(segmenter.see(flag), "red", others="green, blue", background=0.9)
+    np.testing.assert_array_equal(unsure.labels, (alone.labels == 0) & (unsure.labels == 1))
+    assert unsure.coverage().keys() <= {"background", "red"}
+
+
+def test_packaged_others_leave_out_what_is_asked_for(segmenter, flag):
+    result = segmenter(flag, "sky, cat", others="surroundings")
+    assert "grass" in result.others
+    assert not {"sky", "cloud"} & set(result.others)
+    with pytest.raises(ClassesError, match="'sky' is to be background, and there is none"):
+        Vocabulary((("cat",),), others=(("sky",),))
 
 
 def test_a_vocabulary_with_background_has_the_models_threshold(segmenter, flag):

@@ -24,6 +24,7 @@ SIZES = {
     "context459": 459,
     "context59": 59,
     "context60": 60,
+    "surroundings": 28,
     "voc20": 20,
     "voc21": 21,
 }
