@@ -93,7 +93,7 @@ def test_unsure_pixels_are_background(segmenter, flag):
 def test_others_are_background_wherever_they_win(segmenter, flag):
     alone = segmenter(flag, "red, green, blue")
     result = segmenter(
-        flag, "red", others="green, blue|RED, blue"
+        flag, "red", others="green, pink|RED, blue"
     )  # what shares a word with a class is left out
     assert result.classes == ("background", "red")
     assert result.others == ("green", "blue")
