@@ -18,7 +18,13 @@ from ovsdino.training.synonyms import read_synonyms
 from ovsdino_runtime.host_stages import Windows
 from ovsdino_runtime.metrics import IGNORED, Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.vocabulary import Vocabulary, load_templates, load_vocabulary, with_others
+from ovsdino_runtime.vocabulary import (
+    Vocabulary,
+    load_templates,
+    load_vocabulary,
+    read_others,
+    with_others,
+)
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -114,7 +120,7 @@ def main(  # noqa: PLR0913 - one argument for each option
         bench = BENCHES[name]
         words = words_of(bench, synonyms=synonyms)
         if others and words.background:
-            words = with_others(words, others)
+            words = with_others(words, read_others(others))
         counts = measure(segmenter, bench, data, words, background if words.background else None)
         found = scores(counts)
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"

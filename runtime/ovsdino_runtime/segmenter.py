@@ -23,7 +23,7 @@ from ovsdino_runtime.segmentation import Segmentation
 from ovsdino_runtime.text import ClassEncoder, TextEncoder
 from ovsdino_runtime.text_cache import TextCache
 from ovsdino_runtime.trace import NO_TRACE, Trace
-from ovsdino_runtime.vocabulary import Vocabulary, parse_classes, with_others
+from ovsdino_runtime.vocabulary import Vocabulary, parse_classes, read_others, with_others
 from ovsdino_runtime.windows import Window
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def as_vocabulary(
     Args:
         classes: as they are typed, one text for each, or a vocabulary.
         background: whether label 0 is to be the background, whatever the vocabulary says.
-        others: what is background as well; see `with_others`.
+        others: what is background as well; see `read_others`.
 
     Raises:
         ClassesError: they make no valid vocabulary.
@@ -257,7 +257,7 @@ def as_vocabulary(
     if not isinstance(classes, Vocabulary):
         classes = parse_classes(classes)
     if others is not None:
-        return with_others(classes, others)
+        return with_others(classes, read_others(others))
     return replace(classes, background=True) if background else classes
 
 

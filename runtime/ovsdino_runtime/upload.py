@@ -61,7 +61,7 @@ def check_count(vocabulary: Vocabulary, limits: UploadLimits) -> Vocabulary:
     Raises:
         ClassesError: it has too many.
     """
-    if (count := len(vocabulary.classes)) > limits.classes:
+    if (count := len(vocabulary.entries)) > limits.classes:
         raise ClassesError(f"got {count} classes: expected at most {limits.classes}; ask in several requests")
     return vocabulary
 

@@ -1,7 +1,7 @@
 """Class names: what the user types, files of names, and the lists of the well-known benchmarks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -93,21 +93,27 @@ def parse_classes(classes: str | Sequence[str]) -> Vocabulary:
     return vocabulary
 
 
-def with_others(vocabulary: Vocabulary, others: str) -> Vocabulary:
-    """Say what belongs to the background, beside what is like no class at all.
+def with_others(vocabulary: Vocabulary, others: Vocabulary) -> Vocabulary:
+    """Give a vocabulary a background to which also belongs what others win; see `read_others`.
+
+    What shares a word with a class is left out.
+    """
+    taken = {word.casefold() for words in vocabulary.classes for word in words}
+    kept = tuple(words for words in others.classes if not taken & {word.casefold() for word in words})
+    return replace(vocabulary, background=True, others=kept)
+
+
+def read_others(text: str, parse: Callable[[str], Vocabulary] = parse_classes) -> Vocabulary:
+    """Read what belongs to the background: words, or a packaged vocabulary's name, such as "surroundings".
 
     Args:
-        vocabulary: the classes; it gets a background.
-        others: as `parse_classes` takes them, or the name of a packaged vocabulary, such as "surroundings".
-            What shares a word with a class is left out.
+        text: as it was typed.
+        parse: reads words.
 
     Raises:
         ClassesError: they make no valid vocabulary.
     """
-    found = load_vocabulary(others) if others in vocabulary_names() else parse_classes(others)
-    taken = {word.casefold() for words in vocabulary.classes for word in words}
-    kept = tuple(words for words in found.classes if not taken & {word.casefold() for word in words})
-    return replace(vocabulary, background=True, others=kept)
+    return load_vocabulary(text) if text in vocabulary_names() else parse(text)
 
 
 def vocabulary_names() -> list[str]:

@@ -10,7 +10,7 @@ import click
 
 from ovsdino_runtime.errors import ClassesError
 from ovsdino_runtime.stream import Stream
-from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, parse_classes, with_others
+from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, parse_classes, read_others, with_others
 
 Background = float | Literal["none"] | None  # None: as the vocabulary says
 STDIN = 0
@@ -68,7 +68,7 @@ def choose_classes(
         return words, threshold
     if background == "none":
         raise ClassesError("--others is what belongs to the background: leave out --background none")
-    return with_others(words, others), threshold
+    return with_others(words, read_others(others)), threshold
 
 
 def with_background(words: Vocabulary, background: Background) -> tuple[Vocabulary, float | None]:

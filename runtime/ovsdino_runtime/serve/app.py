@@ -23,7 +23,7 @@ from ovsdino_runtime.serve.answers import Found, Problem, write_png, write_rle
 from ovsdino_runtime.serve.gate import Gate, refusal
 from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service
 from ovsdino_runtime.upload import UploadLimits, check_count, read_upload_classes
-from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary
+from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, read_others, with_others
 from ovsdino_runtime.words import Background, with_background
 
 PATH = "/segment"
@@ -103,11 +103,20 @@ async def _segment(
         str | None,
         Form(description="'none', or a confidence in 0..1 below which a pixel is background."),
     ] = None,
+    others: Annotated[
+        str | None,
+        Form(
+            description="What is background as well: words, or a packaged vocabulary, such as surroundings."
+        ),
+    ] = None,
     format: Annotated[Literal["png", "rle"], Form(description="Of the answer.")] = "png",  # noqa: A002
 ) -> Response:
     """Give each pixel of a photo one of the classes."""
     service: Service = request.app.state.service
-    words, threshold = _read_words(classes, vocabulary, background, service.options.limits)
+    limits = service.options.limits
+    words, threshold = _read_words(classes, vocabulary, background, limits)
+    if others is not None:
+        words = _read_others(words, others, background, limits)
     order = Order(await photo.read(), words, threshold, scores=format == "rle")
     write, kind = (write_png, "image/png") if format == "png" else (write_rle, "application/json")
 
@@ -144,6 +153,13 @@ def _read_words(
         raise ClassesError("give either classes, such as 'cat, grass, sky', or a vocabulary, such as ade150")
     words = read_upload_classes(classes, limits) if classes is not None else load_vocabulary(vocabulary or "")
     return with_background(check_count(words, limits), _read_background(background))
+
+
+def _read_others(words: Vocabulary, others: str, background: str | None, limits: UploadLimits) -> Vocabulary:
+    if background == "none":
+        raise ClassesError("others belong to the background: leave out background 'none'")
+    found = read_others(others, lambda text: read_upload_classes(text, limits))
+    return check_count(with_others(words, found), limits)
 
 
 def _read_background(text: str | None) -> Background:
