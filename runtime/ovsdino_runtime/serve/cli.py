@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Photos at the same time."
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Most windows of these photos in one run of the model.",
+)
 @click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests at once.")
 @click.option(
     "--seconds",
@@ -51,6 +58,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
     port: int,
     choice: "ModelChoice",
     workers: int,
+    batch: int,
     queue: int,
     seconds: float,
     megabytes: float,
@@ -74,12 +82,15 @@ def serve(  # noqa: PLR0913 - one argument for each option
             raise RefusedError(
                 f"--workers {workers}: a {choice.device} device takes one photo at a time; leave it out"
             )
+        if batch > 1 and workers == 1:
+            raise RefusedError(f"--batch {batch}: one worker has one photo's windows; add --workers {batch}")
         door = listen(host, port)
         offer(choice.model)
-        share = choice.threads or max(1, available_threads() // workers)
+        at_once = 1 if batch > 1 else workers  # runs of the model
+        share = choice.threads or max(1, available_threads() // at_once)
         segmenter = replace(choice, threads=share).load()
         limits = UploadLimits(megabytes, megapixels, most_classes)
-        service = Service(segmenter, ServiceOptions(workers, queue, seconds, limits), Metrics())
+        service = Service(segmenter, ServiceOptions(workers, batch, queue, seconds, limits), Metrics())
         say = partial(_say, host, door.getsockname()[1], choice.model)
         Server(service, say, access_log=access_log).run([door])
 

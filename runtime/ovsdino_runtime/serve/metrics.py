@@ -28,6 +28,12 @@ class Metrics:
         self.waiting = Gauge(
             "ovsdino_waiting", "Requests that are worked on or wait for their turn.", registry=registry
         )
+        self.batches = Histogram(
+            "ovsdino_batch_windows",
+            "Windows in each run of the vision engine, where requests share them (--batch).",
+            registry=registry,
+            buckets=(1, 2, 4, 8, 16, 32),
+        )
         self._stages = Histogram(
             "ovsdino_stage_seconds",
             "Time of each stage of a request.",

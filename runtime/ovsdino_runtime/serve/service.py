@@ -10,6 +10,7 @@ from typing import TypeVar
 from ovsdino_runtime.errors import OvsdinoError, TooLargeError
 from ovsdino_runtime.segmentation import Segmentation
 from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.serve.batches import share_batches
 from ovsdino_runtime.serve.metrics import Metrics
 from ovsdino_runtime.upload import UploadLimits, read_upload
 from ovsdino_runtime.vocabulary import Vocabulary
@@ -30,6 +31,7 @@ class ServiceOptions:
     """How much is taken on."""
 
     workers: int = 1  # photos labelled at the same time
+    batch: int = 1  # most windows of theirs in one run of the vision engine; 1: each photo's alone
     waiting: int = 16  # requests that are worked on or wait for their turn
     seconds: float = 30.0  # for a request, from its first byte on
     limits: UploadLimits = field(default_factory=UploadLimits)
@@ -64,6 +66,8 @@ class Service:
         self.stopping = False  # set once, also by a signal's handler: no request is taken on any more
         self.active = 0  # requests that are being read, worked on or answered
         self._waiting = 0
+        if options.batch > 1:
+            share_batches(segmenter.pipeline, options.batch, metrics.batches.observe)
         self._words = ThreadPoolExecutor(1, "words")
         self._label = ThreadPoolExecutor(options.workers, "label")
 
