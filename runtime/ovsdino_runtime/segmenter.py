@@ -23,7 +23,7 @@ from ovsdino_runtime.segmentation import Segmentation
 from ovsdino_runtime.text import ClassEncoder, TextEncoder
 from ovsdino_runtime.text_cache import TextCache
 from ovsdino_runtime.trace import NO_TRACE, Trace
-from ovsdino_runtime.vocabulary import Vocabulary, parse_classes, read_others, with_others
+from ovsdino_runtime.vocabulary import Vocabulary, as_vocabulary
 from ovsdino_runtime.windows import Window
 
 if TYPE_CHECKING:
@@ -239,26 +239,6 @@ class Segmenter:
         if asked is None and vocabulary.background:
             return 0.0 if vocabulary.others else self.bundle.manifest.head.background
         return asked
-
-
-def as_vocabulary(
-    classes: str | Sequence[str] | Vocabulary, *, background: bool, others: str | None = None
-) -> Vocabulary:
-    """Accept classes in the forms in which callers have them.
-
-    Args:
-        classes: as they are typed, one text for each, or a vocabulary.
-        background: whether label 0 is to be the background, whatever the vocabulary says.
-        others: what is background as well; see `read_others`.
-
-    Raises:
-        ClassesError: they make no valid vocabulary.
-    """
-    if not isinstance(classes, Vocabulary):
-        classes = parse_classes(classes)
-    if others is not None:
-        return with_others(classes, read_others(others))
-    return replace(classes, background=True) if background else classes
 
 
 def _decode(image: "str | Path | Photo | Image") -> tuple[Photo, float]:

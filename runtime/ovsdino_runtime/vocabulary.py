@@ -93,6 +93,26 @@ def parse_classes(classes: str | Sequence[str]) -> Vocabulary:
     return vocabulary
 
 
+def as_vocabulary(
+    classes: str | Sequence[str] | Vocabulary, *, background: bool, others: str | None = None
+) -> Vocabulary:
+    """Accept classes in the forms in which callers have them.
+
+    Args:
+        classes: as they are typed, one text for each, or a vocabulary.
+        background: whether label 0 is to be the background, whatever the vocabulary says.
+        others: what is background as well; see `read_others`.
+
+    Raises:
+        ClassesError: they make no valid vocabulary.
+    """
+    if not isinstance(classes, Vocabulary):
+        classes = parse_classes(classes)
+    if others is not None:
+        return with_others(classes, read_others(others))
+    return replace(classes, background=True) if background else classes
+
+
 def with_others(vocabulary: Vocabulary, others: Vocabulary) -> Vocabulary:
     """Give a vocabulary a background to which also belongs what others win; see `read_others`.
 
