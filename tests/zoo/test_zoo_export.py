@@ -62,7 +62,7 @@ def test_talk2dino_becomes_a_bundle_that_the_runtime_opens(tmp_path, photos):
 
 def expected_scores(network, segmenter, photo, vocabulary):
     """The best class's sigmoid(cosine) of a photo as large as a window, in torch."""
-    from ovsdino_runtime.segmenter import as_vocabulary
+    from ovsdino_runtime.vocabulary import as_vocabulary
 
     words = torch.from_numpy(segmenter.encode_text(as_vocabulary(vocabulary, background=False)))
     colours = (photo / 255.0 - np.array(SMALL.mean)) / np.array(SMALL.std)
