@@ -120,7 +120,7 @@ NANO = ModelConfig(
     gate_width=96,
     text_encoder="nano",
     text_width=384,
-    background=0.4,
+    background=0.3,
 )
 
 PRESETS: dict[str, ModelConfig] = {
