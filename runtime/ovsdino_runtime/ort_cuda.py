@@ -99,7 +99,7 @@ def _open_session(file: Path, provider: str, stream: Stream | None = None) -> tu
 
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: they are raised as well
-    settings = {"user_compute_stream": str(stream.handle)} if provider == CUDA and stream else {}
+    settings = {"user_compute_stream": str(stream.handle)} if provider == CUDA and stream is not None else {}
     try:
         session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
     except (Fail, RuntimeException) as error:
