@@ -105,9 +105,9 @@ def weights(tiny, tower, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def tiny_preset():
-    """Make the tiny model known by name."""
+    """Make the tiny model known by name, to the tests of this folder alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", TINY)
         yield TINY
