@@ -28,10 +28,10 @@ FOUND = click.Path(path_type=Path, exists=True)
 SEED = 0
 BATCH = 1024  # [phrases]
 CHUNK = 32  # [batches] drawn at once and sorted by length, so that batches hold few pads
-STEPS = 4500
+STEPS = 9000
 SAVE_EVERY = 250  # [steps]
 WARM_UP = 200  # [steps]
-RATE, DECAY = 2e-3, 0.01
+RATE, MATRIX_RATE, DECAY = 5e-3, 1e-2, 0.01
 SHARES = {
     "classes": 0.07,
     "lvis": 0.05,
@@ -106,25 +106,22 @@ def new_tower(work: Path, tokenizer: Tokenizer) -> TextTower:
     return tower
 
 
-def make_optimizer(tower: TextTower) -> torch.optim.AdamW:
-    """AdamW; only the layers' matrices decay."""
-    decayed = [
-        p for name, p in tower.named_parameters() if p.ndim == 2 and name.startswith(("layers", "project"))
+def make_optimizers(tower: TextTower) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the token table, the ends and all vectors."""
+    matrices = [p for name, p in tower.named_parameters() if p.ndim == 2 and name.startswith("layers")]
+    known = {id(p) for p in matrices}
+    others = [p for p in tower.parameters() if id(p) not in known]
+    return [
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
-    others = [
-        p
-        for name, p in tower.named_parameters()
-        if not (p.ndim == 2 and name.startswith(("layers", "project")))
-    ]
-    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Rise over the warm-up, then fall along a half cosine to nothing."""
+def schedule(step: int, steps: int) -> float:
+    """Share of the highest learning rate: up over the warm-up, then down a half cosine to nothing."""
     if step < WARM_UP:
-        return RATE * (step + 1) / WARM_UP
-    return RATE * 0.5 * (1 + float(np.cos(np.pi * (step - WARM_UP) / (steps - WARM_UP))))
+        return (step + 1) / WARM_UP
+    return 0.5 * (1 + float(np.cos(np.pi * (step - WARM_UP) / (steps - WARM_UP))))
 
 
 def distillation_loss(
@@ -144,29 +141,31 @@ def distillation_loss(
 
 def train(tower: TextTower, data: Data, bank: Tensor, *, state: Path, steps: int) -> None:
     """Train in place, saving everything a continuation needs to ``state``."""
-    optimizer, first = make_optimizer(tower), 0
+    optimizers, first = make_optimizers(tower), 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
         tower.load_state_dict(saved["tower"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
         first = saved["step"]
     started, recent = time.monotonic(), 0.0
     batches = draw_batches(data, first)
     for step in range(first, steps):
         ids, target = next(batches)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             raw = tower.encode_raw(ids)
         weight = BANK_WEIGHTS[step >= steps // 2]
         loss, cosine = distillation_loss(raw, target, centre=tower.centre, bank=bank, bank_weight=weight)
-        optimizer.zero_grad()
+        tower.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, highest in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
+            optimizer.param_groups[0]["lr"] = highest * schedule(step, steps)
+            optimizer.step()
         recent += (float(cosine) - recent) / (step % SAVE_EVERY + 1)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            states = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            states = {"tower": tower.state_dict(), "step": step + 1}
+            states["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
             torch.save(states, state.with_suffix(".partial"))
             state.with_suffix(".partial").replace(state)
             click.echo(f"step {step + 1}: cosine {recent:.4f}, {time.monotonic() - started:.0f} s")

@@ -71,7 +71,6 @@ class OnnxRuntimeEngine:
         ) as error:
             reason = " ".join(str(error).split())
             raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
-        self._failures = (state.Fail, state.InvalidArgument, state.RuntimeException)
         self.inputs = {tensor.name for tensor in self._session.get_inputs()}
         self.outputs = [tensor.name for tensor in self._session.get_outputs()]
         self.description = (
@@ -84,12 +83,23 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: ONNX Runtime failed.
         """
-        try:
-            outputs = self._session.run(None, dict(inputs))
-        except self._failures as error:
-            reason = " ".join(str(error).split())
-            raise EngineError(f"{self.description}: it failed while it ran: {reason}") from error
-        return dict(zip(self.outputs, outputs, strict=True))
+        return run_session(self._session, inputs, self.description)
+
+
+def run_session(session: Any, inputs: Mapping[str, Array], description: str) -> dict[str, Array]:  # noqa: ANN401
+    """Compute all outputs of an ONNX Runtime session from all its inputs, by name, and wait for them.
+
+    Raises:
+        EngineError: ONNX Runtime failed.
+    """
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+    try:
+        outputs = session.run(None, dict(inputs))
+    except (Fail, InvalidArgument, RuntimeException) as error:
+        reason = " ".join(str(error).split())
+        raise EngineError(f"{description}: it failed while it ran: {reason}") from error
+    return dict(zip([tensor.name for tensor in session.get_outputs()], outputs, strict=True))
 
 
 def available_threads() -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.cuda import Stream
+from ovsdino_runtime.engines import run_session
 from ovsdino_runtime.errors import EngineError
 from ovsdino_runtime.stream_engine import Place
 
@@ -33,7 +34,6 @@ class OrtGpuEngine:
 
     def __init__(self, file: Path, provider: str = CUDA) -> None:
         self._session, self.description = _open_session(file, provider)
-        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs of the graph from all its inputs, by name, and wait for them.
@@ -41,14 +41,7 @@ class OrtGpuEngine:
         Raises:
             EngineError: ONNX Runtime failed.
         """
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
-
-        try:
-            outputs = self._session.run(None, dict(inputs))
-        except (Fail, InvalidArgument, RuntimeException) as error:
-            reason = " ".join(str(error).split())
-            raise EngineError(f"{self.description}: it failed while it ran: {reason}") from error
-        return dict(zip(self.outputs, outputs, strict=True))
+        return run_session(self._session, inputs, self.description)
 
 
 class OrtStreamEngine:
@@ -69,14 +62,17 @@ class OrtStreamEngine:
         self._place = PLACES[provider]
         self._run_options = _import_ort(provider).RunOptions()
         self._run_options.add_run_config_entry(NO_WAIT, "1")
-        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
         self.contexts = 1
         self.most = WINDOWS_AT_ONCE
         self.capturable = False  # it takes memory as it runs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute all outputs of the graph from all its inputs, by name, and wait for them."""
-        return dict(zip(self.outputs, self._session.run(None, dict(inputs)), strict=True))
+        """Compute all outputs of the graph from all its inputs, by name, and wait for them.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        return run_session(self._session, inputs, self.description)
 
     def enqueue(
         self, context: int, inputs: Mapping[str, Place], outputs: Mapping[str, Place], stream: Stream

@@ -40,6 +40,14 @@ def test_an_answer_is_the_segmenters(tiny, flag, background):
     assert answer.total >= answer.seen + answer.naming > 0
 
 
+def test_what_others_win_is_background(tiny, flag):
+    answer = Answers(tiny)(flag, ["red"], 0, "green, blue")
+    expected = tiny(flag, "red", others="green, blue")
+    assert [(entry.name, entry.share) for entry in answer.entries] == list(expected.coverage().items())
+    assert {entry.name for entry in answer.entries} == {"red", "background"}
+    assert answer.background
+
+
 def test_labels_above_255_take_the_second_byte(tiny, flag):
     words = [*(f"word{i}" for i in range(298)), "red", "blue"]
     packed = decode(Answers(tiny)(flag, words, 0).labels)

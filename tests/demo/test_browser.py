@@ -47,6 +47,10 @@ def test_upload_name_rename_point_and_slide(visit):
     page.locator("#view .opacity input").fill("25")
     assert visit.colours() == [colours, "0.25"]  # at once, in the browser
 
+    page.check("#around input")
+    visit.wait_for_names("rock", "sky", "background")  # the sky is a word, the sea is around
+    page.uncheck("#around input")
+    visit.wait_for_names("rock", "sky")
     page.fill("#background input[type=number]", "1")
     page.keyboard.press("Tab")
     visit.wait_for_names("background")

@@ -24,16 +24,26 @@ def client(server):
 
 
 def test_an_answer_for_the_page(tiny, flag):
-    chips, view = answer(Answers(tiny), {"path": str(flag)}, ["red, green", "blue"], 0, uploads=flag.parent)
+    chips, view = answer(
+        Answers(tiny), {"path": str(flag)}, ["red, green", "blue"], 0, False, uploads=flag.parent
+    )
     assert chips == ["red", "green", "blue"]
     assert {entry["name"] for entry in view["answer"]["entries"]} == {"red", "green", "blue"}
     json.dumps(view)  # it goes to the browser
-    chips, _ = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, uploads=flag.parent)
+    chips, _ = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
     assert chips == gr.skip()  # nothing to part
 
 
+@pytest.mark.parametrize(
+    ("around", "names"), [(True, {"red", "background"}), (False, {"red"}), ("yes", {"red"})]
+)
+def test_only_the_words_makes_the_surroundings_background(tiny, flag, around, names):
+    _, view = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, around, uploads=flag.parent)
+    assert {entry["name"] for entry in view["answer"]["entries"]} == names
+
+
 def test_without_a_photo_the_page_asks_for_one(tiny, tmp_path):
-    said = answer(Answers(tiny), None, ["red, blue"], 0, uploads=tmp_path)
+    said = answer(Answers(tiny), None, ["red, blue"], 0, False, uploads=tmp_path)
     assert said == (["red", "blue"], {"message": EMPTY})
 
 
@@ -55,7 +65,7 @@ def test_without_a_photo_the_page_asks_for_one(tiny, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_on_the_page(tiny, flag, change, error):
-    question = {"file": {"path": str(flag)}, "chips": ["red"], "threshold": 0} | change
+    question = {"file": {"path": str(flag)}, "chips": ["red"], "threshold": 0, "around": False} | change
     assert answer(Answers(tiny), **question, uploads=flag.parent)[1] == {"error": error}
 
 
@@ -64,7 +74,7 @@ def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
 ):
     monkeypatch.setattr(tiny, "name", lambda *_, **__: 1 / 0)
     with caplog.at_level(logging.ERROR):
-        _, view = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, uploads=flag.parent)
+        _, view = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
     assert view == {"error": FAULT}
     assert "Traceback" not in FAULT
     assert "ZeroDivisionError" in caplog.text
@@ -73,7 +83,7 @@ def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
 def test_every_example_can_be_named(tiny):
     for name, words in EXAMPLES.items():
         file = asset_path(name)
-        _, view = answer(Answers(tiny), {"path": str(file)}, list(words), 0, uploads=file.parent)
+        _, view = answer(Answers(tiny), {"path": str(file)}, list(words), 0, False, uploads=file.parent)
         assert "answer" in view
         assert name in asset_path("ATTRIBUTION.md").read_text(encoding="utf-8")
 
@@ -106,7 +116,7 @@ def test_a_large_file_is_refused_while_it_is_sent(client):
 @pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
 def test_photos_of_this_machine_are_not_named(client, meta):
     """Only what was uploaded; with the mark of an upload Gradio sees to it, without it we do."""
-    data = [{"path": str(ROOT / "examples" / "cat.png"), **meta}, ["cat"], 0]
+    data = [{"path": str(ROOT / "examples" / "cat.png"), **meta}, ["cat"], 0, False]
     begun = client.post("/gradio_api/call/ask", json={"data": data}).json()
     heard = client.get(f"/gradio_api/call/ask/{begun['event_id']}").text
     assert heard.startswith("event: error") if meta else "expected a photo that was uploaded" in heard
@@ -128,7 +138,9 @@ def test_settings_and_files_are_as_before_when_the_server_has_gone(monkeypatch):
 
 def test_over_http_as_a_program_would(server):
     client = Client(server, verbose=False)
-    _, view = client.predict(handle_file(ROOT / "examples" / "cat.png"), ["cat, wall"], 0, api_name="/ask")
+    _, view = client.predict(
+        handle_file(ROOT / "examples" / "cat.png"), ["cat, wall"], 0, False, api_name="/ask"
+    )
     assert view["answer"]["model"] == "nano"
     assert view["answer"]["entries"][0]["name"] == "cat"
     client.close()

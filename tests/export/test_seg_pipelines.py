@@ -5,19 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovsdino.checkpoint import save_model
 from ovsdino.dinov3seg import local_global
 from ovsdino.dinov3seg.checkpoint import read_model
 from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino_export.graph import export_graph
 from ovsdino_export.precision import TYPES
+from ovsdino_export.rewrite_seg import RowwiseGroupNorm
 from ovsdino_export.seg_parity import GraphSeg, torch_run
-from ovsdino_export.seg_pipelines import make_stages
+from ovsdino_export.seg_pipelines import make_stages, spec
+from ovsdino_runtime.engines import OnnxRuntimeEngine
 from tests.export.seg_small import MICRO, VARIANTS, make_network
 
 CLOSE = {"rtol": 1e-3, "atol": 2e-5}  # FP32, through some dozen layers
@@ -103,7 +107,7 @@ def test_half_precision_rounds_products_and_not_norms(network: Dinov3Seg, view: 
         }
         assert {kind for kind, dtype in kinds.items() if dtype == torch.float32} <= {
             "LayerNorm",
-            "GroupNorm",
+            "RowwiseGroupNorm",
             "RMSNorm",
         }, name
         assert TYPES["fp16"] in kinds.values()
@@ -138,3 +142,18 @@ def test_a_checkpoint_with_clip_comes_back(tmp_path: Path, view: Tensor) -> None
     words = network.vlm.text(torch.tensor([[49406, 320, 1125, 49407, 0]]))
     assert torch.equal(again.vlm.text(torch.tensor([[49406, 320, 1125, 49407, 0]])), words)
     assert torch.equal(again(view, words), network(view, words))
+
+
+@torch.inference_mode()
+def test_group_norm_of_a_large_map_is_as_exact_in_onnx_runtime_as_in_torch(tmp_path: Path) -> None:
+    """ONNX Runtime's own InstanceNormalization, which `nn.GroupNorm` becomes, is not."""
+    x = torch.randn(1, 4, 1024, 1024, generator=torch.Generator().manual_seed(0)) + 3
+    norm = nn.GroupNorm(1, 4)
+    nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+    expected = norm.double()(x.double())
+    for layer, least, most in ((norm.float(), 2e-5, 1.0), (RowwiseGroupNorm(norm), 0.0, 2e-6)):
+        graph = export_graph(nn.Sequential(layer), (x,), spec({"x": {}}, "y"))
+        onnx.save(graph, tmp_path / "norm.onnx")
+        actual = OnnxRuntimeEngine(tmp_path / "norm.onnx").run({"x": x.numpy()})["y"]
+        error = (torch.from_numpy(actual) - expected).abs().max() / expected.abs().max()
+        assert least <= error <= most

@@ -73,13 +73,16 @@ class Answers:
         self._seen: OrderedDict[object, tuple[Seen, str]] = OrderedDict()  # and the photo as it is shown
         self._lock = threading.Lock()  # of the photos that are kept
 
-    def __call__(self, file: Path, words: Sequence[str], background: float) -> Answer:
+    def __call__(
+        self, file: Path, words: Sequence[str], background: float, others: str | None = None
+    ) -> Answer:
         """Name the pixels of a photo.
 
         Args:
             file: the photo; one that has not changed is not looked at again.
             words: one class each, with ``|`` between words for the same.
             background: confidence in 0..1 below which a pixel is background; 0: every pixel has a class.
+            others: what is background as well: words, or the name of a packaged vocabulary.
 
         Raises:
             PhotoError: the photo cannot be read, or is too large.
@@ -88,7 +91,7 @@ class Answers:
         start = time.perf_counter()
         vocabulary = check_count(parse_classes(words), self._limits)
         seen, photo, new = self._see(file)
-        segmentation = self._segmenter.name(seen, vocabulary, background=background or None)
+        segmentation = self._segmenter.name(seen, vocabulary, background=background or None, others=others)
         drawing = time.perf_counter()
         labels, entries = pack_labels(segmentation), list_entries(segmentation)
         end = time.perf_counter()

@@ -24,6 +24,7 @@ EXAMPLES = {
     "parrots.jpg": ("parrot", "plant"),
     "cat.jpg": ("cat", "sofa|couch|blanket"),
 }
+SURROUNDINGS = "surroundings"  # a packaged vocabulary
 EMPTY = "Choose a photo, or take one, and it is named here. The examples below are a start."
 FAULT = "Something went wrong here, not with your photo or words. The log of `ovsdino demo` says what."
 
@@ -34,14 +35,14 @@ def build_page(answers: Answers) -> gr.Blocks:
         title="ovsdino", analytics_enabled=False, delete_cache=(CLEANED, FORGOTTEN), fill_width=True
     )
 
-    def ask(file: object, chips: object, threshold: object) -> tuple[Any, dict[str, Any]]:
-        return answer(answers, file, chips, threshold, uploads=Path(photo.GRADIO_CACHE))
+    def ask(file: object, chips: object, threshold: object, around: object) -> tuple[Any, dict[str, Any]]:
+        return answer(answers, file, chips, threshold, around, uploads=Path(photo.GRADIO_CACHE))
 
     with page:
         gr.Markdown("# ovsdino\nName every pixel of a photo with words of your choice.", elem_id="heading")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                photo, words, background = _photo(), _words(), _background()
+                photo, words, background, around = _photo(), _words(), _background(), _around()
             with gr.Column(scale=3, min_width=320):
                 view = _view()
         examples = gr.Dataset(
@@ -52,9 +53,9 @@ def build_page(answers: Answers) -> gr.Blocks:
             elem_id="examples",
         )
         gr.on(
-            [photo.change, words.change, background.change],
+            [photo.change, words.change, background.change, around.change],
             ask,
-            [photo, words, background],
+            [photo, words, background, around],
             [words, view],
             preprocess=False,  # a broken photo is refused by us, in words
             show_progress="hidden",
@@ -79,20 +80,21 @@ def read_asset(name: str) -> str:
 
 
 def answer(
-    answers: Answers, file: object, chips: object, threshold: object, *, uploads: Path
+    answers: Answers, file: object, chips: object, threshold: object, around: object, *, uploads: Path
 ) -> tuple[Any, dict[str, Any]]:
     """Give the chips where they change, and what the view shows: an answer, a message or an error.
 
     Args:
         answers: to questions that are asked well.
-        file, chips, threshold: as the browser sends them, which may be anything.
+        file, chips, threshold, around: as the browser sends them, which may be anything.
         uploads: the folder of the photos that were uploaded; no other file is opened.
     """
     parted: Any = gr.skip()
     try:
         words = split_words(chips if isinstance(chips, list) else [])
         parted = words if words != chips else parted
-        return parted, _question(answers, _uploaded(file, uploads), words, threshold)
+        others = SURROUNDINGS if around is True else None
+        return parted, _question(answers, _uploaded(file, uploads), words, threshold, others)
     except OvsdinoError as error:
         return parted, {"error": str(error)}
     except Exception:  # no traceback reaches the page, whatever went wrong
@@ -109,12 +111,14 @@ def _uploaded(file: object, uploads: Path) -> Path | None:
     return Path(path)
 
 
-def _question(answers: Answers, file: Path | None, words: list[str], threshold: object) -> dict[str, Any]:
+def _question(
+    answers: Answers, file: Path | None, words: list[str], threshold: object, others: str | None
+) -> dict[str, Any]:
     if file is None:
         return {"message": EMPTY}
     if not isinstance(threshold, int | float):
         raise ClassesError(f"the background's threshold must be in 0..1, got {threshold!r}")
-    return {"answer": asdict(answers(file, words, threshold))}
+    return {"answer": asdict(answers(file, words, threshold, others))}
 
 
 def _photo() -> gr.Image:
@@ -149,6 +153,15 @@ def _background() -> gr.Slider:
         label="Background",
         info="Pixels less sure than this are none of the words. 0: every pixel is one of them.",
         elem_id="background",
+    )
+
+
+def _around() -> gr.Checkbox:
+    return gr.Checkbox(
+        False,
+        label="Only the words",
+        info="Sky, walls, ground and the like around them are background, unless they are words.",
+        elem_id="around",
     )
 
 
