@@ -1,0 +1,32 @@
+"""Stage 10 of nano: the mean of the weights of two runs, one of which began where the other ended.
+
+Usage: python recipes/nano/average.py FIRST SECOND --out nano.safetensors
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from ovsdino.checkpoint import load_model, save_model
+
+FOUND = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@click.argument("first", type=FOUND)
+@click.argument("second", type=FOUND)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets the mean, in FP16.")
+def main(first: Path, second: Path, out: Path) -> None:
+    """Write the mean of two checkpoints of nano."""
+    model, other = (load_model("nano", path) for path in (first, second))
+    with torch.no_grad():
+        for mine, theirs in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+            mine.add_(theirs).div_(2)
+    save_model(model, out, dtype=torch.float16)
+
+
+if __name__ == "__main__":
+    main()
