@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,12 +185,19 @@ def test_half_precision_passes_and_every_graph_builds_for_rtx(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variant", ["no-prior", "no-early", "no-late", "local", "shrunk-whole", "dinov3", "clip"]
+    ("variant", "more"),
+    [
+        ("no-prior", {"inference": VARIANTS["shrunk-whole"].inference}),
+        ("no-late", {"early": False, "halves": ("local",)}),
+        ("dinov3", {}),
+        ("clip", {}),
+    ],
 )
 def test_ablations_become_bundles(
-    variant: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variant: str, more: dict[str, Any], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(VARIANTS[variant], name=variant)
+    """Each by itself is compared in torch, in test_seg_pipelines."""
+    config = replace(VARIANTS[variant], name=variant, **more)
     if config.vlm.text != "nano":  # the tokenizer's numbers go up to here
         config = replace(config, vlm=replace(config.vlm, text_vocabulary=49408))
     monkeypatch.setitem(PRESETS, variant, config)

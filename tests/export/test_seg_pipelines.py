@@ -107,6 +107,7 @@ def test_half_precision_rounds_products_and_not_norms(network: Dinov3Seg, view: 
         }
         assert {kind for kind, dtype in kinds.items() if dtype == torch.float32} <= {
             "LayerNorm",
+            "GroupNorm",
             "RowwiseGroupNorm",
             "RMSNorm",
         }, name
