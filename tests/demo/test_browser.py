@@ -48,7 +48,7 @@ def test_upload_name_rename_point_and_slide(visit):
     assert visit.colours() == [colours, "0.25"]  # at once, in the browser
 
     page.check("#around input")
-    visit.wait_for_names("rock", "sky", "background")  # the sky is a word, the sea is around
+    visit.wait_for_names("sky", "background")  # the sky is a word; nano takes the rocks for a mountain
     page.uncheck("#around input")
     visit.wait_for_names("rock", "sky")
     page.fill("#background input[type=number]", "1")
