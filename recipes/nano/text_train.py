@@ -159,8 +159,8 @@ def train(tower: TextTower, data: Data, bank: Tensor, *, state: Path, steps: int
         tower.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-        for optimizer, highest in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
-            optimizer.param_groups[0]["lr"] = highest * schedule(step, steps)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * schedule(step, steps)
             optimizer.step()
         recent += (float(cosine) - recent) / (step % SAVE_EVERY + 1)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
