@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from ovsdino_export.local_functions import call_functions
 from ovsdino_export.networks import Network, licences, load_network, preprocessing, windows
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.pipeline import VisionPipeline
+from ovsdino_export.programs import program_versions
 from ovsdino_export.request import ExportRequest, check_target, wanted_halves
 from ovsdino_export.seg_export import export_seg
 from ovsdino_export.storage import save_sharing_weights, store_as_half
@@ -190,7 +190,7 @@ def make_manifest(
 ) -> bundle.Manifest:
     """Gather all that the runtime must know."""
     config = model.config
-    made_by = {"ovsdino": __version__, "parity photos": source} | {name: version(name) for name in PROGRAMS}
+    made_by = {"ovsdino": __version__, "parity photos": source} | program_versions(PROGRAMS)
     return bundle.Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=config.name,

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -30,6 +29,7 @@ from ovsdino_export.graph import describe, export_graph
 from ovsdino_export.networks import OTHER_LICENCES
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.precision import ATTENTION
+from ovsdino_export.programs import program_versions
 from ovsdino_export.request import ExportRequest, check_target
 from ovsdino_export.seg_parity import (
     CHAIN_THRESHOLDS,
@@ -279,8 +279,7 @@ def make_manifest(
         graphs={name: graphs[name] for name in bundle.GRAPHS if name in graphs},
         parity=dict(figures),
         licences=OTHER_LICENCES,
-        made_by={"ovsdino": __version__, "parity photos": source}
-        | {name: version(name) for name in PROGRAMS},
+        made_by={"ovsdino": __version__, "parity photos": source} | program_versions(PROGRAMS),
         dense=bundle.Dense(
             view=how.view,
             whole=how.whole,
