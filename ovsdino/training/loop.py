@@ -99,22 +99,22 @@ def ready(job: Job, system: System, header: Header | None, team: Team) -> Learne
 
 def run_epochs(run: Run) -> None:
     """Train what is left of each epoch, and finish it."""
-    data = stepper = None
+    loader = stepper = None
     for number, epoch in enumerate(run.epochs):
         if run.learner.step >= epoch.end:
             continue
-        if stepper is None or data is None or run.epochs[number - 1].phase != epoch.phase:
+        if stepper is None or loader is None or run.epochs[number - 1].phase != epoch.phase:
             recipe = run.job.recipe.data_of(epoch.phase)
-            data = run.system.make_dataset(recipe)
+            loader = Loader(run.system.make_dataset(recipe), run.job.workers, run.team)
             stepper = Stepper(run.learner, run.job.recipe, recipe, run.team, run.system.loss_terms)
-        run_steps(run, epoch, data, stepper)
+        run_steps(run, epoch, loader, stepper)
         finish_epoch(run, epoch)
 
 
-def run_steps(run: Run, epoch: Epoch, data: MaskDataset, stepper: Stepper) -> None:
+def run_steps(run: Run, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
     """Take the steps of an epoch that are not done yet."""
     learner, team = run.learner, run.team
-    batches = load(run, epoch, data, learner.step - epoch.start)
+    batches = loader.load(epoch, learner.step - epoch.start)
     count = epoch.phase.batch // epoch.phase.micro_batch // team.size
     warm = warm_steps(run.job.recipe, run.epochs)
     while learner.step < epoch.end:
@@ -133,20 +133,33 @@ def run_steps(run: Run, epoch: Epoch, data: MaskDataset, stepper: Stepper) -> No
             save(run)
 
 
-def load(run: Run, epoch: Epoch, data: MaskDataset, done: int) -> Iterator[Batch]:
-    """Load this process's micro-batches of what is left of an epoch, ahead of their use."""
-    data.set_epoch(epoch.number)
-    workers = run.job.workers
-    return iter(
-        DataLoader(
+class Loader:
+    """Loads this process's micro-batches ahead of their use, with the same workers in all epochs of a phase.
+
+    Args:
+        data: the photos.
+        workers: how many processes load them; 0 for none but this one.
+        team: this process and the others.
+    """
+
+    def __init__(self, data: MaskDataset, workers: int, team: Team) -> None:
+        self.data, self.team = data, team
+        self._batches: list[list[int]] = []  # of the epoch; the loader reads it anew in each
+        self._loader = DataLoader(
             data,
-            batch_sampler=micro_batches(epoch, done, rank=run.team.rank, processes=run.team.size),
+            batch_sampler=self._batches,
             collate_fn=data.collate,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
-            pin_memory=run.team.device.type == "cuda",
+            persistent_workers=workers > 0,
+            pin_memory=team.device.type == "cuda",
         )
-    )
+
+    def load(self, epoch: Epoch, done: int) -> Iterator[Batch]:
+        """Load what is left of an epoch, of which some steps are done."""
+        self.data.set_epoch(epoch.number)
+        self._batches[:] = micro_batches(epoch, done, rank=self.team.rank, processes=self.team.size)
+        return iter(self._loader)
 
 
 class Stopwatch:

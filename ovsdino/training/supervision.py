@@ -171,17 +171,18 @@ def weak_loss(similarity: Tensor, batch: Batch, recipe: DataRecipe) -> Tensor:
     present = batch_presence(batch)  # (B, N)
     terms = []
     guards = guard(batch)
+    maps = similarity.unbind()  # the gradient of a slice is as large as what it is cut from
     for weak in batch.boxes:
         left, top, right, bottom = weak.box
         x0, y0 = min(int(left * columns), columns - 1), min(int(top * rows), rows - 1)
         x1, y1 = max(x0 + 1, round(right * columns)), max(y0 + 1, round(bottom * rows))
-        patch = similarity[weak.photo, :, y0:y1, x0:x1].flatten(1)  # (N, area)
+        patch = maps[weak.photo][:, y0:y1, x0:x1].flatten(1)  # (N, area)
         count = max(1, int(recipe.weak_top * patch.shape[1]))
         pooled = patch.topk(count, dim=1).values.mean(1)  # (N,)
         silent = guards[weak.photo, weak.word] | present[weak.photo] | ~batch.valid[weak.photo]
         silent[weak.word] = False
         logits = (pooled / recipe.temperature).masked_fill(silent, SILENT)
-        terms.append(F.cross_entropy(logits[None], torch.tensor([weak.word], device=logits.device)))
+        terms.append(logits.logsumexp(0) - logits[weak.word])  # the cross-entropy
     return torch.stack(terms).mean()
 
 
