@@ -1,7 +1,9 @@
 """ONNX Runtime on a GPU: bound to addresses on a stream of the pipeline, or one call at a time."""
 
+import io
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -131,4 +133,7 @@ def _import_ort(provider: str) -> Any:  # noqa: ANN401 - ONNX Runtime ships no t
             f"ONNX Runtime {ort.__version__} is built without {provider}; "
             "pip uninstall onnxruntime, then pip install 'ovsdino[cuda]'"
         )
+    if provider == CUDA and hasattr(ort, "preload_dlls"):  # of pip's nvidia packages, which no loader finds
+        with redirect_stdout(io.StringIO()):  # what cannot be loaded is said by `check_provider`
+            ort.preload_dlls()
     return ort
