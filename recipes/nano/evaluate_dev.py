@@ -16,7 +16,9 @@ from rich.progress import track
 
 from ovsdino.training.synonyms import read_synonyms
 from ovsdino_runtime.host_stages import Windows
-from ovsdino_runtime.metrics import IGNORED, Counts, count, scores
+from ovsdino_runtime.metrics import IGNORED, Counts, Truth, count, scores
+from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.preprocess import Photo
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.vocabulary import (
     Vocabulary,
@@ -58,14 +60,19 @@ def words_of(bench: Bench, *, synonyms: bool) -> Vocabulary:
     return Vocabulary(classes if synonyms else tuple(c[:1] for c in classes), background=whole.background)
 
 
+def read_pair(labels: Path, bench: Bench, words: int) -> tuple[Photo, Truth]:
+    """Read a photo and its truth as numbers of a set's words. Shape: (H, W, 3), (H, W)."""
+    truth = np.asarray(Image.open(labels)).astype(np.int32) - bench.first
+    truth[(truth < 0) | (truth >= words)] = IGNORED
+    return load_photo(next((labels.parent.parent / "images").glob(f"{labels.stem}.*"))), truth
+
+
 def measure(segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, cut: float | None) -> Counts:
     """Label every photo of a set and compare it with its truth."""
     total = Counts.zero(len(words.names))
-    folder = data / "dev" / bench.folder
-    for path in track(sorted((folder / "labels").glob("*.png")), description=bench.folder):
-        truth = np.asarray(Image.open(path)).astype(np.int32) - bench.first
-        truth[(truth < 0) | (truth >= len(words.names))] = IGNORED
-        photo = next((folder / "images").glob(f"{path.stem}.*"))
+    files = sorted((data / "dev" / bench.folder / "labels").glob("*.png"))
+    for path in track(files, description=bench.folder):
+        photo, truth = read_pair(path, bench, len(words.names))
         total += count(truth, segmenter(photo, words, background=cut).labels, len(words.names))
     return total
 

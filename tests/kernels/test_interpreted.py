@@ -20,7 +20,7 @@ def test_the_kernels_compute_what_their_references_do():
 @pytest.mark.gpu
 def test_the_kernels_around_the_engine_on_a_gpu():
     cases = Path(__file__).with_name("interpreted_device.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(cases)]
     run(command, os.environ | {"OVSDINO_KERNELS_ON": "cuda"})
 
 
