@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovsdino.config import SAM_GRID_FACTOR, ModelConfig
-from ovsdino.kernels.ops import BLOCK, OPTIONS, ROW_BLOCK, has_triton
+from ovsdino.kernels.ops import BLOCK, NUM_WARPS, OPTIONS, ROW_BLOCK, group_launch, has_triton
 from ovsdino.kernels.reference import EPSILON
 from ovsdino.zoo.config import ZooConfig
 from ovsdino_export.ptx import describe_ptx, runs_on, strip_hidden_params
@@ -61,6 +61,7 @@ class KernelPlan:
     constants: dict[str, int]
     arguments: tuple[KernelArgument, ...]
     grid: tuple[GridAxis, GridAxis, GridAxis]
+    num_warps: int = NUM_WARPS
 
     @property
     def name(self) -> str:
@@ -167,13 +168,15 @@ def _plan_merge() -> KernelPlan:
 def plan_depthwise_block(channels: int, side: int, groups: int, *, stride: int, dtype: str) -> KernelPlan:
     """Plan a depthwise block of square maps; scale and shift of the norm are FP32 in every graph."""
     types = {"x": dtype, "weight": dtype, "gamma": "float32", "beta": "float32"}
-    shape = {"channels": channels, "height": side, "width": side, "groups": groups}
+    shape = {"channels": channels, "height": side, "width": side, "groups": groups, "stride": stride}
+    block, warps = group_launch(**shape)
     return KernelPlan(
         "DepthwiseBlock" if stride == 1 else "DepthwiseBlockStride2",
         dtype,
-        shape | {"stride": stride, "block": BLOCK},
+        shape | {"block": block},
         (*_inputs(types), KernelArgument("out", "output", dtype)),
         (GridAxis(groups, 1), GridAxis("batch", 1), ONE),
+        warps,
     )
 
 
@@ -265,9 +268,10 @@ def _compile(plan: KernelPlan, gpu: str) -> Any:  # noqa: ANN401 - Triton's own 
         attrs={(i,): ALIGNED for i, kind in enumerate(types.values()) if kind.startswith("*")},
     )
     target = GPUTarget("cuda", int(gpu.removeprefix("sm_")), 32)
+    options = OPTIONS | {"num_warps": plan.num_warps, "ptx_version": PTX_VERSIONS[gpu]}
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.disable_line_info = True  # it holds paths of this machine
-        return triton.compile(source, target=target, options=OPTIONS | {"ptx_version": PTX_VERSIONS[gpu]})
+        return triton.compile(source, target=target, options=options)
 
 
 def _inputs(types: dict[str, str]) -> list[KernelArgument]:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ovsdino.kernels import reference
 
-BLOCK = 512  # values a program handles at once
+BLOCK = 512  # values a program of `preservation_gate` handles
+GROUP_BLOCK = 8192  # most values of a group that a program of `depthwise_block` handles at once
+GROUP_VALUES = 16  # of them, in a thread
 ROW_BLOCK = 256  # pixels of a row that a program of `upsample_argmax` labels
-NUM_WARPS = 4
+NUM_WARPS = 4  # where nothing else is said
 # Multiply-adds in one rounding. Named because Triton 3.10 changes its default, and 3.9 warns of that.
 OPTIONS = {"num_warps": NUM_WARPS, "enable_fp_fusion": True}
 
@@ -28,6 +30,13 @@ def has_triton() -> bool:
 def usable(x: Tensor) -> bool:
     """Say whether the network should call the kernels: on CUDA, and neither in training nor in an export."""
     return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_exporting() and has_triton()
+
+
+def group_launch(channels: int, height: int, width: int, groups: int, stride: int) -> tuple[int, int]:
+    """Return the block and the warps of a program of `depthwise_block`: enough for a group, if any are."""
+    values = channels // groups * ((height - 1) // stride + 1) * ((width - 1) // stride + 1)
+    block = min(GROUP_BLOCK, 1 << (values - 1).bit_length())
+    return block, max(1, block // (32 * GROUP_VALUES))
 
 
 @torch.library.custom_op("ovsdino::depthwise_block", mutates_args=(), device_types="cpu")
@@ -48,9 +57,13 @@ def launch_depthwise_block(
     x, weight, gamma, beta = (tensor.contiguous() for tensor in (x, weight, gamma, beta))
     batch, channels, height, width = x.shape
     out: Tensor = _depthwise_block_shape(x, weight, gamma, beta, groups, stride)
-    constants = (channels, height, width, groups, stride, reference.EPSILON, BLOCK)
+    shape = (channels, height, width, groups, stride)
+    block, warps = group_launch(*shape)
+    launch = triton_kernels.depthwise_block[(groups, batch)]
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        triton_kernels.depthwise_block[(groups, batch)](x, weight, gamma, beta, out, *constants, **OPTIONS)
+        launch(
+            x, weight, gamma, beta, out, *shape, reference.EPSILON, block, **OPTIONS | {"num_warps": warps}
+        )
     return out
 
 

@@ -48,10 +48,11 @@ def depthwise_block(
     EPSILON: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a group and image: convolve for the statistics, then again to normalise and activate.
+    """One program a group and image: convolve for the statistics, then normalise and activate.
 
-    Convolving twice costs less than storing FP32: the second time everything lies in the cache. Mean and
-    variance are merged block by block (Chan et al. 1979), for sums of squares cancel where the mean is large.
+    A group that fits no block is convolved twice, which costs less than storing FP32: the second time
+    everything lies in the cache. Mean and variance are merged block by block (Chan et al. 1979), for sums of
+    squares cancel where the mean is large.
     """
     PER_GROUP: tl.constexpr = CHANNELS // GROUPS
     AREA: tl.constexpr = ((HEIGHT - 1) // STRIDE + 1) * ((WIDTH - 1) // STRIDE + 1)
@@ -62,6 +63,7 @@ def depthwise_block(
     out += image * CHANNELS * AREA + first * AREA
     mean = 0.0
     squares = 0.0  # of the deviations from the mean
+    value = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, SIZE, BLOCK):
         index = start + tl.arange(0, BLOCK)
         inside = index < SIZE
@@ -77,7 +79,8 @@ def depthwise_block(
     for start in range(0, SIZE, BLOCK):
         index = start + tl.arange(0, BLOCK)
         inside = index < SIZE
-        value = _filtered(x, weight, index, inside, first, HEIGHT, WIDTH, STRIDE)
+        if SIZE > BLOCK:  # else it is there
+            value = _filtered(x, weight, index, inside, first, HEIGHT, WIDTH, STRIDE)
         channel = first + index // AREA
         slope = tl.load(gamma + channel, mask=inside, other=0.0).to(tl.float32)
         shift = tl.load(beta + channel, mask=inside, other=0.0).to(tl.float32)

@@ -93,14 +93,14 @@ def test_signatures_are_what_tensorrt_reads(plugins, bundle):
 
 
 @pytest.mark.parametrize(
-    ("name", "out", "grid"),
+    ("name", "out", "grid", "threads"),
     [
-        ("DepthwiseBlock", [3, 32, 4, 4], (8, 3, 1)),
-        ("DepthwiseBlockStride2", [3, 32, 2, 2], (8, 3, 1)),
-        ("PreservationGate", [3, 32, 4, 4], (2, 3, 1)),  # the grid is of the 64 channels it was compiled for
+        ("DepthwiseBlock", [3, 32, 4, 4], (8, 3, 1), 32),
+        ("DepthwiseBlockStride2", [3, 32, 2, 2], (8, 3, 1), 32),
+        ("PreservationGate", [3, 32, 4, 4], (2, 3, 1), 128),  # of the 64 channels it was compiled for
     ],
 )
-def test_outputs_and_launches_follow_the_manifest(plugins, name, out, grid):
+def test_outputs_and_launches_follow_the_manifest(plugins, name, out, grid, threads):
     for dtype, text in (("DataType.HALF", "float16"), ("DataType.FLOAT", "float32")):
         inputs = [plugins.TensorDesc(dtype, [3, 32, 4, 4]) for _ in range(4)]
         (description,) = plugins.described[f"ovsdino::{name}"](*inputs)
@@ -111,7 +111,7 @@ def test_outputs_and_launches_follow_the_manifest(plugins, name, out, grid):
         assert found.entry == entry
         assert len(found.parameters) == len(inputs) + extra.count + 1
         assert (parameters.grid_x, parameters.grid_y, parameters.grid_z) == grid
-        assert parameters.block_x == 128
+        assert parameters.block_x == threads
         assert parameters.shared_mem >= 0
         assert ("f16" in ptx) == (text == "float16")
 

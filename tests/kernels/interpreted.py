@@ -35,7 +35,7 @@ def assert_same(actual, expected):
     [
         *(((2, 6, 5, 7), dtype) for dtype in ROUNDING),
         ((1, 4, 1, 1), torch.float32),
-        ((1, 2, 33, 31), torch.float32),  # two blocks a group, the last one partly filled
+        ((1, 4, 65, 66), torch.float32),  # with stride 1 two blocks a group, the last one partly filled
         ((3, 4, 8, 2), torch.float16),
     ],
     ids=str,
@@ -49,8 +49,10 @@ def test_depthwise_block(shape, stride, dtype):
 @pytest.mark.parametrize(
     ("scale", "shift"), [(1e-6, 0), (1, 1000), (6e4, 0), (1e12, 0), (0, 3), (0, 0), (0, -0.0)]
 )
-def test_depthwise_block_with_extreme_values(scale, shift):
-    """The mean may be far greater than the spread, a group constant, squares large."""
+@pytest.mark.parametrize("block", [512, ops.GROUP_BLOCK])
+def test_depthwise_block_with_extreme_values(scale, shift, block, monkeypatch):
+    """The mean may be far greater than the spread, a group constant, squares large; in five blocks or one."""
+    monkeypatch.setattr(ops, "GROUP_BLOCK", block)
     x, weight, gamma, beta = block_inputs(1, 4, 34, 33, scale=scale, shift=shift)
     inputs = (x, weight, gamma, beta)
     expected = reference.depthwise_block(*(tensor.double() for tensor in inputs), 2, 1)  # cast to FP32 inside
