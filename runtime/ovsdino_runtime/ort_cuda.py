@@ -116,7 +116,7 @@ def check_provider(runs: list[str], wanted: str, version: str) -> None:
     if runs[0] != wanted:
         raise EngineError(
             f"ONNX Runtime {version} runs the graph on {runs[0]}, asked for is {wanted}: CUDA's libraries "
-            "cannot be loaded; install the CUDA and cuDNN that it is built for, or use device 'cpu'"
+            "cannot be loaded; pip install 'onnxruntime-gpu[cuda,cudnn]' brings them, or use device 'cpu'"
         )
 
 

@@ -187,8 +187,7 @@ def test_half_precision_passes_and_every_graph_builds_for_rtx(
 @pytest.mark.parametrize(
     ("variant", "more"),
     [
-        ("no-prior", {"inference": VARIANTS["shrunk-whole"].inference}),
-        ("no-late", {"early": False, "halves": ("local",)}),
+        ("no-prior", {"inference": VARIANTS["shrunk-whole"].inference, "late": False}),
         ("dinov3", {}),
         ("clip", {}),
     ],
