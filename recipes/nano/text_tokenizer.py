@@ -19,7 +19,15 @@ PIECES = 14_000  # V; decides the size of the token table
 CONTEXT = 48  # [tokens]
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 # What a piece is worth to the vocabulary: class names and captions hold the words that people type.
-WORTH = {"classes": 50, "lvis": 50, "captions": 2, "wordnet": 1, "templates": 0.05, "combinations": 0.05}
+WORTH = {
+    "classes": 50,
+    "lvis": 50,
+    "captions": 2,
+    "wordnet": 1,
+    "templates": 0.05,
+    "combinations": 0.05,
+    "hybrids": 0,
+}
 
 
 def piece_worth(teacher: Tokenizer, phrases: list[Phrase]) -> Counter[str]:

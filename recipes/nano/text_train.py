@@ -1,7 +1,8 @@
-"""Stage 4 of the text tower: train it to give the teacher's embeddings.
+"""Stages 4 and 5 of the text tower: train it to give the teacher's embeddings.
 
-Passive waiting matters: PyTorch's backward pass has a thread pool of its own, and two spinning pools on two
-cores make a step several times slower. A killed run continues from WORK/text_train.pt, with the same draws.
+On a GPU it takes minutes (--device cuda). On a CPU passive waiting matters: PyTorch's backward pass has a
+thread pool of its own, and two spinning pools on two cores make a step several times slower. A killed run
+continues from OUT/text_train.pt, with the same draws.
 
 Usage: OMP_WAIT_POLICY=PASSIVE python recipes/nano/text_train.py --work WORK --out OUT
 """
@@ -22,23 +23,34 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovsdino.text_tower import TextConfig, TextTower, save_text_tower
+from ovsdino.text_tower import TextConfig, TextTower, load_text_tower, save_text_tower
 
 FOUND = click.Path(path_type=Path, exists=True)
 SEED = 0
-BATCH = 1024  # [phrases]
+BATCH = 1024  # [phrases], unless asked otherwise
 CHUNK = 32  # [batches] drawn at once and sorted by length, so that batches hold few pads
 STEPS = 9000
 SAVE_EVERY = 250  # [steps]
 WARM_UP = 200  # [steps]
 RATE, MATRIX_RATE, DECAY = 5e-3, 1e-2, 0.01
 SHARES = {
-    "classes": 0.07,
-    "lvis": 0.05,
-    "wordnet": 0.33,
-    "captions": 0.25,
-    "templates": 0.2,
+    "classes": 0.06,
+    "lvis": 0.06,
+    "wordnet": 0.28,
+    "captions": 0.2,
+    "templates": 0.16,
     "combinations": 0.1,
+    "hybrids": 0.14,
+}
+# Of a run that goes on from a tower (--init): more of what people type around a word.
+SETTLED_SHARES = {
+    "classes": 0.05,
+    "lvis": 0.06,
+    "wordnet": 0.2,
+    "captions": 0.17,
+    "templates": 0.25,
+    "combinations": 0.2,
+    "hybrids": 0.07,
 }
 BANK_TEMPERATURE = 0.05
 CENTRED_WEIGHT = 0.5  # of the cosine of centred embeddings in the loss
@@ -50,40 +62,57 @@ BANK_WEIGHTS = 0.1, 0.4
 class Data:
     """What training draws from: word pieces (N, T) padded with 0, targets (N, D) float16, chances (N,)."""
 
-    ids: np.ndarray
+    ids: Tensor
     lengths: np.ndarray
-    targets: np.ndarray
+    targets: Tensor
     chances: np.ndarray
 
 
-def load_data(work: Path, tokenizer: Tokenizer) -> Data:
+@dataclass(frozen=True)
+class Bank:
+    """The LVIS names that training may see: word pieces (M, T), the teacher's embeddings (M, D)."""
+
+    ids: Tensor
+    targets: Tensor
+
+
+def load_data(work: Path, tokenizer: Tokenizer, shares: dict[str, float], device: str) -> Data:
     """Read the phrases training may see; a phrase's chance is its source's share times its weight there."""
     phrases = read_phrases(work / "phrases.jsonl")
     seen = [i for i, phrase in enumerate(phrases) if not phrase.withheld]
     encoded = tokenizer.encode_batch([phrases[i].text for i in seen])  # padded to the longest
     sources = np.array([phrases[i].source for i in seen])
     chances = np.array([phrases[i].weight for i in seen])
-    for source, share in SHARES.items():
+    for source, share in shares.items():
         of_source = sources == source
         chances[of_source] *= share / chances[of_source].sum()
     return Data(
-        ids=np.array([e.ids for e in encoded], np.int32),
+        ids=torch.tensor([e.ids for e in encoded], device=device),
         lengths=np.array([sum(e.attention_mask) for e in encoded]),
-        targets=np.load(work / "targets.npy", mmap_mode="r")[seen],
+        targets=torch.from_numpy(np.load(work / "targets.npy", mmap_mode="r")[seen]).to(device),
         chances=chances / chances.sum(),
     )
 
 
-def draw_batches(data: Data, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+def load_bank(work: Path, tokenizer: Tokenizer, device: str) -> Bank:
+    """Read the names that are no withheld phrases."""
+    phrases = {phrase.text for phrase in read_phrases(work / "phrases.jsonl") if not phrase.withheld}
+    names = (work / "bank.txt").read_text().splitlines()
+    encoded = tokenizer.encode_batch([name for name in names if name in phrases])
+    targets = torch.from_numpy(np.load(work / "bank.npy"))[[name in phrases for name in names]]
+    return Bank(torch.tensor([e.ids for e in encoded], device=device), targets.to(device))
+
+
+def draw_batches(data: Data, first_step: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw batches of similar length, for ever; the same step always draws the same batch."""
     chunk, skipped = divmod(first_step, CHUNK)
     while True:
         rng = np.random.default_rng((SEED, chunk))
-        drawn = rng.choice(len(data.chances), BATCH * CHUNK, p=data.chances)
-        rows = drawn[np.argsort(data.lengths[drawn], kind="stable")].reshape(CHUNK, BATCH)
+        drawn = rng.choice(len(data.chances), batch * CHUNK, p=data.chances)
+        rows = drawn[np.argsort(data.lengths[drawn], kind="stable")].reshape(CHUNK, batch)
         for row in rng.permutation(rows)[skipped:]:
-            ids = data.ids[row, : data.lengths[row].max()].astype(np.int64)
-            yield torch.from_numpy(ids), torch.from_numpy(data.targets[row].astype(np.float32))
+            chosen = torch.from_numpy(row).to(data.ids.device)
+            yield data.ids[chosen, : data.lengths[row].max()], data.targets[chosen].float()
         chunk, skipped = chunk + 1, 0
 
 
@@ -125,65 +154,83 @@ def schedule(step: int, steps: int) -> float:
 
 
 def distillation_loss(
-    raw: Tensor, target: Tensor, *, centre: Tensor, bank: Tensor, bank_weight: float
+    raw: Tensor, target: Tensor, *, centre: Tensor, names: Tensor, bank: Tensor, bank_weight: float
 ) -> tuple[Tensor, Tensor]:
     """Cosine distance to the target, raw and centred, and the divergence of similarities to names.
 
-    Shape: raw and target (B, D), bank (N, D) -> the loss, the mean raw cosine.
+    The student's phrases meet the student's own names, as in use; ``bank`` holds the teacher's.
+
+    Shape: raw and target (B, D), names and bank (M, D) -> the loss, the mean raw cosine.
     """
     cosine = (raw * F.normalize(target, dim=-1)).sum(-1).mean()
     centred = F.cosine_similarity(raw - centre, target - centre, dim=-1).mean()
-    wanted = (target @ bank.T / BANK_TEMPERATURE).softmax(-1)  # (B, N)
-    given = (raw @ bank.T / BANK_TEMPERATURE).log_softmax(-1)
+    wanted = (target @ bank.T / BANK_TEMPERATURE).softmax(-1)  # (B, M)
+    given = (raw @ names.T / BANK_TEMPERATURE).log_softmax(-1)
     divergence = F.kl_div(given, wanted, reduction="batchmean")
     return (1 - cosine) + CENTRED_WEIGHT * (1 - centred) + bank_weight * divergence, cosine.detach()
 
 
-def train(tower: TextTower, data: Data, bank: Tensor, *, state: Path, steps: int) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to learn."""
+
+    steps: int
+    batch: int  # [phrases]
+    rate: float  # factor on all learning rates
+    settled: bool  # the words are in place from the start
+
+
+def train(tower: TextTower, data: Data, bank: Bank, plan: Plan, state: Path) -> None:
     """Train in place, saving everything a continuation needs to ``state``."""
+    device, steps = bank.ids.device, plan.steps
     optimizers, first = make_optimizers(tower), 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, weights_only=True, map_location=device)
         tower.load_state_dict(saved["tower"])
         for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         first = saved["step"]
-    started, recent = time.monotonic(), 0.0
-    batches = draw_batches(data, first)
+    started, recent = time.monotonic(), torch.zeros((), device=device)
+    batches = draw_batches(data, first, plan.batch)
     for step in range(first, steps):
         ids, target = next(batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            raw = tower.encode_raw(ids)
-        weight = BANK_WEIGHTS[step >= steps // 2]
-        loss, cosine = distillation_loss(raw, target, centre=tower.centre, bank=bank, bank_weight=weight)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            raw, names = tower.encode_raw(ids), tower.encode_raw(bank.ids)
+        weight = BANK_WEIGHTS[plan.settled or step >= steps // 2]
+        loss, cosine = distillation_loss(
+            raw, target, centre=tower.centre, names=names, bank=bank.targets, bank_weight=weight
+        )
         tower.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * schedule(step, steps)
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * plan.rate * schedule(step, steps)
             optimizer.step()
-        recent += (float(cosine) - recent) / (step % SAVE_EVERY + 1)
+        recent += (cosine - recent) / (step % SAVE_EVERY + 1)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             states = {"tower": tower.state_dict(), "step": step + 1}
             states["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
             torch.save(states, state.with_suffix(".partial"))
             state.with_suffix(".partial").replace(state)
-            click.echo(f"step {step + 1}: cosine {recent:.4f}, {time.monotonic() - started:.0f} s")
+            click.echo(f"step {step + 1}: cosine {float(recent):.4f}, {time.monotonic() - started:.0f} s")
 
 
 @click.command()
 @click.option("--work", type=FOUND, required=True, help="Folder of stages 1 and 2.")
 @click.option("--out", type=FOUND, required=True, help="Folder of stage 3.")
+@click.option("--init", type=FOUND, help="A tower to go on from, which has the tokenizer of stage 3.")
 @click.option("--steps", default=STEPS, show_default=True, help="Steps of the whole run.")
-def main(work: Path, out: Path, steps: int) -> None:
+@click.option("--batch", default=BATCH, show_default=True, help="Phrases of a step.")
+@click.option("--rate", default=1.0, show_default=True, help="Factor on the learning rates.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def main(work: Path, out: Path, init: Path | None, steps: int, batch: int, rate: float, device: str) -> None:
     """Write OUT/nano-text.safetensors."""
     tokenizer = Tokenizer.from_file(str(out / "nano-tokenizer.json"))
-    tower = new_tower(work, tokenizer)
+    tower = (load_text_tower(init).train() if init else new_tower(work, tokenizer)).to(device)
     click.echo(f"{sum(p.numel() for p in tower.parameters()):,} parameters")
-    phrases = {phrase.text for phrase in read_phrases(work / "phrases.jsonl") if not phrase.withheld}
-    names = (work / "bank.txt").read_text().splitlines()
-    bank = torch.from_numpy(np.load(work / "bank.npy"))[[name in phrases for name in names]]
-    train(tower, load_data(work, tokenizer), bank, state=work / "text_train.pt", steps=steps)
+    data = load_data(work, tokenizer, SETTLED_SHARES if init else SHARES, device)
+    bank = load_bank(work, tokenizer, device)
+    train(tower, data, bank, Plan(steps, batch, rate, init is not None), out / "text_train.pt")
     save_text_tower(tower, out / "nano-text.safetensors")
 
 

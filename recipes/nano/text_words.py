@@ -185,6 +185,25 @@ def combinations(cores: list[Phrase], count: int, rng: random.Random) -> list[Ph
     return made
 
 
+def hybrids(words: list[Phrase], count: int, rng: random.Random) -> list[Phrase]:
+    """Invent words and compounds out of the halves of drawn ones, to learn how the teacher reads the unknown.
+
+    None is withheld, and none is made of a withheld phrase, so what is measured stays as it was.
+    """
+    trained = [phrase.text for phrase in words if not phrase.withheld]
+    made = []
+    while len(made) < count:
+        first, second = rng.choice(trained), rng.choice(trained)
+        if rng.random() < 0.5:
+            text = f"{first.split()[0]} {second.split()[-1]}"
+        else:
+            text = first[: rng.randint(2, max(2, len(first) - 1))] + second[rng.randint(1, len(second) - 1) :]
+        invented = Phrase(normalise(text), "hybrids", normalise(text), 1.0)
+        if len(invented.text) > 2 and not invented.withheld:
+            made.append(invented)
+    return made
+
+
 def without_duplicates(phrases: list[Phrase]) -> list[Phrase]:
     """Keep the first of equal texts."""
     kept: dict[str, Phrase] = {}
@@ -208,6 +227,7 @@ def collect(shared: Path) -> list[Phrase]:
     templates = shared / "data/classnames/templates.json"
     made = filled_templates(templates, weigh, 70_000, rng) + filled_templates(templates, visible, 30_000, rng)
     made += combinations(weigh, 60_000, rng) + combinations(visible, 15_000, rng)
+    made += hybrids(wordnet, 200_000, rng)
     return without_duplicates(named + wordnet + captions + made)
 
 
