@@ -1,4 +1,4 @@
-"""Stages 11, 13 and 15 of nano: the mean of two weights, of which one began where the other ended.
+"""Stages 11 and 13 of nano: the mean of two weights, of which one began where the other ended.
 
 Usage: python recipes/nano/average.py FIRST SECOND --out nano.safetensors
 """

@@ -1,4 +1,4 @@
-"""Stage 17 of nano: the exported bundle's mIoU on DATA/dev, beside the teachers' own figures.
+"""Stage 15 of nano: the exported bundle's mIoU on DATA/dev, beside the teachers' own figures.
 
 The whole benchmarks are `ovsdino-bench quality`'s; here are also the classes that the teachers know.
 """

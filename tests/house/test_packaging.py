@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -45,9 +46,8 @@ def test_every_package_is_typed():
 
 def test_an_engine_for_a_gpu_brings_what_runs_the_text_graph():
     extras = {name: lines(text) for name, text in SETUP_CFG["options.extras_require"].items()}
-    names = {
-        extra: {line.partition(">")[0] for line in extras[extra]} for extra in ("cuda", "tensorrt", "rtx")
-    }
+    name = re.compile(r"[\w-]+")
+    names = {extra: {name.match(line)[0] for line in extras[extra]} for extra in ("cuda", "tensorrt", "rtx")}
     for installed in (names["cuda"], names["tensorrt"], names["rtx"] | names["cuda"]):
         assert "pycuda" in installed
         assert len(installed & {"onnxruntime", "onnxruntime-gpu"}) == 1  # they exclude each other
