@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ovsdino_runtime.engines import available_threads
 
-PACKAGES = ("ovsdino", "numpy", "pillow", "onnxruntime", "onnx", "torch", "tokenizers")
+LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tokenizers")
+PACKAGES = ("ovsdino", *LIBRARIES, "triton", "pycuda", "tensorrt")
 CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 
