@@ -11,8 +11,10 @@ from pathlib import Path
 
 from ovsdino_runtime.engines import available_threads
 
-LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tokenizers")
-PACKAGES = ("ovsdino", *LIBRARIES, "triton", "pycuda", "tensorrt")
+PACKAGES = (
+    *("ovsdino", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tokenizers"),
+    *("triton", "pycuda", "tensorrt"),
+)
 CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 

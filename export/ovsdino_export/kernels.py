@@ -169,7 +169,7 @@ def plan_depthwise_block(channels: int, side: int, groups: int, *, stride: int, 
     """Plan a depthwise block of square maps; scale and shift of the norm are FP32 in every graph."""
     types = {"x": dtype, "weight": dtype, "gamma": "float32", "beta": "float32"}
     shape = {"channels": channels, "height": side, "width": side, "groups": groups, "stride": stride}
-    block, warps = group_launch(**shape)
+    block, warps = group_launch(channels // groups * ((side - 1) // stride + 1) ** 2)
     return KernelPlan(
         "DepthwiseBlock" if stride == 1 else "DepthwiseBlockStride2",
         dtype,

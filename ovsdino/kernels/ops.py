@@ -32,9 +32,8 @@ def usable(x: Tensor) -> bool:
     return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_exporting() and has_triton()
 
 
-def group_launch(channels: int, height: int, width: int, groups: int, stride: int) -> tuple[int, int]:
-    """Return the block and the warps of a program of `depthwise_block`: enough for a group, if any are."""
-    values = channels // groups * ((height - 1) // stride + 1) * ((width - 1) // stride + 1)
+def group_launch(values: int) -> tuple[int, int]:
+    """Return the block and the warps of a program of `depthwise_block` whose group has so many outputs."""
     block = min(GROUP_BLOCK, 1 << (values - 1).bit_length())
     return block, max(1, block // (32 * GROUP_VALUES))
 
@@ -57,13 +56,11 @@ def launch_depthwise_block(
     x, weight, gamma, beta = (tensor.contiguous() for tensor in (x, weight, gamma, beta))
     batch, channels, height, width = x.shape
     out: Tensor = _depthwise_block_shape(x, weight, gamma, beta, groups, stride)
-    shape = (channels, height, width, groups, stride)
-    block, warps = group_launch(*shape)
-    launch = triton_kernels.depthwise_block[(groups, batch)]
+    block, warps = group_launch(out[0].numel() // groups)
+    constants = (channels, height, width, groups, stride, reference.EPSILON, block)
+    options = OPTIONS | {"num_warps": warps}
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        launch(
-            x, weight, gamma, beta, out, *shape, reference.EPSILON, block, **OPTIONS | {"num_warps": warps}
-        )
+        triton_kernels.depthwise_block[(groups, batch)](x, weight, gamma, beta, out, *constants, **options)
     return out
 
 

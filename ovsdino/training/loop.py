@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from ovsdino.checkpoint import save_model
 from ovsdino.training.batch import Batch
@@ -25,17 +24,15 @@ from ovsdino.training.checkpointing import (
     restore,
     save_state,
 )
-from ovsdino.training.dataset import MaskDataset
 from ovsdino.training.distributed import Team, join_team
 from ovsdino.training.inputs import Job
+from ovsdino.training.loader import Loader
 from ovsdino.training.log import Log, open_log
 from ovsdino.training.optimizer import rate_factor, wake
-from ovsdino.training.plan import Epoch, micro_batches, plan_epochs, warm_steps
+from ovsdino.training.plan import Epoch, plan_epochs, warm_steps
 from ovsdino.training.step import Stepper, use_precision
 from ovsdino.training.system import System
 from ovsdino.training.systems import open_system
-
-PREFETCH = 4  # micro-batches that each worker has ready
 
 
 @dataclass
@@ -131,35 +128,6 @@ def run_steps(run: Run, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
         )
         if learner.step < epoch.end and time.monotonic() - run.saved >= run.job.save_every:
             save(run)
-
-
-class Loader:
-    """Loads this process's micro-batches ahead of their use, with the same workers in all epochs of a phase.
-
-    Args:
-        data: the photos.
-        workers: how many processes load them; 0 for none but this one.
-        team: this process and the others.
-    """
-
-    def __init__(self, data: MaskDataset, workers: int, team: Team) -> None:
-        self.data, self.team = data, team
-        self._batches: list[list[int]] = []  # of the epoch; the loader reads it anew in each
-        self._loader = DataLoader(
-            data,
-            batch_sampler=self._batches,
-            collate_fn=data.collate,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=team.device.type == "cuda",
-        )
-
-    def load(self, epoch: Epoch, done: int) -> Iterator[Batch]:
-        """Load what is left of an epoch, of which some steps are done."""
-        self.data.set_epoch(epoch.number)
-        self._batches[:] = micro_batches(epoch, done, rank=self.team.rank, processes=self.team.size)
-        return iter(self._loader)
 
 
 class Stopwatch:

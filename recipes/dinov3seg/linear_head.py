@@ -14,21 +14,22 @@ import torch
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.head import cosine
 from ovsdino.training.batch import Batch
 from ovsdino.training.distributed import Team
 from ovsdino.training.inputs import Job
+from ovsdino.training.loader import Loader
 from ovsdino.training.optimizer import rate_factor, set_rate
-from ovsdino.training.plan import micro_batches, plan_epochs
+from ovsdino.training.plan import plan_epochs
 from ovsdino.training.recipe import RECIPES
 from ovsdino.training.seg_inputs import SegInputs, open_seg_inputs
 from ovsdino.training.supervision import words_cross_entropy
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+ALONE = Team(0, 1, torch.device("cpu"))
 
 
 class LinearHead(nn.Module):
@@ -52,15 +53,9 @@ class LinearHead(nn.Module):
 def batches(system: SegInputs) -> Iterator[Batch]:
     """Load what the preset's own run learns from, step by step."""
     recipe = system.job.recipe
-    data = system.make_dataset(recipe.data_of(recipe.phases[0]))
-    for epoch in plan_epochs(recipe, system.photos, 1):
-        data.set_epoch(epoch.number)
-        yield from DataLoader(
-            data,
-            batch_sampler=micro_batches(epoch, 0),
-            collate_fn=data.collate,
-            num_workers=1,
-        )
+    loader = Loader(system.make_dataset(recipe.data_of(recipe.phases[0])), 1, ALONE)
+    for epoch in plan_epochs(recipe, system.photos, ALONE.size):
+        yield from loader.load(epoch)
 
 
 @click.command()
@@ -72,7 +67,7 @@ def main(photos: Path, masks: Path, init: Path, out: Path) -> None:
     """Train the map."""
     recipe = RECIPES["dinov3seg-tiny"]
     job = Job(recipe, photos, masks, out.parent, init=init)
-    system = open_seg_inputs(job, Team(0, 1, torch.device("cpu")))
+    system = open_seg_inputs(job, ALONE)
     model = system.make_model()
     head = LinearHead(model.vlm.vision, system.config.vlm.text_width)  # type: ignore[arg-type]
     group = {"params": list(head.map.parameters()), "peak": recipe.new_rate}

@@ -6,6 +6,7 @@ The whole benchmarks are `ovsdino-bench quality`'s; here are also the classes th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +61,19 @@ def words_of(bench: Bench, *, synonyms: bool) -> Vocabulary:
     return Vocabulary(classes if synonyms else tuple(c[:1] for c in classes), background=whole.background)
 
 
-def read_pair(labels: Path, bench: Bench, words: int) -> tuple[Photo, Truth]:
-    """Read a photo and its truth as numbers of a set's words. Shape: (H, W, 3), (H, W)."""
-    truth = np.asarray(Image.open(labels)).astype(np.int32) - bench.first
-    truth[(truth < 0) | (truth >= words)] = IGNORED
-    return load_photo(next((labels.parent.parent / "images").glob(f"{labels.stem}.*"))), truth
+def read_pairs(bench: Bench, data: Path, words: int) -> Iterator[tuple[Photo, Truth]]:
+    """Read a set's photos and their truth as numbers of its words. Shape: (H, W, 3), (H, W)."""
+    folder = data / "dev" / bench.folder
+    for path in track(sorted((folder / "labels").glob("*.png")), description=bench.folder):
+        truth = np.asarray(Image.open(path)).astype(np.int32) - bench.first
+        truth[(truth < 0) | (truth >= words)] = IGNORED
+        yield load_photo(next((folder / "images").glob(f"{path.stem}.*"))), truth
 
 
 def measure(segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, cut: float | None) -> Counts:
     """Label every photo of a set and compare it with its truth."""
     total = Counts.zero(len(words.names))
-    files = sorted((data / "dev" / bench.folder / "labels").glob("*.png"))
-    for path in track(files, description=bench.folder):
-        photo, truth = read_pair(path, bench, len(words.names))
+    for photo, truth in read_pairs(bench, data, len(words.names)):
         total += count(truth, segmenter(photo, words, background=cut).labels, len(words.names))
     return total
 

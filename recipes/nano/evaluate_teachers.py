@@ -13,8 +13,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from evaluate_dev import BENCHES, read_pair, words_of
-from rich.progress import track
+from evaluate_dev import BENCHES, read_pairs, words_of
 
 from ovsdino.masks.tflite import TEACHERS, Segmenter
 from ovsdino_runtime.metrics import Counts, count, scores
@@ -73,9 +72,7 @@ def measure(network: Segmenter, task: Task, data: Path) -> Counts:
     names = len(words_of(bench, synonyms=False).names)
     total = Counts.zero(names + 1)
     table = np.array([names if c < 0 else c for c in task.classes], np.int32)
-    files = sorted((data / "dev" / bench.folder / "labels").glob("*.png"))
-    for path in track(files, description=task.bench):
-        photo, truth = read_pair(path, bench, names)
+    for photo, truth in read_pairs(bench, data, names):
         total += count(truth, table[network(photo)], names + 1)
     return total
 

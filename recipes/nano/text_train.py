@@ -18,7 +18,7 @@ import click
 import numpy as np
 import torch
 from safetensors import safe_open
-from text_phrases import read_phrases
+from text_phrases import Phrase, read_phrases
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
@@ -76,9 +76,10 @@ class Bank:
     targets: Tensor
 
 
-def load_data(work: Path, tokenizer: Tokenizer, shares: dict[str, float], device: str) -> Data:
+def load_data(
+    work: Path, phrases: list[Phrase], tokenizer: Tokenizer, shares: dict[str, float], device: str
+) -> Data:
     """Read the phrases training may see; a phrase's chance is its source's share times its weight there."""
-    phrases = read_phrases(work / "phrases.jsonl")
     seen = [i for i, phrase in enumerate(phrases) if not phrase.withheld]
     encoded = tokenizer.encode_batch([phrases[i].text for i in seen])  # padded to the longest
     sources = np.array([phrases[i].source for i in seen])
@@ -94,12 +95,12 @@ def load_data(work: Path, tokenizer: Tokenizer, shares: dict[str, float], device
     )
 
 
-def load_bank(work: Path, tokenizer: Tokenizer, device: str) -> Bank:
-    """Read the names that are no withheld phrases."""
-    phrases = {phrase.text for phrase in read_phrases(work / "phrases.jsonl") if not phrase.withheld}
+def load_bank(work: Path, phrases: list[Phrase], tokenizer: Tokenizer, device: str) -> Bank:
+    """Read the names that are phrases which training may see."""
+    seen = {phrase.text for phrase in phrases if not phrase.withheld}
     names = (work / "bank.txt").read_text().splitlines()
-    encoded = tokenizer.encode_batch([name for name in names if name in phrases])
-    targets = torch.from_numpy(np.load(work / "bank.npy"))[[name in phrases for name in names]]
+    encoded = tokenizer.encode_batch([name for name in names if name in seen])
+    targets = torch.from_numpy(np.load(work / "bank.npy"))[[name in seen for name in names]]
     return Bank(torch.tensor([e.ids for e in encoded], device=device), targets.to(device))
 
 
@@ -228,8 +229,9 @@ def main(work: Path, out: Path, init: Path | None, steps: int, batch: int, rate:
     tokenizer = Tokenizer.from_file(str(out / "nano-tokenizer.json"))
     tower = (load_text_tower(init).train() if init else new_tower(work, tokenizer)).to(device)
     click.echo(f"{sum(p.numel() for p in tower.parameters()):,} parameters")
-    data = load_data(work, tokenizer, SETTLED_SHARES if init else SHARES, device)
-    bank = load_bank(work, tokenizer, device)
+    phrases = read_phrases(work / "phrases.jsonl")
+    data = load_data(work, phrases, tokenizer, SETTLED_SHARES if init else SHARES, device)
+    bank = load_bank(work, phrases, tokenizer, device)
     train(tower, data, bank, Plan(steps, batch, rate, init is not None), out / "text_train.pt")
     save_text_tower(tower, out / "nano-text.safetensors")
 

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,16 @@ def _import_ort(provider: str) -> Any:  # noqa: ANN401 - ONNX Runtime ships no t
             f"ONNX Runtime {ort.__version__} is built without {provider}; "
             "pip uninstall onnxruntime, then pip install 'ovsdino[cuda]'"
         )
-    if provider == CUDA and hasattr(ort, "preload_dlls"):  # of pip's nvidia packages, which no loader finds
+    if provider == CUDA:
+        load_cuda()
+    return ort
+
+
+@cache
+def load_cuda() -> None:
+    """Load CUDA's libraries of pip's nvidia packages, which the system's loader does not find."""
+    import onnxruntime as ort
+
+    if hasattr(ort, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # what cannot be loaded is said by `check_provider`
             ort.preload_dlls()
-    return ort

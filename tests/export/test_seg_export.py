@@ -187,7 +187,8 @@ def test_half_precision_passes_and_every_graph_builds_for_rtx(
 @pytest.mark.parametrize(
     ("variant", "more"),
     [
-        ("no-prior", {"inference": VARIANTS["shrunk-whole"].inference, "late": False}),
+        ("no-prior", {"inference": VARIANTS["shrunk-whole"].inference}),
+        ("no-late", {"early": False, "halves": ("local",)}),
         ("dinov3", {}),
         ("clip", {}),
     ],

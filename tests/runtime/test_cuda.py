@@ -3,6 +3,7 @@
 import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -71,6 +72,18 @@ def test_a_provider_that_is_not_there_or_not_the_one_that_runs_is_an_error(bundl
     ):
         ort_cuda.check_provider([ort_cuda.CPU], ort_cuda.CUDA, "1.20")
     ort_cuda.check_provider([ort_cuda.CUDA, ort_cuda.CPU], ort_cuda.CUDA, "1.20")
+
+
+def test_cudas_libraries_are_loaded_once_and_in_silence(monkeypatch, capsys):
+    asked = []
+    library = ModuleType("onnxruntime")
+    library.preload_dlls = lambda: asked.append(1) or sys.stdout.write("Failed to load libcublas.so.13")
+    monkeypatch.setitem(sys.modules, "onnxruntime", library)
+    ort_cuda.load_cuda.cache_clear()
+    ort_cuda.load_cuda()
+    ort_cuda.load_cuda()
+    ort_cuda.load_cuda.cache_clear()
+    assert (asked, capsys.readouterr().out) == ([1], "")
 
 
 class Driver:
