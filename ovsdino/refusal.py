@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ovsdino_runtime import refusal
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base import cli_errors as refusal
+from ovsdino_runtime.base.errors import OvsdinoError
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def refusing(who: str, *, extra: str | Callable[[str | None], str], smaller: str
         try:
             yield
         except (OvsdinoError, OSError, MemoryError, RuntimeError) as error:
-            from ovsdino.trouble import explain
+            from ovsdino.torch_errors import explain
 
             if line := explain(error, smaller):
                 raise refusal.RefusedError(line) from error

@@ -15,19 +15,19 @@ import numpy as np
 import onnx
 import torch
 
-from ovsdino.checkpoint import load_model
-from ovsdino.config import PRESETS
-from ovsdino.model import OVSDINO
-from ovsdino_export.between_products import shorten
-from ovsdino_export.cpu_fusions import call_attention
-from ovsdino_export.graph import VISION, export_graph
-from ovsdino_export.int8_ladder import noisiest
-from ovsdino_export.local_functions import call_functions
+from ovsdino.network.checkpoint import load_model
+from ovsdino.network.config import PRESETS
+from ovsdino.network.model import OVSDINO
+from ovsdino_export.graphs.graph import VISION, export_graph
+from ovsdino_export.graphs.local_functions import call_functions
 from ovsdino_export.photos import gather_photos
 from ovsdino_export.pipeline import VisionPipeline
-from ovsdino_export.quantize import quantize
-from ovsdino_runtime.engines import OnnxRuntimeEngine
-from ovsdino_runtime.preprocess import Preprocessing
+from ovsdino_export.precision.int8_ladder import noisiest
+from ovsdino_export.precision.quantize import quantize
+from ovsdino_export.rewrite.cpu_fusions import call_attention
+from ovsdino_export.rewrite.fold_layerscale import shorten
+from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ovsdino_runtime.geometry.preprocess import Preprocessing
 
 
 def open_graphs(name: str, pixels: np.ndarray, shares: tuple[float, ...]) -> dict[str, onnx.ModelProto]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ovsdino_runtime.refusal import refusing
+from ovsdino_runtime.base.cli_errors import refusing
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
@@ -75,8 +75,8 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
     What is done is kept in OUT: the same command goes on where it was stopped.
     """
     with refusing(extra="bench"):
-        from ovsdino_benchmarks.models import ModelSpec
-        from ovsdino_benchmarks.quality import QualityRequest, run_quality
+        from ovsdino_benchmarks.model_variants.models import ModelSpec
+        from ovsdino_benchmarks.quality.quality import QualityRequest, run_quality
 
         spec = ModelSpec(**{key: options.pop(key) for key in ("model", "checkpoint", "threads", "sam")})
         request = QualityRequest(spec=spec, threshold=options.pop("background"), **options)
@@ -110,10 +110,10 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure time and memory: each stage beside its floor, and end to end beside the usual ways."""
     with refusing(extra="bench"):
-        from ovsdino_benchmarks.case import LatencyRequest
-        from ovsdino_benchmarks.latency import describe, write_latency
-        from ovsdino_benchmarks.models import ModelSpec
-        from ovsdino_benchmarks.ways import choose_baselines
+        from ovsdino_benchmarks.latency.baselines import choose_baselines
+        from ovsdino_benchmarks.latency.case import LatencyRequest
+        from ovsdino_benchmarks.latency.latency import describe, write_latency
+        from ovsdino_benchmarks.model_variants.models import ModelSpec
 
         names = {key: options.pop(key) for key in ("model", "form", "checkpoint", "threads")}
         ways = choose_baselines(options.pop("baselines"), compiled=options.pop("compiled"))
@@ -143,9 +143,9 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure the fused kernels on an NVIDIA GPU beside torch and torch.compile, and write a report."""
     with refusing(extra="bench"):
-        from ovsdino_benchmarks.kernel_bench import run_kernels
-        from ovsdino_benchmarks.kernel_cases import KernelRequest
-        from ovsdino_benchmarks.kernel_report import describe
+        from ovsdino_benchmarks.kernels.bench import run_kernels
+        from ovsdino_benchmarks.kernels.cases import KernelRequest
+        from ovsdino_benchmarks.kernels.report import describe
 
         measured, files = run_kernels(KernelRequest(**options), out, lambda step: click.echo(step, err=True))
         click.echo("\n".join(map(describe, measured.results)))
@@ -172,7 +172,7 @@ def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives ea
 def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure the runtime on an NVIDIA GPU, from photo to labels, and write a report."""
     with refusing(extra="bench"):
-        from ovsdino_benchmarks.device_bench import DeviceRequest, describe, run_device
+        from ovsdino_benchmarks.latency.device import DeviceRequest, describe, run_device
 
         measured, files = run_device(DeviceRequest(**options), out, lambda step: click.echo(step, err=True))
         click.echo("\n".join(describe(measured)))
@@ -195,9 +195,9 @@ def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives eac
 def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Put load on a server, and write a report: latency, throughput, errors, memory."""
     with refusing(extra="bench"):
-        from ovsdino_benchmarks.load import LoadRequest, run_load
-        from ovsdino_benchmarks.load_report import describe, write_load_report
-        from ovsdino_runtime.photo_files import find_photos
+        from ovsdino_benchmarks.load.load import LoadRequest, run_load
+        from ovsdino_benchmarks.load.report import describe, write_load_report
+        from ovsdino_runtime.base.photo_files import find_photos
 
         request = LoadRequest(photos=tuple(find_photos(photos)), **options)
         report = run_load(request, lambda step: click.echo(step, err=True))
@@ -213,7 +213,7 @@ def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - cli
 def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
     """Write report.json, report.md and report.html of result files or folders of them."""
     with refusing(extra="bench"):
-        from ovsdino_benchmarks.report import write_report
+        from ovsdino_benchmarks.reports.report import write_report
 
         for file in write_report(sources, out, gallery=gallery):
             click.echo(f"-> {file}")
@@ -234,8 +234,8 @@ def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
 def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> None:
     """Compare the results NEW with OLD; exit 1 where a figure got worse by more than is allowed."""
     with refusing(extra="bench"):
-        from ovsdino_benchmarks import results
-        from ovsdino_benchmarks.compare import compare as compare_reports
+        from ovsdino_benchmarks.results import results
+        from ovsdino_benchmarks.results.compare import compare as compare_reports
 
         findings = compare_reports(
             results.load(old), results.load(new), max_slowdown=max_slowdown, max_miou_drop=max_miou_drop

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_export.engine_cli import build_for, engine_options, find_target, show_engines
-from ovsdino_runtime.refusal import RefusedError, refusing
+from ovsdino_export.engines.cli_options import build_for, engine_options, find_target, show_engines
+from ovsdino_runtime.base.cli_errors import RefusedError, refusing
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.bundle import Bundle
+    from ovsdino_runtime.bundle.bundle import Bundle
 
 FILE = click.Path(path_type=Path)
 
@@ -84,8 +84,8 @@ def export(  # noqa: PLR0913 - one argument for each option
             if serve_repository is not None:
                 show_repository(bundle, serve_repository, fp16=fp16, overwrite=overwrite)
             return
+        from ovsdino_export.engines.kernels import parse_gpus
         from ovsdino_export.export import export_bundle
-        from ovsdino_export.kernels import parse_gpus
         from ovsdino_export.request import ExportRequest
 
         if int8_data is not None and not int8:
@@ -121,7 +121,7 @@ def show_repository(bundle: Path, folder: Path, *, fp16: bool, overwrite: bool) 
         OvsdinoError: the bundle is damaged, or the repository cannot be written.
     """
     from ovsdino_export.serve_repository import write_repository
-    from ovsdino_runtime.bundle import load_bundle
+    from ovsdino_runtime.bundle.bundle import load_bundle
 
     for model in write_repository(load_bundle(bundle), folder, fp16=fp16, overwrite=overwrite):
         click.echo(f"-> {model}")

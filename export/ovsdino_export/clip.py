@@ -10,7 +10,7 @@ from open_clip.tokenizer import bytes_to_unicode, default_bpe
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from ovsdino.clip_text import CONTEXT
+from ovsdino.network.clip_text import CONTEXT
 
 START, END = "<start_of_text>", "<end_of_text>"
 MERGES = 49152 - 256 - 2  # of the file's lines, that many are used, after one line of heading

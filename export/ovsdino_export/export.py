@@ -15,24 +15,25 @@ import torch
 
 from ovsdino import __version__
 from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
-from ovsdino.head import unit
-from ovsdino_export import int8_gate, int8_ladder, parity
-from ovsdino_export.between_products import shorten
-from ovsdino_export.cpu_fusions import call_attention
-from ovsdino_export.graph import VISION, describe, export_graph
-from ovsdino_export.kernels import compile_kernels, plan_kernels
-from ovsdino_export.ladder import climb
-from ovsdino_export.local_functions import call_functions
+from ovsdino.network.head import unit
+from ovsdino_export import parity
+from ovsdino_export.dinov3seg.export import export_seg
+from ovsdino_export.engines.kernels import compile_kernels, plan_kernels
+from ovsdino_export.graphs.graph import VISION, describe, export_graph
+from ovsdino_export.graphs.local_functions import call_functions
+from ovsdino_export.graphs.storage import save_sharing_weights, store_as_half
+from ovsdino_export.graphs.versions import program_versions
 from ovsdino_export.networks import Network, licences, load_network, preprocessing, windows
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.pipeline import VisionPipeline
-from ovsdino_export.programs import program_versions
+from ovsdino_export.precision import int8_gate, int8_ladder
+from ovsdino_export.precision.find_fp32_layers import climb
 from ovsdino_export.request import ExportRequest, check_target, wanted_halves
-from ovsdino_export.seg_export import export_seg
-from ovsdino_export.storage import save_sharing_weights, store_as_half
+from ovsdino_export.rewrite.cpu_fusions import call_attention
+from ovsdino_export.rewrite.fold_layerscale import shorten
 from ovsdino_export.text import TextHalf
 from ovsdino_export.text_graph import export_text, text_parity
-from ovsdino_runtime import bundle
+from ovsdino_runtime.bundle import bundle
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[str], None]

@@ -7,22 +7,22 @@ from pathlib import Path
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from ovsdino.checkpoint import load_model
-from ovsdino.clip_text import CONTEXT
-from ovsdino.config import PRESETS, ModelConfig
 from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
-from ovsdino.model import OVSDINO
+from ovsdino.network.checkpoint import load_model
+from ovsdino.network.clip_text import CONTEXT
+from ovsdino.network.config import PRESETS, ModelConfig
+from ovsdino.network.model import OVSDINO
 from ovsdino.zoo import catalogue, checkpoint, store
 from ovsdino.zoo.config import TALK2DINO, ZERO_SHOT, ZooConfig
 from ovsdino.zoo.network import ZooNetwork
 from ovsdino_export.clip import clip_tokenizer
-from ovsdino_export.rewrite import restate
-from ovsdino_export.rewrite_vit import fix_positions
+from ovsdino_export.rewrite.rewrite import restate
+from ovsdino_export.rewrite.vit import fix_positions
 from ovsdino_export.text import TextHalf, load_text_half
-from ovsdino_runtime.errors import OvsdinoError
-from ovsdino_runtime.preprocess import Preprocessing
-from ovsdino_runtime.vocabulary import load_templates
-from ovsdino_runtime.windows import WindowPolicy
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.windows import WindowPolicy
+from ovsdino_runtime.text.vocabulary import load_templates
 
 Network = OVSDINO | ZooNetwork
 Config = ModelConfig | ZooConfig
@@ -67,7 +67,7 @@ def load_network(name: str, weights: Path | None, text_weights: Path | None) -> 
 
 
 def restate_network(network: Network) -> Network:
-    """Restate a network for its own grid; see `ovsdino_export.rewrite.restate`."""
+    """Restate a network for its own grid; see `ovsdino_export.rewrite.rewrite.restate`."""
     restated = restate(network)
     if isinstance(restated, ZooNetwork) and isinstance(
         vit := restated.vision.backbone, Eva | VisionTransformer

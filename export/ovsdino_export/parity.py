@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ovsdino_export.graph import GraphSpec
-from ovsdino_runtime.bundle import GraphName, Parity, ParityThresholds
-from ovsdino_runtime.engines import OnnxRuntimeEngine
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_export.graphs.graph import GraphSpec
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle.bundle import GraphName, Parity, ParityThresholds
+from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 Floats = npt.NDArray[np.float32]
 Encoder = Callable[[npt.NDArray[Any]], Floats]

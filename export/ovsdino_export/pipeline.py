@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from ovsdino.head import unit
+from ovsdino.network.head import unit
 from ovsdino_export.networks import Network, restate_network
-from ovsdino_export.precision import TYPES, to_half
-from ovsdino_export.rewrite import restate
-from ovsdino_runtime.bundle import Precision
+from ovsdino_export.rewrite.half_precision import TYPES, to_half
+from ovsdino_export.rewrite.rewrite import restate
+from ovsdino_runtime.bundle.bundle import Precision
 
 
 class VisionPipeline(nn.Module):
@@ -19,7 +19,7 @@ class VisionPipeline(nn.Module):
     Args:
         model: the trained network; it is copied.
         precision: what the products and convolutions compute in; inputs and outputs are FP32 either way.
-        fp32: layers that stay in FP32, as in `ovsdino_export.precision.to_half`.
+        fp32: layers that stay in FP32, as in `ovsdino_export.rewrite.half_precision.to_half`.
 
     Shape: pixels (B, 3, S, S) float32, normalised with the config's mean and std -> features (B, D, h, w)
         float32, of unit length along D.

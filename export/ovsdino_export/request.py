@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovsdino_runtime import bundle
-from ovsdino_runtime.errors import OutputError
-from ovsdino_runtime.out_folder import check_out
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.out_folder import check_out
+from ovsdino_runtime.bundle import bundle
 
 
 @dataclass(frozen=True)

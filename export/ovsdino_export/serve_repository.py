@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovsdino_runtime.bundle import Bundle, Graph, Tensor
-from ovsdino_runtime.errors import OutputError
-from ovsdino_runtime.text import BATCH
-from ovsdino_runtime.windows import plan_windows
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.bundle.bundle import Bundle, Graph, Tensor
+from ovsdino_runtime.geometry.windows import plan_windows
+from ovsdino_runtime.text.encoder import BATCH
 
 VERSION = "1"
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}

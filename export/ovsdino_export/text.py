@@ -9,9 +9,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torch import nn
 
-from ovsdino.config import ModelConfig
-from ovsdino_runtime.errors import OvsdinoError
-from ovsdino_runtime.vocabulary import load_templates
+from ovsdino.network.config import ModelConfig
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.text.vocabulary import load_templates
 
 NANO_WEIGHTS = "nano-text.safetensors"
 NANO_TOKENIZER = "nano-tokenizer.json"  # beside the weights
@@ -56,7 +56,7 @@ def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:
 
 
 def _load_nano(weights: Path) -> TextHalf:
-    from ovsdino.text_tower import load_text_tower
+    from ovsdino.network.text_tower import load_text_tower
 
     tower = load_text_tower(weights)
     file = weights.with_name(NANO_TOKENIZER)
@@ -66,7 +66,7 @@ def _load_nano(weights: Path) -> TextHalf:
 
 
 def _load_clip(weights: Path) -> TextHalf:
-    from ovsdino.clip_text import CONTEXT, load_clip_text
+    from ovsdino.network.clip_text import CONTEXT, load_clip_text
     from ovsdino_export.clip import clip_tokenizer
 
     return TextHalf(load_clip_text(weights), clip_tokenizer(), CONTEXT, load_templates("imagenet80"))

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 
 from ovsdino_export import parity
-from ovsdino_export.graph import TEXT, describe, export_graph
+from ovsdino_export.graphs.graph import TEXT, describe, export_graph
+from ovsdino_export.graphs.storage import save_alone, store_as_half
 from ovsdino_export.pipeline import TextPipeline
-from ovsdino_export.storage import save_alone, store_as_half
 from ovsdino_export.text import TextHalf
-from ovsdino_runtime import bundle
-from ovsdino_runtime.vocabulary import load_vocabulary
+from ovsdino_runtime.bundle import bundle
+from ovsdino_runtime.text.vocabulary import load_vocabulary
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[str], None]

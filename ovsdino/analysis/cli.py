@@ -119,7 +119,7 @@ def _running(folder: Path, options: dict[str, Any]) -> Iterator[Run]:
 
     from ovsdino.analysis.measure import Run
     from ovsdino.analysis.photos import choose_photos
-    from ovsdino_runtime.out_folder import check_out
+    from ovsdino_runtime.base.out_folder import check_out
 
     photos = choose_photos(folder, options["limit"])
     check_out(options["out"])

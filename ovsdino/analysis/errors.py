@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
 
 
 class AnalysisError(OvsdinoError):

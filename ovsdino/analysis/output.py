@@ -10,7 +10,7 @@ from pathlib import Path
 from ovsdino.analysis import plots
 from ovsdino.analysis.cka import Similarity
 from ovsdino.analysis.spectrum import Spectrum
-from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.base.errors import OutputError
 
 
 def write_spectra(spectra: Sequence[Spectrum], folder: Path) -> list[Path]:

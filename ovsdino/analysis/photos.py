@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.photo import load_photo
-from ovsdino_runtime.photo_files import find_photos
-from ovsdino_runtime.preprocess import Photo
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.base.photo_files import find_photos
+from ovsdino_runtime.geometry.preprocess import Photo
 
 
 def choose_photos(folder: Path, limit: int | None = None) -> list[Path]:

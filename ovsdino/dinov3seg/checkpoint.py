@@ -12,8 +12,6 @@ from open_clip.transformer import TextTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from ovsdino.checkpoint import CheckpointError, check_keys, read_tensors
-from ovsdino.clip_text import TEXT_KEYS, ClipTextTower
 from ovsdino.dinov3seg.clip_vision import ClipVision
 from ovsdino.dinov3seg.config import SegConfig
 from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
@@ -23,7 +21,9 @@ from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.semantic_prior import SemanticPrior
 from ovsdino.dinov3seg.vlm import Vlm
-from ovsdino.text_tower import TextTower, load_text_tower
+from ovsdino.network.checkpoint import CheckpointError, check_keys, read_tensors
+from ovsdino.network.clip_text import TEXT_KEYS, ClipTextTower
+from ovsdino.network.text_tower import TextTower, load_text_tower
 
 BFLOAT16 = 2**-8  # the official file's RoPE periods were rounded to BF16
 
@@ -108,7 +108,7 @@ def load_seg(name: str, checkpoint: Path | None) -> Dinov3Seg:
 
 
 def read_model(config: SegConfig, path: Path) -> Dinov3Seg:
-    """Load what :func:`ovsdino.checkpoint.save_model` wrote of exactly this configuration, strictly.
+    """Load what :func:`ovsdino.network.checkpoint.save_model` wrote of exactly this configuration, strictly.
 
     Returns:
         The network in eval mode, FP32.

@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ovsdino.config import IMAGENET_MEAN, IMAGENET_STD, SAM_CHANNELS
+from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD, SAM_CHANNELS
 
 Half = Literal["global", "local"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ovsdino.dinov3seg.config import SegConfig
 from ovsdino.dinov3seg.vlm import take_half
-from ovsdino.head import unit
+from ovsdino.network.head import unit
 
 
 def text_halves(text: Tensor, config: SegConfig) -> Tensor:

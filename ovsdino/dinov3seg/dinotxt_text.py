@@ -10,9 +10,9 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ovsdino.clip_text import ClipTextTower
 from ovsdino.dinov3seg.config import VlmConfig
-from ovsdino.text_tower import TextConfig, TextTower
+from ovsdino.network.clip_text import ClipTextTower
+from ovsdino.network.text_tower import TextConfig, TextTower
 
 
 class DinoTxtText(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg.config import SegConfig
-from ovsdino.head import unit
+from ovsdino.network.head import unit
 
 UNIFIED_AT_ONCE = 128  # feature channels unified in one go: bounds the memory, changes nothing else
 

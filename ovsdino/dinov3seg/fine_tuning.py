@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ovsdino.text_tower import SelfAttention
+from ovsdino.network.text_tower import SelfAttention
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ovsdino.dinov3seg.config import LocalGlobalConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino.head import unit
-from ovsdino_runtime.windows import Window, plan_windows
+from ovsdino.network.head import unit
+from ovsdino_runtime.geometry.windows import Window, plan_windows
 
 
 def predict(model: Dinov3Seg, photo: Tensor, text: Tensor) -> Tensor:

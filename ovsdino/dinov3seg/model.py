@@ -7,7 +7,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ovsdino.config import IMAGENET_MEAN, IMAGENET_STD
 from ovsdino.dinov3seg.config import SegConfig
 from ovsdino.dinov3seg.correlation import best_classes, correlate, put_classes, take_classes, text_halves
 from ovsdino.dinov3seg.decoder import UpsamplingDecoder, fit
@@ -15,6 +14,7 @@ from ovsdino.dinov3seg.early_refinement import EarlyRefinement
 from ovsdino.dinov3seg.late_refinement import LateRefinement
 from ovsdino.dinov3seg.semantic_prior import Prior, SemanticPrior
 from ovsdino.dinov3seg.vlm import Vlm
+from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Dinov3Seg(nn.Module):

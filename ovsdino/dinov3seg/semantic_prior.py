@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from ovsdino.backbone import resize_positions
 from ovsdino.dinov3seg.config import PriorConfig
+from ovsdino.network.backbone import resize_positions
 
 PATCH = 16  # [px]
 

@@ -8,7 +8,7 @@ from ovsdino.dinov3seg.clip_vision import ClipVision
 from ovsdino.dinov3seg.config import Half, VlmConfig
 from ovsdino.dinov3seg.dinotxt_text import build_text
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
-from ovsdino.head import cosine
+from ovsdino.network.head import cosine
 
 
 class Vlm(nn.Module):

@@ -13,10 +13,10 @@ from torch import Tensor
 from ovsdino.dinov3seg.config import VlmConfig, ZeroShotProtocol
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.dinov3seg.vlm import Vlm, take_half
-from ovsdino.head import cosine
-from ovsdino_runtime.preprocess import Preprocessing, normalise
-from ovsdino_runtime.vocabulary import load_templates
-from ovsdino_runtime.windows import plan_windows
+from ovsdino.network.head import cosine
+from ovsdino_runtime.geometry.preprocess import Preprocessing, normalise
+from ovsdino_runtime.geometry.windows import plan_windows
+from ovsdino_runtime.text.vocabulary import load_templates
 
 
 def read_photo(photo: Image.Image, config: VlmConfig, protocol: ZeroShotProtocol) -> Tensor:

@@ -10,7 +10,7 @@ import click
 from ovsdino.refusal import refusing
 
 if TYPE_CHECKING:
-    from ovsdino.masks.request import Request
+    from ovsdino.masks.options import Request
 
 FOLDER = click.Path(path_type=Path)
 SHARE = click.FloatRange(0, 1)
@@ -80,15 +80,15 @@ def pseudo_masks(**options: Any) -> None:  # noqa: ANN401 - whole to Request, wh
     """
     smaller = "give a smaller --sam or --detector, or fewer --workers"
     with refusing("this", extra=lambda name: "cluster" if name == "ray" else "masks", smaller=smaller):
-        from ovsdino.masks.request import Request
+        from ovsdino.masks.options import Request
 
         run(Request(**options))
 
 
 def run(request: Request) -> None:
     """Plan, make, and say what came of it."""
+    from ovsdino.masks.plan import plan
     from ovsdino.masks.progress import counting, working
-    from ovsdino.masks.request import plan
 
     with counting("captions") as advance:
         made = plan(request, advance)

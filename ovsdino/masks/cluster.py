@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ovsdino.masks.errors import MaskError
 from ovsdino.masks.make import Advance, Job, finish, shard_records
-from ovsdino.masks.nouns import PhotoNouns
-from ovsdino.masks.shards import MaskError, check_masks, start_masks, write_shard
-from ovsdino.masks.source import Source, SourceOptions
-from ovsdino.trouble import explain
-from ovsdino_runtime.errors import OvsdinoError
-from ovsdino_runtime.ray_cluster import connected, gpus_each
+from ovsdino.masks.nouns.nouns import PhotoNouns
+from ovsdino.masks.store.shards import check_masks, start_masks, write_shard
+from ovsdino.masks.teachers.source import Source, SourceOptions
+from ovsdino.torch_errors import explain
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.cluster.ray import connected, gpus_each
 
 SMALLER = "give a smaller --sam or --detector"  # where memory is short
 

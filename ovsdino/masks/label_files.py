@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovsdino.masks.captions import list_photos
-from ovsdino.masks.label_regions import bounds
+from ovsdino.masks.errors import MaskError
 from ovsdino.masks.make import Job
-from ovsdino.masks.nouns import PhotoNouns
-from ovsdino.masks.shards import MaskError, PhotoMasks, Region, Rle
-from ovsdino_runtime.labelled_photos import NOTHING, read_labels, require_same_size, to_classes
-from ovsdino_runtime.metrics import IGNORED
-from ovsdino_runtime.preprocess import Photo
+from ovsdino.masks.nouns.captions import list_photos
+from ovsdino.masks.nouns.nouns import PhotoNouns
+from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
+from ovsdino.masks.teachers.label_regions import bounds
+from ovsdino_runtime.files.labeled_folder import NOTHING, read_labels, require_same_size, to_classes
+from ovsdino_runtime.geometry.metrics import IGNORED
+from ovsdino_runtime.geometry.preprocess import Photo
 
 if TYPE_CHECKING:
-    from ovsdino.masks.request import Request
+    from ovsdino.masks.options import Request
 
 NAME = "labels"
 UNUSED = "-"  # in the list of names: a value that no pixel should have; it is left out
@@ -105,7 +106,7 @@ def label_job(request: Request) -> Job:
     Raises:
         MaskError: a folder or the list of names is missing or wrong, or no photo has a label map.
     """
-    from ovsdino.masks.request import SYNONYMS, spread
+    from ovsdino.masks.options import SYNONYMS, spread
 
     if request.labels is None or request.names is None:
         raise MaskError("--source labels needs --labels DIR and --names FILE")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovsdino import __version__
-from ovsdino.masks.nouns import PhotoNouns
-from ovsdino.masks.shards import (
+from ovsdino.masks.nouns.nouns import PhotoNouns
+from ovsdino.masks.store.shards import (
     SCHEMA_VERSION,
     MaskInfo,
     Record,
@@ -23,9 +23,9 @@ from ovsdino.masks.shards import (
     write_beside,
     write_shard,
 )
-from ovsdino.masks.source import Source, SourceOptions
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.photo import load_photo
+from ovsdino.masks.teachers.source import Source, SourceOptions
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.photo import load_photo
 
 Advance = Callable[[int], None]  # told of so many further photos
 

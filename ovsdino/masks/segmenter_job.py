@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovsdino.masks.agreement import SetRules
-from ovsdino.masks.captions import CaptionedPhoto, list_photos, read_captions
-from ovsdino.masks.concepts import Concepts, clean, read_concepts
+from ovsdino.masks.errors import MaskError
 from ovsdino.masks.make import Job
-from ovsdino.masks.nouns import PhotoNouns
-from ovsdino.masks.segmenters import SegmenterOptions, photo_set
-from ovsdino.masks.shards import MaskError
-from ovsdino_runtime import strict_json
+from ovsdino.masks.nouns.captions import CaptionedPhoto, list_photos, read_captions
+from ovsdino.masks.nouns.nouns import PhotoNouns
+from ovsdino.masks.teachers.agreement import SetRules
+from ovsdino.masks.teachers.concepts import Concepts, clean, read_concepts
+from ovsdino.masks.teachers.segmenters import SegmenterOptions, photo_set
+from ovsdino_runtime.base import strict_json
 
 if TYPE_CHECKING:
-    from ovsdino.masks.request import Request
+    from ovsdino.masks.options import Request
 
 LABELS = "imagenet_labels.txt"
 LEAST_CAPTIONS = 2  # of a photo must share a word
@@ -30,7 +30,7 @@ def segmenter_job(request: Request) -> Job:
     Raises:
         MaskError: a file is missing or is not what it should be.
     """
-    from ovsdino.masks.request import spread
+    from ovsdino.masks.options import spread
 
     if request.teachers is None or request.concepts is None:
         raise MaskError("--source segmenters needs --teachers DIR and --concepts FILE")

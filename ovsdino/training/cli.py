@@ -65,11 +65,11 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
     """
     smaller = "give a smaller --micro-batch, or fewer --workers"
     with refusing("`ovsdino train`", extra="train", smaller=smaller):
-        from ovsdino.config import ModelConfig
-        from ovsdino.training.inputs import Job
-        from ovsdino.training.loop import train as run
+        from ovsdino.network.config import ModelConfig
         from ovsdino.training.recipe import RecipeError
-        from ovsdino_runtime.out_folder import check_out
+        from ovsdino.training.run.loop import train as run
+        from ovsdino.training.systems.ovsdino import Job
+        from ovsdino_runtime.base.out_folder import check_out
 
         recipe = choose_recipe(options)
         if options["init"] is None and isinstance(recipe.model, ModelConfig):
@@ -141,8 +141,8 @@ def check_resume(out: Path, resume: str) -> None:
     Raises:
         OutputError: which, and what to do.
     """
-    from ovsdino.training.checkpointing import STATE
-    from ovsdino_runtime.errors import OutputError
+    from ovsdino.training.run.checkpointing import STATE
+    from ovsdino_runtime.base.errors import OutputError
 
     there = (out / STATE).is_file()
     if resume == "yes" and not there:

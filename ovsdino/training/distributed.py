@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
 
 PATIENCE = timedelta(minutes=30)  # of the others while rank 0 validates or writes
 

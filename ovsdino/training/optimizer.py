@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ovsdino.config import ModelConfig
 from ovsdino.dinov3seg.fine_tuning import QueryValueTuning, key_rows
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino.model import OVSDINO
+from ovsdino.network.config import ModelConfig
+from ovsdino.network.model import OVSDINO
 from ovsdino.training.recipe import Recipe
 
 BACKBONE = "backbone."

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from ovsdino.config import NANO, VITB14, ModelConfig
 from ovsdino.dinov3seg.config import SegConfig
 from ovsdino.dinov3seg.presets import TINY, VITL16
+from ovsdino.network.config import NANO, VITB14, ModelConfig
 from ovsdino.training.data_recipe import (
     NANO_DATA,
     NANO_WEIGHTS,
@@ -24,7 +24,7 @@ from ovsdino.training.data_recipe import (
     DataRecipe,
     LossWeights,
 )
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PAPER_DATA, PAPER_WEIGHTS = DataRecipe(), LossWeights()

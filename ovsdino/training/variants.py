@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ovsdino.config import PRESETS as OVSDINO_PRESETS
-from ovsdino.config import ModelConfig
 from ovsdino.dinov3seg.config import SegConfig
 from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
+from ovsdino.network.config import PRESETS as OVSDINO_PRESETS
+from ovsdino.network.config import ModelConfig
 from ovsdino.training.recipe import Recipe, RecipeError
 
 PRESETS: dict[str, ModelConfig | SegConfig] = {**OVSDINO_PRESETS, **SEG_PRESETS}

@@ -13,8 +13,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ovsdino import __version__
-from ovsdino.checkpoint import CheckpointError
-from ovsdino.training.checkpointing import BEST, LAST, Header, read_header
+from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.training.run.checkpointing import BEST, LAST, Header, read_header
 
 WEIGHTS = "model.safetensors"  # as the Hub expects it
 LATEST = 100  # steps whose loss is averaged

@@ -9,10 +9,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ovsdino.checkpoint import CheckpointError, fill_backbone, read_tensors, shorten
-from ovsdino.clip_text import TEXT_KEYS
 from ovsdino.dinov3seg import checkpoint as official
 from ovsdino.dinov3seg.vlm import Vlm
+from ovsdino.network.checkpoint import CheckpointError, fill_backbone, read_tensors, shorten
+from ovsdino.network.clip_text import TEXT_KEYS
 from ovsdino.zoo.config import TALK2DINO, ZERO_SHOT, Talk2DinoConfig
 from ovsdino.zoo.layouts import LAYOUTS, require_layout
 from ovsdino.zoo.network import ZooNetwork, build_talk2dino, zero_shot

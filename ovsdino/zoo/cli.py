@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_runtime.refusal import RefusedError, refusing
+from ovsdino_runtime.base.cli_errors import RefusedError, refusing
 
 if TYPE_CHECKING:
     from ovsdino.zoo.download import Progress

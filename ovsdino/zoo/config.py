@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
-from ovsdino.config import IMAGENET_MEAN, IMAGENET_STD, VITB14, ModelConfig
 from ovsdino.dinov3seg.config import VlmConfig, ZeroShotProtocol
 from ovsdino.dinov3seg.presets import PROTOCOLS, VLM_PRESETS
+from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD, VITB14, ModelConfig
 
 
 class ZooConfig(Protocol):
@@ -73,7 +73,7 @@ class Talk2DinoConfig:
 
     @property
     def backbone_shape(self) -> ModelConfig:
-        """DINOv2 with registers, for :class:`ovsdino.backbone.Backbone`."""
+        """DINOv2 with registers, for :class:`ovsdino.network.backbone.Backbone`."""
         return replace(
             VITB14,
             name=self.name,

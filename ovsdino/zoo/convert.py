@@ -7,10 +7,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from ovsdino import __version__
-from ovsdino.checkpoint import read_tensors
+from ovsdino.network.checkpoint import read_tensors
 from ovsdino.publish import publish
 from ovsdino.zoo.layouts import Layout, require_layout
-from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.base.errors import OutputError
 
 
 def convert(path: Path, out: Path | None = None) -> tuple[Path, Layout]:

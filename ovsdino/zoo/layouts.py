@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ovsdino.checkpoint import CheckpointError, shorten
+from ovsdino.network.checkpoint import CheckpointError, shorten
 
 
 @dataclass(frozen=True)

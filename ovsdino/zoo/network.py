@@ -8,9 +8,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.config import VITB14
 from ovsdino.dinov3seg.vlm import Vlm, take_half
-from ovsdino.head import CosineHead
+from ovsdino.network.config import VITB14
+from ovsdino.network.head import CosineHead
 from ovsdino.zoo.config import Talk2DinoConfig, ZeroShotConfig, ZooConfig
 from ovsdino.zoo.talk2dino import Dinov2Patches, Dinov3Patches
 

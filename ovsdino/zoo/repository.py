@@ -10,7 +10,7 @@ from ovsdino.zoo.card import WEIGHTS, read_configuration, read_run, write_card
 from ovsdino.zoo.catalogue import HubFile
 from ovsdino.zoo.fetch import endpoint, fetch_from_hub, is_offline, verify
 from ovsdino.zoo.store import FetchError
-from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.base.errors import OutputError
 
 RECORDS = ("epochs.csv", "steps.csv")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovsdino.zoo.catalogue import ENTRIES, Entry
-from ovsdino_runtime.cache import cache_dir
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.paths import cache_dir
 
 
 class FetchError(OvsdinoError):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.backbone import Backbone
-from ovsdino.clip_text import ClipTextTower
+from ovsdino.network.backbone import Backbone
+from ovsdino.network.clip_text import ClipTextTower
 from ovsdino.zoo.config import Talk2DinoConfig
 
 

@@ -22,12 +22,12 @@ from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.local_global import fuse_features, predict, resize
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS
-from ovsdino.head import cosine
-from ovsdino.training.seg_validation import embed_classes, read_pixels
-from ovsdino.training.validation import Labels
-from ovsdino_runtime.metrics import scores
-from ovsdino_runtime.photo import load_photo
-from ovsdino_runtime.vocabulary import Vocabulary
+from ovsdino.network.head import cosine
+from ovsdino.training.systems.dinov3seg_validation import embed_classes, read_pixels
+from ovsdino.training.systems.validation import Labels
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.geometry.metrics import scores
+from ovsdino_runtime.text.vocabulary import Vocabulary
 
 sys.path.append(str(Path(__file__).parents[1] / "nano"))
 from evaluate_dev import BENCHES, measure, words_of

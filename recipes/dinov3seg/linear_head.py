@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
-from ovsdino.head import cosine
-from ovsdino.training.batch import Batch
+from ovsdino.network.head import cosine
+from ovsdino.training.data.batch import Batch
+from ovsdino.training.data.loader import Loader
+from ovsdino.training.data.plan import plan_epochs
 from ovsdino.training.distributed import Team
-from ovsdino.training.inputs import Job
-from ovsdino.training.loader import Loader
 from ovsdino.training.optimizer import rate_factor, set_rate
-from ovsdino.training.plan import plan_epochs
 from ovsdino.training.recipe import RECIPES
-from ovsdino.training.seg_inputs import SegInputs, open_seg_inputs
-from ovsdino.training.supervision import words_cross_entropy
+from ovsdino.training.systems.dinov3seg import SegInputs, open_seg_inputs
+from ovsdino.training.systems.ovsdino import Job
+from ovsdino.training.systems.ovsdino_losses import words_cross_entropy
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from ovsdino.checkpoint import load_model, save_model
+from ovsdino.network.checkpoint import load_model, save_model
 
 FOUND = click.Path(path_type=Path, exists=True, dir_okay=False)
 

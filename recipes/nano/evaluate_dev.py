@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from ovsdino.training.synonyms import read_synonyms
-from ovsdino_runtime.host_stages import Windows
-from ovsdino_runtime.metrics import IGNORED, Counts, Truth, count, scores
-from ovsdino_runtime.photo import load_photo
-from ovsdino_runtime.preprocess import Photo
+from ovsdino.training.data.synonyms import read_synonyms
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.geometry.metrics import IGNORED, Counts, Truth, count, scores
+from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.pipelines.host_stages import Windows
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.vocabulary import (
+from ovsdino_runtime.text.vocabulary import (
     Vocabulary,
     load_templates,
     load_vocabulary,

@@ -15,9 +15,9 @@ import click
 import numpy as np
 from evaluate_dev import BENCHES, read_pairs, words_of
 
-from ovsdino.masks.tflite import TEACHERS, Segmenter
-from ovsdino_runtime.metrics import Counts, count, scores
-from ovsdino_runtime.vocabulary import load_vocabulary
+from ovsdino.masks.teachers.tflite import TEACHERS, Segmenter
+from ovsdino_runtime.geometry.metrics import Counts, count, scores
+from ovsdino_runtime.text.vocabulary import load_vocabulary
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 # Cityscapes' class by train id -> CamVid's; what is not here has no class there.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from ovsdino.text_tower import TextTower, load_text_tower
+from ovsdino.network.text_tower import TextTower, load_text_tower
 
 
 class PhraseEncoder:

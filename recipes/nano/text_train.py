@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovsdino.text_tower import TextConfig, TextTower, load_text_tower, save_text_tower
+from ovsdino.network.text_tower import TextConfig, TextTower, load_text_tower, save_text_tower
 
 FOUND = click.Path(path_type=Path, exists=True)
 SEED = 0

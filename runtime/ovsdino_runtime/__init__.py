@@ -9,9 +9,9 @@ segmentation.overlay().save("overlay.png")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.segmentation import Segmentation
+    from ovsdino_runtime.base.segmentation import Segmentation
+    from ovsdino_runtime.files.sources import read_frames
     from ovsdino_runtime.segmenter import Segmenter
-    from ovsdino_runtime.sources import read_frames
     from ovsdino_runtime.stream import Stream
 
 __all__ = ["Segmentation", "Segmenter", "Stream", "read_frames"]

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ovsdino_runtime.model_options import model_options
-from ovsdino_runtime.refusal import refusing
+from ovsdino_runtime.base.cli_errors import refusing
+from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.model_choice import ModelChoice
-    from ovsdino_runtime.output import Kind
+    from ovsdino_runtime.base.frames import Source
+    from ovsdino_runtime.base.trace import Trace
+    from ovsdino_runtime.cli_classes import Words
+    from ovsdino_runtime.files.output import Kind
+    from ovsdino_runtime.runtime_options import ModelChoice
     from ovsdino_runtime.segmenter import Segmenter
-    from ovsdino_runtime.sources import Source
-    from ovsdino_runtime.trace import Trace
-    from ovsdino_runtime.words import Words
 
 KINDS = ("overlay", "labels", "json")
 MORE_KINDS = ("rle", "geojson")
@@ -111,11 +111,11 @@ def run(  # noqa: PLR0913 - one argument for each option
     such as rtsp://... Each photo gets an overlay with a legend, an indexed PNG of its labels, and JSON.
     """
     with refusing():
-        from ovsdino_runtime.first_use import offer
-        from ovsdino_runtime.out_folder import check_out
-        from ovsdino_runtime.sources import find_sources
-        from ovsdino_runtime.trace import Trace
-        from ovsdino_runtime.words import Words
+        from ovsdino_runtime.base.out_folder import check_out
+        from ovsdino_runtime.base.trace import Trace
+        from ovsdino_runtime.bundle.models import offer_download
+        from ovsdino_runtime.cli_classes import Words
+        from ovsdino_runtime.files.sources import find_sources
 
         if prefetch is not None:
             _prefetch(prefetch, choice, quiet=quiet)
@@ -126,10 +126,10 @@ def run(  # noqa: PLR0913 - one argument for each option
         words = Words(classes, vocabulary, background, others)
         sources = find_sources(photos)
         check_out(out)
-        offer(choice.model)
+        offer_download(choice.model)
         if ray is not None or workers is not None:
-            from ovsdino_runtime.ray_cli import check_options, share_work
-            from ovsdino_runtime.ray_folder import FolderJob
+            from ovsdino_runtime.cluster.folder import FolderJob
+            from ovsdino_runtime.cluster.progress import check_options, share_work
 
             address = check_options(ray, fixed=classes != "-" and trace is None)
             job = FolderJob(choice, words.vocabulary, words.threshold, save, out)
@@ -150,9 +150,9 @@ def _label(
     quiet: bool,
     trace: "Trace",
 ) -> None:
-    from ovsdino_runtime.labelling import ResultFiles
-    from ovsdino_runtime.report import Report
-    from ovsdino_runtime.sources import read_frames
+    from ovsdino_runtime.files.report import Report
+    from ovsdino_runtime.files.result_writer import ResultFiles
+    from ovsdino_runtime.files.sources import read_frames
     from ovsdino_runtime.stream import Stream
 
     stop = threading.Event()
@@ -170,7 +170,7 @@ def _label(
 def vocabularies(name: str | None) -> None:
     """List the packaged vocabularies, or the words of one."""
     with refusing():
-        from ovsdino_runtime.vocabulary import load_vocabulary, vocabulary_names
+        from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
 
         if name:
             click.echo("\n".join("|".join(words) for words in load_vocabulary(name).classes))
@@ -185,15 +185,15 @@ def vocabularies(name: str | None) -> None:
 def packs(names: tuple[str, ...], model: str) -> None:
     """Put packaged vocabularies into a bundle, encoded, so that no run has to encode them."""
     with refusing():
-        from ovsdino_runtime.prefetch import pack_vocabularies
+        from ovsdino_runtime.text.prefetch import pack_vocabularies
 
         bundle = pack_vocabularies(model, names)
         click.echo(f"{bundle.path} knows {', '.join(names)} now")
 
 
 def _prefetch(file: str, choice: "ModelChoice", *, quiet: bool) -> None:
-    from ovsdino_runtime.prefetch import prefetch, words_of
-    from ovsdino_runtime.vocabulary import parse_classes
+    from ovsdino_runtime.text.prefetch import prefetch, words_of
+    from ovsdino_runtime.text.vocabulary import parse_classes
 
     words = words_of(parse_classes(f"@{file}"))
     encode = partial(prefetch, choice.model, words, templates=choice.templates, threads=choice.threads)

@@ -13,9 +13,9 @@ from typing import Literal
 
 import click
 
-from ovsdino_runtime import strict_json
-from ovsdino_runtime.engine_cache import EngineRecord, engines_dir, list_engines
-from ovsdino_runtime.gpu import Gpu, find_gpus
+from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.cuda.devices import Gpu, find_gpus
+from ovsdino_runtime.engines.cache import EngineRecord, engines_dir, list_engines
 
 Level = Literal["ok", "note", "warning"]
 MARKS: dict[Level, str] = {"ok": "ok  ", "note": "note", "warning": "WARN"}

@@ -5,26 +5,33 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovsdino_runtime.bundle import MANIFEST, Bundle, Precision, at_short_side, load_bundle
-from ovsdino_runtime.cache import cache_dir
-from ovsdino_runtime.engines import Engine
-from ovsdino_runtime.errors import BundleError, ClassesError
-from ovsdino_runtime.host_stages import EncodeWindows, Windows
-from ovsdino_runtime.photo import to_photo
-from ovsdino_runtime.pipeline import HostPipeline, Pipeline, PipelineOptions, Pixels, Seen, open_pipeline
-from ovsdino_runtime.preprocess import Floats, Photo
-from ovsdino_runtime.segmentation import Segmentation
-from ovsdino_runtime.text import ClassEncoder, TextEncoder
-from ovsdino_runtime.text_cache import TextCache
-from ovsdino_runtime.trace import NO_TRACE, Trace
-from ovsdino_runtime.vocabulary import Vocabulary, as_vocabulary
-from ovsdino_runtime.windows import Window
+from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.photo import to_photo
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.base.trace import NO_TRACE, Trace
+from ovsdino_runtime.bundle.bundle import Bundle, Precision, at_short_side, load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.engines.onnxruntime import Engine
+from ovsdino_runtime.geometry.preprocess import Floats, Photo
+from ovsdino_runtime.geometry.windows import Window
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Windows
+from ovsdino_runtime.pipelines.pipeline import (
+    HostPipeline,
+    Pipeline,
+    PipelineOptions,
+    Pixels,
+    Seen,
+    open_pipeline,
+)
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.encoder import ClassEncoder, TextEncoder
+from ovsdino_runtime.text.vocabulary import Vocabulary, as_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -246,36 +253,3 @@ def _decode(image: "str | Path | Photo | Image") -> tuple[Photo, float]:
     start = time.perf_counter()
     photo = to_photo(image)  # (H, W, 3)
     return photo, round((time.perf_counter() - start) * 1000, 2)
-
-
-def packaged_models() -> dict[str, Path]:
-    """Find the models that come with the package, by name."""
-    folder = Path(str(resources.files("ovsdino_runtime") / "models"))
-    return {path.stem: path for path in sorted(folder.glob("*.ovs"))}
-
-
-def kept_models() -> dict[str, Path]:
-    """Find the models that `ovsdino models prepare` keeps in the user's cache, by name."""
-    folder = cache_dir() / "models"
-    return {path.stem: path for path in sorted(folder.glob("*.ovs")) if (path / MANIFEST).is_file()}
-
-
-def find_bundle(model: str | Path) -> Path:
-    """Find a bundle by the name of a packaged or kept model, or by its path.
-
-    Raises:
-        BundleError: there is none; the message lists the names.
-    """
-    known = packaged_models()
-    if isinstance(model, str) and (found := (kept_models() | known).get(model)):
-        return found
-    if (Path(model) / MANIFEST).is_file():
-        return Path(model)
-    kind = (
-        "a directory without bundle.json" if Path(model).is_dir() else "neither a packaged model nor a bundle"
-    )
-    raise BundleError(
-        f"{model}: {kind}; packaged models: {', '.join(known) or 'none'}; "
-        "`ovsdino models` lists what can be fetched, and `ovsdino-export --model NAME --out DIR` writes a "
-        "bundle, whose path can be given here"
-    )

@@ -12,11 +12,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.frames import Frame
+from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.sources import Frame
-from ovsdino_runtime.vocabulary import Vocabulary, as_vocabulary
+from ovsdino_runtime.text.vocabulary import Vocabulary, as_vocabulary
 
 WAITING = 4  # pictures that are decoded, and results that are not yet consumed
 PATIENCE_S = 0.1  # between looks at whether to stop

@@ -14,7 +14,7 @@ from ovsdino.analysis.encoders import open_encoder
 from ovsdino.analysis.photos import centre_square, choose_photos
 from ovsdino.analysis.spectrum import log_ratio, radial_energy
 from ovsdino.cli import main
-from ovsdino_runtime.photo import load_photo
+from ovsdino_runtime.base.photo import load_photo
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

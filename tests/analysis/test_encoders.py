@@ -10,8 +10,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from ovsdino.analysis import encoders
 from ovsdino.analysis.encoders import open_encoder, sam_encoder
 from ovsdino.analysis.errors import AnalysisError
-from ovsdino.checkpoint import CheckpointError, load_model, save_model
-from ovsdino.masks.shards import MaskError
+from ovsdino.masks.errors import MaskError
+from ovsdino.network.checkpoint import CheckpointError, load_model, save_model
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from ovsdino.analysis import partial
 from ovsdino.analysis.encoders import Encoder
 from ovsdino.analysis.measure import Run, measure_similarity, measure_spectra
 from ovsdino.analysis.spectrum import SpectrumOptions
-from ovsdino_runtime.preprocess import Preprocessing
+from ovsdino_runtime.geometry.preprocess import Preprocessing
 
 BATCH = 2
 OPTIONS = SpectrumOptions(bins=4)

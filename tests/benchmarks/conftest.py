@@ -9,10 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ovsdino_benchmarks import floor
-from ovsdino_runtime.bundle import Graph, Head, Manifest, Tensor, TextInfo, write_bundle
-from ovsdino_runtime.preprocess import Preprocessing
-from ovsdino_runtime.windows import WindowPolicy
+from ovsdino_benchmarks.latency import roofline as floor
+from ovsdino_runtime.bundle.bundle import Graph, Head, Manifest, Tensor, TextInfo, write_bundle
+from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.windows import WindowPolicy
 
 SIZE, PATCH, WIDTH = 32, 8, 4
 GRID = SIZE // PATCH

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ovsdino_benchmarks import results
 from ovsdino_benchmarks.cli import bench, evaluate
+from ovsdino_benchmarks.results import results
 
 ROOT = Path(__file__).resolve().parents[2]
 

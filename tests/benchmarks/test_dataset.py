@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from ovsdino_benchmarks.benchmark_list import benchmarks
-from ovsdino_benchmarks.dataset import open_benchmark, open_folder
-from ovsdino_benchmarks.label_values import CONTEXT_IDS, IGNORED, stuff_pixels
-from ovsdino_runtime.labelled_photos import DataError, LabelError
-from ovsdino_runtime.rle import decode_rle
-from ovsdino_runtime.vocabulary import load_vocabulary
+from ovsdino_benchmarks.datasets.benchmark_list import benchmarks
+from ovsdino_benchmarks.datasets.dataset import open_benchmark, open_folder
+from ovsdino_benchmarks.datasets.label_values import CONTEXT_IDS, IGNORED, stuff_pixels
+from ovsdino_runtime.files.labeled_folder import DataError, LabelError
+from ovsdino_runtime.geometry.rle import decode_rle
+from ovsdino_runtime.text.vocabulary import load_vocabulary
 
 SHAPE = (8, 12)
 

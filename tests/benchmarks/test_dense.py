@@ -12,10 +12,8 @@ from PIL import Image
 from ovsdino.dinov3seg import zero_shot
 from ovsdino.dinov3seg.config import ZeroShotProtocol
 from ovsdino.dinov3seg.vlm import Vlm
-from ovsdino_benchmarks import dense_forms, results, zero_shot_form
 from ovsdino_benchmarks.cli import bench, evaluate
-from ovsdino_benchmarks.models import open_bundle
-from ovsdino_benchmarks.protocol import (
+from ovsdino_benchmarks.datasets.protocol import (
     DINOTXT,
     DINOV3SEG,
     PROTOCOLS,
@@ -23,9 +21,13 @@ from ovsdino_benchmarks.protocol import (
     own_protocol,
     words_of,
 )
-from ovsdino_benchmarks.zero_shot_form import ZeroShot, best_classes
-from ovsdino_runtime.bundle import Bundle, load_bundle
-from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary
+from ovsdino_benchmarks.model_variants import dinov3seg as dense_forms
+from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
+from ovsdino_benchmarks.model_variants.models import open_bundle
+from ovsdino_benchmarks.model_variants.zero_shot import ZeroShot, best_classes
+from ovsdino_benchmarks.results import results
+from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 from tests.dinov3seg.small import SMALL_VLM
 from tests.runtime.dense_bundle import colour_bundle
 from tests.runtime.dense_cases import build, manifest_of, photo_of, reference
@@ -201,7 +203,7 @@ def test_zero_shot_is_evaluated_from_the_official_files(vlm, stripes, tmp_path, 
     folder.mkdir()
     (folder / "backbone.pth").write_bytes(b"weights")
     monkeypatch.setattr("ovsdino.zoo.checkpoint.load_vlm", lambda paths: {folder: vlm}[paths[0]])
-    monkeypatch.setattr("ovsdino_benchmarks.quality.DINOTXT", PROTOCOL)
+    monkeypatch.setattr("ovsdino_benchmarks.quality.quality.DINOTXT", PROTOCOL)
     monkeypatch.setattr(zero_shot_form, "ZERO_SHOT", ("dinotxt-vitl16",))
     options = ["--model", "dinotxt-vitl16", "--form", "torch", "--checkpoint", folder, "--threads", 1]
     done = run(evaluate, "--data", stripes, "--out", tmp_path / "out", *options)

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ovsdino_benchmarks import evaluate as module
-from ovsdino_benchmarks.dataset import open_folder
-from ovsdino_benchmarks.evaluate import evaluate
-from ovsdino_benchmarks.models import ModelSpec, open_segmenter
-from ovsdino_benchmarks.protocol import own_protocol
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.metrics import Counts, count, scores
+from ovsdino_benchmarks.datasets.dataset import open_folder
+from ovsdino_benchmarks.datasets.protocol import own_protocol
+from ovsdino_benchmarks.model_variants.models import ModelSpec, open_segmenter
+from ovsdino_benchmarks.quality import evaluate as module
+from ovsdino_benchmarks.quality.evaluate import evaluate
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.geometry.metrics import Counts, count, scores
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ovsdino_benchmarks import floor
-from ovsdino_benchmarks.floor import FlopsError, Rates, count_flops, measure_rates
+from ovsdino_benchmarks.latency import roofline as floor
+from ovsdino_benchmarks.latency.roofline import FlopsError, Rates, count_flops, measure_rates
 
 
 def save(path, nodes, weights, shape=("batch", 3, 8, 8), functions=()):

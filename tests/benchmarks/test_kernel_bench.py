@@ -4,12 +4,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ovsdino.config import VITB14
 from ovsdino.kernels import ops
-from ovsdino_benchmarks import cli, kernel_bench, results
+from ovsdino.network.config import VITB14
+from ovsdino_benchmarks import cli
 from ovsdino_benchmarks.cli import bench
-from ovsdino_benchmarks.kernel_bench import measure_kernels, require_gpu, take_turns
-from ovsdino_benchmarks.kernel_cases import (
+from ovsdino_benchmarks.kernels import bench as kernel_bench
+from ovsdino_benchmarks.kernels.bench import measure_kernels, require_gpu, take_turns
+from ovsdino_benchmarks.kernels.cases import (
     DTYPES,
     KERNELS,
     KernelCase,
@@ -20,10 +21,11 @@ from ovsdino_benchmarks.kernel_cases import (
     relative_error,
     upsample_then_argmax,
 )
-from ovsdino_benchmarks.kernel_clock import HostClock
-from ovsdino_benchmarks.kernel_report import describe, write_kernel_report
-from ovsdino_benchmarks.kernel_results import KernelBenchError, load_kernels
-from ovsdino_benchmarks.results import ResultError
+from ovsdino_benchmarks.kernels.clock import HostClock
+from ovsdino_benchmarks.kernels.report import describe, write_kernel_report
+from ovsdino_benchmarks.kernels.results import KernelBenchError, load_kernels
+from ovsdino_benchmarks.results import results
+from ovsdino_benchmarks.results.results import ResultError
 
 SMALL = KernelRequest(
     model="nano",
@@ -155,7 +157,7 @@ def test_a_way_without_room_is_left_out_and_named(monkeypatch, tmp_path):
     def no_room(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB.\nMore.")
 
-    monkeypatch.setattr("ovsdino_benchmarks.kernel_cases.upsample_then_argmax", no_room)
+    monkeypatch.setattr("ovsdino_benchmarks.kernels.cases.upsample_then_argmax", no_room)
     request = KernelRequest(**{**vars(SMALL), "kernels": ("upsample_argmax",), "dtypes": ("fp16",)})
     report = measure_kernels(request, HostClock())
     (one,) = report.results

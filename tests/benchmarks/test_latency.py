@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ovsdino_benchmarks import models, ways
-from ovsdino_benchmarks.case import LatencyRequest, choose_classes
-from ovsdino_benchmarks.child import ChildError, run_child
-from ovsdino_benchmarks.latency import describe, measure, write_latency
-from ovsdino_benchmarks.models import ModelSpec
-from ovsdino_benchmarks.results import load
-from ovsdino_benchmarks.ways import Job, choose_baselines, open_way, why_not
+from ovsdino_benchmarks.latency import baselines as ways
+from ovsdino_benchmarks.latency.baselines import Job, choose_baselines, open_way, why_not
+from ovsdino_benchmarks.latency.case import LatencyRequest, choose_classes
+from ovsdino_benchmarks.latency.cold_start import ChildError, run_child
+from ovsdino_benchmarks.latency.latency import describe, measure, write_latency
+from ovsdino_benchmarks.model_variants import models
+from ovsdino_benchmarks.model_variants.models import ModelSpec
+from ovsdino_benchmarks.results.results import load
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = (("red",), ("green",), ("blue",))

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ovsdino_benchmarks.cli import bench
-from ovsdino_benchmarks.load import LoadReport
-from ovsdino_runtime import strict_json
+from ovsdino_benchmarks.load.load import LoadReport
+from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.service import ServiceOptions
 from tests.serve.running import running

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from ovsdino_benchmarks.label_values import IGNORED
-from ovsdino_runtime.metrics import Counts, boundary, boundary_width, count, scores
+from ovsdino_benchmarks.datasets.label_values import IGNORED
+from ovsdino_runtime.geometry.metrics import Counts, boundary, boundary_width, count, scores
 
 CLASSES = 6
 

@@ -2,11 +2,11 @@
 
 import torch
 
-from ovsdino.checkpoint import load_model, save_model
-from ovsdino_benchmarks.models import ModelSpec, open_segmenter
-from ovsdino_benchmarks.protocol import own_protocol
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.segmenter import find_bundle
+from ovsdino.network.checkpoint import load_model, save_model
+from ovsdino_benchmarks.datasets.protocol import own_protocol
+from ovsdino_benchmarks.model_variants.models import ModelSpec, open_segmenter
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
 
 
 def test_a_checkpoint_brings_its_own_head(tmp_path):

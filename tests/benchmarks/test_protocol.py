@@ -2,11 +2,17 @@
 
 import pytest
 
-from ovsdino_benchmarks.benchmark_list import benchmarks
-from ovsdino_benchmarks.models import open_bundle
-from ovsdino_benchmarks.protocol import PROTOCOLS, ProtocolError, find_protocol, own_protocol, templates_of
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.vocabulary import load_vocabulary
+from ovsdino_benchmarks.datasets.benchmark_list import benchmarks
+from ovsdino_benchmarks.datasets.protocol import (
+    PROTOCOLS,
+    ProtocolError,
+    find_protocol,
+    own_protocol,
+    templates_of,
+)
+from ovsdino_benchmarks.model_variants.models import open_bundle
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.text.vocabulary import load_vocabulary
 
 
 def test_ovsdinos_protocol_is_that_of_the_paper():

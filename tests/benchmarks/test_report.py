@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ovsdino_benchmarks import results
-from ovsdino_benchmarks.compare import compare
-from ovsdino_benchmarks.environment import read_environment
-from ovsdino_benchmarks.protocol import OVSDINO
-from ovsdino_benchmarks.report import load_papers, write_report
-from ovsdino_benchmarks.results import (
+from ovsdino_benchmarks.datasets.protocol import OVSDINO
+from ovsdino_benchmarks.reports.report import load_papers, write_report
+from ovsdino_benchmarks.results import results
+from ovsdino_benchmarks.results.compare import compare
+from ovsdino_benchmarks.results.environment import read_environment
+from ovsdino_benchmarks.results.results import (
     Baseline,
     ClassScore,
     Fresh,

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from PIL import Image
 
-from ovsdino.checkpoint import save_model
-from ovsdino.config import NANO, PRESETS
-from ovsdino.masks.sam import SamShape, build_sam, load_sam
-from ovsdino.model import OVSDINO
-from ovsdino_benchmarks import results
+from ovsdino.masks.teachers.sam import SamShape, build_sam, load_sam
+from ovsdino.network.checkpoint import save_model
+from ovsdino.network.config import NANO, PRESETS
+from ovsdino.network.model import OVSDINO
 from ovsdino_benchmarks.cli import evaluate
-from ovsdino_benchmarks.models import ModelSpec, digest, open_engine
-from ovsdino_runtime.bundle import load_bundle
+from ovsdino_benchmarks.model_variants.models import ModelSpec, digest, open_engine
+from ovsdino_benchmarks.results import results
+from ovsdino_runtime.bundle.bundle import load_bundle
 
 SIDE, VIEW = 32, 64  # [px] a window's, and what SAM reads
 SHAPE = SamShape(

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovsdino.config import NANO, ModelConfig
-from ovsdino.model import OVSDINO
+from ovsdino.network.config import NANO, ModelConfig
+from ovsdino.network.model import OVSDINO
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ovsdino.backbone import Backbone, resize_positions
-from ovsdino.checkpoint import CheckpointError, load_backbone
-from ovsdino.config import PRESETS, VITB14, ModelConfig
+from ovsdino.network.backbone import Backbone, resize_positions
+from ovsdino.network.checkpoint import CheckpointError, load_backbone
+from ovsdino.network.config import PRESETS, VITB14, ModelConfig
 
 SMALL_DINOV2 = replace(VITB14, name="small", backbone="vit_small_patch14_dinov2.lvd142m", backbone_width=384)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovsdino.checkpoint import CheckpointError, load_model, read_config, read_model, save_model
-from ovsdino.config import ModelConfig
-from ovsdino.model import OVSDINO
+from ovsdino.network.checkpoint import CheckpointError, load_model, read_config, read_model, save_model
+from ovsdino.network.config import ModelConfig
+from ovsdino.network.model import OVSDINO
 
 
 def test_round_trip_is_exact(model: OVSDINO, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovsdino.checkpoint import CheckpointError
-from ovsdino.clip_text import ClipTextTower, load_clip_text
+from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.network.clip_text import ClipTextTower, load_clip_text
 
 START, END = 49406, 49407
 

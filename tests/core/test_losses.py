@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ovsdino.losses import binary_cross_entropy, cosine_alignment, dice, mse_alignment
+from ovsdino.network.losses import binary_cross_entropy, cosine_alignment, dice, mse_alignment
 
 
 def test_cross_entropy_counts_only_what_is_known() -> None:

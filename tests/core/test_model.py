@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ovsdino.config import PRESETS, ModelConfig
-from ovsdino.head import cosine
-from ovsdino.model import OVSDINO
+from ovsdino.network.config import PRESETS, ModelConfig
+from ovsdino.network.head import cosine
+from ovsdino.network.model import OVSDINO
 
 # ---- sizes: systems.md A.4 ------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
-from ovsdino.checkpoint import CheckpointError
-from ovsdino.text_tower import (
+from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.network.text_tower import (
     SelfAttention,
     TextConfig,
     TextTower,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovsdino_runtime.base.errors import ClassesError, NotAPhotoError, TooLargeError
 from ovsdino_runtime.demo import answers as module
 from ovsdino_runtime.demo.answers import Answers, fit_photo, split_words
-from ovsdino_runtime.errors import ClassesError, NotAPhotoError, TooLargeError
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.upload import UploadLimits
+from ovsdino_runtime.serve.upload import UploadLimits
 from tests.demo.conftest import ROOT
 
 WORDS = ["red", "blue", "yellow|white"]

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 
+from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.demo.answers import Answers
 from ovsdino_runtime.demo.page import EMPTY, EXAMPLES, FAULT, answer, asset_path
 from ovsdino_runtime.demo.private import private_files
 from ovsdino_runtime.demo.server import POLICY, serve
-from ovsdino_runtime.errors import OutputError
 from tests.demo.conftest import ROOT, started
 
 

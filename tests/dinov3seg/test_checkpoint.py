@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from ovsdino.checkpoint import CheckpointError, save_model
 from ovsdino.dinov3seg import checkpoint
 from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, load_seg, read_model
 from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
@@ -20,7 +19,8 @@ from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import TINY
 from ovsdino.dinov3seg.vlm import Vlm
-from ovsdino.text_tower import TextTower
+from ovsdino.network.checkpoint import CheckpointError, save_model
+from ovsdino.network.text_tower import TextTower
 from tests.dinov3seg.small import SMALL, SMALL_CLIP, SMALL_VLM
 
 

@@ -18,8 +18,8 @@ from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PROTOCOLS, VITL16
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.dinov3seg.vlm import Vlm
-from ovsdino_runtime.vocabulary import load_templates
-from ovsdino_runtime.windows import plan_windows
+from ovsdino_runtime.geometry.windows import plan_windows
+from ovsdino_runtime.text.vocabulary import load_templates
 from tests.dinov3seg.small import SMALL, SMALL_VLM
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsdino.config import IMAGENET_MEAN, IMAGENET_STD
 from ovsdino.dinov3seg.config import SegConfig, VlmConfig
 from ovsdino.dinov3seg.correlation import best_classes, correlate, put_classes, take_classes, text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS, TINY, VITL16
+from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD
 from tests.dinov3seg.small import SMALL, randomise
 
 CLASSES = 6

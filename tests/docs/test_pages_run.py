@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ovsdino_runtime import Segmenter
-from ovsdino_runtime.segmenter import packaged_models
+from ovsdino_runtime.bundle.models import packaged_models
 from tests.docs.pages import NAMES, ROOT, SHELL, Command, code_blocks, commands_of, read_page
 from tests.docs.programs import OURS, our_command
 

@@ -9,11 +9,11 @@ import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
-from ovsdino.checkpoint import save_model
-from ovsdino.config import NANO, PRESETS
-from ovsdino.model import OVSDINO
-from ovsdino.text_tower import TextConfig, TextTower, save_text_tower
-from ovsdino_export.graph import VISION, export_graph
+from ovsdino.network.checkpoint import save_model
+from ovsdino.network.config import NANO, PRESETS
+from ovsdino.network.model import OVSDINO
+from ovsdino.network.text_tower import TextConfig, TextTower, save_text_tower
+from ovsdino_export.graphs.graph import VISION, export_graph
 from ovsdino_export.photos import paint
 from ovsdino_export.pipeline import VisionPipeline
 

@@ -8,9 +8,9 @@ import torch
 from timm.layers.layer_scale import LayerScale
 from torch import nn
 
-from ovsdino_export.between_products import FusableGelu, shorten
 from ovsdino_export.export import export_vision
-from ovsdino_export.rewrite import restate
+from ovsdino_export.rewrite.fold_layerscale import FusableGelu, shorten
+from ovsdino_export.rewrite.rewrite import restate
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer
 from tokenizers import Tokenizer
 
-from ovsdino.clip_text import VOCABULARY, ClipTextTower
+from ovsdino.network.clip_text import VOCABULARY, ClipTextTower
 from ovsdino_export.clip import clip_tokenizer
-from ovsdino_export.graph import TEXT, export_graph
+from ovsdino_export.graphs.graph import TEXT, export_graph
 from ovsdino_export.pipeline import TextPipeline
 
 TRICKY = [

@@ -5,12 +5,12 @@ import onnx
 import pytest
 from onnx import inliner
 
-from ovsdino_export.cpu_fusions import DOMAIN, call_attention, define_attention, keep_calls
-from ovsdino_export.graph import VISION, export_graph
-from ovsdino_export.local_functions import call_functions
+from ovsdino_export.graphs.graph import VISION, export_graph
+from ovsdino_export.graphs.local_functions import call_functions
 from ovsdino_export.parity import onnx_encoder
 from ovsdino_export.pipeline import VisionPipeline
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_export.rewrite.cpu_fusions import DOMAIN, call_attention, define_attention, keep_calls
+from ovsdino_runtime.base.errors import OvsdinoError
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,19 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from ovsdino_export import engine_build, engine_progress
 from ovsdino_export.cli import export
-from ovsdino_export.engine_build import EngineTarget, build_engine, choose_target
-from ovsdino_export.engine_inspect import Layer, check_layers, check_tensors, engine_layers
-from ovsdino_export.engine_progress import Progress
-from ovsdino_runtime import engine_cache, engine_run
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.engine_cache import list_engines
-from ovsdino_runtime.engine_run import open_cached_engine
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.gpu import Gpu
+from ovsdino_export.engines import build as engine_build
+from ovsdino_export.engines import progress as engine_progress
+from ovsdino_export.engines.build import EngineTarget, build_engine, choose_target
+from ovsdino_export.engines.inspect import Layer, check_layers, check_tensors, engine_layers
+from ovsdino_export.engines.progress import Progress
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.cuda.devices import Gpu
+from ovsdino_runtime.engines import cache as engine_cache
+from ovsdino_runtime.engines import tensorrt as engine_run
+from ovsdino_runtime.engines.cache import list_engines
+from ovsdino_runtime.engines.tensorrt import open_cached_engine
 
 RTX = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no package for this machine")
 
@@ -288,9 +290,9 @@ def test_int8_is_not_for_tensorrt(made):
 def test_a_vit_b_of_two_blocks_is_built_for_two_gpus(weights, tmp_path, monkeypatch, tiny_preset):
     import torch
 
-    from ovsdino import checkpoint
-    from ovsdino.config import PRESETS
-    from ovsdino.model import OVSDINO
+    from ovsdino.network import checkpoint
+    from ovsdino.network.config import PRESETS
+    from ovsdino.network.model import OVSDINO
     from ovsdino_export.export import ExportRequest, export_bundle
 
     monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))

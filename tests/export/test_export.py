@@ -13,17 +13,17 @@ import torch
 from click.testing import CliRunner
 from tokenizers import Tokenizer
 
-from ovsdino import checkpoint
-from ovsdino.config import PRESETS
-from ovsdino.head import unit
-from ovsdino.model import OVSDINO
+from ovsdino.network import checkpoint
+from ovsdino.network.config import PRESETS
+from ovsdino.network.head import unit
+from ovsdino.network.model import OVSDINO
 from ovsdino_export import parity
 from ovsdino_export.cli import export
 from ovsdino_export.export import DATA_FILE, ExportRequest, export_bundle
 from ovsdino_export.parity import THRESHOLDS, ParityError
-from ovsdino_runtime.bundle import ParityThresholds, load_bundle
-from ovsdino_runtime.engines import open_engine, verify_golden
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle.bundle import ParityThresholds, load_bundle
+from ovsdino_runtime.engines.onnxruntime import open_engine, verify_golden
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto
 
-from ovsdino.head import unit
-from ovsdino_export.graph import TEXT, VISION, describe, export_graph
-from ovsdino_export.lint import PRODUCTS, STATISTICS, LintError, element_types
+from ovsdino.network.head import unit
+from ovsdino_export.graphs.graph import TEXT, VISION, describe, export_graph
+from ovsdino_export.graphs.lint import PRODUCTS, STATISTICS, LintError, element_types
 from ovsdino_export.pipeline import TextPipeline, VisionPipeline
-from ovsdino_runtime.bundle import Tensor
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle.bundle import Tensor
 
 CLOSE = {"rtol": 0, "atol": 2e-6}  # unit vectors; a few roundings of FP32
 

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ovsdino_export import int8_gate
 from ovsdino_export.cli import export
-from ovsdino_export.int8_gate import find_sets, measure, require_miou
 from ovsdino_export.parity import THRESHOLDS, ParityError
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_export.precision import int8_gate
+from ovsdino_export.precision.int8_gate import find_sets, measure, require_miou
+from ovsdino_runtime.base.errors import OvsdinoError
 
 
 def label(folder, name, values, suffix=".jpg"):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ovsdino.config import NANO, PRESETS
-from ovsdino_export.kernels import (
+from ovsdino.network.config import NANO, PRESETS
+from ovsdino_export.engines.kernels import (
     PTX_VERSIONS,
     compile_kernel,
     compile_kernels,
@@ -17,8 +17,8 @@ from ovsdino_export.kernels import (
     plan_gate,
     plan_kernels,
 )
-from ovsdino_export.ptx import describe_ptx, runs_on, strip_hidden_params
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_export.engines.ptx import describe_ptx, runs_on, strip_hidden_params
+from ovsdino_runtime.base.errors import OvsdinoError
 
 TINY = replace(NANO, image_size=64, backbone_width=64, encoder_width=32, structure_channels=32, norm_groups=8)
 PTX = """

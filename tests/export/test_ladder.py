@@ -7,14 +7,15 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from ovsdino.head import unit
-from ovsdino_export import ladder, parity
-from ovsdino_export.explicit_attention import ExplicitAttention
-from ovsdino_export.graph import VISION, describe, export_graph
-from ovsdino_export.ladder import climb, smallest, units
-from ovsdino_export.lint import LintError, check, element_types, is_kept
+from ovsdino.network.head import unit
+from ovsdino_export import parity
+from ovsdino_export.graphs.graph import VISION, describe, export_graph
+from ovsdino_export.graphs.lint import LintError, check, element_types, is_kept
 from ovsdino_export.pipeline import VisionPipeline
-from ovsdino_export.precision import ATTENTION, Float32Part
+from ovsdino_export.precision import find_fp32_layers as ladder
+from ovsdino_export.precision.find_fp32_layers import climb, smallest, units
+from ovsdino_export.rewrite.explicit_attention import ExplicitAttention
+from ovsdino_export.rewrite.half_precision import ATTENTION, Float32Part
 
 
 @pytest.mark.parametrize("needed", [[], ["c"], ["a", "h"], ["b", "c", "g"], list("abcdefgh")])

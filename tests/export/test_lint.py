@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from ovsdino_export.lint import SCOPES, LintError, check, lint
+from ovsdino_export.graphs.lint import SCOPES, LintError, check, lint
 
 
 def graph_of(*nodes, kind=TensorProto.FLOAT, shape=("batch", 3, 8, 8), inner=(), opsets=(("", 18),)):

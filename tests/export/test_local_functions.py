@@ -10,12 +10,12 @@ import torch
 from onnx import TensorProto, helper
 
 from ovsdino_export.export import export_vision
-from ovsdino_export.graph import VISION, export_graph
-from ovsdino_export.lint import lint
-from ovsdino_export.local_functions import DOMAIN, call_functions, define_functions
+from ovsdino_export.graphs.graph import VISION, export_graph
+from ovsdino_export.graphs.lint import lint
+from ovsdino_export.graphs.local_functions import DOMAIN, call_functions, define_functions
+from ovsdino_export.graphs.storage import save_sharing_weights, store_as_half
 from ovsdino_export.pipeline import VisionPipeline
-from ovsdino_export.storage import save_sharing_weights, store_as_half
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
 
 CALLS = ["DepthwiseBlock", "DepthwiseBlock", "DepthwiseBlockStride2", "PreservationGate"]
 

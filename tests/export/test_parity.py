@@ -6,7 +6,7 @@ import torch
 
 from ovsdino_export import parity
 from ovsdino_export.parity import THRESHOLDS, ParityError, compare, misses, require, worse
-from ovsdino_runtime.bundle import ParityThresholds
+from ovsdino_runtime.bundle.bundle import ParityThresholds
 
 
 def unit_features(seed, shape=(4, 16, 5, 5)):

@@ -6,8 +6,8 @@ from PIL import Image
 
 from ovsdino_export import photos
 from ovsdino_export.photos import gather_photos, middle, paint
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.preprocess import Preprocessing
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.geometry.preprocess import Preprocessing
 
 
 def test_painted_photos_are_always_the_same_and_not_flat():

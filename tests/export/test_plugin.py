@@ -8,11 +8,11 @@ from typing import Union, get_args
 import pytest
 import torch
 
-from ovsdino.config import NANO
-from ovsdino_export import plugin
-from ovsdino_export.kernels import compile_kernels, plan_kernels
-from ovsdino_export.ptx import describe_ptx
-from ovsdino_runtime.errors import EngineError
+from ovsdino.network.config import NANO
+from ovsdino_export.engines import plugin
+from ovsdino_export.engines.kernels import compile_kernels, plan_kernels
+from ovsdino_export.engines.ptx import describe_ptx
+from ovsdino_runtime.base.errors import EngineError
 
 TINY = replace(NANO, image_size=64, backbone_width=64, encoder_width=32, structure_channels=32, norm_groups=8)
 
@@ -132,9 +132,9 @@ def test_the_file_keeps_its_annotations():
 def test_tensorrt_runs_the_kernels(tiny, tmp_path, bundle):
     """The gate in TensorRT, by the plugin, against torch."""
     trt = pytest.importorskip("tensorrt")
-    from ovsdino_export.graph import VISION, export_graph
-    from ovsdino_export.kernels import PTX_VERSIONS
-    from ovsdino_export.local_functions import call_functions
+    from ovsdino_export.engines.kernels import PTX_VERSIONS
+    from ovsdino_export.graphs.graph import VISION, export_graph
+    from ovsdino_export.graphs.local_functions import call_functions
     from ovsdino_export.pipeline import VisionPipeline
 
     gpu = "sm_{}{}".format(*torch.cuda.get_device_capability())

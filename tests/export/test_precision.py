@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ovsdino_export.pipeline import VisionPipeline
-from ovsdino_export.precision import NORMS, Float32Norm, to_half
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_export.rewrite.half_precision import NORMS, Float32Norm, to_half
+from ovsdino_runtime.base.errors import OvsdinoError
 
 
 @torch.no_grad()

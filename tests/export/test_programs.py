@@ -5,7 +5,7 @@ from importlib import metadata
 import onnxruntime
 import pytest
 
-from ovsdino_export.programs import program_versions
+from ovsdino_export.graphs.versions import program_versions
 
 
 def test_versions_are_those_of_the_packages():

@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ovsdino_export import int8_ladder
 from ovsdino_export.cli import export
-from ovsdino_export.engine_build import build_engines, choose_target
+from ovsdino_export.engines.build import build_engines, choose_target
 from ovsdino_export.export import ExportRequest, export_bundle
-from ovsdino_export.graph import VISION
+from ovsdino_export.graphs.graph import VISION
 from ovsdino_export.parity import THRESHOLDS, ParityError, onnx_encoder
-from ovsdino_export.quantize import products, quantize, rounding_noise
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.engines import open_vision
-from ovsdino_runtime.errors import EngineError
+from ovsdino_export.precision import int8_ladder
+from ovsdino_export.precision.quantize import products, quantize, rounding_noise
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.engines.onnxruntime import open_vision
 
 
 def encode(model, pixels, folder):
@@ -62,7 +62,7 @@ def test_a_product_is_that_of_whole_numbers(tmp_path, passes):
     x = random.normal(size=(16, 32)).astype(np.float32)
     x[3, 5] = 40  # an outlier, which spoils the steps of all the others
     onnx.save(quantize(one_product(weight), twice=["y"] if passes == 2 else []), tmp_path / "int8.onnx")
-    from ovsdino_runtime.engines import OnnxRuntimeEngine
+    from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
     found = OnnxRuntimeEngine(tmp_path / "int8.onnx").run({"x": x})["y"]
     assert np.abs(found - by_hand(x, weight, passes)).max() < 2e-4 * np.abs(found).max()
@@ -74,7 +74,7 @@ def test_a_column_of_zeros_stays_zero(tmp_path):
     weight = np.ones((4, 2), np.float32)
     weight[:, 1] = 0
     onnx.save(quantize(one_product(weight)), tmp_path / "int8.onnx")
-    from ovsdino_runtime.engines import OnnxRuntimeEngine
+    from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
     found = OnnxRuntimeEngine(tmp_path / "int8.onnx").run({"x": np.ones((1, 4), np.float32)})["y"]
     assert np.allclose(found, [[4, 0]])

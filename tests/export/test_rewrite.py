@@ -7,15 +7,15 @@ import torch
 from timm.layers.attention import Attention
 from torch import nn
 
-from ovsdino.backbone import Backbone
-from ovsdino.config import VITB14
-from ovsdino_export.explicit_attention import (
+from ovsdino.network.backbone import Backbone
+from ovsdino.network.config import VITB14
+from ovsdino_export.rewrite.explicit_attention import (
     ExplicitAttention,
     ExplicitMultiheadAttention,
     from_multihead,
     from_timm,
 )
-from ovsdino_export.rewrite import FixedBackbone, restate
+from ovsdino_export.rewrite.rewrite import FixedBackbone, restate
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -13,23 +13,23 @@ import torch
 from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
 
-from ovsdino.checkpoint import save_model
 from ovsdino.dinov3seg import local_global
 from ovsdino.dinov3seg.checkpoint import load_seg
 from ovsdino.dinov3seg.config import SegConfig
 from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.tokenizer import tokenize
-from ovsdino_export import engine_build
+from ovsdino.network.checkpoint import save_model
 from ovsdino_export.cli import export
-from ovsdino_export.engine_build import choose_target
+from ovsdino_export.dinov3seg.export import Labelled, export_chain, export_seg
+from ovsdino_export.dinov3seg.parity import CHAIN_THRESHOLDS, GraphSeg, chain_logits, compare_logits, onnx_run
+from ovsdino_export.engines import build as engine_build
+from ovsdino_export.engines.build import choose_target
 from ovsdino_export.parity import ParityError, misses
 from ovsdino_export.request import ExportRequest
-from ovsdino_export.seg_export import Labelled, export_chain, export_seg
-from ovsdino_export.seg_parity import CHAIN_THRESHOLDS, GraphSeg, chain_logits, compare_logits, onnx_run
-from ovsdino_runtime.bundle import Bundle, ParityThresholds, load_bundle
-from ovsdino_runtime.engine_cache import profile
-from ovsdino_runtime.engines import open_engine, verify_golden
-from ovsdino_runtime.preprocess import normalise
+from ovsdino_runtime.bundle.bundle import Bundle, ParityThresholds, load_bundle
+from ovsdino_runtime.engines.cache import profile
+from ovsdino_runtime.engines.onnxruntime import open_engine, verify_golden
+from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.segmenter import Segmenter
 from tests.export.seg_small import MICRO, VARIANTS, make_network
 

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.checkpoint import save_model
 from ovsdino.dinov3seg import local_global
 from ovsdino.dinov3seg.checkpoint import read_model
 from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino_export.graph import export_graph
-from ovsdino_export.precision import TYPES
-from ovsdino_export.rewrite_seg import RowwiseGroupNorm
-from ovsdino_export.seg_parity import GraphSeg, torch_run
-from ovsdino_export.seg_pipelines import make_stages, spec
-from ovsdino_runtime.engines import OnnxRuntimeEngine
+from ovsdino.network.checkpoint import save_model
+from ovsdino_export.dinov3seg.parity import GraphSeg, torch_run
+from ovsdino_export.dinov3seg.pipelines import make_stages, spec
+from ovsdino_export.dinov3seg.rewrite import RowwiseGroupNorm
+from ovsdino_export.graphs.graph import export_graph
+from ovsdino_export.rewrite.half_precision import TYPES
+from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from tests.export.seg_small import MICRO, VARIANTS, make_network
 
 CLOSE = {"rtol": 1e-3, "atol": 2e-5}  # FP32, through some dozen layers

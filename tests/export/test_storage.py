@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ovsdino_export.storage import STORED, as_half, save_sharing_weights, store_as_half
+from ovsdino_export.graphs.storage import STORED, as_half, save_sharing_weights, store_as_half
 
 
 def exact(*shape, seed=0):

@@ -125,10 +125,14 @@ def test_a_room_imports_only_what_it_may(room):
         ("ovsdino_runtime", "import onnxruntime", ["onnxruntime"]),
         ("ovsdino_runtime", "def f():\n    import onnxruntime", []),
         ("ovsdino_runtime", "def f():\n    from torch import nn", ["torch.nn"]),
-        ("ovsdino_runtime", "from ovsdino.config import PRESETS", ["ovsdino.config.PRESETS"]),
-        ("ovsdino", "from ovsdino_runtime.windows import plan_windows", []),
-        ("ovsdino", "from ovsdino_runtime.bundle import load_bundle", ["ovsdino_runtime.bundle.load_bundle"]),
-        ("ovsdino", "from ovsdino_runtime import bundle", ["ovsdino_runtime.bundle"]),
+        ("ovsdino_runtime", "from ovsdino.network.config import PRESETS", ["ovsdino.network.config.PRESETS"]),
+        ("ovsdino", "from ovsdino_runtime.geometry.windows import plan_windows", []),
+        (
+            "ovsdino",
+            "from ovsdino_runtime.bundle.bundle import load_bundle",
+            ["ovsdino_runtime.bundle.bundle.load_bundle"],
+        ),
+        ("ovsdino", "from ovsdino_runtime import bundle", ["ovsdino_runtime.bundle.bundle"]),
         ("ovsdino", "if True:\n    import onnx", ["onnx"]),
         ("ovsdino_export", "import ovsdino_benchmarks", ["ovsdino_benchmarks"]),
     ],
@@ -174,7 +178,7 @@ def test_the_commands_show_their_help_without_torch():
 
 
 def test_the_network_needs_no_triton():
-    code = "import ovsdino.model, ovsdino.kernels.ops\nassert not ovsdino.kernels.ops.has_triton()"
+    code = "import ovsdino.network.model, ovsdino.kernels.ops\nassert not ovsdino.kernels.ops.has_triton()"
     run_python(code, without=("triton", "ovsdino_export"))
     importers = {
         path.name

@@ -12,13 +12,13 @@ import torch
 
 from ovsdino.kernels import device_kernels as kernels
 from ovsdino.kernels import reference
-from ovsdino_export.kernels import SCORES_BLOCK, TILE, WINDOW_BLOCK
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.device_plan import plan_photo
-from ovsdino_runtime.merge import merge_argmax, merge_geometry
-from ovsdino_runtime.preprocess import Preprocessing, cut_windows, fit_size, normalise, resize_photo
-from ovsdino_runtime.segmenter import find_bundle
-from ovsdino_runtime.windows import WindowPolicy, plan_windows
+from ovsdino_export.engines.kernels import SCORES_BLOCK, TILE, WINDOW_BLOCK
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.device.plan import plan_photo
+from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
+from ovsdino_runtime.geometry.preprocess import Preprocessing, cut_windows, fit_size, normalise, resize_photo
+from ovsdino_runtime.geometry.windows import WindowPolicy, plan_windows
 
 DEVICE = os.environ.get("OVSDINO_KERNELS_ON", "cpu")
 SIZE, STRIDE, GRID = 32, 20, (3, 4)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovsdino.config import NANO
 from ovsdino.kernels import ops, reference
-from ovsdino.structure_decoder import PreservationGate
-from ovsdino.structure_encoder import DepthwiseBlock
+from ovsdino.network.config import NANO
+from ovsdino.network.structure_decoder import PreservationGate
+from ovsdino.network.structure_encoder import DepthwiseBlock
 
 SMALL = replace(NANO, backbone_width=6, gate_width=4, norm_groups=2)
 

@@ -80,7 +80,7 @@ def detector(tmp_path_factory):
 @pytest.fixture(scope="session")
 def sam_file(tmp_path_factory):
     """A random SAM of 64 px in the layout of the official checkpoints."""
-    from ovsdino.masks.sam import SamShape, build_sam
+    from ovsdino.masks.teachers.sam import SamShape, build_sam
 
     torch.manual_seed(0)
     shape = SamShape(

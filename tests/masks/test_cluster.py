@@ -18,8 +18,8 @@ from PIL import Image
 
 from ovsdino.cli import main
 from ovsdino.masks.cluster import ShardMaker
-from ovsdino.masks.shards import MaskError
-from ovsdino_runtime.ray_cluster import ClusterError, gpus_each
+from ovsdino.masks.errors import MaskError
+from ovsdino_runtime.cluster.ray import ClusterError, gpus_each
 
 PHOTOS = 16
 

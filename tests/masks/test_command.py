@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ovsdino.cli import main
-from ovsdino.config import NANO
-from ovsdino.masks.contact_sheet import CELL, TEXT, draw_sheet
-from ovsdino.masks.shards import MaskReader
+from ovsdino.masks.store.contact_sheet import CELL, TEXT, draw_sheet
+from ovsdino.masks.store.shards import MaskReader
+from ovsdino.network.config import NANO
+from ovsdino.training.data.dataset import MaskDataset
 from ovsdino.training.data_recipe import DataRecipe
-from ovsdino.training.dataset import MaskDataset
-from ovsdino.training.word_bank import WordBank
+from ovsdino.training.targets.word_bank import WordBank
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_too_little_memory_is_one_line(arguments, monkeypatch, error, message):
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("ovsdino.masks.grounded_sam.load_sam", fail)
+    monkeypatch.setattr("ovsdino.masks.teachers.grounded_sam.load_sam", fail)
     result = run(arguments)
     assert result.exit_code == 2
     assert f"Error: {message}; give a smaller --sam or --detector, or fewer --workers" in result.stderr

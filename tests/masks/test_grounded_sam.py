@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ovsdino.masks.grounded_sam import GroundedSamOptions
-from ovsdino.masks.grounding import BoxThresholds, choose_boxes, open_grounding_dino
-from ovsdino.masks.nouns import PhotoNouns
-from ovsdino.masks.sam import BoxMasks, build_sam, load_sam, read_shape
-from ovsdino.masks.shards import MaskError
-from ovsdino_runtime.photo import load_photo
+from ovsdino.masks.errors import MaskError
+from ovsdino.masks.nouns.nouns import PhotoNouns
+from ovsdino.masks.teachers.grounded_sam import GroundedSamOptions
+from ovsdino.masks.teachers.grounding import BoxThresholds, choose_boxes, open_grounding_dino
+from ovsdino.masks.teachers.sam import BoxMasks, build_sam, load_sam, read_shape
+from ovsdino_runtime.base.photo import load_photo
 
 NOUNS = ("cat", "tennis racket", "man")
 

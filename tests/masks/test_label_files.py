@@ -12,9 +12,9 @@ from PIL import Image
 
 from ovsdino.cli import main
 from ovsdino.masks.label_files import UNUSED, read_names
-from ovsdino.masks.shards import MaskReader
-from ovsdino_benchmarks.label_values import stuff_pixels
-from ovsdino_runtime.vocabulary import load_vocabulary
+from ovsdino.masks.store.shards import MaskReader
+from ovsdino_benchmarks.datasets.label_values import stuff_pixels
+from ovsdino_runtime.text.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("cat", "-", "grass", "sky")

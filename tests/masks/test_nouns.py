@@ -8,11 +8,11 @@ import zipfile
 
 import pytest
 
-from ovsdino.masks.captions import CaptionedPhoto, read_captions
-from ovsdino.masks.lexicon import Lexicon, Sense
-from ovsdino.masks.nltk_data import open_lexicon, open_tagger, read_open_english_wordnet, search_folders
-from ovsdino.masks.nouns import NounFilter, caption_runs, photo_nouns
-from ovsdino.masks.shards import MaskError
+from ovsdino.masks.errors import MaskError
+from ovsdino.masks.nouns.captions import CaptionedPhoto, read_captions
+from ovsdino.masks.nouns.lexicon import Lexicon, Sense
+from ovsdino.masks.nouns.nltk_data import open_lexicon, open_tagger, read_open_english_wordnet, search_folders
+from ovsdino.masks.nouns.nouns import NounFilter, caption_runs, photo_nouns
 
 WORDS = {
     "06": "cat dog racket bus glass knife box man church lady light photo truck glasses",

@@ -14,7 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ovsdino.cli import main
-from ovsdino.masks.agreement import (
+from ovsdino.masks.errors import MaskError
+from ovsdino.masks.store.shards import MaskReader
+from ovsdino.masks.teachers.agreement import (
     Opinions,
     SetRules,
     lay_truth,
@@ -24,15 +26,14 @@ from ovsdino.masks.agreement import (
     room_for,
     vote,
 )
-from ovsdino.masks.concepts import FIRST, OTHER, UNKNOWN, Concept, Concepts, read_concepts
-from ovsdino.masks.label_regions import BoxedWord, photo_masks
-from ovsdino.masks.segmenters import read_truth
-from ovsdino.masks.shards import MaskError, MaskReader
-from ovsdino.masks.tflite import TEACHERS, Segmenter
-from ovsdino.masks.views import label_in_views
-from ovsdino.masks.word_boxes import NAME, NamedBox, WordBoxes, grid
-from ovsdino_runtime.labelled_photos import LabelError
-from ovsdino_runtime.photo import load_photo
+from ovsdino.masks.teachers.concepts import FIRST, OTHER, UNKNOWN, Concept, Concepts, read_concepts
+from ovsdino.masks.teachers.label_regions import BoxedWord, photo_masks
+from ovsdino.masks.teachers.segmenters import read_truth
+from ovsdino.masks.teachers.tflite import TEACHERS, Segmenter
+from ovsdino.masks.teachers.views import label_in_views
+from ovsdino.masks.teachers.word_boxes import NAME, NamedBox, WordBoxes, grid
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.files.labeled_folder import LabelError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCEPTS = ROOT / "recipes" / "nano" / "concepts.json"

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ovsdino.masks.shards import (
-    MaskError,
+from ovsdino.masks.errors import MaskError
+from ovsdino.masks.store.shards import (
     MaskInfo,
     MaskReader,
     PhotoMasks,

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from ovsdino_runtime.bundle import (
+from ovsdino_runtime.bundle.bundle import (
     Bundle,
     Graph,
     Head,
@@ -22,8 +22,8 @@ from ovsdino_runtime.bundle import (
     TextInfo,
     write_bundle,
 )
-from ovsdino_runtime.preprocess import Preprocessing
-from ovsdino_runtime.windows import WindowPolicy
+from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.windows import WindowPolicy
 
 SIZE, PATCH, WIDTH = 64, 8, 6
 COLOURS = {  # RGB in -1..1, as the network sees them

@@ -10,10 +10,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ovsdino_runtime.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo, write_bundle
-from ovsdino_runtime.manifest import Dense
-from ovsdino_runtime.preprocess import Preprocessing, resize_bilinear
-from ovsdino_runtime.windows import WindowPolicy
+from ovsdino_runtime.bundle.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo, write_bundle
+from ovsdino_runtime.bundle.manifest import Dense
+from ovsdino_runtime.geometry.preprocess import Preprocessing, resize_bilinear
+from ovsdino_runtime.geometry.windows import WindowPolicy
 
 VIEW, WINDOW, STRIDE, PATCH, WIDTH = 64, 32, 16, 8, 4
 GRID = VIEW // PATCH

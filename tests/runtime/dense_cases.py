@@ -12,12 +12,12 @@ from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.decoder import fit
 from ovsdino.dinov3seg.local_global import labels, predict
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino_runtime.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo
-from ovsdino_runtime.dense_pipeline import DensePipeline
-from ovsdino_runtime.manifest import Dense
-from ovsdino_runtime.pipeline import DEFAULT_OPTIONS, PipelineOptions
-from ovsdino_runtime.preprocess import Preprocessing
-from ovsdino_runtime.windows import WindowPolicy
+from ovsdino_runtime.bundle.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo
+from ovsdino_runtime.bundle.manifest import Dense
+from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.windows import WindowPolicy
+from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, PipelineOptions
 from tests.dinov3seg.small import SMALL, randomise
 
 PATCH = 16

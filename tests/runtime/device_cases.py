@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_runtime.bundle import write_bundle
-from ovsdino_runtime.device_pipeline import DevicePipeline
-from ovsdino_runtime.engines import open_engine
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.ort_cuda import CPU, OrtStreamEngine
-from ovsdino_runtime.pipeline import DEFAULT_OPTIONS, HostPipeline
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import write_bundle
+from ovsdino_runtime.device.pipeline import DevicePipeline
+from ovsdino_runtime.engines.onnxruntime import open_engine
+from ovsdino_runtime.engines.onnxruntime_cuda import CPU, OrtStreamEngine
+from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, HostPipeline
 
 
 def sibling(name):

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_export.kernels import ENTRIES, plan_device_kernels
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.kernels import Kernel
+from ovsdino_export.engines.kernels import ENTRIES, plan_device_kernels
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.kernels import Kernel
 
 GPU = "host"
 DTYPES = {

@@ -15,8 +15,8 @@ from typing import Literal
 import click
 import numpy as np
 
+from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.sources import Frame, Source
 from ovsdino_runtime.stream import Stream
 
 WORDS = ["road", "car", "sky", "tree", "dog", "cat", "boat", "sea", "sand", "roof", "wall", "door", "chair"]

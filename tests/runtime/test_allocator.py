@@ -10,7 +10,7 @@ import pytest
 HOLES = """
 import os, sys
 import numpy as np
-from ovsdino_runtime.allocator import return_large_blocks
+from ovsdino_runtime.engines.allocator import return_large_blocks
 
 def resident():
     with open("/proc/self/statm") as file:

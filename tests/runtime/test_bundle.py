@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from ovsdino_runtime.bundle import MANIFEST, Head, load_bundle, write_bundle
-from ovsdino_runtime.errors import BundleError
+from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.bundle.bundle import MANIFEST, Head, load_bundle, write_bundle
 
 
 def edit(bundle, change):

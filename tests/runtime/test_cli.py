@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import ovsdino_runtime
+from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.cli import run, vocabularies
-from ovsdino_runtime.labelling import name_results
-from ovsdino_runtime.sources import Source
+from ovsdino_runtime.files.result_writer import name_results
 
 SOURCE = Path(ovsdino_runtime.__file__).parents[1]
 

@@ -16,9 +16,9 @@ from PIL import Image, TiffImagePlugin
 
 import ovsdino_runtime
 from ovsdino_runtime.cli import run
-from ovsdino_runtime.rle import decode_rle
+from ovsdino_runtime.files.video import VideoWriter
+from ovsdino_runtime.geometry.rle import decode_rle
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.video import VideoWriter
 
 SOURCE = Path(ovsdino_runtime.__file__).parents[1]
 CLASSES = ("--classes", "red, green, blue")

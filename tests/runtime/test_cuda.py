@@ -8,14 +8,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from ovsdino_runtime import cuda, cuda_graph, ort_cuda
-from ovsdino_runtime.bundle import load_bundle, write_bundle
-from ovsdino_runtime.device_open import open_device_pipeline, vision_graph
-from ovsdino_runtime.errors import BundleError, EngineError
-from ovsdino_runtime.gpu import find_gpus
-from ovsdino_runtime.pipeline import PipelineOptions, open_host_pipeline
-from ovsdino_runtime.segmenter import Segmenter, find_bundle
-from ovsdino_runtime.stream_engine import Place
+from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.cuda import driver as cuda
+from ovsdino_runtime.cuda import graph as cuda_graph
+from ovsdino_runtime.cuda.devices import find_gpus
+from ovsdino_runtime.device.open import open_device_pipeline, vision_graph
+from ovsdino_runtime.engines import onnxruntime_cuda as ort_cuda
+from ovsdino_runtime.engines.stream_engine import Place
+from ovsdino_runtime.pipelines.pipeline import PipelineOptions, open_host_pipeline
+from ovsdino_runtime.segmenter import Segmenter
 
 
 def test_without_pycuda_the_message_says_what_to_install(monkeypatch):
@@ -133,7 +136,7 @@ def gpu_bundle(tmp_path):
     """The packaged model with kernels for the GPU that is here."""
     import shutil
 
-    from ovsdino_export.kernels import compile_kernels, plan_device_kernels
+    from ovsdino_export.engines.kernels import compile_kernels, plan_device_kernels
 
     nano = load_bundle(find_bundle("nano"))
     folder = tmp_path / "staging"
@@ -147,7 +150,7 @@ def gpu_bundle(tmp_path):
 def test_labels_on_a_gpu_are_those_of_the_processor(gpu_bundle, engine):
     """TensorRT's engines are built first: `ovsdino-export --bundle ... --engine tensorrt --gpu current`."""
     if engine != "onnxruntime":
-        from ovsdino_export.engine_build import build_engine, choose_target
+        from ovsdino_export.engines.build import build_engine, choose_target
 
         pytest.importorskip(engine.replace("-", "_"))
         build_engine(gpu_bundle, "vision", choose_target(engine, "current"))

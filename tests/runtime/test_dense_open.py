@@ -7,19 +7,19 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ovsdino_runtime import dense_open
+from ovsdino_runtime.base.errors import BundleError, EngineError, PhotoError
+from ovsdino_runtime.bundle.manifest import DENSE_STAGES
 from ovsdino_runtime.cli import run
-from ovsdino_runtime.dense_open import verify_dense
-from ovsdino_runtime.dense_pipeline import DensePipeline
-from ovsdino_runtime.engines import open_engine
-from ovsdino_runtime.errors import BundleError, EngineError, PhotoError
-from ovsdino_runtime.manifest import DENSE_STAGES
-from ovsdino_runtime.ort_cuda import CPU, OrtGpuEngine
-from ovsdino_runtime.pipeline import HostPipeline, PipelineOptions, open_pipeline
-from ovsdino_runtime.prefetch import pack_vocabularies, prefetch
-from ovsdino_runtime.preprocess import resize_bilinear
+from ovsdino_runtime.engines.onnxruntime import open_engine
+from ovsdino_runtime.engines.onnxruntime_cuda import CPU, OrtGpuEngine
+from ovsdino_runtime.geometry.preprocess import resize_bilinear
+from ovsdino_runtime.pipelines import dinov3seg_open as dense_open
+from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.pipelines.dinov3seg_open import verify_dense
+from ovsdino_runtime.pipelines.pipeline import HostPipeline, PipelineOptions, open_pipeline
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.text import TextEncoder
+from ovsdino_runtime.text.encoder import TextEncoder
+from ovsdino_runtime.text.prefetch import pack_vocabularies, prefetch
 from tests.runtime.dense_bundle import VIEW, colour_bundle, slow_logits, table
 
 

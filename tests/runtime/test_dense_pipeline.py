@@ -12,11 +12,11 @@ import torch
 
 from ovsdino.dinov3seg.correlation import best_classes, correlate, text_halves
 from ovsdino.dinov3seg.local_global import fuse_features
-from ovsdino_runtime.dense_stages import ChooseClasses, FuseFeatures, spread
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.merge import BestClass
-from ovsdino_runtime.pipeline import PipelineOptions
-from ovsdino_runtime.trace import Trace
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.trace import Trace
+from ovsdino_runtime.geometry.merge import BestClass
+from ovsdino_runtime.pipelines.dinov3seg_stages import ChooseClasses, FuseFeatures, spread
+from ovsdino_runtime.pipelines.pipeline import PipelineOptions
 from tests.dinov3seg.small import SMALL
 from tests.runtime.dense_cases import PATCH, build, manifest_of, open_torch, photo_of, reference
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.engines import open_engine
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.pipeline import DEFAULT_OPTIONS, HostPipeline, PipelineOptions
-from ovsdino_runtime.trace import Trace
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.trace import Trace
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.engines.onnxruntime import open_engine
+from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, HostPipeline, PipelineOptions
 
 pytest.importorskip("torch")
 HERE = Path(__file__)
@@ -114,7 +114,7 @@ def test_a_missing_event_is_found_by_the_order_of_work(device_bundle, monkeypatc
 
 
 def test_classes_are_taken_some_at_a_time(device_bundle, monkeypatch):
-    monkeypatch.setattr("ovsdino_runtime.device_plan.SCORES_BYTES", 8000)
+    monkeypatch.setattr("ovsdino_runtime.device.plan.SCORES_BYTES", 8000)
     pipeline, device = open_device(device_bundle)
     photo, text = random_photo(90, 150), words(23)
     actual = pipeline.label(photo, text, threshold=0.5, scores=True)
@@ -233,17 +233,17 @@ def test_whole_photos_are_refused(device_bundle):
 
 
 def test_nano_gives_the_hosts_labels(tmp_path):
-    models = Path(sys.modules["ovsdino_runtime.bundle"].__file__).parent / "models"
+    models = Path(sys.modules["ovsdino_runtime.bundle.bundle"].__file__).parent / "models"
     packaged = load_bundle(models / "nano.ovs")
     bundle = with_kernels(packaged.path, packaged.manifest, tmp_path)
     from PIL import Image
 
     file = sorted((HERE.parents[2] / "examples").glob("*.jpg"))[0]
     photo = np.asarray(Image.open(file).convert("RGB"))
-    from ovsdino_runtime.cache import cache_dir
-    from ovsdino_runtime.text import TextEncoder
-    from ovsdino_runtime.text_cache import TextCache
-    from ovsdino_runtime.vocabulary import load_vocabulary
+    from ovsdino_runtime.base.paths import cache_dir
+    from ovsdino_runtime.text.cache import TextCache
+    from ovsdino_runtime.text.encoder import TextEncoder
+    from ovsdino_runtime.text.vocabulary import load_vocabulary
 
     text = Future()
     encoder = TextEncoder(bundle, TextCache(cache_dir() / "text.sqlite3"), threads=1)
@@ -279,7 +279,7 @@ def interpreted(device_bundle):
 
 def test_the_benchmark_measures_a_pipeline(device_bundle):
     """On the host back end its times mean nothing; what is counted does."""
-    bench = pytest.importorskip("ovsdino_benchmarks.device_bench")
+    bench = pytest.importorskip("ovsdino_benchmarks.latency.device")
     pipeline, device = open_device(device_bundle)
     host = HostPipeline(device_bundle, open_engine(device_bundle, "vision", threads=1), DEFAULT_OPTIONS)
     request = bench.DeviceRequest(

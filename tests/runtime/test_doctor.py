@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from ovsdino_runtime import doctor as module
+from ovsdino_runtime.cuda.devices import Gpu
 from ovsdino_runtime.doctor import (
     as_numbers,
     doctor,
@@ -17,8 +18,7 @@ from ovsdino_runtime.doctor import (
     examine_packages,
     load_known_bad,
 )
-from ovsdino_runtime.engine_cache import BATCHES, EngineKey, EngineRecord, engines_dir, store_engine
-from ovsdino_runtime.gpu import Gpu
+from ovsdino_runtime.engines.cache import BATCHES, EngineKey, EngineRecord, engines_dir, store_engine
 
 
 def text_of(findings):

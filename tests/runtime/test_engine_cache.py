@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ovsdino_runtime import engine_cache
-from ovsdino_runtime.engine_cache import (
+from ovsdino_runtime.base.errors import EngineError, OutputError
+from ovsdino_runtime.cuda.devices import Gpu
+from ovsdino_runtime.engines import cache as engine_cache
+from ovsdino_runtime.engines.cache import (
     BATCHES,
     EngineKey,
     EngineRecord,
@@ -22,8 +24,6 @@ from ovsdino_runtime.engine_cache import (
     read_engine,
     store_engine,
 )
-from ovsdino_runtime.errors import EngineError, OutputError
-from ovsdino_runtime.gpu import Gpu
 
 GPU = Gpu("NVIDIA GeForce RTX 4090", "sm_89", "580.65.06")
 DATA = b"an engine"
@@ -152,7 +152,7 @@ def test_a_second_builder_waits_for_the_first(key, tmp_path):
     ready = tmp_path / "ready"
     code = (
         f"import sys, time; sys.path.insert(0, {str(Path(engine_cache.__file__).parents[1])!r})\n"
-        "from pathlib import Path\nfrom ovsdino_runtime.engine_cache import *\n"
+        "from pathlib import Path\nfrom ovsdino_runtime.engines.cache import *\n"
         f"with building({key!r}):\n    Path({str(ready)!r}).touch(); time.sleep(60)"
     )
     with building(key) as waited:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import ovsdino_runtime
-from ovsdino_runtime import engines
-from ovsdino_runtime.bundle import load_bundle, write_bundle
-from ovsdino_runtime.engines import available_threads, open_engine, open_vision, verify_golden
-from ovsdino_runtime.errors import BundleError, EngineError
+from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
+from ovsdino_runtime.engines import onnxruntime as engines
+from ovsdino_runtime.engines.onnxruntime import available_threads, open_engine, open_vision, verify_golden
 
 
 def vision(bundle, **options):
@@ -104,8 +104,8 @@ def test_a_missing_engine_is_named_with_its_extra(shared_bundle):
     code = f"""
 import sys
 sys.modules["onnxruntime"] = None
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.engines import open_engine
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.engines.onnxruntime import open_engine
 open_engine(load_bundle({str(shared_bundle.path)!r}), "vision")
 """
     source = Path(ovsdino_runtime.__file__).parents[1]

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import ovsdino_runtime
-from ovsdino_runtime.bundle import write_bundle
-from ovsdino_runtime.errors import EngineError
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.frames import Frame, Source
+from ovsdino_runtime.bundle.bundle import write_bundle
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.sources import Frame, Source
 from ovsdino_runtime.stream import Stream
 
 SOURCE = Path(ovsdino_runtime.__file__).parents[1]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, TiffImagePlugin
 
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.geojson import Georeference, outline, read_georeference, to_geojson
-from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.files.geojson import Georeference, outline, read_georeference, to_geojson
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9), elements=st.booleans())
 

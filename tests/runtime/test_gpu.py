@@ -1,7 +1,7 @@
 import subprocess
 
-from ovsdino_runtime import gpu
-from ovsdino_runtime.gpu import Gpu, find_gpus, parse_nvidia_smi
+from ovsdino_runtime.cuda import devices as gpu
+from ovsdino_runtime.cuda.devices import Gpu, find_gpus, parse_nvidia_smi
 
 SMI = """NVIDIA GeForce RTX 4090, 8.9, 580.65.06, 24564
 NVIDIA H200, 9.0, 580.65.06, 143771

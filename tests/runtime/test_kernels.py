@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from ovsdino_runtime.bundle import load_bundle, write_bundle
-from ovsdino_runtime.errors import BundleError, EngineError
-from ovsdino_runtime.kernels import GridAxis, Kernel, KernelArgument, choose_kernel
+from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
+from ovsdino_runtime.bundle.kernels import GridAxis, Kernel, KernelArgument, choose_kernel
 
 GATE = Kernel(
     operator="PreservationGate",

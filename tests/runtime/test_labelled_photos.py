@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovsdino_runtime.errors import OvsdinoError
-from ovsdino_runtime.labelled_photos import IGNORED, open_labelled, reduced
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.files.labeled_folder import IGNORED, open_labelled, reduced
 
 LABELS = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
 

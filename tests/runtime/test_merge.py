@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovsdino_runtime import merge
-from ovsdino_runtime.merge import merge_argmax, merge_geometry
-from ovsdino_runtime.preprocess import fit_size, resize_bilinear
-from ovsdino_runtime.windows import plan_windows
+from ovsdino_runtime.geometry import merge
+from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
+from ovsdino_runtime.geometry.preprocess import fit_size, resize_bilinear
+from ovsdino_runtime.geometry.windows import plan_windows
 
 
 def slow_scores(features, text, windows, resized, photo):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovsdino_runtime import output
-from ovsdino_runtime.errors import OutputError
-from ovsdino_runtime.output import save_json, save_labels, save_overlay
-from ovsdino_runtime.overlay import draw_frame, draw_overlay, palette
-from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.overlay import draw_frame, draw_overlay, palette
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.files import output
+from ovsdino_runtime.files.output import save_json, save_labels, save_overlay
 
 
 def segmentation(labels, count, *, background=None, photo=None):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ovsdino_runtime import text
-from ovsdino_runtime.bundle import load_bundle, write_bundle
+from ovsdino_runtime.base.errors import BundleError, ClassesError
+from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
 from ovsdino_runtime.cli import packs
-from ovsdino_runtime.errors import BundleError, ClassesError
-from ovsdino_runtime.prefetch import pack_vocabularies, words_of
-from ovsdino_runtime.text import TextEncoder, embedding_key
-from ovsdino_runtime.text_cache import TextCache
-from ovsdino_runtime.vocabulary import load_vocabulary
+from ovsdino_runtime.text import encoder as text
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.encoder import TextEncoder, embedding_key
+from ovsdino_runtime.text.prefetch import pack_vocabularies, words_of
+from ovsdino_runtime.text.vocabulary import load_vocabulary
 
 TEMPLATES = ("a {}", "the {}")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.photo import decode_image, load_photo, to_photo
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.photo import decode_image, load_photo, to_photo
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from ovsdino_runtime.bundle import Graph, Tensor, write_bundle
-from ovsdino_runtime.engines import open_engine
-from ovsdino_runtime.errors import ClassesError, EngineError, PhotoError
-from ovsdino_runtime.host_stages import Prepare
-from ovsdino_runtime.pipeline import HostPipeline, PipelineOptions, open_pipeline
+from ovsdino_runtime.base.errors import ClassesError, EngineError, PhotoError
+from ovsdino_runtime.bundle.bundle import Graph, Tensor, write_bundle
+from ovsdino_runtime.engines.onnxruntime import open_engine
+from ovsdino_runtime.pipelines.host_stages import Prepare
+from ovsdino_runtime.pipelines.pipeline import HostPipeline, PipelineOptions, open_pipeline
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.vocabulary import parse_classes
+from ovsdino_runtime.text.vocabulary import parse_classes
 
 COLOURS = "red, green, blue"
 

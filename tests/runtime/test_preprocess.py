@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ovsdino_runtime.preprocess import (
+from ovsdino_runtime.geometry.preprocess import (
     Preprocessing,
     cut_windows,
     fit_size,
@@ -14,7 +14,7 @@ from ovsdino_runtime.preprocess import (
     resize_bilinear,
     resize_photo,
 )
-from ovsdino_runtime.windows import Window
+from ovsdino_runtime.geometry.windows import Window
 
 
 def slow_resize(image, height, width):

@@ -9,9 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ovsdino_runtime.errors import OutputError
-from ovsdino_runtime.out_folder import check_out
-from ovsdino_runtime.refusal import refusing
+from ovsdino_runtime.base.cli_errors import refusing
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.out_folder import check_out
 
 
 def invoke(error, **options):

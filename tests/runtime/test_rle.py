@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ovsdino_runtime.rle import decode_rle, encode_rle
+from ovsdino_runtime.geometry.rle import decode_rle, encode_rle
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from ovsdino_runtime import video
-from ovsdino_runtime.sources import Source
-from ovsdino_runtime.video import Patience, read_video
+from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.files import video
+from ovsdino_runtime.files.video import Patience, read_video
 
 av = pytest.importorskip("av")
 from tests.runtime.rtsp_server import Camera, rtp_packets  # noqa: E402 - needs PyAV

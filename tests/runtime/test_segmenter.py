@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 
 import ovsdino_runtime
-from ovsdino_runtime import host_stages
 from ovsdino_runtime import segmenter as module
-from ovsdino_runtime.errors import BundleError, ClassesError, PhotoError
-from ovsdino_runtime.preprocess import resize_bilinear
-from ovsdino_runtime.segmenter import Segmenter, find_bundle
-from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, parse_classes
+from ovsdino_runtime.base.errors import BundleError, ClassesError, PhotoError
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.geometry.preprocess import resize_bilinear
+from ovsdino_runtime.pipelines import host_stages
+from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, parse_classes
 
 COLOURS = "red, green, blue, yellow|white, black"
 

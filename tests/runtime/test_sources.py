@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovsdino_runtime.errors import PhotoError
-from ovsdino_runtime.sources import Source, find_sources, read_frames
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.files.sources import find_sources, read_frames
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from ovsdino_runtime.errors import ClassesError, EngineError, OutputError
+from ovsdino_runtime.base.errors import ClassesError, EngineError, OutputError
+from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.sources import Frame, Source
 from ovsdino_runtime.stream import WAITING, Stream
 
 WAIT_S = 120  # for what must happen; nobody waits that long where it does

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovsdino_runtime import strict_json
+from ovsdino_runtime.base import strict_json
 
 
 @dataclass(frozen=True)

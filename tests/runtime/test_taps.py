@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ovsdino_runtime.merge import merge_geometry
-from ovsdino_runtime.preprocess import cut_windows, fit_size, resize_photo
-from ovsdino_runtime.taps import Taps, cut_side, merge_bands, node_offsets, resize_taps
-from ovsdino_runtime.windows import plan_windows
+from ovsdino_runtime.device.resampling_tables import Taps, cut_side, merge_bands, node_offsets, resize_taps
+from ovsdino_runtime.geometry.merge import merge_geometry
+from ovsdino_runtime.geometry.preprocess import cut_windows, fit_size, resize_photo
+from ovsdino_runtime.geometry.windows import plan_windows
 
 SIZE, STRIDE = 24, 10
 PHOTOS = [(30, 41), (1, 1), (7, 300), (300, 7), (24, 24), (97, 64), (200, 333)]

@@ -3,11 +3,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ovsdino_runtime import text
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.text import TextEncoder
-from ovsdino_runtime.text_cache import TextCache
-from ovsdino_runtime.vocabulary import Vocabulary, parse_classes
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.text import encoder as text
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.encoder import TextEncoder
+from ovsdino_runtime.text.vocabulary import Vocabulary, parse_classes
 
 TEMPLATES = ("a {}", "the {}")
 COLOURS = ["red", "green", "blue", "yellow", "white", "black"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import ovsdino_runtime
-from ovsdino_runtime import text_cache
-from ovsdino_runtime.text_cache import TextCache
+from ovsdino_runtime.text import cache as text_cache
+from ovsdino_runtime.text.cache import TextCache
 
 VECTORS = {f"phrase {i}": np.random.default_rng(i).normal(size=4).astype(np.float32) for i in range(5)}
 
@@ -104,7 +104,7 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from ovsdino_runtime.text_cache import TextCache
+from ovsdino_runtime.text.cache import TextCache
 name, file = sys.argv[1:]
 cache = TextCache(Path(file))
 for i in range(40):

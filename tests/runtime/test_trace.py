@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.trace import NO_TRACE, Trace
 
 
 def read(file):

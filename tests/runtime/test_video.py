@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovsdino_runtime import video
-from ovsdino_runtime.errors import OutputError, PhotoError
-from ovsdino_runtime.sources import Source
-from ovsdino_runtime.video import Patience, VideoWriter, read_video
+from ovsdino_runtime.base.errors import OutputError, PhotoError
+from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.files import video
+from ovsdino_runtime.files.video import Patience, VideoWriter, read_video
 
 av = pytest.importorskip("av")
 HASTE = Patience(first=0.01, most=0.02, tries=3, timeout=5)

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 import ovsdino_runtime
-from ovsdino_runtime.errors import ClassesError
-from ovsdino_runtime.vocabulary import (
+from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.text.vocabulary import (
     Vocabulary,
     load_templates,
     load_vocabulary,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovsdino_runtime.windows import Window, WindowPolicy, plan_windows
+from ovsdino_runtime.geometry.windows import Window, WindowPolicy, plan_windows
 
 
 def slow_plan(height, width, size, stride):

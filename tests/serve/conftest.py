@@ -2,7 +2,7 @@
 
 import pytest
 
-from ovsdino_runtime.bundle import write_bundle
+from ovsdino_runtime.bundle.bundle import write_bundle
 from ovsdino_runtime.segmenter import Segmenter
 from tests.runtime.conftest import _stage, tiny_manifest
 from tests.serve.running import running

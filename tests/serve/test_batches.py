@@ -9,7 +9,7 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from ovsdino_runtime.errors import EngineError
+from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.serve.batches import SharedBatches, share_batches
 from ovsdino_runtime.serve.cli import serve
 from ovsdino_runtime.serve.service import ServiceOptions

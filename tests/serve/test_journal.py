@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ovsdino_runtime.errors import OutputError
-from ovsdino_runtime.journal import FOLDER, Journal, OtherJobError
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.cluster.journal import FOLDER, Journal, OtherJobError
 
 JOB = {"classes": (("cat", "kitten"), ("dog",)), "threshold": 0.4}
 

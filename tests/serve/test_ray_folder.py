@@ -16,14 +16,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ovsdino_runtime import ray_folder
+from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.cli import run
-from ovsdino_runtime.journal import FOLDER, Journal
-from ovsdino_runtime.model_choice import ModelChoice
-from ovsdino_runtime.ray_folder import FolderJob, FolderWorker
-from ovsdino_runtime.sources import Source
-from ovsdino_runtime.video import VideoWriter
-from ovsdino_runtime.vocabulary import parse_classes
+from ovsdino_runtime.cluster import folder as ray_folder
+from ovsdino_runtime.cluster.folder import FolderJob, FolderWorker
+from ovsdino_runtime.cluster.journal import FOLDER, Journal
+from ovsdino_runtime.files.video import VideoWriter
+from ovsdino_runtime.runtime_options import ModelChoice
+from ovsdino_runtime.text.vocabulary import parse_classes
 
 PHOTOS = 24
 CLASSES = ["--classes", "red, green|lime, blue", "--background", "0.3"]

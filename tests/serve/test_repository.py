@@ -18,9 +18,9 @@ from tritonclient.grpc import model_config_pb2
 
 from ovsdino_export.cli import export
 from ovsdino_export.serve_repository import write_repository
-from ovsdino_runtime.bundle import load_bundle
-from ovsdino_runtime.errors import OutputError
-from ovsdino_runtime.windows import plan_windows
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.geometry.windows import plan_windows
 from tests.serve.running import png
 from tests.serve.test_segment import FLAG
 
@@ -276,7 +276,7 @@ def test_models_that_are_there_stay_unless_they_are_to_be_replaced(tiny, tmp_pat
 
 
 def test_fp16_is_served_where_the_bundle_has_it(tiny, tmp_path):
-    from ovsdino_runtime.segmenter import find_bundle
+    from ovsdino_runtime.bundle.models import find_bundle
 
     with pytest.raises(OutputError, match=r"has no graph vision\.fp16; export it with --fp16"):
         write_repository(load_bundle(tiny), tmp_path / "a", fp16=True)

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ovsdino_runtime.base.errors import ClassesError, PhotoError
+from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.cli import run
-from ovsdino_runtime.errors import ClassesError, PhotoError
-from ovsdino_runtime.photo import load_photo
-from ovsdino_runtime.rle import decode_rle
+from ovsdino_runtime.geometry.rle import decode_rle
 from ovsdino_runtime.serve.service import ServiceOptions
-from ovsdino_runtime.upload import UploadLimits, read_upload, read_upload_classes
+from ovsdino_runtime.serve.upload import UploadLimits, read_upload, read_upload_classes
 from tests.serve.running import ask, png, read_png, running
 
 FLAG = np.repeat(np.eye(3, dtype=np.uint8) * 255, 50, axis=0)[None].repeat(90, axis=0)  # (90, 150, 3)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ovsdino.checkpoint import save_model
 from ovsdino.dinov3seg.config import LocalGlobalConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino.network.checkpoint import save_model
 from ovsdino.training.data_recipe import SEG_DATA
-from ovsdino.training.inputs import Job
 from ovsdino.training.recipe import SEG_RECIPE, Phase, Recipe
+from ovsdino.training.systems.ovsdino import Job
 from tests.dinov3seg.small import SMALL, SMALL_VLM
 from tests.training.tiny_run import die_at
 
@@ -50,7 +50,7 @@ def save_start(folder: Path) -> None:
 
 def train_seg_until(folder: Path, out: Path, call: int) -> None:
     """Train, and die by SIGKILL when the step of that number was logged and not saved; 0: at no step."""
-    from ovsdino.training import log
+    from ovsdino.training.run import log
 
     torch.set_num_threads(1)
     if call:
@@ -60,7 +60,7 @@ def train_seg_until(folder: Path, out: Path, call: int) -> None:
 
 def run_seg(folder: Path, out: Path, rank: int, size: int, port: int) -> None:
     """Train as torchrun would start it."""
-    from ovsdino.training.loop import train
+    from ovsdino.training.run.loop import train
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovsdino.config import NANO
-from ovsdino.masks.shards import (
+from ovsdino.masks.store.shards import (
     MaskInfo,
     PhotoMasks,
     Region,
@@ -20,8 +19,9 @@ from ovsdino.masks.shards import (
     write_beside,
     write_shard,
 )
-from ovsdino.training.synonyms import Synonyms
-from ovsdino.training.word_bank import Prompter, WordBank, build_word_bank, load_prompter
+from ovsdino.network.config import NANO
+from ovsdino.training.data.synonyms import Synonyms
+from ovsdino.training.targets.word_bank import Prompter, WordBank, build_word_bank, load_prompter
 
 HEIGHT, WIDTH = 96, 120
 CLOSED = ("road", "sidewalk", "sky", "car")

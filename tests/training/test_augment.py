@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ovsdino.training.augment import (
+from ovsdino.training.data.augment import (
     Square,
     cut_box,
     cut_mask,

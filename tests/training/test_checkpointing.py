@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ovsdino.checkpoint import CheckpointError
-from ovsdino.training.checkpointing import STATE, begin, read_header, restore, save_state
-from ovsdino.training.loop import train
+from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.training.run.checkpointing import STATE, begin, read_header, restore, save_state
+from ovsdino.training.run.loop import train
 from tests.training.tiny_run import make_data, run_child, tiny_job, tiny_recipe, train_until
 
 
@@ -70,7 +70,7 @@ def test_a_state_holds_all_that_learning_depends_on(folder, tmp_path):
 
 
 def tiny_model(recipe, seed=0):
-    from ovsdino.model import OVSDINO
+    from ovsdino.network.model import OVSDINO
 
     torch.manual_seed(seed)
     return OVSDINO(recipe.model)

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ovsdino.config import NANO
-from ovsdino.training.batch import OTHER, UNKNOWN
+from ovsdino.network.config import NANO
+from ovsdino.training.data.batch import OTHER, UNKNOWN
+from ovsdino.training.data.dataset import DataError, MaskDataset, training_words
+from ovsdino.training.data.synonyms import Synonyms
 from ovsdino.training.data_recipe import NANO_DATA, DataRecipe
-from ovsdino.training.dataset import DataError, MaskDataset, training_words
-from ovsdino.training.synonyms import Synonyms
-from ovsdino.training.word_bank import WordBank, WordError
-from ovsdino_runtime.errors import PhotoError
+from ovsdino.training.targets.word_bank import WordBank, WordError
+from ovsdino_runtime.base.errors import PhotoError
 from tests.training.small_shards import (
     CLOSED,
     COLOURS,
@@ -244,7 +244,7 @@ def test_ignored_pixels_of_an_open_photo(tmp_path):
     folder = tmp_path / "photos"
     half = np.zeros((96, 120), bool)
     half[:, :60] = True
-    from ovsdino.masks.shards import Rle
+    from ovsdino.masks.store.shards import Rle
 
     photos = [
         open_photo(folder, "0.png", ("cat",), 0, ignore=Rle.encode(half)),

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from ovsdino.training.distributed import join_team
-from ovsdino.training.inputs import Job
-from ovsdino.training.loop import train
 from ovsdino.training.recipe import Phase
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino.training.run.loop import train
+from ovsdino.training.systems.ovsdino import Job
+from ovsdino_runtime.base.errors import OvsdinoError
 from tests.training.tiny_run import make_data, run_child, start_child, tiny_job, tiny_recipe
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovsdino.checkpoint import read_config, read_model, save_model
-from ovsdino.model import OVSDINO
-from ovsdino.training import inputs as inputs_module
-from ovsdino.training import step as step_module
-from ovsdino.training.checkpointing import begin
+from ovsdino.network.checkpoint import read_config, read_model, save_model
+from ovsdino.network.model import OVSDINO
 from ovsdino.training.data_recipe import LossWeights
 from ovsdino.training.distributed import Team
-from ovsdino.training.inputs import open_inputs
-from ovsdino.training.loop import Stopwatch, train
 from ovsdino.training.recipe import Phase, RecipeError
-from ovsdino.training.step import TERMS, DivergedError, use_precision
+from ovsdino.training.run import step as step_module
+from ovsdino.training.run.checkpointing import begin
+from ovsdino.training.run.loop import Stopwatch, train
+from ovsdino.training.run.step import TERMS, DivergedError, use_precision
+from ovsdino.training.systems import ovsdino as inputs_module
+from ovsdino.training.systems.ovsdino import open_inputs
 from tests.training.test_sam_features import tiny_sam
 from tests.training.tiny_run import TINY, make_data, tiny_job, tiny_recipe
 

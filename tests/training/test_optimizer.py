@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovsdino.config import NANO
-from ovsdino.model import OVSDINO
+from ovsdino.network.config import NANO
+from ovsdino.network.model import OVSDINO
 from ovsdino.training.optimizer import fingerprint, follow, make_optimizer, prepare, rate_factor, set_rate
 from ovsdino.training.recipe import PAPER
 from tests.training.tiny_run import TINY

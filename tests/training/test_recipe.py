@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from ovsdino.config import PRESETS
-from ovsdino.training.plan import micro_batches, plan_epochs, warm_steps
+from ovsdino.network.config import PRESETS
+from ovsdino.training.data.plan import micro_batches, plan_epochs, warm_steps
 from ovsdino.training.recipe import (
     NANO_RECIPE,
     PAPER,

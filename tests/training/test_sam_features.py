@@ -16,12 +16,12 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch.utils.data import DataLoader
 
-from ovsdino.config import NANO
-from ovsdino.masks.shards import MaskError
+from ovsdino.masks.errors import MaskError
+from ovsdino.network.config import NANO
+from ovsdino.training.data.dataset import MaskDataset, training_words
 from ovsdino.training.data_recipe import DataRecipe
-from ovsdino.training.dataset import MaskDataset, training_words
 from ovsdino.training.distributed import Team
-from ovsdino.training.sam_features import (
+from ovsdino.training.targets.sam_features import (
     CacheError,
     SamCache,
     SamTeacher,
@@ -186,7 +186,7 @@ def die_after(checkpoint: Path, dataset: MaskDataset, folder: Path, batches: int
 def test_killed_while_filling_it_goes_on_and_ends_the_same(
     tmp_path, dataset, teacher, checkpoint, monkeypatch
 ):
-    monkeypatch.setattr("ovsdino.training.sam_features.BATCH", 3)
+    monkeypatch.setattr("ovsdino.training.targets.sam_features.BATCH", 3)
     whole = cache_features(dataset, teacher, tmp_path / "whole", ALONE)
     create_cache(dataset, teacher, tmp_path / "killed")
     context = multiprocessing.get_context("fork")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ovsdino.checkpoint import CheckpointError
 from ovsdino.dinov3seg.presets import PRESETS, VITL16
-from ovsdino.training.augment import draw_square, jitter_colours
+from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.training.data.augment import draw_square, jitter_colours
+from ovsdino.training.data.plan import plan_epochs, warm_steps
 from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import rate_factor
-from ovsdino.training.plan import plan_epochs, warm_steps
 from ovsdino.training.recipe import (
     NANO_RECIPE,
     SEG_RECIPE,
@@ -21,7 +21,7 @@ from ovsdino.training.recipe import (
     with_epochs,
     with_steps,
 )
-from ovsdino.training.seg_inputs import TokenBank, open_seg_inputs
+from ovsdino.training.systems.dinov3seg import TokenBank, open_seg_inputs
 from ovsdino.training.variants import SEG_VARIANTS, apply_variant
 from tests.training.seg_run import SMALL_SEG, save_start, seg_job, seg_recipe
 from tests.training.tiny_run import NOUNS, make_data

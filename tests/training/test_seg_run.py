@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ovsdino.dinov3seg.checkpoint import read_model
-from ovsdino.training.checkpointing import STATE
-from ovsdino.training.loop import train
+from ovsdino.training.run.checkpointing import STATE
+from ovsdino.training.run.loop import train
 from tests.training.seg_run import SMALL_SEG, run_seg, save_start, seg_job, train_seg_until
 from tests.training.test_checkpointing import assert_same_tensors, steps
 from tests.training.test_distributed import free_port

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from ovsdino.dinov3seg.correlation import text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino.training.batch import OTHER, UNKNOWN, Batch
+from ovsdino.training.data.batch import OTHER, UNKNOWN, Batch
+from ovsdino.training.data.dataset import DataError
 from ovsdino.training.data_recipe import SEG_DATA, SEG_TINY_DATA, LossWeights
-from ovsdino.training.dataset import DataError
-from ovsdino.training.seg_supervision import one_hot_bce, seg_loss_terms
+from ovsdino.training.systems.dinov3seg_losses import one_hot_bce, seg_loss_terms
 from tests.training.seg_run import SMALL_SEG
 
 WORDS = ("cat", "tabby", "dog", "grass", "sky")

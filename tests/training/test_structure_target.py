@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ovsdino.training.data_recipe import DataRecipe
-from ovsdino.training.structure_target import (
+from ovsdino.training.targets.structure_target import (
     ORIENTATIONS,
     TargetError,
     orientation_energy,

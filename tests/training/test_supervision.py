@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovsdino.config import NANO
-from ovsdino.head import cosine
-from ovsdino.model import OVSDINO
-from ovsdino.training.batch import OTHER, UNKNOWN, Batch, WeakBox
+from ovsdino.network.config import NANO
+from ovsdino.network.head import cosine
+from ovsdino.network.model import OVSDINO
+from ovsdino.training.data.batch import OTHER, UNKNOWN, Batch, WeakBox
 from ovsdino.training.data_recipe import NANO_DATA, DataRecipe
-from ovsdino.training.supervision import batch_presence, guard, loss_terms
+from ovsdino.training.systems.ovsdino_losses import batch_presence, guard, loss_terms
 
 B, N, SIDE = 3, 5, 8
 RECIPE = replace(NANO_DATA, size=64, balance=0.0, structure_target="none")

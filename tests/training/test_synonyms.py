@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovsdino.masks.shards import write_beside
-from ovsdino.training.synonyms import SynonymError, Synonyms, read_synonyms
+from ovsdino.masks.store.shards import write_beside
+from ovsdino.training.data.synonyms import SynonymError, Synonyms, read_synonyms
 
 NOUNS = st.sampled_from(list("abcdefgh"))
 TREES = st.builds(

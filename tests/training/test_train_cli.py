@@ -9,15 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ovsdino.checkpoint import save_model
 from ovsdino.cli import main
-from ovsdino.model import OVSDINO
-from ovsdino.training import inputs as inputs_module
+from ovsdino.network.checkpoint import save_model
+from ovsdino.network.model import OVSDINO
+from ovsdino.torch_errors import explain
 from ovsdino.training import recipe as recipes
 from ovsdino.training.cli import choose_recipe, read_phase, train
 from ovsdino.training.recipe import NANO_RECIPE, PAPER, Phase
-from ovsdino.trouble import explain
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino.training.systems import ovsdino as inputs_module
+from ovsdino_runtime.base.errors import OvsdinoError
 from tests.training.tiny_run import TINY, make_data, tiny_recipe
 
 NOTHING = {parameter.name: None for parameter in train.params} | {"variant": "ours", "phases": ()}
@@ -165,7 +165,7 @@ def test_a_network_of_other_shape_is_refused_as_a_start(folder, tmp_path):
 
 
 def test_a_missing_package_is_named(folder, tmp_path, monkeypatch):
-    for name in ("ovsdino.training.loop", "ovsdino.training.log"):
+    for name in ("ovsdino.training.run.loop", "ovsdino.training.run.log"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     line = refusal(run(folder, out=str(tmp_path / "out")))

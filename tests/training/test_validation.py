@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ovsdino.model import OVSDINO
+from ovsdino.network.model import OVSDINO
 from ovsdino.training.distributed import Team
-from ovsdino.training.validation import label_photo, validate
-from ovsdino_runtime.labelled_photos import open_labelled
+from ovsdino.training.systems.validation import label_photo, validate
+from ovsdino_runtime.files.labeled_folder import open_labelled
 from tests.training.tiny_run import TINY
 
 ALONE = Team(0, 1, torch.device("cpu"))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ovsdino.checkpoint import CheckpointError
-from ovsdino.clip_text import ClipTextTower
-from ovsdino.config import NANO, VITB14
-from ovsdino.training.word_bank import Prompter, WordError, build_word_bank, load_prompter
+from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.network.clip_text import ClipTextTower
+from ovsdino.network.config import NANO, VITB14
+from ovsdino.training.targets.word_bank import Prompter, WordError, build_word_bank, load_prompter
 from tests.training.small_shards import prompter
 
 WORDS = ["road", "potted plant", "Ångström's lamp"]
@@ -74,8 +74,8 @@ def test_another_prompt_or_tower_has_a_file_of_its_own(tmp_path):
 
 
 def test_a_run_that_is_stopped_keeps_what_was_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("ovsdino.training.word_bank.SAVE_EVERY", 0)
-    monkeypatch.setattr("ovsdino.training.word_bank.BATCH", 1)
+    monkeypatch.setattr("ovsdino.training.targets.word_bank.SAVE_EVERY", 0)
+    monkeypatch.setattr("ovsdino.training.targets.word_bank.BATCH", 1)
     calls: list[int] = []
     limited = counting(calls)
 

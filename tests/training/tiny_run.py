@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovsdino.config import NANO
-from ovsdino.masks.photo_masks import PhotoMasks, Region, Rle
-from ovsdino.masks.shards import MaskInfo, finish_masks, listing_hash, start_masks, write_shard
-from ovsdino.training.inputs import Job
+from ovsdino.masks.store.photo_masks import PhotoMasks, Region, Rle
+from ovsdino.masks.store.shards import MaskInfo, finish_masks, listing_hash, start_masks, write_shard
+from ovsdino.network.config import NANO
 from ovsdino.training.recipe import NANO_RECIPE, Phase, Recipe
+from ovsdino.training.systems.ovsdino import Job
 
 NOUNS = {"cat": (200, 40, 40), "grass": (40, 200, 40), "sky": (40, 40, 200)}
 TINY = replace(NANO, name="tiny", image_size=32, position_grid=2, encoder_width=32, norm_groups=16)
@@ -83,7 +83,7 @@ def train_until(folder: Path, out: Path, place: str, call: int) -> None:
     """Train, and die by SIGKILL at a place of the loop."""
     import torch
 
-    from ovsdino.training import checkpointing, log, loop
+    from ovsdino.training.run import checkpointing, log, loop
 
     torch.set_num_threads(1)
     if place == "step":  # a step is logged, and not saved
@@ -98,7 +98,7 @@ def train_until(folder: Path, out: Path, place: str, call: int) -> None:
 def start_child(function: Callable[..., None], *arguments: object):
     """Run a function in a process of its own; they share one import of torch."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["ovsdino.training.loop", "ovsdino.training.cli"])
+    context.set_forkserver_preload(["ovsdino.training.run.loop", "ovsdino.training.cli"])
     child = context.Process(target=function, args=arguments)
     child.start()
     return child

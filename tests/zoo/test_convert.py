@@ -8,11 +8,11 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ovsdino.checkpoint import CheckpointError
+from ovsdino.network.checkpoint import CheckpointError
 from ovsdino.zoo import layouts
 from ovsdino.zoo.cli import convert as command
 from ovsdino.zoo.convert import convert
-from ovsdino_runtime.errors import OutputError
+from ovsdino_runtime.base.errors import OutputError
 from tests.zoo import official_files as official
 
 FILES = {

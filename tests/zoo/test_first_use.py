@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from ovsdino.zoo import cli, store
 from ovsdino.zoo.catalogue import ENTRIES, Entry, WebFile
-from ovsdino_runtime import first_use
+from ovsdino_runtime.bundle import models
+from ovsdino_runtime.bundle.models import find_bundle, packaged_models
 from ovsdino_runtime.cli import run
-from ovsdino_runtime.segmenter import find_bundle, packaged_models
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = next(path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in {".jpg", ".png"})
@@ -21,7 +21,7 @@ PHOTO = next(path for path in sorted((ROOT / "examples").rglob("*")) if path.suf
 def test_where_nobody_can_answer_it_ends_with_one_line(capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
-        first_use.offer("talk2dino-vitb14")
+        models.offer_download("talk2dino-vitb14")
     assert end.value.code == 2
     error = capfd.readouterr().err.strip()
     assert error.startswith(
@@ -42,8 +42,8 @@ def test_a_name_that_nobody_knows_is_left_to_the_runtime(monkeypatch, tmp_path):
 @pytest.mark.parametrize("model", ["nano", ".", "a/b", "kept"])
 def test_what_is_here_asks_no_other_process(model, monkeypatch):
     shutil.copytree(packaged_models()["nano"], store.bundle_path("kept"))
-    monkeypatch.setattr(first_use, "OVSDINO", ("no-such-program",))
-    first_use.offer(model)
+    monkeypatch.setattr(models, "OVSDINO", ("no-such-program",))
+    models.offer_download(model)
 
 
 def test_a_kept_bundle_is_found_by_name():

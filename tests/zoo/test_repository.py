@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from ovsdino.checkpoint import read_model, save_model
-from ovsdino.config import NANO
-from ovsdino.model import OVSDINO
-from ovsdino.training.checkpointing import STATE, Header
+from ovsdino.network.checkpoint import read_model, save_model
+from ovsdino.network.config import NANO
+from ovsdino.network.model import OVSDINO
 from ovsdino.training.recipe import NANO_RECIPE
+from ovsdino.training.run.checkpointing import STATE, Header
 from ovsdino.zoo.card import read_run, write_card
 from ovsdino.zoo.cli import models
 from ovsdino.zoo.repository import pull, push, write_folder

@@ -9,7 +9,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch.nn.functional import normalize
 
-from ovsdino.checkpoint import CheckpointError
+from ovsdino.network.checkpoint import CheckpointError
 from ovsdino.zoo import checkpoint
 from ovsdino.zoo.config import TALK2DINO, ZERO_SHOT
 from ovsdino.zoo.network import build_talk2dino

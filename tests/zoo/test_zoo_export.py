@@ -8,19 +8,19 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from ovsdino.head import unit
+from ovsdino.network.head import unit
 from ovsdino.zoo import checkpoint, store
 from ovsdino_export.cli import export
+from ovsdino_export.engines.kernels import plan_device_kernels, plan_kernels
 from ovsdino_export.export import export_bundle
-from ovsdino_export.kernels import plan_device_kernels, plan_kernels
 from ovsdino_export.networks import load_network
 from ovsdino_export.photos import paint
 from ovsdino_export.request import ExportRequest
-from ovsdino_runtime.bundle import GOLDEN
-from ovsdino_runtime.engines import open_engine
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle.bundle import GOLDEN
+from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.vocabulary import load_templates
+from ovsdino_runtime.text.vocabulary import load_templates
 from tests.zoo import official_files as official
 from tests.zoo.official_files import SMALL, SMALL_DINOV3, SMALL_ZERO_SHOT
 
@@ -62,7 +62,7 @@ def test_talk2dino_becomes_a_bundle_that_the_runtime_opens(tmp_path, photos):
 
 def expected_scores(network, segmenter, photo, vocabulary):
     """The best class's sigmoid(cosine) of a photo as large as a window, in torch."""
-    from ovsdino_runtime.vocabulary import as_vocabulary
+    from ovsdino_runtime.text.vocabulary import as_vocabulary
 
     words = torch.from_numpy(segmenter.encode_text(as_vocabulary(vocabulary, background=False)))
     colours = (photo / 255.0 - np.array(SMALL.mean)) / np.array(SMALL.std)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovsdino_runtime.errors import ClassesError
-from ovsdino_runtime.overlay import palette
-from ovsdino_runtime.pipeline import Seen
-from ovsdino_runtime.preprocess import Photo, resize_photo
-from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.base.overlay import palette
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.geometry.preprocess import Photo, resize_photo
+from ovsdino_runtime.pipelines.pipeline import Seen
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.upload import UploadLimits, check_count, read_upload
-from ovsdino_runtime.vocabulary import parse_classes
+from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload
+from ovsdino_runtime.text.vocabulary import parse_classes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_runtime.model_options import model_options
-from ovsdino_runtime.refusal import refusing
+from ovsdino_runtime.base.cli_errors import refusing
+from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.model_choice import ModelChoice
+    from ovsdino_runtime.runtime_options import ModelChoice
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
+from ovsdino_runtime.base.errors import ClassesError, OvsdinoError, PhotoError
 from ovsdino_runtime.demo.answers import Answers, split_words
-from ovsdino_runtime.errors import ClassesError, OvsdinoError, PhotoError
-from ovsdino_runtime.vocabulary import load_vocabulary, vocabulary_names
+from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
 
 LOG = logging.getLogger(__name__)
 WAITING = 32  # questions; more are refused

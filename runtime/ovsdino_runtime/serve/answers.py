@@ -5,8 +5,8 @@ from io import BytesIO
 
 from pydantic import BaseModel, Field
 
-from ovsdino_runtime.output import describe, labels_image, rle_records
-from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.files.output import describe, labels_image, rle_records
 
 PNG_TEXT = "ovsdino"  # the key of the PNG's text
 

@@ -10,21 +10,21 @@ from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ovsdino_runtime.errors import (
+from ovsdino_runtime.base.errors import (
     ClassesError,
     NotAPhotoError,
     OvsdinoError,
     PhotoError,
     TooLargeError,
 )
-from ovsdino_runtime.output import version
-from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.cli_classes import Background, with_background
+from ovsdino_runtime.files.output import version
 from ovsdino_runtime.serve.answers import Found, Problem, write_png, write_rle
 from ovsdino_runtime.serve.gate import Gate, refusal
 from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service
-from ovsdino_runtime.upload import UploadLimits, check_count, read_upload_classes
-from ovsdino_runtime.vocabulary import Vocabulary, load_vocabulary, read_others, with_others
-from ovsdino_runtime.words import Background, with_background
+from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload_classes
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, read_others, with_others
 
 PATH = "/segment"
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits

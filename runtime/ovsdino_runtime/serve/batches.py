@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ovsdino_runtime.dense_pipeline import DensePipeline
-from ovsdino_runtime.engines import Array, Engine
-from ovsdino_runtime.errors import EngineError
-from ovsdino_runtime.pipeline import HostPipeline, Pipeline
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.engines.onnxruntime import Array, Engine
+from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.pipelines.pipeline import HostPipeline, Pipeline
 
 
 @dataclass(eq=False)

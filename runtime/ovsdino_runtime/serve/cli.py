@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_runtime.model_options import model_options
-from ovsdino_runtime.refusal import RefusedError, refusing
+from ovsdino_runtime.base.cli_errors import RefusedError, refusing
+from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.model_choice import ModelChoice
+    from ovsdino_runtime.runtime_options import ModelChoice
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,12 +71,12 @@ def serve(  # noqa: PLR0913 - one argument for each option
     SIGTERM or Ctrl-C ends it when all is answered that was taken on.
     """
     with refusing("`ovsdino serve`", extra="serve"):
-        from ovsdino_runtime.engines import available_threads
-        from ovsdino_runtime.first_use import offer
+        from ovsdino_runtime.bundle.models import offer_download
+        from ovsdino_runtime.engines.onnxruntime import available_threads
         from ovsdino_runtime.serve.metrics import Metrics
         from ovsdino_runtime.serve.server import Server, listen
         from ovsdino_runtime.serve.service import Service, ServiceOptions
-        from ovsdino_runtime.upload import UploadLimits
+        from ovsdino_runtime.serve.upload import UploadLimits
 
         if workers > 1 and choice.device != "cpu":
             raise RefusedError(
@@ -85,7 +85,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
         if batch > 1 and workers == 1:
             raise RefusedError(f"--batch {batch}: one worker has one photo's windows; add --workers {batch}")
         door = listen(host, port)
-        offer(choice.model)
+        offer_download(choice.model)
         at_once = 1 if batch > 1 else workers  # runs of the model
         share = choice.threads or max(1, available_threads() // at_once)
         segmenter = replace(choice, threads=share).load()

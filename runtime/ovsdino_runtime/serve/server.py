@@ -7,7 +7,7 @@ from types import FrameType
 
 import uvicorn
 
-from ovsdino_runtime.errors import OvsdinoError
+from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.serve.app import make_app
 from ovsdino_runtime.serve.service import Service
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ovsdino_runtime.errors import OvsdinoError, TooLargeError
-from ovsdino_runtime.segmentation import Segmentation
+from ovsdino_runtime.base.errors import OvsdinoError, TooLargeError
+from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.batches import share_batches
 from ovsdino_runtime.serve.metrics import Metrics
-from ovsdino_runtime.upload import UploadLimits, read_upload
-from ovsdino_runtime.vocabulary import Vocabulary
+from ovsdino_runtime.serve.upload import UploadLimits, read_upload
+from ovsdino_runtime.text.vocabulary import Vocabulary
 
 Answer = TypeVar("Answer")
 

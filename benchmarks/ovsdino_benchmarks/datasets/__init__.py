@@ -1,0 +1,1 @@
+"""Benchmarks as data: classes, files, label values and protocols."""

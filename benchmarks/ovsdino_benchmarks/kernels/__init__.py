@@ -1,0 +1,1 @@
+"""Measure the fused kernels beside their references."""

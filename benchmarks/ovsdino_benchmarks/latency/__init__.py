@@ -1,0 +1,1 @@
+"""Measure latency and memory, beside baselines and a floor."""

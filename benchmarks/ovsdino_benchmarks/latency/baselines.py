@@ -1,0 +1,206 @@
+"""Ways from a photo's file to labels that are measured against each other: the runtime's and the usual.
+
+The usual way is mmsegmentation's: each window alone, its scores of all classes brought to the window's full
+size, added up, divided by how often a pixel was seen, resized to the photo, and only then argmax.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ovsdino_benchmarks.datasets.protocol import Protocol, own_protocol
+from ovsdino_benchmarks.model_variants import dinov3seg as dense_forms
+from ovsdino_benchmarks.model_variants import models
+from ovsdino_benchmarks.model_variants.models import Form, ModelSpec
+from ovsdino_benchmarks.results.environment import memory
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.geometry.merge import Labels
+from ovsdino_runtime.geometry.preprocess import Floats, cut_windows, fit_size, normalise, resize_bilinear
+from ovsdino_runtime.geometry.windows import plan_windows
+from ovsdino_runtime.text.vocabulary import Vocabulary
+
+Way = Callable[[Path], Labels]
+WayName = Literal["runtime", "torch", "torch-compile", "onnxruntime"]
+BASELINES: dict[WayName, str] = {
+    "torch": "torch eager, mmseg's loop",
+    "torch-compile": "torch.compile, mmseg's loop",
+    "onnxruntime": "ONNX Runtime with default options, mmseg's loop in numpy",
+}
+DENSE_BASELINES: dict[WayName, str] = {
+    **BASELINES,
+    "torch": "torch eager, all classes at the view's and the photo's size",
+}
+MEMORY_SHARE = 0.8  # of what is free
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a way needs, in a form that a new process can read."""
+
+    way: WayName
+    model: str
+    form: Form
+    checkpoint: str | None
+    threads: int
+    templates: str
+    classes: tuple[tuple[str, ...], ...]
+    text: str  # .npy of the classes' embeddings (N, D), for the ways that have no text encoder
+
+    def spec(self) -> ModelSpec:
+        """Return the model form."""
+        return ModelSpec(
+            self.model, self.form, Path(self.checkpoint) if self.checkpoint else None, threads=self.threads
+        )
+
+    def vocabulary(self) -> Vocabulary:
+        """Return the classes."""
+        return Vocabulary(self.classes)
+
+    def protocol(self, bundle: Bundle) -> Protocol:
+        """Return how the bundle works of its own, with the templates that were asked for."""
+        return replace(own_protocol(bundle.manifest), templates=self.templates)
+
+
+def choose_baselines(wanted: bool, *, compiled: bool) -> tuple[WayName, ...]:
+    """Name the ways that the runtime is measured against."""
+    return tuple(way for way in BASELINES if wanted and (compiled or way != "torch-compile"))
+
+
+def open_way(job: Job) -> Way:
+    """Load a model and return what labels a photo with it."""
+    bundle = load_bundle(find_bundle(job.model))
+    if job.way == "runtime":
+        segmenter = models.open_segmenter(job.spec(), job.protocol(bundle))
+        vocabulary = job.vocabulary()
+        return lambda file: segmenter(file, vocabulary).labels
+    text = np.load(job.text, allow_pickle=False)
+    if bundle.manifest.dense is not None:
+        return _torch_dense(bundle, job, text)
+    if job.way == "onnxruntime":
+        return _numpy_loop(bundle, job, text)
+    return _torch_loop(bundle, job, text)
+
+
+def why_not(job: Job, photo: tuple[int, int], manifest_limits: tuple[int, int]) -> str:
+    """Say why a way cannot be measured here; empty where it can.
+
+    Args:
+        job: the way.
+        photo: height and width [px].
+        manifest_limits: short and long side of the resized photo [px].
+    """
+    if job.way == "torch-compile" and not (
+        shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    ):
+        return "torch.compile needs a C++ compiler, and there is none"
+    if job.way != "onnxruntime":
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            return "torch is not installed"
+    height, width = fit_size(*photo, short_side=manifest_limits[0], long_side=manifest_limits[1])
+    resized, full = height * width, photo[0] * photo[1]
+    scores = 3 * resized + full  # torch: added up, one window's, divided; then at full size
+    if job.way == "onnxruntime":  # numpy: added up, divided; rows, then three products at full size
+        scores = 2 * resized + photo[0] * width + 3 * full
+    needed = 4 * len(job.classes) * scores / 1e6
+    free = memory("MemAvailable", Path("/proc/meminfo")) * MEMORY_SHARE
+    if free and needed > free:
+        return f"full-size scores of {len(job.classes)} classes need {needed:,.0f} MB, {free:,.0f} are free"
+    return ""
+
+
+def _torch_loop(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
+    import torch
+    import torch.nn.functional as F
+
+    manifest = bundle.manifest
+    limits, head, size = manifest.preprocessing, manifest.head, manifest.windows.size
+    model = models.load_torch(bundle, job.spec(), random_weights=True)
+    vision = models.TorchVision(model, threads=job.threads, compiled=job.way == "torch-compile")
+    text = torch.from_numpy(embeddings)  # (N, D)
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (limits.mean, limits.std))
+
+    def label(file: Path) -> Labels:
+        photo = torch.from_numpy(load_photo(file).copy()).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
+        height, width = fit_size(*photo.shape[2:], short_side=limits.short_side, long_side=limits.long_side)
+        image = (F.interpolate(photo, (height, width), mode="bilinear") - mean) / std  # (1, 3, H', W')
+        scores, seen = torch.zeros(1, len(text), height, width), torch.zeros(1, 1, height, width)
+        for w in plan_windows(height, width, size=size, stride=manifest.windows.stride):
+            bottom, right = w.top + w.height, w.left + w.width
+            crop = F.interpolate(image[:, :, w.top : bottom, w.left : right], (size, size), mode="bilinear")
+            features = torch.from_numpy(vision.run({"pixels": crop.numpy()})["features"])  # (1, D, h, w)
+            logits = head.scale * torch.einsum("bdhw,nd->bnhw", features, text) + head.bias
+            logits = F.interpolate(logits, (w.height, w.width), mode="bilinear")
+            scores += F.pad(logits, (w.left, width - right, w.top, height - bottom))
+            seen[:, :, w.top : bottom, w.left : right] += 1
+        full = F.interpolate(scores / seen, tuple(photo.shape[2:]), mode="bilinear")  # (1, N, H, W)
+        return full.argmax(1)[0].numpy().astype(np.uint16)
+
+    def without_gradients(file: Path) -> Labels:
+        with torch.inference_mode():
+            return label(file)
+
+    return without_gradients
+
+
+def _torch_dense(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
+    """dinov3.seg as its network is written: all classes at the view's size, then at the photo's."""
+    import torch
+
+    from ovsdino.dinov3seg.local_global import labels, predict
+
+    if job.way != "torch":
+        raise EngineError("it is for models with a cosine head")
+    limits = bundle.manifest.preprocessing
+    checkpoint = Path(job.checkpoint) if job.checkpoint else None
+    torch.set_num_threads(job.threads)
+    network = dense_forms.load_network(bundle, checkpoint, random_weights=True)
+    text = torch.from_numpy(embeddings)  # (N, W)
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (limits.mean, limits.std))
+
+    def label(file: Path) -> Labels:
+        photo = torch.from_numpy(load_photo(file).copy()).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
+        with torch.inference_mode():
+            scores = predict(network, (photo - mean) / std, text)  # (1, N, V, V)
+            found: Labels = labels(scores, photo.shape[2], photo.shape[3])[0].numpy().astype(np.uint16)
+        return found
+
+    return label
+
+
+def _numpy_loop(bundle: Bundle, job: Job, text: Floats) -> Way:
+    import onnxruntime as ort
+
+    manifest = bundle.manifest
+    limits, head, size = manifest.preprocessing, manifest.head, manifest.windows.size
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = job.threads
+    graph = manifest.graphs[models.graph_of(job.form)]
+    file_of_graph = str(bundle.file(graph.file))
+    session: Any = ort.InferenceSession(file_of_graph, options, providers=["CPUExecutionProvider"])
+
+    def label(file: Path) -> Labels:
+        photo = load_photo(file)  # (H, W, 3)
+        height, width = fit_size(*photo.shape[:2], short_side=limits.short_side, long_side=limits.long_side)
+        image = normalise(resize_bilinear(photo, height, width), limits)  # (H', W', 3)
+        scores = np.zeros((height, width, len(text)), np.float32)
+        seen = np.zeros((height, width, 1), np.float32)
+        for w in plan_windows(height, width, size=size, stride=manifest.windows.stride):
+            features = session.run(None, {"pixels": cut_windows(image, [w], size)})[0][0]  # (D, h, w)
+            logits = head.scale * (features.transpose(1, 2, 0) @ text.T) + head.bias  # (h, w, N)
+            area = slice(w.top, w.top + w.height), slice(w.left, w.left + w.width)
+            scores[area] += resize_bilinear(logits, w.height, w.width)
+            seen[area] += 1
+        full = resize_bilinear(scores / seen, *photo.shape[:2])  # (H, W, N)
+        labels: Labels = full.argmax(axis=2).astype(np.uint16)
+        return labels
+
+    return label

@@ -1,0 +1,220 @@
+"""Speed end to end, beside the usual ways: in turns, so that all see the same machine."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ovsdino_benchmarks.datasets.protocol import templates_of
+from ovsdino_benchmarks.latency.baselines import BASELINES, DENSE_BASELINES, Way, WayName, open_way, why_not
+from ovsdino_benchmarks.latency.case import Case, LatencyRequest, choose_classes, make_photo
+from ovsdino_benchmarks.latency.cold_start import ChildError, run_child
+from ovsdino_benchmarks.latency.dinov3seg_stages import all_flops, time_dense
+from ovsdino_benchmarks.latency.roofline import measure_rates
+from ovsdino_benchmarks.latency.stages import TimedEngine, summarise, time_stages
+from ovsdino_benchmarks.model_variants import models
+from ovsdino_benchmarks.results.environment import command, read_environment
+from ovsdino_benchmarks.results.results import Baseline, Latency, Skipped, Stage, Times, save
+from ovsdino_benchmarks.results.results import Report as FileReport
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.out_folder import check_out
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.pipelines.host_stages import WINDOWS_AT_ONCE
+from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text.encoder import TextEncoder
+
+Report = Callable[[str], None]
+
+
+def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterator[Latency]:
+    """Measure every size with every number of classes.
+
+    Args:
+        request: what to measure.
+        report: told of each step in a few words.
+
+    Yields:
+        Each result as soon as it is there.
+
+    Raises:
+        OvsdinoError: no such model, form or photo.
+    """
+    environment = read_environment()
+    bundle = load_bundle(find_bundle(request.spec.model))
+    threads = request.spec.threads or available_threads()
+    report(f"matrix products and copies, {threads} threads")
+    rates = measure_rates(models.PRECISIONS.get(request.spec.form, "fp32"), threads)
+    with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
+        for size in request.sizes:
+            photo = make_photo(bundle, request.photo, size, Path(folder))
+            for count in request.classes:
+                case = Case(request, bundle, rates, photo, threads, choose_classes(count), environment)
+                report(f"{size[0]}x{size[1]}, {count} classes")
+                yield measure_case(case, report)
+
+
+def write_latency(request: LatencyRequest, out: Path, report: Report) -> tuple[Path, list[Latency]]:
+    """Measure, and write the results into a folder, after each of them what there is; see `measure`."""
+    check_out(out)
+    measured: list[Latency] = []
+    file = out
+    for one in measure(request, report):
+        measured.append(one)
+        file = out / f"latency-{one.model}-{one.form}.json"
+        save(FileReport(latency=tuple(measured)), file)
+    return file, measured
+
+
+def describe(one: Latency) -> str:
+    """Say a result in a few lines."""
+    case = f"{one.size}, {one.windows} windows, {one.classes} classes, {one.threads} threads"
+    lines = [
+        f"{one.model}, {one.form}, {case}",
+        f"  {'end to end':32}{one.end_to_end.p50:10.2f} ms, p99 {one.end_to_end.p99:.2f} ms",
+    ]
+    for stage in one.stages:
+        floor = f"  {stage.times.p50 / stage.floor:6.1f} x its floor" if stage.floor else ""
+        lines.append(f"  {stage.name:32}{stage.times.p50:10.2f} ms{floor}")
+    lines.append(f"  {'new process, first labels':32}{one.fresh.load + one.fresh.first:10.2f} ms")
+    lines.append(f"  {'memory above the model':32}{one.fresh.above:10.1f} MB")
+    for way in one.baselines:
+        above = f", {way.fresh.above:.1f} MB above the model"
+        ratio = way.times.p50 / one.end_to_end.p50
+        lines.append(f"  {way.how}: p50 {way.times.p50:.1f} ms, {ratio:.2f} x the runtime's{above}")
+    return "\n".join([*lines, *(f"  {way.how}: skipped, {way.why}" for way in one.skipped)])
+
+
+def measure_case(case: Case, report: Report) -> Latency:
+    """Measure one size of photo with one number of classes."""
+    spec = replace(case.request.spec, threads=case.threads)
+    text = models.open_text(case.bundle, case.threads)
+    templates = templates_of(case.job("runtime", Path()).protocol(case.bundle), case.bundle.manifest)
+    dense = case.bundle.manifest.dense is not None
+    segmenter, stages = (_time_dense if dense else _time_cosine)(case, text, templates, report)
+    embeddings = segmenter.encode_text(case.vocabulary)  # (N, D)
+    with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
+        file = Path(folder) / "text.npy"
+        np.save(file, embeddings)
+        times, baselines, skipped = _compare(case, segmenter, file, report)
+        report("a new process: runtime")
+        fresh = run_child(case.job("runtime", file), case.photo)
+    photo = load_photo(case.photo)
+    windows = segmenter.plan(segmenter.resize(photo))
+    flops = all_flops(case, len(windows)) if dense else case.vision_flops(len(windows))
+    return Latency(
+        model=case.bundle.manifest.name,
+        form=spec.form,
+        engine=segmenter.vision.description,
+        device="cpu",
+        threads=case.threads,
+        size=f"{photo.shape[1]}x{photo.shape[0]}",
+        classes=len(case.vocabulary.classes),
+        templates=len(templates),
+        windows=len(windows),
+        batch=WINDOWS_AT_ONCE,
+        warmup=case.request.warmup,
+        end_to_end=times,
+        stages=stages,
+        fresh=fresh,
+        baselines=tuple(baselines),
+        skipped=tuple(skipped),
+        gflop=round(flops / 1e9, 3),
+        gflops=round(case.rates.gflops, 1),
+        copy_gb_s=round(case.rates.copy_gb_s, 1),
+        command=command(),
+        environment=case.environment,
+    )
+
+
+def _time_cosine(
+    case: Case, text: TextEncoder, templates: Sequence[str], report: Report
+) -> tuple[Segmenter, tuple[Stage, ...]]:
+    spec = replace(case.request.spec, threads=case.threads)
+    engine = TimedEngine(models.open_engine(case.bundle, spec, random_weights=True))
+    segmenter = Segmenter(case.bundle, engine, text, templates=templates)
+    report("text")
+    segmenter.encode_text(case.vocabulary)
+    report("stages")
+    return segmenter, time_stages(case, segmenter, engine, text)
+
+
+def _time_dense(
+    case: Case, text: TextEncoder, templates: Sequence[str], report: Report
+) -> tuple[Segmenter, tuple[Stage, ...]]:
+    spec = replace(case.request.spec, threads=case.threads)
+    pipeline = models.open_dense(case.bundle, spec, random_weights=True)
+    segmenter = Segmenter(case.bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+    report("text")
+    segmenter.encode_text(case.vocabulary)
+    report("stages")
+    return segmenter, time_dense(case, segmenter, pipeline, text)
+
+
+def _compare(
+    case: Case, segmenter: Segmenter, text: Path, report: Report
+) -> tuple[Times, list[Baseline], list[Skipped]]:
+    """Time the runtime and the baselines in turns, then each baseline in a new process."""
+    ways: dict[WayName, Way] = {"runtime": lambda file: segmenter(file, case.vocabulary).labels}
+    skipped = _open_baselines(case, text, ways, report)
+    report("end to end: " + ", ".join(ways))
+    labels = {way: label(case.photo) for way, label in ways.items()}
+    laps = _take_turns(case, ways)
+    ways.clear()  # their memory is not to weigh on the new processes
+    baselines = []
+    titles = _titles(case)
+    for way in [way for way in labels if way != "runtime"]:
+        report(f"a new process: {titles[way]}")
+        try:
+            fresh = run_child(case.job(way, text), case.photo)
+        except ChildError as error:
+            skipped.append(Skipped(way, titles[way], str(error)))
+            continue
+        agreement = float((labels[way] == labels["runtime"]).mean())
+        baselines.append(Baseline(way, titles[way], summarise(laps[way]), fresh, agreement))
+    return summarise(laps["runtime"]), baselines, skipped
+
+
+def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Report) -> list[Skipped]:
+    """Add the baselines that can run here to ``ways``; return the others, and why."""
+    limits = case.bundle.manifest.preprocessing
+    height, width = load_photo(case.photo).shape[:2]
+    skipped = []
+    titles = _titles(case)
+    for way in case.request.baselines:
+        job = case.job(way, text)
+        if why := why_not(job, (height, width), (limits.short_side, limits.long_side)):
+            skipped.append(Skipped(way, titles[way], why))
+            continue
+        report(f"opening {titles[way]}")
+        try:
+            label = open_way(job)
+            label(case.photo)
+            ways[way] = label
+        except (OvsdinoError, RuntimeError, MemoryError) as error:  # no weights, torch's compiler, no room
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            skipped.append(Skipped(way, titles[way], why))
+    return skipped
+
+
+def _titles(case: Case) -> dict[WayName, str]:
+    return BASELINES if case.bundle.manifest.dense is None else DENSE_BASELINES
+
+
+def _take_turns(case: Case, ways: Mapping[WayName, Way]) -> dict[WayName, list[float]]:
+    """Run each way once a round [ms]; whoever is first in one round is last in the next."""
+    laps: dict[WayName, list[float]] = {way: [] for way in ways}
+    order = list(ways)
+    for repeat in range(case.request.warmup + case.request.repeats):
+        for way in order:
+            start = time.perf_counter()
+            ways[way](case.photo)
+            if repeat >= case.request.warmup:
+                laps[way].append(1000 * (time.perf_counter() - start))
+        order = order[1:] + order[:1]
+    return laps

@@ -1,0 +1,172 @@
+"""The stages of the runtime's way, timed one by one with the functions it is made of, and their floors."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ovsdino_benchmarks.latency.case import Case
+from ovsdino_benchmarks.latency.roofline import count_flops
+from ovsdino_benchmarks.results.results import Stage, Times
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.bundle.bundle import TOKENIZER
+from ovsdino_runtime.engines.onnxruntime import Array, Engine
+from ovsdino_runtime.files.output import save_json, save_labels, save_overlay
+from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
+from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.encoder import TextEncoder
+from ovsdino_runtime.text.vocabulary import Vocabulary
+
+NEW_CLASS = "a word that nobody asked for before, number {}"
+MERGE = "head, merge, upsample, argmax"
+KNOWN_TEXT = "text, all known"
+NEW_TEXT = "text, one new class"
+WRITE = "write overlay, labels, JSON"
+
+
+class TimedEngine:
+    """An engine that adds up the time it takes [s]."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.description = engine.description
+        self.seconds = 0.0
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs."""
+        start = time.perf_counter()
+        outputs = self._engine.run(inputs)
+        self.seconds += time.perf_counter() - start
+        return outputs
+
+
+def time_stages(
+    case: Case, segmenter: Segmenter, engine: TimedEngine, text: TextEncoder
+) -> tuple[Stage, ...]:
+    """Time every stage, after warming up.
+
+    Args:
+        case: what is measured.
+        segmenter: the runtime, whose vision engine is ``engine``.
+        engine: tells the engine's own time from the cutting of windows.
+        text: the segmenter's text encoder; its cache knows all phrases of the case.
+    """
+    laps: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
+        new_text = TextEncoder(case.bundle, TextCache(Path(folder) / "text.sqlite3"), threads=case.threads)
+        for repeat in range(case.request.warmup + case.request.repeats):
+            clock = _walk(case, segmenter, engine, (text, new_text), repeat, Path(folder))
+            if repeat >= case.request.warmup:
+                for name, lap in clock.laps.items():
+                    laps.setdefault(name, []).append(1000 * lap)
+    floors = _floors(case, segmenter)
+    return tuple(Stage(name, summarise(times), *floors.get(name, (None, ""))) for name, times in laps.items())
+
+
+def summarise(milliseconds: Sequence[float]) -> Times:
+    """Reduce repeats to percentiles."""
+    p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99)).round(3).tolist()
+    return Times(p50, p90, p99, len(milliseconds))
+
+
+class _Laps:
+    """Times of stages [s], in their order."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.laps[name] = time.perf_counter() - start
+
+    def split(self, name: str, part: str, seconds: float) -> None:
+        """Take a part out of a stage as a stage of its own."""
+        self.laps[name] -= seconds
+        self.laps[part] = seconds
+
+
+def _walk(
+    case: Case,
+    segmenter: Segmenter,
+    engine: TimedEngine,
+    encoders: tuple[TextEncoder, TextEncoder],
+    repeat: int,
+    folder: Path,
+) -> _Laps:
+    """Go the way once. A class is new in every repeat, so that no cache knows it."""
+    clock = _Laps()
+    with clock("decode"):
+        photo = load_photo(case.photo)
+    with clock("resize"):
+        resized = segmenter.resize(photo)
+    windows = segmenter.plan(resized)
+    before = engine.seconds
+    with clock("windows"):
+        features = segmenter.encode_windows(resized, windows)
+    clock.split("windows", "vision", engine.seconds - before)
+    with clock(KNOWN_TEXT):
+        embeddings = encoders[0].encode_classes(case.vocabulary, segmenter.templates)
+    with clock(NEW_TEXT):
+        encoders[1].encode_classes(Vocabulary(((NEW_CLASS.format(repeat),),)), segmenter.templates)
+    with clock(MERGE):
+        grid = features.shape[2], features.shape[3]
+        geometry = merge_geometry(windows, grid, resized=resized.shape[:2], photo=photo.shape[:2])
+        merge_argmax(features, embeddings, geometry)
+    result = segmenter(photo, case.vocabulary)
+    with clock(WRITE):
+        write_all(result, folder)
+    return clock
+
+
+def write_all(result: Segmentation, folder: Path) -> None:
+    """Write a result into a folder, in the usual forms."""
+    save_overlay(result, folder / "overlay.png")
+    save_labels(result, folder / "labels.png")
+    save_json(result, folder / "result.json")
+
+
+def new_text_floor(case: Case, segmenter: Segmenter) -> tuple[float, str]:
+    """Work out the floor of encoding one new class [ms], and what it counts."""
+    prompts = [template.replace("{}", NEW_CLASS.format(0)) for template in segmenter.templates]
+    graph = case.bundle.file(case.bundle.manifest.graphs["text"].file)
+    flops = count_flops(graph, {"ids": (len(prompts), _tokens(case, prompts))})
+    return case.rates.compute_ms(flops), "products of the graph"
+
+
+def _floors(case: Case, segmenter: Segmenter) -> dict[str, tuple[float, str]]:
+    """Work out the floor of each compute stage [ms], and what it counts."""
+    photo = load_photo(case.photo)
+    resized = segmenter.resize(photo)
+    windows = segmenter.plan(resized)
+    features = segmenter.encode_windows(resized, windows[:1])  # (1, D, h, w)
+    size, width = case.bundle.manifest.windows.size, case.bundle.manifest.text.width
+    cells = len(windows) * features[0, 0].size
+    flops, copy = case.rates.compute_ms, case.rates.copy_ms
+    head = 2 * cells * width * len(case.vocabulary.classes)
+    merged = 4 * cells * width + photo[..., 0].size * (2 + 4)
+    return {
+        "resize": (copy(photo.nbytes + resized.nbytes), "bytes of both photos"),
+        "windows": (copy(resized.nbytes + len(windows) * 12 * size**2), "bytes of photo and windows"),
+        "vision": (flops(case.vision_flops(len(windows))), "products of the graph"),
+        NEW_TEXT: new_text_floor(case, segmenter),
+        MERGE: (
+            flops(head) + copy(merged),
+            "products of features and classes at the windows' grid; bytes of features, labels and scores",
+        ),
+    }
+
+
+def _tokens(case: Case, prompts: Sequence[str]) -> int:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(case.bundle.file(TOKENIZER)))
+    tokenizer.no_padding()
+    longest = max(len(tokenizer.encode(prompt).ids) for prompt in prompts)
+    return min(longest, case.bundle.manifest.text.context_length)

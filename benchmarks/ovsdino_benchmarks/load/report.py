@@ -1,0 +1,70 @@
+"""The report of load on a server: JSON and Markdown."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ovsdino_benchmarks.load.load import LoadReport
+from ovsdino_benchmarks.reports import render
+from ovsdino_benchmarks.reports.render import Section, Table
+from ovsdino_benchmarks.reports.report import describe_machine
+from ovsdino_benchmarks.results import results
+
+
+def write_load_report(report: LoadReport, out: Path) -> list[Path]:
+    """Write load.json and load.md into a folder."""
+    files = [out / "load.json", out / "load.md"]
+    results.save(report, files[0])
+    files[1].write_text(render.to_markdown("ovsdino: load on a server", _sections(report)), encoding="utf-8")
+    return files
+
+
+def describe(report: LoadReport) -> str:
+    """Say a report in one line."""
+    times, statuses = report.times, ", ".join(f"{name}: {count}" for name, count in report.statuses.items())
+    memory = f", memory {report.memory_first} to {report.memory_last} MB" if report.memory_first else ""
+    return (
+        f"{report.clients} clients, {report.seconds:.0f} s: p50 {times.p50:.0f} ms, p99 {times.p99:.0f} ms, "
+        f"{report.throughput:.2f} a second; {statuses}{memory}"
+    )
+
+
+def _sections(report: LoadReport) -> Iterator[Section]:
+    header = ("answers", "p50 [ms]", "p90 [ms]", "p99 [ms]", "slowest [ms]", "a second")
+    t = report.times
+    row = (
+        str(sum(report.statuses.values())),
+        *(f"{value:.0f}" for value in (t.p50, t.p90, t.p99, report.slowest)),
+        f"{report.throughput:.2f}",
+    )
+    statuses = ", ".join(f"{name}: {count}" for name, count in report.statuses.items())
+    memory = "The server does not say how much memory it has."
+    if report.memory_first and report.memory_last and report.memory_peak:
+        first, last, peak = (
+            round(mb) for mb in (report.memory_first, report.memory_last, report.memory_peak)
+        )
+        memory = f"Memory of the server: {first} MB at the start, {last} MB at the end, at most {peak} MB."
+    yield Section("In all", (f"By status: {statuses}.", memory), (Table(header, (row,)),))
+    minutes = tuple(
+        (
+            str(number),
+            str(one.answers),
+            *(f"{value:.0f}" for value in ((one.times.p50, one.times.p99) if one.times else ())),
+            *(() if one.times else ("-", "-")),
+            "-" if one.memory is None else f"{one.memory:.0f}",
+        )
+        for number, one in enumerate(report.minutes, 1)
+    )
+    yield Section(
+        "Minute by minute",
+        tables=(Table(("minute", "answers", "p50 [ms]", "p99 [ms]", "memory [MB]"), minutes),),
+    )
+    how = (
+        f"{report.model} on {report.engine}, at {report.url}. {report.clients} clients, each asking again "
+        f"when it is answered, for {report.seconds:.0f} s; {len(report.photos)} photos "
+        f"({', '.join(report.photos)}) with {len(report.classes)} word lists in turns, answered as "
+        f"{report.format}. Times are those of the good answers, as the clients saw them."
+    )
+    words = tuple(f"Words: {one}" for one in report.classes)
+    yield Section(
+        "Where and how", (how, *words, describe_machine(report.environment)), commands=(report.command,)
+    )

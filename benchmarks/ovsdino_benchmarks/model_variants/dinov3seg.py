@@ -1,0 +1,125 @@
+"""The forms of a dinov3.seg model: a bundle's graphs, or the torch network behind the same stages."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import Bundle, Precision
+from ovsdino_runtime.bundle.manifest import DENSE_STAGES
+from ovsdino_runtime.engines.onnxruntime import Array, Engine, available_threads
+from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.pipelines.dinov3seg_open import open_dense_pipeline
+from ovsdino_runtime.pipelines.pipeline import PipelineOptions
+
+Dinov3Seg = Any  # the torch network
+Tensor = Any  # torch.Tensor; torch is imported when it runs
+
+
+class TorchStage:
+    """A part of the torch network as the engine of one graph.
+
+    Args:
+        part: takes the graph's inputs by name, gives its outputs in their order.
+        outputs: their names.
+        description: what runs it.
+    """
+
+    def __init__(self, part: Callable[..., Any], outputs: tuple[str, ...], description: str) -> None:
+        self._part = part
+        self._outputs = outputs
+        self.description = description
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._part(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        outputs = found if isinstance(found, tuple) else (found,)
+        return {name: value.numpy() for name, value in zip(self._outputs, outputs, strict=True)}
+
+
+def open_pipeline(bundle: Bundle, *, precision: Precision, threads: int | None) -> DensePipeline:
+    """Open a bundle's graphs; see `open_dense_pipeline`."""
+    return open_dense_pipeline(bundle, PipelineOptions(precision=precision, threads=threads))
+
+
+def open_torch(bundle: Bundle, network: Dinov3Seg, *, threads: int | None) -> DensePipeline:
+    """Put the torch network behind the runtime's stages: the network alone differs from the bundle's."""
+    import torch
+
+    torch.set_num_threads(threads or available_threads())
+    description = f"torch {torch.__version__} eager on the CPU, {torch.get_num_threads()} threads"
+    parts, graphs = torch_parts(network), bundle.manifest.graphs
+    engines: dict[str, Engine] = {}
+    for name in ("vision", *DENSE_STAGES):
+        if name in graphs:
+            outputs = tuple(tensor.name for tensor in graphs[name].outputs)
+            engines[name] = TorchStage(parts[name], outputs, description)
+    return DensePipeline(bundle, engines)
+
+
+def load_network(bundle: Bundle, checkpoint: Path | None, *, random_weights: bool = False) -> Dinov3Seg:
+    """Build the torch network that a bundle was exported from.
+
+    Raises:
+        EngineError: torch is not installed, or the network is not one that this version can build.
+        CheckpointError: the weights are missing or of another network.
+    """
+    try:
+        from ovsdino.dinov3seg import model as networks
+        from ovsdino.dinov3seg.checkpoint import read_model
+        from ovsdino.dinov3seg.config import SegConfig
+        from ovsdino.network.checkpoint import CheckpointError
+    except ImportError as error:
+        raise EngineError(
+            f"the torch form needs {error.name}, which is not installed: pip install 'ovsdino[train]'"
+        ) from error
+    try:
+        config = SegConfig.from_dict(bundle.manifest.model)
+    except (ValueError, TypeError) as error:
+        raise EngineError(f"{bundle.path}: its network is not one that this version can build") from error
+    if checkpoint is not None:
+        return read_model(config, checkpoint)
+    if random_weights:
+        return networks.Dinov3Seg(config).eval()
+    raise CheckpointError(
+        f"{config.name} has no public weights: give the checkpoint that the bundle was exported from "
+        "(--checkpoint FILE)"
+    )
+
+
+def torch_parts(network: Dinov3Seg) -> dict[str, Callable[..., Any]]:
+    """Name the part of a network that each graph holds."""
+    import torch
+
+    from ovsdino.dinov3seg.correlation import correlate, text_halves
+
+    def vision(pixels: Tensor) -> Tensor:
+        return network.vlm.vision(pixels)
+
+    def refine(pixels: Tensor, features: Tensor) -> Tensor:
+        return network.refine_patches(pixels, features)
+
+    def guidance(pixels: Tensor) -> tuple[Tensor, ...]:
+        prior, grid = network.see_prior(pixels), [pixels.shape[-1] // network.config.vlm.patch_size] * 2
+        maps = network.guide_by_image(prior, grid), *network.decoder.guide(prior, grid)
+        return tuple(each for each in maps if each is not None)
+
+    def late(features: Tensor, text: Tensor, image: Tensor | None = None) -> Tensor:
+        halves = text_halves(text, network.config)  # (n, P, D)
+        known = torch.ones(1, len(text), dtype=torch.bool)
+        return network.refine_costs(correlate(features, halves), image, halves[None], known)[0]
+
+    def decoder(costs: Tensor, fine1: Tensor | None = None, fine2: Tensor | None = None) -> Tensor:
+        return network.decoder.upsample(costs, fine1, fine2)
+
+    return {
+        "vision": vision,
+        "whole": vision,
+        "guidance": guidance,
+        "refine": refine,
+        "late": late,
+        "decoder": decoder,
+    }

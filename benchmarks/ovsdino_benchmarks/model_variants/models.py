@@ -1,0 +1,249 @@
+"""The forms of a model, each behind the runtime's engine interface; the rest of the way is the runtime's."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ovsdino_benchmarks.datasets.protocol import Protocol, require_runnable, templates_of
+from ovsdino_benchmarks.model_variants import dinov3seg as dense_forms
+from ovsdino_benchmarks.model_variants.sam_structure import SamStructure
+from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.bundle.bundle import Bundle, Head, Precision, load_bundle
+from ovsdino_runtime.bundle.manifest import DENSE_STAGES
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.engines.onnxruntime import Array, Engine, available_threads, open_vision
+from ovsdino_runtime.geometry.preprocess import Floats, Preprocessing
+from ovsdino_runtime.geometry.windows import WindowPolicy
+from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.encoder import ClassEncoder, TextEncoder
+from ovsdino_runtime.text.vocabulary import Vocabulary
+
+TorchModule = Any  # torch.nn.Module; torch is imported when it runs
+Form = Literal["onnx", "onnx-fp16", "onnx-int8", "torch"]
+FORMS: tuple[Form, ...] = ("onnx", "onnx-fp16", "onnx-int8", "torch")
+PRECISIONS: dict[Form, Precision] = {"onnx-fp16": "fp16", "onnx-int8": "int8"}  # others: fp32
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, in which form. Small and picklable: worker processes open it themselves."""
+
+    model: str = "nano"  # a packaged model, or the path of a bundle
+    form: Form = "onnx"
+    checkpoint: Path | None = None  # of the torch form; None takes the packaged weights
+    threads: int | None = None  # None: all processors
+    sam: Path | None = None  # of the torch form: SAM's features in place of the encoder's
+
+    @property
+    def label(self) -> str:
+        """What results call the form."""
+        return self.form if self.sam is None else f"{self.form}+sam"
+
+
+class TorchVision:
+    """The torch network as an engine: eager, or compiled.
+
+    Args:
+        model: pixels (B, 3, S, S) -> features (B, D, h, w).
+        threads: how many threads compute; None takes all processors.
+        compiled: run it through ``torch.compile``.
+    """
+
+    def __init__(self, model: TorchModule, *, threads: int | None = None, compiled: bool = False) -> None:
+        import torch
+
+        torch.set_num_threads(threads or available_threads())
+        self._model: Any = torch.compile(model) if compiled else model
+        way = "compiled" if compiled else "eager"
+        self.description = f"torch {torch.__version__} {way} on the CPU, {torch.get_num_threads()} threads"
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute unit-length features, as a bundle's vision graph does."""
+        import torch
+
+        from ovsdino.network.head import unit
+
+        with torch.inference_mode():
+            features = unit(self._model(torch.from_numpy(inputs["pixels"])))  # (B, D, h, w)
+        return {"features": features.numpy()}
+
+
+class SharedText:
+    """Encodes classes once for all processes of a run, and for those that resume it.
+
+    Args:
+        encoder: what encodes them the first time.
+        file: where the embeddings (N, D) are kept; whoever is first writes it, all others read it.
+    """
+
+    def __init__(self, encoder: ClassEncoder, file: Path) -> None:
+        self._first = encoder
+        self._file = file
+
+    def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
+        """Read the embeddings, or make them. Shape: (N, D)."""
+        if not self._file.exists():
+            embeddings = self._first.encode_classes(vocabulary, templates)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._file.parent, suffix=".npy", delete=False) as file:
+                np.save(file, embeddings)
+            try:
+                os.link(file.name, self._file)  # fails where another process was faster
+            except FileExistsError:
+                pass
+            finally:
+                Path(file.name).unlink()
+        shared: Floats = np.load(self._file, allow_pickle=False)
+        return shared
+
+
+def open_bundle(model: str, protocol: Protocol) -> Bundle:
+    """Open a bundle and make it work by a protocol.
+
+    Raises:
+        BundleError: no such model.
+        ProtocolError: it cannot follow this protocol.
+    """
+    bundle = load_bundle(find_bundle(model))
+    require_runnable(protocol, bundle.manifest)
+    if bundle.manifest.dense is not None:  # its sizes are in its graphs; only the step is the protocol's
+        windows = WindowPolicy(bundle.manifest.windows.size, protocol.stride)
+        return Bundle(bundle.path, replace(bundle.manifest, windows=windows))
+    limits = bundle.manifest.preprocessing
+    sizes = Preprocessing(protocol.short_side, protocol.long_side, mean=limits.mean, std=limits.std)
+    windows = WindowPolicy(protocol.window, protocol.stride)
+    return Bundle(bundle.path, replace(bundle.manifest, preprocessing=sizes, windows=windows))
+
+
+def open_engine(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> Engine:
+    """Open a model form's vision engine.
+
+    Args:
+        bundle: the model.
+        spec: the form.
+        random_weights: where the torch form has no weights, make some up: enough to measure its speed.
+
+    Raises:
+        EngineError: torch is not installed, or as `open_vision`.
+        CheckpointError: the torch form's weights are missing.
+    """
+    if spec.form == "torch" and spec.sam is not None:
+        engine = TorchVision(with_sam(bundle, spec, spec.sam), threads=spec.threads)
+        engine.description += f", SAM's features ({spec.sam.name})"
+        return engine
+    if spec.form == "torch":
+        return TorchVision(load_torch(bundle, spec, random_weights=random_weights), threads=spec.threads)
+    precision = PRECISIONS.get(spec.form, "fp32")
+    return open_vision(bundle, threads=spec.threads, precision=precision)
+
+
+def load_torch(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> TorchModule:
+    """Build the torch network that a bundle was exported from; see `open_engine`."""
+    try:
+        from ovsdino.network.checkpoint import PACKAGED, load_model, read_config
+        from ovsdino.network.config import ModelConfig
+        from ovsdino.network.model import OVSDINO
+    except ImportError as error:
+        raise EngineError(
+            f"the torch form needs {error.name}, which is not installed: pip install 'ovsdino[export]'"
+        ) from error
+    if random_weights and spec.checkpoint is None and bundle.manifest.name not in PACKAGED:
+        try:
+            return OVSDINO(ModelConfig.from_dict(bundle.manifest.model)).eval()
+        except ValueError as error:
+            raise EngineError(f"{bundle.path}: its network is not one that this version can build") from error
+    if spec.sam is not None and spec.checkpoint is not None and spec.checkpoint.suffix == ".safetensors":
+        bare = f"{bundle.manifest.name}-no-encoder"  # has no bundle: it cannot run without SAM
+        if spec.checkpoint.is_file() and read_config(spec.checkpoint).name == bare:
+            return load_model(bare, spec.checkpoint)
+    return load_model(bundle.manifest.name, spec.checkpoint)
+
+
+def with_sam(bundle: Bundle, spec: ModelSpec, sam: Path) -> SamStructure:
+    """Build the torch network that is shown SAM's features; raises as `SamStructure` and `load_torch`."""
+    return SamStructure(load_torch(bundle, spec), sam, bundle.manifest.preprocessing)
+
+
+def head_of(bundle: Bundle, spec: ModelSpec) -> Head:
+    """Return the head's numbers: the bundle's, or in torch form the checkpoint's own, which may differ."""
+    if spec.form != "torch" or bundle.manifest.dense is not None:
+        return bundle.manifest.head
+    head = load_torch(bundle, spec).head
+    return replace(bundle.manifest.head, scale=head.scale.item(), bias=head.bias.item())
+
+
+def graph_of(form: Form) -> str:
+    """Name the vision graph of an ONNX form."""
+    return f"vision.{PRECISIONS[form]}" if form in PRECISIONS else "vision"
+
+
+def open_text(bundle: Bundle, threads: int | None) -> TextEncoder:
+    """Open a bundle's text encoder, with the user's own cache of phrases."""
+    return TextEncoder(bundle, TextCache(cache_dir() / "text.sqlite3"), threads=threads)
+
+
+def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None = None) -> Segmenter:
+    """Open a model form, working by a protocol.
+
+    Args:
+        spec: the form.
+        protocol: how it is to work.
+        text_file: see `SharedText`; None encodes as users' runs do.
+    """
+    bundle = open_bundle(spec.model, protocol)
+    own = open_text(bundle, spec.threads)
+    text = own if text_file is None else SharedText(own, text_file)
+    templates = templates_of(protocol, bundle.manifest)
+    if bundle.manifest.dense is not None:
+        pipeline = open_dense(bundle, spec)
+        return Segmenter(bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+    return Segmenter(
+        Bundle(bundle.path, replace(bundle.manifest, head=head_of(bundle, spec))),
+        open_engine(bundle, spec),
+        text,
+        templates=templates,
+        antialias=protocol.antialias,
+    )
+
+
+def open_dense(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> DensePipeline:
+    """Open a dinov3.seg model's form; raises as `dense_forms.load_network` and `open_dense_pipeline`."""
+    if spec.sam is not None:
+        raise EngineError(f"--sam: {bundle.manifest.name} has no encoder that SAM's features could replace")
+    if spec.form == "torch":
+        network = dense_forms.load_network(bundle, spec.checkpoint, random_weights=random_weights)
+        return dense_forms.open_torch(bundle, network, threads=spec.threads)
+    precision = PRECISIONS.get(spec.form, "fp32")
+    return dense_forms.open_pipeline(bundle, precision=precision, threads=spec.threads)
+
+
+def digest(spec: ModelSpec, bundle: Bundle) -> str:
+    """Hash all that decides a model form's labels but the protocol."""
+    parts = [spec.form, bundle.graph_digest("text"), repr(bundle.manifest.head)]
+    if bundle.manifest.dense is not None:
+        parts.append(repr(bundle.manifest.dense))
+    if spec.form == "torch":
+        dense = bundle.manifest.dense is not None
+        network = dense_forms.load_network(bundle, spec.checkpoint) if dense else load_torch(bundle, spec)
+        state = network.state_dict()
+        parts += [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in state.values()]
+        if spec.sam is not None:
+            parts.append(with_sam(bundle, spec, spec.sam).teacher.digest)
+    else:
+        graph = graph_of(spec.form)
+        if graph not in bundle.manifest.graphs:
+            kind = PRECISIONS[spec.form]
+            raise BundleError(f"{bundle.path}: has no graph {graph}; export it with --{kind}")
+        suffix = graph.removeprefix("vision")
+        stages = [stage for stage in ("vision", *DENSE_STAGES) if stage + suffix in bundle.manifest.graphs]
+        parts += [bundle.graph_digest(stage + suffix) for stage in stages]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()

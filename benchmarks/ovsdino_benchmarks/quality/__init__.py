@@ -1,0 +1,1 @@
+"""Measure mIoU by the papers' protocols."""

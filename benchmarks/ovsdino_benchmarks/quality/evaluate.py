@@ -1,0 +1,241 @@
+"""Quality: every photo of a data set labelled and counted, in as many processes as there are, resumable.
+
+Photos are counted in groups; each group's sums are one small file. Whatever process makes it, and whenever,
+the sums are whole numbers: their total is the same to the last digit.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from importlib import resources
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from ovsdino_benchmarks.datasets.dataset import Dataset
+from ovsdino_benchmarks.datasets.protocol import Protocol, words_of
+from ovsdino_benchmarks.model_variants.models import ModelSpec
+from ovsdino_benchmarks.quality.labeler import Labeller, digest, open_labeller
+from ovsdino_benchmarks.results.environment import Environment, command, read_environment
+from ovsdino_benchmarks.results.results import ClassScore, Quality
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.files.labeled_folder import DataError
+from ovsdino_runtime.geometry import metrics
+from ovsdino_runtime.geometry.metrics import Counts
+from ovsdino_runtime.text.vocabulary import Vocabulary
+
+GROUP = 4  # photos counted into one file
+POLL_S = 0.5
+WAIT_S = 3600.0  # for the groups of other ranks
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model form on one data set by one protocol; ``folder`` keeps what is done."""
+
+    spec: ModelSpec
+    protocol: Protocol
+    dataset: Dataset
+    folder: Path
+
+    @property
+    def groups(self) -> int:
+        """How many files of counts there will be."""
+        return -(-len(self.dataset.samples) // GROUP)
+
+    def file(self, group: int) -> Path:
+        """Where a group's counts are."""
+        return self.folder / f"{group:05d}.npz"
+
+    def labeller(self) -> Labeller:
+        """Open the model; all processes of a run share one encoding of the classes."""
+        return open_labeller(self.spec, self.protocol, text_file=self.folder / "text.npy")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The data set's classes, with the words that the protocol gives them."""
+        return words_of(self.protocol, self.dataset.vocabulary)
+
+    def threshold(self) -> float | None:
+        """Return the background's threshold to ask the model for; None where it has its own or none."""
+        return self.protocol.threshold if self.dataset.vocabulary.background else None
+
+
+def evaluate(
+    spec: ModelSpec,
+    protocol: Protocol,
+    dataset: Dataset,
+    *,
+    out: Path,
+    workers: int = 1,
+    done: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[Quality, Counts] | None:
+    """Label and count every photo, or what an earlier run left over.
+
+    Started by torchrun, each rank does its share and rank 0 puts them together.
+
+    Args:
+        spec: the model form.
+        protocol: how it works.
+        dataset: the photos.
+        out: keeps the counts of each group below ``.partial/``.
+        workers: processes; each takes ``spec.threads`` threads, or its share of the processors.
+        done: told how many groups of how many are done.
+
+    Returns:
+        The result and its counts; None on other ranks than 0.
+
+    Raises:
+        OvsdinoError: a photo or a label is wrong, or another rank failed.
+    """
+    started, environment = time.monotonic(), read_environment()
+    identities = digest(spec, protocol), dataset.digest()
+    key = hashlib.sha256(repr((identities, protocol, GROUP, _code())).encode()).hexdigest()[:16]
+    processes = workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = spec.threads or max(1, available_threads() // processes)
+    spec = replace(spec, threads=threads)
+    run = Run(spec, protocol, dataset, out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}")
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    todo = [group for group in range(rank, run.groups, ranks) if not run.file(group).is_file()]
+    labeller = run.labeller()
+    labeller.encode_text(run.vocabulary)
+    for _ in _count_groups(run, todo, workers, labeller):
+        done(sum(run.file(group).is_file() for group in range(run.groups)), run.groups)
+    if rank:
+        return None
+    _wait_for_others(run)
+    counts = sum(
+        (_read(run, group) for group in range(run.groups)), Counts.zero(len(dataset.vocabulary.names))
+    )
+    seconds = round(time.monotonic() - started, 1)
+    return _result(
+        run, counts, labeller, identities=identities, seconds=seconds, environment=environment
+    ), counts
+
+
+def count_group(run: Run, group: int, labeller: Labeller) -> None:
+    """Label and count a group of photos, and keep the counts.
+
+    Raises:
+        DataError: a photo and its labels differ in size.
+        OvsdinoError: a photo or a label file is broken.
+    """
+    vocabulary = run.vocabulary
+    total = Counts.zero(len(vocabulary.names))
+    for sample in run.dataset.samples[group * GROUP : (group + 1) * GROUP]:
+        truth = run.dataset.truth(sample)
+        labels = labeller.label(sample.photo, vocabulary, run.threshold()).labels
+        if labels.shape != truth.shape:
+            raise DataError(
+                f"{sample.photo} is {labels.shape[1]}x{labels.shape[0]} px, its labels are "
+                f"{truth.shape[1]}x{truth.shape[0]} px; they must have the same size"
+            )
+        total += metrics.count(truth, labels, len(vocabulary.names))
+    _write(run, group, total)
+
+
+def _count_groups(run: Run, groups: list[int], workers: int, labeller: Labeller) -> Iterator[int]:
+    """Do groups here or in a pool, in any order; yield each as it is done."""
+    if workers == 1:
+        for group in groups:
+            count_group(run, group, labeller)
+            yield group
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=(run,))
+    try:
+        tasks = {pool.submit(_work, group): group for group in groups}
+        for task in as_completed(tasks):
+            task.result()
+            yield tasks[task]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: dict[str, tuple[Run, Labeller]] = {}  # of this process, where it is one of a pool
+
+
+def _start_worker(run: Run) -> None:
+    _worker["run"] = run, run.labeller()
+
+
+def _work(group: int) -> None:
+    run, labeller = _worker["run"]
+    count_group(run, group, labeller)
+
+
+def _wait_for_others(run: Run) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while missing := [group for group in range(run.groups) if not run.file(group).is_file()]:
+        if time.monotonic() > deadline:
+            raise OvsdinoError(
+                f"{run.folder}: {len(missing)} groups of other ranks are missing after {WAIT_S:.0f} s; "
+                "start again, what is done is kept"
+            )
+        time.sleep(POLL_S)
+
+
+def _write(run: Run, group: int, counts: Counts) -> None:
+    """Keep the counts that are not zero; in one step, so that a file is whole or not there."""
+    pairs = np.flatnonzero(counts.confusion)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=run.folder, suffix=".tmp", delete=False) as file:
+        np.savez(file, pairs=pairs, counts=counts.confusion.ravel()[pairs], boundary=counts.boundary)
+    Path(file.name).replace(run.file(group))
+
+
+def _read(run: Run, group: int) -> Counts:
+    counts = Counts.zero(len(run.dataset.vocabulary.names))
+    with np.load(run.file(group), allow_pickle=False) as file:
+        counts.confusion.ravel()[file["pairs"]] = file["counts"]
+        return Counts(counts.confusion, file["boundary"])
+
+
+def _code() -> str:
+    """Hash the program: what another version counted is not taken for what this one would count."""
+    packages = [Path(str(resources.files(name))) for name in ("ovsdino_runtime", "ovsdino_benchmarks")]
+    files = sorted(file for package in packages for file in package.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _result(
+    run: Run,
+    counts: Counts,
+    labeller: Labeller,
+    *,
+    identities: tuple[str, str],
+    seconds: float,
+    environment: Environment,
+) -> Quality:
+    figures = metrics.scores(counts)
+    names, pixels = run.dataset.vocabulary.names, counts.confusion.sum(axis=1).tolist()
+    classes = zip(names, pixels, figures.iou, figures.boundary_iou, strict=True)
+    own = labeller.background if run.dataset.vocabulary.background else None
+    model = labeller.name
+    asked = run.threshold()
+    return Quality(
+        data=run.dataset.name,
+        extent=run.dataset.extent,
+        photos=len(run.dataset.samples),
+        model=model,
+        form=run.spec.label,
+        engine=labeller.engine,
+        protocol=run.protocol,
+        threshold=own if asked is None else asked,
+        miou=figures.miou,
+        miou_all=figures.miou_all,
+        boundary_miou=figures.boundary_miou,
+        pixel_accuracy=figures.pixel_accuracy,
+        classes=tuple(ClassScore(*row) for row in classes),
+        confusion=f"quality-{run.dataset.name}-{model}-{run.spec.label}.npz",
+        model_digest=identities[0],
+        data_digest=identities[1],
+        seconds=seconds,
+        command=command(),
+        environment=environment,
+    )

@@ -1,0 +1,79 @@
+"""A model in some form, opened to label photos by a protocol: a bundle's segmenter, or zero-shot dino.txt."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovsdino_benchmarks.datasets.protocol import Protocol, ProtocolError
+from ovsdino_benchmarks.model_variants import models
+from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
+from ovsdino_benchmarks.model_variants.models import ModelSpec, SharedText
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """What an evaluation needs of a model."""
+
+    name: str
+    engine: str
+    background: float | None  # the model's own threshold; None: it names every pixel
+    encode_text: Callable[[Vocabulary], Floats]
+    label: Callable[[Path, Vocabulary, float | None], Segmentation]  # photo, classes, threshold
+
+
+def is_zero_shot(spec: ModelSpec, protocol: Protocol) -> bool:
+    """Say whether a model has no bundle here, but its torch towers and a protocol of their own."""
+    return spec.model in zero_shot_form.ZERO_SHOT and spec.form == "torch" and protocol.name == "dinotxt"
+
+
+def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None = None) -> Labeller:
+    """Open a model form, working by a protocol; see `models.open_segmenter`."""
+    if is_zero_shot(spec, protocol):
+        return _open_zero_shot(spec, protocol, text_file)
+    segmenter = models.open_segmenter(spec, protocol, text_file=text_file)
+    manifest = segmenter.bundle.manifest
+    return Labeller(
+        manifest.name,
+        segmenter.vision.description,
+        manifest.head.background,
+        segmenter.encode_text,
+        lambda photo, classes, threshold: segmenter(photo, classes, background=threshold),
+    )
+
+
+def digest(spec: ModelSpec, protocol: Protocol) -> str:
+    """Hash all that decides a model form's labels but the protocol.
+
+    Raises:
+        ProtocolError: it cannot follow this protocol.
+        OvsdinoError: the model or its weights are missing.
+    """
+    if is_zero_shot(spec, protocol):
+        weights = zero_shot_form.digest(spec.checkpoint)
+        return hashlib.sha256(f"{spec.model} {weights}".encode()).hexdigest()
+    return models.digest(spec, models.open_bundle(spec.model, protocol))
+
+
+def _open_zero_shot(spec: ModelSpec, protocol: Protocol, text_file: Path | None) -> Labeller:
+    model = zero_shot_form.open_zero_shot(spec.model, spec.checkpoint, protocol, spec.threads)
+    text = model if text_file is None else SharedText(model, text_file)
+    encoded: dict[tuple[tuple[str, ...], ...], Floats] = {}
+
+    def encode(vocabulary: Vocabulary) -> Floats:
+        if vocabulary.classes not in encoded:
+            encoded[vocabulary.classes] = text.encode_classes(vocabulary, ())
+        return encoded[vocabulary.classes]
+
+    def label(photo: Path, vocabulary: Vocabulary, threshold: float | None) -> Segmentation:
+        if vocabulary.background or threshold is not None:
+            raise ProtocolError(
+                f"protocol {protocol.name} gives every pixel a class, got classes with a background; "
+                "choose a benchmark without one, such as voc20, context59 or ade20k"
+            )
+        return model.label(photo, vocabulary, encode(vocabulary))
+
+    return Labeller(model.name, model.engine, None, encode, label)

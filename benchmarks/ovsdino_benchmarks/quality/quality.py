@@ -1,0 +1,130 @@
+"""``ovsdino-bench quality``: one model, in some forms, on some data sets; results into files."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ovsdino_benchmarks.datasets.benchmark_list import benchmarks
+from ovsdino_benchmarks.datasets.dataset import Dataset, open_benchmark, open_folder
+from ovsdino_benchmarks.datasets.protocol import DINOTXT, OVSDINO, Protocol, find_protocol, own_protocol
+from ovsdino_benchmarks.model_variants.models import Form, ModelSpec
+from ovsdino_benchmarks.model_variants.zero_shot import ZERO_SHOT
+from ovsdino_benchmarks.quality.evaluate import Run, evaluate
+from ovsdino_benchmarks.quality.gallery import draw_gallery
+from ovsdino_benchmarks.results import results
+from ovsdino_benchmarks.results.results import Quality, Report
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.out_folder import check_out
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+
+Done = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class QualityRequest:
+    """What to evaluate, and how."""
+
+    data: Path
+    out: Path
+    spec: ModelSpec
+    forms: tuple[Form, ...] = ("onnx",)
+    benchmarks: tuple[str, ...] = ()  # none: the folder itself
+    names: str | None = None  # of a folder's classes
+    ignore: int = 255
+    reduce_zero_label: bool = False
+    protocol: str | None = None  # None: the benchmark's own
+    templates: str | None = None  # None: the protocol's
+    threshold: float | None = None  # None: the protocol's
+    workers: int = 1
+    gallery: int = 0
+
+
+def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Path]:
+    """Evaluate every form on every data set; write one result file for each.
+
+    Args:
+        request: what and how.
+        say: told the protocol and the result of each, in lines for people.
+
+    Returns:
+        The result files; none on torchrun's other ranks than 0.
+
+    Raises:
+        OvsdinoError: data, model or protocol do not fit; nothing is computed then.
+    """
+    check_out(request.out)
+    if request.spec.sam is not None and set(request.forms) != {"torch"}:
+        raise EngineError(f"--sam: got --form {', '.join(request.forms)}, expected --form torch and no other")
+    datasets = [open_benchmark(name, request.data) for name in request.benchmarks] or [
+        open_folder(
+            request.data, request.names, ignore=request.ignore, reduce_zero_label=request.reduce_zero_label
+        )
+    ]
+    files = []
+    for dataset in datasets:
+        protocol = choose_protocol(request, dataset)
+        for form in request.forms:
+            spec = replace(request.spec, form=form)
+            with _progress(f"{dataset.name}, {form}") as done:
+                found = evaluate(spec, protocol, dataset, out=request.out, workers=request.workers, done=done)
+            if found is None:
+                continue
+            result, counts = found
+            say(f"{protocol.describe()}\n{describe(result)}")
+            files.append(request.out / f"quality-{dataset.name}-{result.model}-{spec.label}.json")
+            results.save(Report(quality=(result,)), files[-1])
+            np.savez_compressed(
+                request.out / result.confusion, confusion=counts.confusion, boundary=counts.boundary
+            )
+            if request.gallery:
+                run = Run(spec, protocol, dataset, request.out)
+                draw_gallery(run, request.gallery, request.out / "gallery")
+    return files
+
+
+def choose_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
+    """Return the protocol that was asked for, else the usual one, changed as it was asked."""
+    if request.protocol == "model":
+        chosen = own_protocol(load_bundle(find_bundle(request.spec.model)).manifest)
+    elif request.protocol is not None:
+        chosen = find_protocol(request.protocol)
+    else:
+        chosen = _usual_protocol(request, dataset)
+    return replace(
+        chosen,
+        templates=request.templates or chosen.templates,
+        threshold=chosen.threshold if request.threshold is None else request.threshold,
+    )
+
+
+def _usual_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
+    """Choose for a user who says nothing: zero-shot dino.txt has its own, benchmarks have theirs."""
+    if request.spec.model in ZERO_SHOT and request.forms == ("torch",):
+        return DINOTXT
+    if dataset.name in request.benchmarks:
+        return benchmarks()[dataset.name].protocol
+    manifest = load_bundle(find_bundle(request.spec.model)).manifest
+    return OVSDINO if manifest.dense is None else own_protocol(manifest)
+
+
+def describe(result: Quality) -> str:
+    """Say a result in one line."""
+    return (
+        f"{result.data} ({result.photos} photos, {result.extent}), {result.model}, "
+        f"{result.form}: mIoU {100 * result.miou:.2f} (mmseg's rule {100 * result.miou_all:.2f}), "
+        f"boundary mIoU {100 * result.boundary_miou:.2f}, pixel accuracy {100 * result.pixel_accuracy:.2f}"
+    )
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Done]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,1 @@
+"""Turn results into Markdown and HTML."""

@@ -1,0 +1,259 @@
+"""What a report says: sections of text, tables, plots and pictures. How it looks is `render`'s matter."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from ovsdino_benchmarks.quality.gallery import find_gallery
+from ovsdino_benchmarks.reports import plots, render
+from ovsdino_benchmarks.reports.render import Section, Table
+from ovsdino_benchmarks.results import results
+from ovsdino_benchmarks.results.environment import Environment
+from ovsdino_benchmarks.results.results import Baseline, Fresh, Latency, Quality, Stage
+from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.out_folder import check_out
+
+MOST_CLASSES_DRAWN = 40
+TITLE = "ovsdino: measurements"
+QUALITY_HEADER = (
+    *("data", "set", "photos", "model", "form", "mIoU", "mIoU (mmseg)", "Boundary mIoU"),
+    "pixel accuracy",
+)
+QUALITY_NOTE = (
+    "Percent. mIoU is the mean over the classes that the truth holds; mmseg's also counts, as 0, classes "
+    "that were only predicted, which differs where a small set lacks some. Boundary IoU: Cheng et al. 2021, "
+    "2 % of the diagonal, summed over the set."
+)
+LATENCY_HEADER = (
+    *("model", "form", "photo", "classes", "way", "p50", "p90", "p99", "photos/s"),
+    *("times", "start", "memory", "same"),
+)
+LATENCY_NOTE = (
+    "End to end: from a photo's file to labels in memory, ms; the classes' embeddings are in memory after "
+    "the warm-up. times: the way's median over the runtime's. start: a new process until its first labels, "
+    "ms, all phrases in the text cache. memory: peak of the host above the loaded model, MB. same: pixels "
+    "with the runtime's label, %. All ways ran in turns in one process; start and memory are of processes of "
+    "their own."
+)
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One model in a paper's table; mIoU in percent, None where the paper has none."""
+
+    model: str
+    miou: tuple[float | None, ...]
+    average: float | None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper."""
+
+    title: str
+    source: str
+    benchmarks: tuple[str, ...]
+    rows: tuple[PaperRow, ...]
+
+
+@dataclass(frozen=True)
+class Papers:
+    """The tables that ours are set beside: package data."""
+
+    tables: tuple[PaperTable, ...]
+
+
+def write_report(sources: Sequence[Path], out: Path, *, gallery: bool = False) -> list[Path]:
+    """Put results together as report.json, report.md and report.html.
+
+    Args:
+        sources: result files, or folders of them.
+        out: folder of the three files.
+        gallery: show the pictures that `quality --gallery` drew beside the results.
+
+    Raises:
+        ResultError: there are no results, or they cannot be read.
+    """
+    check_out(out)
+    report = results.join(map(results.load, sources))
+    pictures = [one for source in sources for one in find_gallery(source / "gallery")] if gallery else []
+    sections = [
+        *_quality(report.quality),
+        *_latency(report.latency),
+        Section("Pictures", pictures=tuple(pictures)),
+        _provenance([*report.quality, *report.latency]),
+    ]
+    sections = [section for section in sections if not section.empty]
+    files = [out / f"report.{suffix}" for suffix in ("json", "md", "html")]
+    results.save(report, files[0])
+    files[1].write_text(render.to_markdown(TITLE, sections), encoding="utf-8")
+    files[2].write_text(render.to_html(TITLE, sections), encoding="utf-8")
+    return files
+
+
+def load_papers() -> tuple[PaperTable, ...]:
+    """Read the papers' tables."""
+    text = (resources.files("ovsdino_benchmarks") / "data/papers.json").read_text(encoding="utf-8")
+    return strict_json.parse(Papers, strict_json.loads(text)).tables
+
+
+def _quality(measured: Sequence[Quality]) -> Iterable[Section]:
+    if not measured:
+        return
+    rows = [
+        (
+            *(one.data, one.extent, str(one.photos), one.model, one.form),
+            *(_percent(share) for share in (one.miou, one.miou_all, one.boundary_miou, one.pixel_accuracy)),
+        )
+        for one in measured
+    ]
+    header = QUALITY_HEADER
+    yield Section("Quality", (QUALITY_NOTE,), (Table(header, tuple(rows)),))
+    for table in load_papers():
+        if any(one.data in table.benchmarks for one in measured):
+            yield _beside_paper(table, measured)
+    yield Section("Protocols", tuple(_protocols(measured)))
+    for one in measured:
+        if sum(row.pixels > 0 for row in one.classes) <= MOST_CLASSES_DRAWN:
+            yield Section(f"Classes of {one.data}: {one.model}, {one.form}", plots=(plots.class_plot(one),))
+
+
+def _protocols(measured: Sequence[Quality]) -> Iterable[str]:
+    for protocol in dict.fromkeys(one.protocol for one in measured):
+        data = ", ".join(dict.fromkeys(one.data for one in measured if one.protocol == protocol))
+        yield f"{data}: {protocol.describe()}. Source: {protocol.source}."
+
+
+def _beside_paper(table: PaperTable, measured: Sequence[Quality]) -> Section:
+    rows = [(row.model, *map(_number, row.miou), _number(row.average)) for row in table.rows]
+    for model, form, protocol in dict.fromkeys((one.model, one.form, one.protocol.name) for one in measured):
+        found = {
+            one.data: one
+            for one in measured
+            if (one.model, one.form, one.protocol.name) == (model, form, protocol)
+        }
+        ours = [found.get(name) for name in table.benchmarks]
+        if any(ours):
+            whole = [100 * one.miou_all for one in ours if one and one.extent == "full set"]
+            mean = f"{sum(whole) / len(whole):.1f}" if len(whole) == len(ours) else "-"
+            name = f"measured: {model}, {form}, protocol {protocol}"
+            rows.append((name, *map(_paper_cell, ours), mean))
+    note = f"mIoU, percent. Source: {table.source}. * a subset, of so many photos: not comparable."
+    header = ("model", *table.benchmarks, "average")
+    return Section(f"Beside {table.title}", (note,), (Table(header, tuple(rows)),))
+
+
+def _paper_cell(one: Quality | None) -> str:
+    if one is None:
+        return "-"
+    return (
+        f"{100 * one.miou_all:.1f}" if one.extent == "full set" else f"{100 * one.miou:.1f}* ({one.photos})"
+    )
+
+
+def _latency(measured: Sequence[Latency]) -> Iterable[Section]:
+    if not measured:
+        return
+    header = LATENCY_HEADER
+    rows = [row for one in measured for row in _way_rows(one)]
+    skipped = dict.fromkeys(
+        f"{way.how}: not measured with {one.classes} classes at {one.size}: {way.why}."
+        for one in measured
+        for way in one.skipped
+    )
+    yield Section(
+        "Latency, end to end",
+        (LATENCY_NOTE, *skipped),
+        (Table(header, tuple(rows)),),
+        tuple(_sweeps(measured)),
+    )
+    for one in measured:
+        yield _stage_section(one)
+
+
+def _way_rows(one: Latency) -> Iterable[tuple[str, ...]]:
+    base = (one.model, one.form, one.size, str(one.classes))
+    t = one.end_to_end
+    figures = (
+        *(_milliseconds(x) for x in (t.p50, t.p90, t.p99)),
+        f"{one.throughput:.2f}",
+        "1.0",
+        *_fresh(one.fresh),
+    )
+    yield (*base, f"runtime ({one.engine})", *figures, "")
+    for way in one.baselines:
+        yield (*base, *_baseline_cells(way, one))
+
+
+def _baseline_cells(way: Baseline, one: Latency) -> tuple[str, ...]:
+    t = way.times
+    speed = f"{1000 / t.p50:.2f}", f"{t.p50 / one.end_to_end.p50:.2f}"
+    return (
+        way.how,
+        *(_milliseconds(x) for x in (t.p50, t.p90, t.p99)),
+        *speed,
+        *_fresh(way.fresh),
+        _percent(way.agreement),
+    )
+
+
+def _fresh(fresh: Fresh) -> tuple[str, str]:
+    return _milliseconds(fresh.load + fresh.first), f"{fresh.above:.0f}"
+
+
+def _sweeps(measured: Sequence[Latency]) -> Iterable[str]:
+    """Plot what varies, the number of classes or the size of the photo, for each model form by itself."""
+    for form in dict.fromkeys((one.model, one.form) for one in measured):
+        some = [one for one in measured if (one.model, one.form) == form]
+        varies = len({one.classes for one in some}) > 1, len({one.size for one in some}) > 1
+        for pixels in (pixels for pixels in (False, True) if varies[pixels]):
+            for memory in (False, True):
+                yield plots.sweep_plot(some, memory=memory, pixels=pixels)
+
+
+def _stage_section(one: Latency) -> Section:
+    title = f"Stages: {one.model}, {one.form}, {one.size}, {one.classes} classes"
+    header = ("stage", "p50", "p90", "p99", "floor", "ratio", "the floor counts")
+    note = (
+        f"ms, after {one.warmup} rounds of warm-up. {one.windows} windows, {one.batch} at once, "
+        f"{one.threads} threads, {one.templates} templates. Floors: {one.gflop:.1f} GFLOP of the vision "
+        f"graph; matrix products reach {one.gflops:.0f} GFLOP/s and copies {one.copy_gb_s:.1f} GB/s in this "
+        "run. vision is the engine alone; no stage includes another."
+    )
+    rows = tuple(_stage_row(stage) for stage in one.stages)
+    return Section(title, (note,), (Table(header, rows),), (plots.stage_plot(one),))
+
+
+def _stage_row(stage: Stage) -> tuple[str, ...]:
+    t = stage.times
+    ratio = f"{t.p50 / stage.floor:.1f}" if stage.floor else ""
+    floor = "" if stage.floor is None else _milliseconds(stage.floor)
+    return (stage.name, *(_milliseconds(x) for x in (t.p50, t.p90, t.p99)), floor, ratio, stage.floor_of)
+
+
+def _provenance(measured: Sequence[Quality | Latency]) -> Section:
+    machines = dict.fromkeys(describe_machine(one.environment) for one in measured)
+    commands = dict.fromkeys(one.command for one in measured)
+    return Section("Where and how", tuple(machines), commands=tuple(commands))
+
+
+def describe_machine(e: Environment) -> str:
+    """Say in one line where and with what something was measured."""
+    packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
+    return (
+        f"{e.date}: {e.processor}, {e.processors} processors ({e.clock}), {e.memory_gb:.0f} GB, "
+        f"load {e.load} at the start; {e.system}, Python {e.python}, {packages}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

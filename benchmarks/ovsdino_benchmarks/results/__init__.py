@@ -1,0 +1,1 @@
+"""Results on disk, and the machine they were measured on."""

@@ -1,0 +1,79 @@
+"""Two results against each other: a gate for continuous integration."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ovsdino_benchmarks.results.results import Latency, Quality, Report, ResultError
+
+Key = tuple[str, ...]
+One = TypeVar("One", Quality, Latency)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure, before and after."""
+
+    what: str
+    old: float
+    new: float
+    unit: str
+    regressed: bool
+
+    def line(self) -> str:
+        """Say it in one line."""
+        change = 100 * (self.new / self.old - 1) if self.unit == "ms" and self.old else self.new - self.old
+        by = f"{change:+.1f} %" if self.unit == "ms" else f"{change:+.2f}"
+        verdict = "REGRESSED" if self.regressed else "ok"
+        return f"{verdict:9} {self.what}: {self.old:.2f} -> {self.new:.2f} {self.unit} ({by})"
+
+
+def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: float) -> list[Finding]:
+    """Compare what both reports measured.
+
+    Args:
+        old, new: reports; where one measured a thing twice, the last counts.
+        max_slowdown: how much longer the median of a latency may be, as a share: 0.05 is 5 %.
+        max_miou_drop: how much mIoU and boundary mIoU may fall [points of 100].
+
+    Returns:
+        One finding for each figure.
+
+    Raises:
+        ResultError: the new report lacks something that the old one has, or nothing is in both.
+    """
+    findings: list[Finding] = []
+    for name, before, after in _pairs(_latencies(old), _latencies(new)):
+        a, b = before.end_to_end.p50, after.end_to_end.p50
+        findings.append(Finding(f"latency {name}", a, b, "ms", b > a * (1 + max_slowdown)))
+    for name, was, now in _pairs(_qualities(old), _qualities(new)):
+        if (was.protocol, was.data_digest) != (now.protocol, now.data_digest):
+            raise ResultError(
+                f"quality {name}: measured by another protocol or on other photos; measure it again"
+            )
+        for figure in ("miou", "boundary_miou"):
+            a, b = 100 * getattr(was, figure), 100 * getattr(now, figure)
+            findings.append(Finding(f"{figure} {name}", a, b, "points", a - b > max_miou_drop))
+    if not findings:
+        raise ResultError("there is nothing to compare: the old report holds no measurement")
+    return findings
+
+
+def _latencies(report: Report) -> dict[Key, Latency]:
+    return {
+        (one.model, one.form, one.device, f"{one.threads} threads", one.size, f"{one.classes} classes"): one
+        for one in report.latency
+    }
+
+
+def _qualities(report: Report) -> dict[Key, Quality]:
+    return {(one.model, one.form, one.data): one for one in report.quality}
+
+
+def _pairs(old: Mapping[Key, One], new: Mapping[Key, One]) -> Iterator[tuple[str, One, One]]:
+    for key, before in old.items():
+        if key not in new:
+            raise ResultError(
+                f"{', '.join(key)}: the old report has it and the new one has not; measure it again"
+            )
+        yield ", ".join(key), before, new[key]

@@ -1,0 +1,197 @@
+"""What a measurement leaves behind: plain data, read and written strictly."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ovsdino_benchmarks.datasets.dataset import Extent
+from ovsdino_benchmarks.datasets.protocol import Protocol
+from ovsdino_benchmarks.results.environment import Environment
+from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.errors import OvsdinoError
+
+SCHEMA_VERSION = 1
+
+
+class ResultError(OvsdinoError):
+    """A result file that is missing, damaged, or of another version."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class; shares in 0..1, None where neither truth nor prediction has it."""
+
+    name: str
+    pixels: int  # of the truth
+    iou: float | None
+    boundary_iou: float | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a model form labels a data set."""
+
+    data: str  # a benchmark, or the name of a folder
+    extent: Extent
+    photos: int
+    model: str
+    form: str
+    engine: str
+    protocol: Protocol
+    threshold: float | None  # of the background, as it was used
+    miou: float  # 0..1, over the classes that the truth holds
+    miou_all: float  # 0..1, mmseg's rule: over the classes that the truth or the prediction holds
+    boundary_miou: float
+    pixel_accuracy: float
+    classes: tuple[ClassScore, ...]
+    confusion: str  # .npz beside this file
+    data_digest: str
+    model_digest: str
+    seconds: float  # of this run: less where it was resumed
+    command: str
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long something took, over all repeats [ms]."""
+
+    p50: float
+    p90: float
+    p99: float
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the way from photo to labels."""
+
+    name: str
+    times: Times
+    floor: float | None  # [ms] what the hardware needs at least; None: not a compute stage
+    floor_of: str  # what the floor counts
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A first run in a new process, and the memory of the process [MB]."""
+
+    load: float  # [ms] from the start of the process until the model is ready
+    first: float  # [ms] from then until the first photo's labels
+    idle: float  # when the model is loaded
+    peak: float  # while photos are labelled
+
+    @property
+    def above(self) -> float:
+        """What labelling takes on top of the loaded model [MB]."""
+        return self.peak - self.idle
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The same photo and classes in another way, measured alternately with the runtime."""
+
+    name: str
+    how: str
+    times: Times
+    fresh: Fresh
+    agreement: float  # share of pixels with the runtime's label
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A baseline that could not be measured."""
+
+    name: str
+    how: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How fast a model form is for one size of photo and one number of classes."""
+
+    model: str
+    form: str
+    engine: str
+    device: str
+    threads: int
+    size: str  # WIDTHxHEIGHT of the photo
+    classes: int
+    templates: int
+    windows: int
+    batch: int  # windows at once
+    warmup: int
+    end_to_end: Times  # a photo's file to labels in memory: decode, text lookup and all
+    stages: tuple[Stage, ...]
+    fresh: Fresh
+    baselines: tuple[Baseline, ...]
+    skipped: tuple[Skipped, ...]
+    gflop: float  # of the vision graph, all windows
+    gflops: float  # measured: matrix products at this precision and these threads
+    copy_gb_s: float  # measured: read and write
+    command: str
+    environment: Environment
+
+    @property
+    def throughput(self) -> float:
+        """Photos a second, one after the other."""
+        return 1000 / self.end_to_end.p50
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of one or more runs."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["ovsdino-benchmarks"] = "ovsdino-benchmarks"
+    quality: tuple[Quality, ...] = field(default=())
+    latency: tuple[Latency, ...] = field(default=())
+
+
+def save(report: object, path: Path) -> None:
+    """Write a report, a dataclass, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(strict_json.dumps(report), encoding="utf-8")
+    temporary.replace(path)
+
+
+def load(path: Path) -> Report:
+    """Read a result file, or all of those in a folder.
+
+    Raises:
+        ResultError: there is none, or it is not a result of this version.
+    """
+    if path.is_dir():
+        files = [file for file in sorted(path.glob("*.json")) if file.name != "report.json"]
+        if not files and (path / "report.json").is_file():
+            files = [path / "report.json"]
+        if not files:
+            raise ResultError(
+                f"{path}: no results in it; `ovsdino-bench latency` and `quality` write them with --out"
+            )
+        return join(map(load, files))
+    try:
+        raw = strict_json.loads(path.read_text(encoding="utf-8"))
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ResultError(
+                f"{path}: schema_version {version}, this program reads {SCHEMA_VERSION}; measure again"
+            )
+        return strict_json.parse(Report, raw)
+    except FileNotFoundError as error:
+        raise ResultError(f"{path}: no such file; give a result file, or a folder of them") from error
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path}: {error}; not a result of `ovsdino-bench`, or damaged") from error
+
+
+def join(reports: Iterable[Report]) -> Report:
+    """Put results together."""
+    reports = list(reports)
+    return Report(
+        quality=tuple(one for report in reports for one in report.quality),
+        latency=tuple(one for report in reports for one in report.latency),
+    )

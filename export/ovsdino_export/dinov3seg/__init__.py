@@ -1,0 +1,1 @@
+"""Export dinov3.seg: its graphs, their rewriting and their comparison."""

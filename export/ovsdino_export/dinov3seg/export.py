@@ -1,0 +1,291 @@
+"""A dinov3.seg network in, a bundle out: the steps of its export, in order."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from ovsdino import __version__
+from ovsdino.dinov3seg.checkpoint import load_seg
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
+from ovsdino.network.text_tower import TextTower
+from ovsdino_export import parity
+from ovsdino_export.clip import clip_tokenizer
+from ovsdino_export.dinov3seg.parity import (
+    CHAIN_THRESHOLDS,
+    GraphSeg,
+    chain_logits,
+    compare_logits,
+    onnx_run,
+    torch_run,
+)
+from ovsdino_export.dinov3seg.pipelines import Stage, make_stages
+from ovsdino_export.graphs.graph import describe, export_graph
+from ovsdino_export.graphs.storage import WeightFile, store_as_half
+from ovsdino_export.graphs.versions import program_versions
+from ovsdino_export.networks import OTHER_LICENCES
+from ovsdino_export.photos import TestPhotos, gather_photos
+from ovsdino_export.request import ExportRequest, check_target
+from ovsdino_export.rewrite.half_precision import ATTENTION
+from ovsdino_export.text import NANO_TOKENIZER, TextHalf
+from ovsdino_export.text_graph import export_text, text_parity
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle import bundle
+from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.windows import WindowPolicy
+
+Floats = npt.NDArray[np.float32]
+Report = Callable[[str], None]
+
+DATA_FILES = {"vision": "vision.data", "whole": "vision.data", "guidance": "guidance.data"}
+GOLDEN_CLASSES = 16
+PROGRAMS = ("torch", "timm", "segment-anything", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Photos as the network sees them, words, and what the network says."""
+
+    source: str
+    views: Floats  # (n, 3, V, V)
+    text: Floats  # (N, text width)
+    logits: Floats  # (n, N, 4g, 4g)
+
+
+def export_seg(request: ExportRequest, report: Report) -> bundle.Bundle:
+    """Export dinov3.seg, compare the chain of its graphs with it, and write the bundle.
+
+    Raises:
+        OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
+    """
+    config = SEG_PRESETS[request.model]
+    refuse(request, config)
+    target = check_target(request)
+    report("loading weights")
+    model = load_seg(request.model, request.checkpoint)
+    photos = gather_photos(request.photos, config.inference.view)
+    with tempfile.TemporaryDirectory(prefix="ovsdino-export-") as folder:
+        staging = Path(folder)
+        half = text_half(model)
+        graphs = export_text(half, staging, report)
+        text, figures = text_parity(half, staging, config.templates[0])
+        half.tokenizer.save(str(staging / bundle.TOKENIZER), pretty=False)
+        half = replace(half, tower=nn.Identity())  # the tower is done with, and half of the full size
+        del model.vlm.text
+        report(f"labelling {photos.source} in torch")
+        views = photos.pixels(preprocessing(config))
+        inputs = Labelled(photos.source, views, text, chain_logits(model, views, text))
+        write_golden(model, staging, photos, inputs)
+        chains, more = export_chain(model, staging, inputs, fp16=request.fp16, report=report)
+        manifest = make_manifest(
+            config, half, graphs | more, {"text": figures["text"], **chains}, photos.source
+        )
+        report(f"writing {target}")
+        return bundle.write_bundle(target, manifest, staging, overwrite=request.overwrite)
+
+
+def export_chain(
+    model: Dinov3Seg, staging: Path, inputs: Labelled, *, fp16: bool, report: Report
+) -> tuple[dict[str, bundle.Parity], dict[bundle.GraphName, bundle.Graph]]:
+    """Write the graphs behind the text, and compare their chain with the network.
+
+    Raises:
+        ParityError: it misses a threshold.
+    """
+    stages = make_stages(model)
+    plans: dict[bundle.Precision, tuple[str, ...]] = {"fp32": ()}
+    rounded = {}
+    if fp16:
+        plans["fp16"], rounded["fp16"] = try_half(model, stages, inputs, report)
+    graphs = export_stages(stages, staging, plans, report)
+    report(f"comparing with torch on {inputs.source}")
+    figures: dict[str, bundle.Parity] = {}
+    for precision in plans:
+        figure = chain_parity(model, graphs, staging, inputs, precision)
+        name = "chain" if precision == "fp32" else f"chain.{precision}"
+        figures[name] = parity.worse(figure, rounded.get(precision, figure))
+        parity.require(name, figures[name])
+    return figures, graphs
+
+
+def refuse(request: ExportRequest, config: SegConfig) -> None:
+    """Refuse what dinov3.seg has no graphs for, before any work is done.
+
+    Raises:
+        OvsdinoError: an option or a choice of the network; the message names it.
+    """
+    asked = {
+        "--bf16": request.bf16,
+        "--int8": request.int8,
+        "--kernels": bool(request.kernels),
+        "--text-checkpoint": request.text_checkpoint is not None,
+    }
+    if wrong := [option for option, given in asked.items() if given]:
+        raise OvsdinoError(
+            f"{wrong[0]} is not for {request.model}: its graphs are FP32 and FP16, text included"
+        )
+    if config.inference.fusion != "features":
+        raise OvsdinoError(
+            f"{request.model} fuses {config.inference.fusion}, which only torch does; "
+            "export a model that fuses features"
+        )
+    if config.late and config.class_attention != "linear":
+        raise OvsdinoError(
+            f"{request.model} has {config.class_attention} attention between classes; only linear is exported"
+        )
+
+
+def text_half(model: Dinov3Seg) -> TextHalf:
+    """Take the text tower out of a network, with the tokenizer that belongs to it."""
+    config, tower = model.config, model.vlm.text
+    if isinstance(tower, TextTower):
+        source = files("ovsdino") / "weights" / NANO_TOKENIZER
+        tokenizer = Tokenizer.from_str(source.read_text(encoding="utf-8"))
+        return TextHalf(tower, tokenizer, tower.config.context, config.templates)
+    return TextHalf(cast(nn.Module, tower), clip_tokenizer(), config.vlm.text_context, config.templates)
+
+
+def try_half(
+    model: Dinov3Seg, stages: Mapping[str, Stage], photos: Labelled, report: Report
+) -> tuple[tuple[str, ...], bundle.Parity]:
+    """Find what must stay in FP32 so that FP16 passes in torch: nothing, or the attention.
+
+    Returns:
+        The layers, and how near torch is to FP32 with them.
+
+    Raises:
+        ParityError: neither is enough.
+    """
+    kept: tuple[str, ...]
+    for kept in ((), (ATTENTION,)):
+        report(f"trying fp16{' with attention in FP32' if kept else ''} on {photos.source}")
+        chain = GraphSeg(model.config, list(stages), torch_run(stages, "fp16", kept))
+        actual = chain_logits(chain, photos.views, photos.text)
+        figure = compare_logits(photos.logits, actual, CHAIN_THRESHOLDS["fp16"])
+        if not list(parity.misses(figure)):
+            break
+    parity.require("chain.fp16", figure)
+    return kept, figure
+
+
+def export_stages(
+    stages: Mapping[str, Stage],
+    staging: Path,
+    plans: Mapping[bundle.Precision, tuple[str, ...]],
+    report: Report,
+) -> dict[bundle.GraphName, bundle.Graph]:
+    """Write each graph in each precision with the layers kept in FP32; one at a time is in memory."""
+    graphs: dict[bundle.GraphName, bundle.Graph] = {}
+    with ExitStack() as stack:
+        files = {DATA_FILES[name] for name in stages if name in DATA_FILES}
+        weights = {name: stack.enter_context(WeightFile(staging / name)) for name in files}
+        for name, stage in stages.items():
+            for precision, kept in plans.items():
+                own = cast(bundle.GraphName, name if precision == "fp32" else f"{name}.{precision}")
+                file, wide = f"{own}.onnx", () if precision == "fp32" else (*kept, *stage.fp32)
+                report(f"exporting {file}")
+                pipeline = stage.build(precision, kept)
+                graph = export_graph(pipeline, stage.example, stage.spec, precision=precision, fp32=wide)
+                del pipeline
+                store_as_half(graph)
+                graphs[own] = describe(graph, file, precision, wide)
+                if name in DATA_FILES:
+                    weights[DATA_FILES[name]].save(graph, file)
+                else:
+                    onnx.save(graph, staging / file)
+                del graph  # before the next one is made
+    return graphs
+
+
+def chain_parity(
+    model: Dinov3Seg,
+    graphs: Mapping[bundle.GraphName, bundle.Graph],
+    staging: Path,
+    photos: Labelled,
+    precision: bundle.Precision,
+) -> bundle.Parity:
+    """Compare the files, run as the runtime runs them, with the network's labels of the photos."""
+    own = {
+        name.partition(".")[0]: graph
+        for name, graph in graphs.items()
+        if name != "text" and graph.precision == precision
+    }
+    chain = GraphSeg(model.config, list(own), onnx_run(staging, own))
+    actual = chain_logits(chain, photos.views, photos.text)
+    return compare_logits(photos.logits, actual, CHAIN_THRESHOLDS[precision])
+
+
+def write_golden(model: Dinov3Seg, staging: Path, photos: TestPhotos, inputs: Labelled) -> None:
+    """Write the first photo with what the network makes of it, which every engine must reproduce."""
+    side, text = model.config.inference.window, inputs.text[:GOLDEN_CLASSES]
+    with torch.inference_mode():
+        features = model.vlm.vision(torch.from_numpy(inputs.views[:1, :, :side, :side])).numpy()[0]
+    np.savez_compressed(
+        staging / bundle.GOLDEN,
+        image=photos.photos[0][:side, :side],
+        features=features.astype(np.float16),  # (D, h, w)
+        view=photos.photos[0],
+        text=text,
+        logits=chain_logits(model, inputs.views[:1], text)[0].astype(np.float16),  # (n, 4g, 4g)
+    )
+
+
+def preprocessing(config: SegConfig) -> Preprocessing:
+    """Return the side of the view, and how colours are normalised."""
+    view = config.inference.view
+    return Preprocessing(view, view, mean=config.vlm.mean, std=config.vlm.std)
+
+
+def half_columns(config: SegConfig) -> tuple[tuple[int, int], ...]:
+    """Return the columns of a class embedding that each cost channel is made of."""
+    width = config.vlm.width
+    if config.vlm.halves == 1:
+        return ((0, width),)
+    return tuple((0, width) if half == "global" else (width, 2 * width) for half in config.halves)
+
+
+def make_manifest(
+    config: SegConfig,
+    text: TextHalf,
+    graphs: Mapping[bundle.GraphName, bundle.Graph],
+    figures: Mapping[str, bundle.Parity],
+    source: str,
+) -> bundle.Manifest:
+    """Gather all that the runtime must know."""
+    how = config.inference
+    return bundle.Manifest(
+        schema_version=bundle.SCHEMA_VERSION,
+        name=config.name,
+        model=config.to_dict(),
+        preprocessing=preprocessing(config),
+        windows=WindowPolicy(how.window, how.stride),
+        head=bundle.Head(1.0, 0.0, how.background),  # the decoder gives logits as they are
+        templates=text.templates,
+        text=bundle.TextInfo(config.vlm.text_width, text.context_length),
+        graphs={name: graphs[name] for name in bundle.GRAPHS if name in graphs},
+        parity=dict(figures),
+        licences=OTHER_LICENCES,
+        made_by={"ovsdino": __version__, "parity photos": source} | program_versions(PROGRAMS),
+        dense=bundle.Dense(
+            view=how.view,
+            whole=how.whole,
+            unit_length=how.unit_length,
+            halves=half_columns(config),
+            pad_length=config.pad_length,
+            absent_logit=config.absent_logit,
+        ),
+    )

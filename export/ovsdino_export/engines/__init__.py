@@ -1,0 +1,1 @@
+"""TensorRT engines and fused kernels, built without a GPU."""

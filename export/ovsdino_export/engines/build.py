@@ -1,0 +1,296 @@
+"""Build engines from a bundle's graphs with TensorRT or TensorRT for RTX. Needs neither torch nor onnx.
+
+Both have one Python interface. They differ in the import, in the GPUs they build for (TensorRT for the
+one here, TensorRT for RTX for any that it knows, without a GPU), and in the timing cache, which only
+TensorRT has. Networks are strongly typed: the types in the graph are those in the engine, or the build fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from ovsdino_export.engines.inspect import (
+    TYPES,
+    Layer,
+    check_layers,
+    check_tensors,
+    engine_layers,
+    network_layers,
+)
+from ovsdino_export.engines.progress import build_watched
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
+from ovsdino_runtime.cuda.devices import Gpu, find_gpus
+from ovsdino_runtime.engines import cache as engine_cache
+from ovsdino_runtime.engines.cache import EngineKey, EngineRecord, Flavour
+from ovsdino_runtime.engines.onnxruntime import verify_golden
+from ovsdino_runtime.engines.tensorrt import GpuEngine, Trt, import_flavour
+
+Report = Callable[[str], None]
+CURRENT = "current"
+
+
+@dataclass(frozen=True)
+class EngineTarget:
+    """What engines are built with and for; `choose_target` makes one that can be built."""
+
+    flavour: Flavour
+    version: str  # of TensorRT
+    capabilities: tuple[str, ...]  # such as ("sm_86", "sm_89")
+    gpu: Gpu | None  # of this machine, if the engine can run on it
+    ahead: bool  # built for capabilities, not on one GPU
+
+    def key(self, bundle: Bundle, graph: str) -> EngineKey:
+        """Return what the engine of a graph is kept under."""
+        here = None if self.ahead else self.gpu
+        return EngineKey(
+            onnx=engine_cache.source_digest(bundle, graph, self.flavour),
+            flavour=self.flavour,
+            version=self.version,
+            capabilities=self.capabilities,
+            gpu=here.name if here else "",
+            driver=here.driver if here else "",
+            precision=bundle.manifest.graphs[graph].precision,
+            batches=engine_cache.profile(bundle, graph),
+        )
+
+
+def choose_target(flavour: Flavour, gpus: str) -> EngineTarget:
+    """Find out what can be built here, before any work is done.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        gpus: "current", or compute capabilities such as "sm_86,sm_89".
+
+    Raises:
+        EngineError: the package is not installed, or it does not build for such a GPU.
+    """
+    trt = import_flavour(flavour)
+    here = next(iter(find_gpus()), None)
+    names = tuple(dict.fromkeys(name.strip() for name in gpus.split(",")))
+    if wrong := [name for name in names if name != CURRENT and not re.fullmatch(r"sm_\d{2,3}", name)]:
+        raise EngineError(
+            f"--gpu {wrong[0]!r}: expected `current`, or compute capabilities such as sm_86,sm_89"
+        )
+    if CURRENT in names:
+        if here is None:
+            raise EngineError(
+                "--gpu current: this machine has no NVIDIA GPU that answers; name one, such as "
+                "--engine tensorrt-rtx --gpu sm_89, or run this on the machine that will run the engine"
+            )
+        names = tuple(here.capability if name == CURRENT else name for name in names)
+    names = tuple(sorted(set(names), key=lambda name: int(name[3:])))
+    known = buildable(trt, flavour, here)
+    if unknown := [name for name in names if name not in known]:
+        raise EngineError(
+            f"--gpu {unknown[0]}: {flavour} {trt.__version__} builds here for {', '.join(known) or 'no GPU'}"
+            f"{'; TensorRT builds only on a machine with that GPU' if flavour == 'tensorrt' else ''}"
+        )
+    runs = here if here is not None and here.capability in names else None
+    return EngineTarget(flavour, trt.__version__, names, runs, ahead=flavour == "tensorrt-rtx")
+
+
+def buildable(trt: ModuleType, flavour: Flavour, here: Gpu | None) -> tuple[str, ...]:
+    """List the compute capabilities that engines can be built for on this machine."""
+    if flavour == "tensorrt":
+        return (here.capability,) if here else ()
+    members = trt.ComputeCapability.__members__
+    return tuple(f"sm_{name[2:]}" for name in members if re.fullmatch(r"SM\d+", name))
+
+
+def build_engines(
+    bundle: Bundle, target: EngineTarget, report: Report = lambda _: None
+) -> list[EngineRecord]:
+    """Build, check and keep the engines of all graphs but text in FP16 and BF16, or else of those in FP32.
+
+    Raises:
+        EngineError: the graph cannot be built, or the engine is not what the bundle promises.
+    """
+    names = [name for name in bundle.manifest.graphs if name not in ("text", "vision.int8")]
+    graphs = [name for name in names if name.endswith((".fp16", ".bf16"))] or names
+    return [build_engine(bundle, graph, target, report) for graph in graphs]
+
+
+def build_engine(
+    bundle: Bundle, graph: str, target: EngineTarget, report: Report = lambda _: None
+) -> EngineRecord:
+    """Build, check and keep the engine of one graph; one that is in the cache already is not built again.
+
+    Args:
+        bundle: a checked bundle.
+        graph: the name of a graph.
+        target: from `choose_target`.
+        report: told of each step in a few words.
+
+    Raises:
+        EngineError: the graph cannot be parsed or built, or the engine is not what the bundle promises.
+        OutputError: there is no room for it.
+    """
+    if bundle.manifest.graphs[graph].precision not in TYPES:
+        raise EngineError(f"{graph} is for ONNX Runtime on a CPU; build the engine of another graph")
+    key = target.key(bundle, graph)
+    title = f"{graph} for {', '.join(target.capabilities)} with {target.flavour} {target.version}"
+    with engine_cache.building(key) as waited:
+        known = next((record for record in engine_cache.list_engines()[0] if record.key == key), None)
+        if known is not None:
+            engine_cache.read_engine(known)
+            report(
+                f"{title}: {'built meanwhile' if waited else 'is in the cache'}, {known.size / 2**20:.1f} MiB"
+            )
+            return known
+        report(f"building {title}")
+        data, layers, seconds = _build(bundle, graph, target, report)
+        cosine = _prove(bundle, graph, target, data, report)
+        record = EngineRecord(
+            record_version=engine_cache.RECORD_VERSION,
+            key=key,
+            model=bundle.manifest.name,
+            graph=graph,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+            seconds=round(seconds, 2),
+            layers=dict(sorted(Counter(f"{layer.kind} {layer.dtype}" for layer in layers).items())),
+            golden_cosine=cosine,
+        )
+        report(f"keeping {len(data) / 2**20:.1f} MiB, built in {seconds:.1f} s")
+        return engine_cache.store_engine(record, data)
+
+
+def _build(
+    bundle: Bundle, graph: str, target: EngineTarget, report: Report
+) -> tuple[bytes, list[Layer], float]:
+    trt = import_flavour(target.flavour)
+    spec = bundle.manifest.graphs[graph]
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(network_flags(trt, bundle, target))
+    parse(trt, network, logger, bundle.file(spec.file))
+    layers = network_layers(network)
+    check_layers(layers, spec.precision, f"{spec.file} as {target.flavour} {target.version} reads it")
+    check_tensors(network_tensors(network), spec, f"{spec.file} as {target.flavour} reads it")
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector shows types only then
+    profile, sizes = builder.create_optimization_profile(), engine_cache.profile(bundle, graph)
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        sides = tuple(tensor.shape)
+        profile.set_shape(
+            tensor.name, *(tuple(size if side == -1 else side for side in sides) for size in sizes)
+        )
+    config.add_optimization_profile(profile)
+    if target.flavour == "tensorrt-rtx":
+        config.num_compute_capabilities = len(target.capabilities)
+        for index, name in enumerate(target.capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{name[3:]}"), index)
+    timings = None if target.flavour == "tensorrt-rtx" else TimingCache(config, target)
+    expected = expected_seconds(target, bundle.manifest.name, graph)
+    build = build_watched(trt, builder, network, config, expected=expected, report=report)
+    if build.data is None:
+        raise EngineError(
+            f"{spec.file}: {target.flavour} {target.version} built no engine; its reasons are above"
+        )
+    if timings is not None:
+        timings.keep()
+    return build.data, layers, build.seconds
+
+
+def network_flags(trt: ModuleType, bundle: Bundle, target: EngineTarget) -> int:
+    """Return the flags of a new network; register the bundle's fused kernels where TensorRT takes them.
+
+    Raises:
+        EngineError: the bundle has kernels for this GPU, but not all of them.
+    """
+    flags = trt.NetworkDefinitionCreationFlag
+    ahead = getattr(flags, "PREFER_AOT_PYTHON_PLUGINS", None)  # TensorRT from 10.9 on, not that for RTX
+    gpus = {kernel.gpu for kernel in bundle.manifest.kernels}
+    if target.flavour == "tensorrt-rtx" or ahead is None or target.capabilities[0] not in gpus:
+        return 1 << int(flags.STRONGLY_TYPED)
+    register_once(bundle.path, target.capabilities[0])
+    return 1 << int(flags.STRONGLY_TYPED) | 1 << int(ahead)
+
+
+@cache
+def register_once(bundle: Path, gpu: str) -> None:
+    """Register a bundle's kernels as plugins; TensorRT takes each name once in a process."""
+    from ovsdino_export.engines.plugin import register_plugins
+
+    register_plugins(load_bundle(bundle), gpu)
+
+
+def parse(trt: ModuleType, network: Trt, logger: Trt, file: Path) -> None:
+    """Read an ONNX graph into a network.
+
+    Raises:
+        EngineError: the parser refuses it; the message names the node.
+    """
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(file)):
+        first = parser.get_error(0) if parser.num_errors else None
+        why = f"{first.node_name()}: {first.desc()}" if first else "no reason given"
+        raise EngineError(f"{file}: TensorRT's parser refuses it: {' '.join(why.split())}")
+
+
+def network_tensors(network: Trt) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Collect a network's inputs and outputs: name -> type and shape."""
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    return {tensor.name: (tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors}
+
+
+def _prove(bundle: Bundle, graph: str, target: EngineTarget, data: bytes, report: Report) -> float | None:
+    """Inspect and try an engine where it can run; return the golden pair's cosine, None where it cannot."""
+    if not graph.startswith("vision"):
+        return None  # the golden pair of the whole chain is for the runtime
+    if target.gpu is None:
+        report("no such GPU here: the engine is tried on the golden photo before its first use")
+        return None
+    spec = bundle.manifest.graphs[graph]
+    engine = GpuEngine(data, target.flavour)
+    where = f"the engine of {spec.file}"
+    check_tensors(engine.tensors, spec, where)
+    check_layers(engine_layers(engine.inspect()), spec.precision, where)
+    cosine = verify_golden(bundle, engine)
+    report(f"the engine reproduces the golden photo: cosine {cosine:.5f}")
+    return cosine
+
+
+def expected_seconds(target: EngineTarget, model: str, graph: str) -> float | None:
+    """Guess how long a build takes from the last ones; None if there was none."""
+    records = engine_cache.list_engines()[0]
+    alike = [record for record in records if (record.key.flavour, record.model) == (target.flavour, model)]
+    same = [record for record in alike if record.graph == graph] or alike
+    if not same:
+        return None
+    last = max(same, key=lambda record: record.file.stat().st_mtime)
+    return last.seconds * len(target.capabilities) / len(last.key.capabilities)
+
+
+class TimingCache:
+    """What TensorRT measured of its tactics on this GPU, kept so that the next build is quicker.
+
+    Args:
+        config: of the builder; the cache is put into it.
+        target: its flavour, version and GPU name the file.
+    """
+
+    def __init__(self, config: Trt, target: EngineTarget) -> None:
+        gpu = target.gpu.name if target.gpu else ""
+        name = re.sub(r"\W+", "-", f"{target.flavour}-{target.version}-{gpu}-{target.capabilities[0]}")
+        self.path = engine_cache.engines_dir() / f"{name}.timings"
+        self.config = config
+        held = self.path.read_bytes() if self.path.is_file() else b""
+        self.cache = config.create_timing_cache(held)
+        if not config.set_timing_cache(self.cache, False):  # made by another version: start anew
+            self.cache = config.create_timing_cache(b"")
+            config.set_timing_cache(self.cache, False)
+
+    def keep(self) -> None:
+        """Write what was measured."""
+        engine_cache.write_whole(self.path, bytes(self.config.get_timing_cache().serialize()))

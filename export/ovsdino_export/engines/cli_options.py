@@ -1,0 +1,140 @@
+"""The options of ``ovsdino-export`` that are about engines. None of them needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from ovsdino_runtime.base.cli_errors import RefusedError
+
+if TYPE_CHECKING:
+    from ovsdino_export.engines.build import EngineTarget
+    from ovsdino_runtime.bundle.bundle import Bundle
+    from ovsdino_runtime.engines.cache import EngineRecord
+
+Command = TypeVar("Command", bound=Callable[..., object])
+Report = Callable[[str], None]
+NO_ENGINE = "none"
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options to a command, which gets ``engine``, ``gpu`` and ``bundle``."""
+    options = (
+        click.option(
+            "--engine",
+            type=click.Choice([NO_ENGINE, "tensorrt", "tensorrt-rtx"]),
+            default=NO_ENGINE,
+            show_default=True,
+            help="Build an engine of the vision graph as well.",
+        ),
+        click.option(
+            "--gpu",
+            default="current",
+            show_default=True,
+            metavar="current|SM,...",
+            help="GPUs of the engine, such as sm_86,sm_89; tensorrt-rtx needs none of them here.",
+        ),
+        click.option(
+            "--bundle",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Build the engine of a bundle that is there; nothing is exported, torch is not needed.",
+        ),
+        _immediate("--list-engines", _list_engines, "List the engines in the cache, and stop."),
+        _immediate("--clear-engines", _clear_engines, "Delete the engines in the cache, and stop."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _immediate(
+    name: str, act: Callable[[click.Context, click.Parameter, bool], None], text: str
+) -> Callable[[Command], Command]:
+    return click.option(name, is_flag=True, is_eager=True, expose_value=False, callback=act, help=text)
+
+
+def find_target(engine: str, gpu: str, *, only_engines: bool = False) -> EngineTarget | None:
+    """Find out what to build before any work is done; None for no engine.
+
+    Raises:
+        OvsdinoError: it cannot be built here.
+        RefusedError: the options do not go together.
+    """
+    from ovsdino_export.engines.build import choose_target
+    from ovsdino_runtime.engines.cache import FLAVOURS
+
+    flavour = next((name for name in FLAVOURS if name == engine), None)
+    if flavour is not None:
+        return choose_target(flavour, gpu)
+    if only_engines:
+        raise RefusedError("--bundle builds an engine: say which, with --engine tensorrt or tensorrt-rtx")
+    if gpu != "current":
+        raise RefusedError(f"--gpu {gpu} is for an engine: add --engine tensorrt or --engine tensorrt-rtx")
+    return None
+
+
+def build_for(path: Path, target: EngineTarget, report: Report) -> None:
+    """Build the engines of a bundle that is there, and print them.
+
+    Raises:
+        OvsdinoError: the bundle is damaged, or an engine cannot be built.
+    """
+    from ovsdino_runtime.bundle.bundle import load_bundle
+
+    show_engines(load_bundle(path), target, report)
+
+
+def show_engines(bundle: Bundle, target: EngineTarget, report: Report) -> None:
+    """Build a bundle's engines and print what was kept.
+
+    Raises:
+        OvsdinoError: an engine cannot be built; the bundle stays as it is.
+    """
+    from ovsdino_export.engines.build import build_engines
+
+    records = build_engines(bundle, target, report)
+    click.echo("")
+    for record in records:
+        click.echo(describe_engine(record))
+
+
+def describe_engine(record: EngineRecord) -> str:
+    """Describe an engine in a line."""
+    key = record.key
+    tried = "not tried yet" if record.golden_cosine is None else f"golden {record.golden_cosine:.5f}"
+    device = f" {key.gpu}, driver {key.driver}" if key.gpu else ""
+    return (
+        f"{record.model} {record.graph}  {','.join(key.capabilities)}{device}  {key.flavour} {key.version}  "
+        f"batches {'/'.join(map(str, key.batches))}  {record.size / 2**20:.1f} MiB  "
+        f"{record.seconds:.0f} s  {tried}"
+    )
+
+
+def _list_engines(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from ovsdino_runtime.engines.cache import engines_dir, list_engines
+
+    records, broken = list_engines()
+    for record in records:
+        click.echo(describe_engine(record))
+    for path in broken:
+        click.echo(f"{path}: damaged, or of another version; --clear-engines removes it")
+    click.echo(f"{len(records)} engines in {engines_dir()}")
+    context.exit()
+
+
+def _clear_engines(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from ovsdino_runtime.engines.cache import clear_engines, engines_dir
+
+    try:
+        click.echo(f"{clear_engines()} engines deleted from {engines_dir()}")
+    except OSError as error:
+        raise RefusedError(f"{engines_dir()}: {error.strerror}; nothing else was deleted") from error
+    context.exit()

@@ -1,0 +1,112 @@
+"""What is really in a network or an engine: kinds of layers, their types, the tensors that go in and out.
+
+TensorRT 11 dropped its FP16 flag, and tools that relied on it wrote FP32 engines silently. So a precision
+that was asked for and is not there is an error here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import Graph, Precision
+from ovsdino_runtime.engines.tensorrt import Trt
+
+PRODUCTS = {"MATRIX_MULTIPLY", "CONVOLUTION"}
+STATISTICS = {"NORMALIZATION", "SOFTMAX"}
+TYPES: dict[Precision, str] = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+NUMPY_TYPES = {"float32": "FLOAT", "int64": "INT64"}
+DYNAMIC = -1  # TensorRT's mark of a dimension that varies
+TYPE_WORDS = {"half": "HALF", "fp16": "HALF", "bf16": "BF16", "float": "FLOAT", "fp32": "FLOAT"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its name, its kind in capitals, and the type that it computes in."""
+
+    name: str
+    kind: str
+    dtype: str
+
+
+def network_layers(network: Trt) -> list[Layer]:
+    """List a network's layers. It is strongly typed, so these types are the engine's."""
+    layers = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        tensor = layer.get_input(0) if layer.num_inputs else layer.get_output(0)
+        kind = layer.type.name
+        layers.append(Layer(layer.name, kind, tensor.dtype.name if tensor is not None else "NONE"))
+    return layers
+
+
+def engine_layers(inspected: str) -> list[Layer]:
+    """List the layers that the engine inspector describes, in JSON with detailed profiling verbosity.
+
+    Fused layers have names of their own; the type is that of the first output that states one.
+    """
+    described = json.loads(inspected).get("Layers", [])
+    return [
+        Layer(layer.get("Name", ""), layer.get("LayerType", "").upper(), _type_of(layer))
+        for layer in described
+        if isinstance(layer, dict)  # names alone: the engine was built without details
+    ]
+
+
+def check_layers(layers: Iterable[Layer], precision: Precision, where: str) -> None:
+    """Refuse a network or an engine that does not compute in the precision that was asked for.
+
+    Args:
+        layers: of `network_layers` or `engine_layers`.
+        precision: that the products must have.
+        where: what is looked at, for the message.
+
+    Raises:
+        EngineError: no layer has it, or a norm or softmax has less than FP32.
+    """
+    layers = list(layers)
+    wanted = TYPES[precision]
+    products = [layer for layer in layers if layer.kind in PRODUCTS]
+    found = products or layers  # fused layers of an engine are no longer called products
+    if not any(layer.dtype == wanted for layer in found):
+        kinds = ", ".join(sorted({layer.dtype for layer in found})) or "none"
+        raise EngineError(
+            f"{where}: {precision} was asked for and no product computes in it (types found: {kinds}); "
+            "use another version of TensorRT, or export in FP32"
+        )
+    low = [layer for layer in layers if layer.kind in STATISTICS and layer.dtype in ("HALF", "BF16")]
+    if low:
+        raise EngineError(f"{where}: {low[0].kind} {low[0].name} computes in {low[0].dtype}, expected FLOAT")
+
+
+def check_tensors(tensors: Mapping[str, tuple[str, tuple[int, ...]]], graph: Graph, where: str) -> None:
+    """Compare inputs and outputs, their types and shapes, with the manifest.
+
+    Raises:
+        EngineError: they differ; the message names the tensor and both.
+    """
+    declared = {
+        tensor.name: (
+            NUMPY_TYPES.get(tensor.dtype, tensor.dtype),
+            tuple(DYNAMIC if isinstance(side, str) else side for side in tensor.shape),
+        )
+        for tensor in (*graph.inputs, *graph.outputs)
+    }
+    for name in sorted(declared.keys() | tensors.keys()):
+        if tensors.get(name) != declared.get(name):
+            raise EngineError(
+                f"{where}: tensor {name} is {tensors.get(name, 'missing')}, the manifest says "
+                f"{declared.get(name, 'there is none')}; export the model again"
+            )
+
+
+def _type_of(layer: dict[str, Any]) -> str:
+    for tensor in layer.get("Outputs", []):
+        text = str(tensor.get("Format/Datatype", tensor.get("Datatype", ""))).lower()
+        for word, dtype in TYPE_WORDS.items():
+            if word in text.replace("-", " ").split():
+                return dtype
+    return "NONE"

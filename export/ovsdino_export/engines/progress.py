@@ -1,0 +1,112 @@
+"""Building with a clock: what TensorRT is at, how long it took and may take; and a way to stop it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from ovsdino_runtime.engines.tensorrt import Trt
+
+Report = Callable[[str], None]
+EVERY = 10.0  # [s] between two reports
+STOP_WAIT = 30.0  # [s] for the builder to stop after an interrupt; it looks only between steps
+
+
+@dataclass(frozen=True)
+class Build:
+    """What came of a build."""
+
+    data: bytes | None  # None: TensorRT logged why
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """Where a build is; written by TensorRT's thread, read by ours."""
+
+    phases: list[tuple[str, int, int]] = field(default_factory=list)  # open ones: name, step, steps
+    stopped: bool = False
+
+    def describe(self, elapsed: float, expected: float | None) -> str:
+        """Say where the build is, in a line."""
+        *_, (phase, step, steps) = [("starting", 0, 0), *self.phases]
+        part = f" {step}/{steps}" if steps > 1 else ""
+        of = (
+            f" s of about {expected:.0f} s"
+            if expected is not None
+            else " s; the first build, no estimate yet"
+        )
+        return f"  {phase}{part}: {elapsed:.0f}{of}"
+
+
+def build_watched(
+    trt: ModuleType,
+    builder: Trt,
+    network: Trt,
+    config: Trt,
+    *,
+    expected: float | None,
+    report: Report,
+) -> Build:
+    """Build an engine in a thread of its own, so that this one can tell the time and take an interrupt.
+
+    Args:
+        trt: the module of the flavour.
+        builder, network, config: of TensorRT.
+        expected: how long it took before [s].
+        report: told every few seconds where the build is.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it; nothing is written.
+    """
+    progress = Progress()
+    config.progress_monitor = make_monitor(trt, progress)
+    results: list[Trt] = []
+
+    def work() -> None:
+        results.append(builder.build_serialized_network(network, config))
+
+    worker = threading.Thread(target=work, daemon=True)
+    start = time.monotonic()
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(EVERY)
+            if worker.is_alive():
+                report(progress.describe(time.monotonic() - start, expected))
+    except KeyboardInterrupt:
+        progress.stopped = True
+        report("stopping the builder")
+        worker.join(STOP_WAIT)
+        raise
+    seconds = time.monotonic() - start
+    built = results[0] if results else None
+    return Build(None if built is None else bytes(built), seconds)
+
+
+def make_monitor(trt: ModuleType, progress: Progress) -> Trt:
+    """Make TensorRT's progress monitor; its class exists only once a flavour is imported."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
+        """Writes into `progress`."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
+            progress.phases.append((phase_name, 0, num_steps))
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.phases[:] = [phase for phase in progress.phases if phase[0] != phase_name]
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            progress.phases[:] = [
+                (name, step, steps) if name == phase_name else (name, done, steps)
+                for name, done, steps in progress.phases
+            ]
+            return not progress.stopped  # False stops the build
+
+    return Monitor()

@@ -1,0 +1,106 @@
+"""What must stay in FP32 so that a graph in FP16 or BF16 passes: nothing, the attention, or a few layers.
+
+Three rungs, the cheapest first; the last is found by bisection on the photos. FP32 attention is safe and a
+third slower (TensorRT-Model-Connect 780); nothing in FP32 is fast and, on some weights, wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from ovsdino.network.structure_encoder import DepthwiseBlock
+from ovsdino_export import parity
+from ovsdino_export.networks import Network
+from ovsdino_export.pipeline import VisionPipeline
+from ovsdino_export.rewrite.half_precision import ATTENTION
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle.bundle import GraphName, Parity, Precision
+
+Floats = npt.NDArray[np.float32]
+Report = Callable[[str], None]
+WHOLE = (Block, DepthwiseBlock, nn.Linear, nn.Conv2d)  # units that are kept in FP32 as a whole
+
+
+def climb(
+    model: Network,
+    precision: Precision,
+    pixels: Floats,
+    *,
+    expected: Floats,
+    bank: Floats,
+    report: Report = lambda _: None,
+) -> tuple[str, ...]:
+    """Find what must stay in FP32; measured in torch, whose arithmetic really rounds.
+
+    Args:
+        model: the trained network.
+        precision: "fp16" or "bf16".
+        pixels: windows of the photos, (n, 3, S, S).
+        expected: the model's own features of them, (n, D, h, w).
+        bank: embeddings of the words among which positions are labelled, (N, D).
+        report: told which rung was needed, if not the first.
+
+    Returns:
+        Nothing, `ATTENTION`, or the names of layers. All layers, if even that is not enough.
+    """
+    name: GraphName = "vision.bf16" if precision == "bf16" else "vision.fp16"
+
+    def passes(kept: Sequence[str]) -> bool:
+        try:
+            encode = parity.torch_encoder(VisionPipeline(model, precision, fp32=kept))
+        except OvsdinoError:  # a weight is beyond FP16's range: its layer is one to keep
+            return False
+        figure: Parity = parity.compare(
+            expected, parity.in_batches(encode, pixels), bank, parity.THRESHOLDS[name]
+        )
+        return not list(parity.misses(figure))
+
+    if passes(()):
+        return ()
+    report(f"{precision} misses its thresholds; trying the attention in FP32")
+    if passes((ATTENTION,)):
+        report(f"{precision} needs the attention in FP32")
+        return (ATTENTION,)
+    report("that is not enough; looking for the layers that need FP32")
+    kept = tuple(smallest(units(model), passes))
+    report(f"{precision} needs FP32 in {', '.join(kept)}")
+    return kept
+
+
+def units(model: nn.Module) -> list[str]:
+    """Name the layers that can be kept in FP32, in the model's order: blocks, and what is outside them."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{unit}.") for unit in found)
+        if isinstance(module, WHOLE) and not inside:
+            found.append(name)
+    return found
+
+
+def smallest(names: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Find a smallest set of names that passes, by bisection; no name of it can be left out.
+
+    Source: Junker, "QuickXplain" (AAAI 2004). It takes about ``k * log2(n / k)`` tries for k of n names.
+
+    Args:
+        names: all of them; if they do not pass together, they are returned.
+        passes: says whether a set is enough; a larger set never does worse.
+    """
+
+    def search(part: list[str], fixed: list[str], *, grown: bool) -> list[str]:
+        if grown and passes(fixed):
+            return []
+        if len(part) == 1:
+            return part
+        left, right = part[: len(part) // 2], part[len(part) // 2 :]
+        late = search(right, fixed + left, grown=True)
+        early = search(left, fixed + late, grown=bool(late))
+        return early + late
+
+    everything = list(names)
+    return search(everything, [], grown=False) if passes(everything) else everything

@@ -1,0 +1,95 @@
+"""Does INT8 cost quality? mIoU of a bundle on labelled photos at FP32 and at INT8, and a refusal."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ovsdino_export.parity import ParityError
+from ovsdino_runtime.bundle.bundle import Manifest, Precision, write_bundle
+from ovsdino_runtime.files.labeled_folder import (
+    IMAGES,
+    LABELS,
+    LAYOUT,
+    NAMES,
+    DataError,
+    LabelledPhotos,
+    open_labelled,
+    require_folder,
+)
+from ovsdino_runtime.geometry.metrics import Counts, count, scores
+from ovsdino_runtime.segmenter import Segmenter
+
+Report = Callable[[str], None]
+MOST_DROP = 1.0  # points of mIoU that INT8 may cost
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
+
+def find_sets(folder: Path) -> tuple[LabelledPhotos, ...]:
+    """Find labelled photos: those of the folder itself, or of each folder in it that holds labels.
+
+    Raises:
+        OvsdinoError: there are none, or they do not fit; see `open_labelled`.
+    """
+    require_folder(folder)
+    if any((folder / part).exists() for part in (IMAGES, LABELS, NAMES)):
+        return (open_labelled(folder),)
+    if sets := sorted(labels.parent for labels in folder.glob(f"*/{LABELS}")):
+        return tuple(map(open_labelled, sets))
+    raise DataError(f"--int8-data {folder}: no labelled photos in it; {LAYOUT}, or folders of these")
+
+
+def gate(
+    manifest: Manifest, staging: Path, sets: tuple[LabelledPhotos, ...], report: Report
+) -> tuple[float, float]:
+    """Write a bundle to a place of its own, measure its mIoU at FP32 and at INT8, and refuse a drop.
+
+    Args:
+        manifest, staging: as for `write_bundle`.
+        sets: labelled photos.
+        report: told the figures.
+
+    Returns:
+        Both, in 0..100, each the mean over the sets.
+
+    Raises:
+        ParityError: see `require_miou`.
+    """
+    report(f"mIoU on {sum(len(one) for one in sets)} labelled photos")
+    means = []
+    with tempfile.TemporaryDirectory(prefix="ovsdino-int8-") as folder:
+        bundle = write_bundle(Path(folder) / "candidate.ovs", manifest, staging)
+        for precision in PRECISIONS:
+            segmenter = Segmenter.load(bundle.path, precision=precision)
+            figures = {one.name: 100 * measure(segmenter, one) for one in sets}
+            means.append(sum(figures.values()) / len(figures))
+            listed = ", ".join(f"{name} {figure:.2f}" for name, figure in figures.items())
+            report(f"mIoU at {precision}: {means[-1]:.2f} ({listed})")
+    require_miou(*means)
+    return means[0], means[1]
+
+
+def measure(segmenter: Segmenter, labelled: LabelledPhotos) -> float:
+    """Return the mIoU over the classes that the truth of a set holds, in 0..1."""
+    classes = len(labelled.vocabulary.names)
+    total = Counts.zero(classes)
+    for photo, truth in map(labelled.read, range(len(labelled))):
+        total += count(truth, segmenter(photo, labelled.vocabulary).labels, classes)
+    return scores(total).miou
+
+
+def require_miou(reference: float, quantized: float) -> None:
+    """Refuse INT8 that costs more than a point of mIoU.
+
+    Args:
+        reference, quantized: mIoU in 0..100 of the FP32 and of the INT8 graph, on the same photos.
+
+    Raises:
+        ParityError: it does.
+    """
+    if reference - quantized > MOST_DROP:
+        raise ParityError(
+            f"INT8 has {quantized:.2f} mIoU, FP32 {reference:.2f}: a drop of {reference - quantized:.2f}, "
+            f"at most {MOST_DROP} is accepted; export without --int8"
+        )

@@ -1,0 +1,1 @@
+"""Restate modules for engines, without changing their numbers."""

@@ -1,0 +1,7 @@
+"""Errors of pseudo-masks."""
+
+from ovsdino_runtime.base.errors import OvsdinoError
+
+
+class MaskError(OvsdinoError):
+    """A folder of pseudo-masks is missing, unfinished, damaged, or was made with other options."""

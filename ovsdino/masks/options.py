@@ -1,0 +1,51 @@
+"""The options of ``ovsdino pseudo-masks``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+SYNONYMS, WIDER = "synonyms.json", "wider.json"  # read by training: ovsdino.training.data.synonyms
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of ``ovsdino pseudo-masks``, by the same names."""
+
+    photos: Path
+    out: Path
+    captions: Path | None
+    source: str
+    detector: str
+    sam: Path
+    box_threshold: float
+    text_threshold: float
+    nms_iou: float
+    least_area: float
+    least_captions: int
+    nltk_data: Path | None
+    wordnet: Path | None
+    teachers: Path | None
+    concepts: Path | None
+    lvis: Path | None
+    classifier: Path | None
+    labels: Path | None
+    names: Path | None
+    most: int | None
+    shard_size: int
+    sheet: int
+    device: str | None
+    ray: str | None
+    workers: int
+
+
+def spread(items: Sequence[Item], most: int | None) -> tuple[Item, ...]:
+    """Take so many items, evenly spread; all of them for None."""
+    if most is None or most >= len(items):
+        return tuple(items)
+    return tuple(items[int(place)] for place in np.linspace(0, len(items) - 1, most))

@@ -1,0 +1,77 @@
+"""A page of samples, to look at before days of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ovsdino.masks.store.shards import MaskReader, PhotoMasks
+from ovsdino_runtime.base.photo import load_photo
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+CELL = 320  # [px] side of a sample
+TEXT = 44  # [px] height of the words beneath it
+TINT = 0.5  # opacity of a mask
+COLOURS = ((230, 60, 60), (40, 140, 240), (60, 180, 75), (245, 180, 30), (150, 80, 210), (20, 190, 190))
+INK, PAPER = (24, 24, 27), (255, 255, 255)
+
+
+def draw_sheet(reader: MaskReader, photos: Path, *, count: int = 12, columns: int = 4) -> Image:
+    """Draw photos spread evenly over the folder, each with its masks and their words.
+
+    Args:
+        reader: the masks.
+        photos: the folder of the photos.
+        count: how many samples at most.
+        columns: samples a row.
+
+    Raises:
+        PhotoError: a photo is not there any more.
+    """
+    from PIL import Image
+
+    chosen = np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int))
+    rows = -(-len(chosen) // columns)
+    page = Image.new("RGB", (columns * CELL, max(1, rows) * (CELL + TEXT)), PAPER)
+    for place, number in enumerate(chosen):
+        corner = (place % columns * CELL, place // columns * (CELL + TEXT))
+        page.paste(draw_sample(reader[int(number)], photos), corner)
+    return page
+
+
+def draw_sample(masks: PhotoMasks, photos: Path) -> Image:
+    """Draw one photo, at most ``CELL`` wide and high, over its words: (CELL + TEXT, CELL)."""
+    from PIL import Image, ImageDraw
+
+    pixels = load_photo(photos / masks.image).astype(np.float32)
+    for place, region in enumerate(masks.regions):
+        if region.rle is not None:
+            inside = region.rle.decode()
+            pixels[inside] = (1 - TINT) * pixels[inside] + TINT * np.array(COLOURS[place % len(COLOURS)])
+    photo = Image.fromarray(pixels.astype(np.uint8))
+    scale = min((CELL - 4) / masks.width, (CELL - 4) / masks.height)
+    photo = photo.resize((max(1, round(masks.width * scale)), max(1, round(masks.height * scale))))
+    cell = Image.new("RGB", (CELL, CELL + TEXT), PAPER)
+    cell.paste(photo, ((CELL - photo.width) // 2, CELL - photo.height))
+    _write_words(ImageDraw.Draw(cell), masks)
+    return cell
+
+
+def _write_words(draw: ImageDraw, masks: PhotoMasks) -> None:
+    """Write the nouns in their masks' colours, those without a mask in ink; what finds no room is counted."""
+    words = {r.noun: COLOURS[i % len(COLOURS)] if r.rle else INK for i, r in enumerate(masks.regions)}
+    x, y, left = 4, CELL + 4, len(words)
+    for noun, colour in (words or {"no masks": INK}).items():
+        width = int(draw.textlength(f"{noun}  "))
+        if x > 4 and x + width > CELL:
+            x, y = 4, y + 13
+        if y > CELL + TEXT - 26 and left > 1 and x + width + 30 > CELL:
+            draw.text((x, y), f"+{left}", fill=INK)
+            return
+        draw.text((x, y), noun, fill=colour)
+        x, left = x + width, left - 1

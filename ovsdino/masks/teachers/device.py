@@ -1,0 +1,22 @@
+"""Where the networks compute, found out by the process that computes."""
+
+from __future__ import annotations
+
+import torch
+
+from ovsdino.masks.errors import MaskError
+
+
+def choose_device(name: str | None) -> str:
+    """Return the device asked for, else a GPU where there is one.
+
+    Raises:
+        MaskError: there is no such device.
+    """
+    found = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise MaskError(f"--device {found}: torch cannot use it here ({why}); give cpu") from error
+    return found

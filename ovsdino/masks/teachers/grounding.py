@@ -1,0 +1,156 @@
+"""Grounding DINO: boxes for the nouns of a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert, clip_boxes_to_image, nms, remove_small_boxes
+
+from ovsdino.masks.errors import MaskError
+from ovsdino_runtime.geometry.preprocess import Photo
+
+if TYPE_CHECKING:
+    from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
+
+LEAST_SIDE = 1.0  # [px] a box with a shorter side holds nothing
+
+
+@dataclass(frozen=True)
+class BoxThresholds:
+    """Which boxes count. Source of the defaults: Grounded-Segment-Anything, ``automatic_label_demo.py``."""
+
+    box: float = 0.25  # least probability of a noun's best token
+    text: float = 0.20  # least probability of each of a noun's tokens
+    nms_iou: float = 0.5  # of two boxes of a noun that overlap more, the better one stays
+
+
+@dataclass(frozen=True)
+class NounBoxes:
+    """A noun's boxes, the best one first."""
+
+    noun: str
+    boxes: Tensor  # (n, 4) left, top, right, bottom [px]
+    scores: Tensor  # (n,) in (0, 1)
+
+
+class GroundingDino:
+    """Find the boxes of nouns in a photo.
+
+    A box is of a noun if the noun's best token is above the box threshold and all of its tokens are above the
+    text threshold; so one box may be of two nouns, and no noun is made of the tokens of two.
+    """
+
+    def __init__(
+        self,
+        model: GroundingDinoForObjectDetection,
+        processor: GroundingDinoProcessor,
+        thresholds: BoxThresholds,
+    ) -> None:
+        self.model, self.processor, self.thresholds = model, processor, thresholds
+
+    @torch.inference_mode()
+    def __call__(self, photo: Photo, nouns: tuple[str, ...]) -> list[NounBoxes]:
+        """Find boxes. Shape: photo (H, W, 3) RGB. Nouns without a box are left out."""
+        from PIL import Image
+
+        found, image = [], Image.fromarray(photo)
+        for prompt in self._prompts(nouns):
+            text = " ".join(f"{noun}." for noun in prompt)
+            inputs = self.processor(images=image, text=text, return_tensors="pt").to(self.model.device)
+            outputs = self.model(**inputs)
+            probabilities = outputs.logits[0].float().sigmoid()  # (queries, tokens)
+            boxes = corners(outputs.pred_boxes[0].float(), photo.shape[0], photo.shape[1])
+            for noun, tokens in zip(prompt, self._tokens(text, prompt), strict=True):
+                chosen = choose_boxes(boxes, probabilities[:, tokens], self.thresholds)
+                if len(chosen[0]):
+                    found.append(NounBoxes(noun, *chosen))
+        return found
+
+    def _prompts(self, nouns: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Split nouns into prompts that the text encoder can hold."""
+        prompts: list[list[str]] = []
+        room = 0
+        for noun in nouns:
+            length = len(self.processor.tokenizer.tokenize(f"{noun}."))
+            if length > room:
+                prompts.append([])
+                room = int(self.model.config.max_text_len) - 2  # [CLS] and [SEP]
+            prompts[-1].append(noun)
+            room -= length
+        return [tuple(prompt) for prompt in prompts]
+
+    def _tokens(self, text: str, nouns: tuple[str, ...]) -> list[list[int]]:
+        """Return where each noun's tokens stand in a prompt."""
+        encoded = self.processor.tokenizer(text, return_offsets_mapping=True)
+        places, start = [], 0
+        for noun in nouns:
+            end = start + len(noun)
+            spans = enumerate(encoded["offset_mapping"])
+            places.append([i for i, (left, right) in spans if start <= left < right <= end])
+            start = end + 2  # the full stop and the space
+        return places
+
+
+def corners(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Turn centres and sizes in 0..1 into corners [px] inside the photo: (n, 4) -> (n, 4)."""
+    scale = boxes.new_tensor([width, height, width, height])
+    clipped: Tensor = clip_boxes_to_image(box_convert(boxes, "cxcywh", "xyxy") * scale, (height, width))
+    return clipped
+
+
+def choose_boxes(boxes: Tensor, probabilities: Tensor, thresholds: BoxThresholds) -> tuple[Tensor, Tensor]:
+    """Choose the boxes of one noun.
+
+    Args:
+        boxes: corners [px]. Shape: (n, 4).
+        probabilities: of the noun's tokens. Shape: (n, tokens).
+        thresholds: which boxes count.
+
+    Returns:
+        Boxes (k, 4) and scores (k,), the best one first.
+    """
+    scores = probabilities.amax(1)
+    sure = (scores > thresholds.box) & (probabilities.amin(1) > thresholds.text)
+    boxes, scores = boxes[sure], scores[sure]
+    large = remove_small_boxes(boxes, LEAST_SIDE)
+    boxes, scores = boxes[large], scores[large]
+    kept = nms(boxes, scores, thresholds.nms_iou)
+    return boxes[kept].cpu(), scores[kept].cpu()
+
+
+def open_grounding_dino(name: str, thresholds: BoxThresholds, device: str) -> GroundingDino:
+    """Load Grounding DINO from a folder, or from the local cache of the Hugging Face hub; no network.
+
+    Raises:
+        MaskError: a file is missing, or the weights are not the network's; names the command that gets them.
+    """
+    from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
+    from transformers.utils import logging
+
+    quiet: Callable[[], None] = logging.disable_progress_bar
+    quiet()  # its own bar stands beside ours
+    local = Path(name).is_dir()
+    get = (
+        f"hf download IDEA-Research/grounding-dino-tiny --local-dir {name}"
+        if local
+        else f"hf download {name}"
+    )
+    try:
+        processor = GroundingDinoProcessor.from_pretrained(name, local_files_only=True)
+        loaded: Any = GroundingDinoForObjectDetection.from_pretrained(
+            name, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise MaskError(f"{name}: no Grounding DINO there ({why}); get it: {get}") from error
+    model, report = loaded
+    wrong = {what: sorted(map(str, keys)) for what, keys in report.items() if keys}
+    if wrong:
+        what, keys = next(iter(wrong.items()))
+        raise MaskError(f"{name}: weights do not fit Grounding DINO ({what}: {keys[0]}); get them: {get}")
+    return GroundingDino(model.eval().to(device), processor, thresholds)

@@ -1,0 +1,62 @@
+"""From a label map to regions: one mask a word, what is unknown, and the words that have only a box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
+from ovsdino.masks.teachers.concepts import FIRST, UNKNOWN, Concepts
+
+Labels = NDArray[np.uint16]  # (H, W) concept numbers
+
+
+@dataclass(frozen=True)
+class BoxedWord:
+    """A word known to be in a box, without a mask."""
+
+    number: int  # of the concept
+    box: tuple[float, float, float, float]  # left, top, right, bottom in 0..1 of the photo
+    probability: float
+
+
+def photo_masks(image: str, labels: Labels, words: list[BoxedWord], concepts: Concepts) -> PhotoMasks:
+    """Turn a label map and the words without a mask into a photo's record.
+
+    Args:
+        image: the photo's path, relative to its folder.
+        labels: concept numbers. Shape: (H, W).
+        words: those known to be in a box, without a mask.
+        concepts: what the numbers mean.
+    """
+    height, width = labels.shape
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for number in np.unique(labels):
+        if number >= FIRST:
+            noun = concepts[int(number)].names[0]
+            masks[noun] = masks.get(noun, np.False_) | (labels == number)  # two concepts may share a name
+    regions = [Region(noun, Rle.encode(mask), 1.0, bounds(mask)) for noun, mask in masks.items()]
+    scale = (width, height, width, height)
+    for word in words:
+        left, top, right, bottom = (round(v * side, 1) for v, side in zip(word.box, scale, strict=True))
+        noun = concepts[word.number].names[0]
+        regions.append(Region(noun, None, word.probability, (left, top, right, bottom)))
+    unknown = labels == UNKNOWN
+    return PhotoMasks(
+        image=image,
+        height=height,
+        width=width,
+        source="segmenters",
+        regions=tuple(regions),
+        exclusive=True,
+        closed=concepts.closed,
+        ignore=Rle.encode(unknown) if unknown.any() else None,
+    )
+
+
+def bounds(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """Return the smallest box around a mask that is not empty: left, top, right, bottom [px]."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))

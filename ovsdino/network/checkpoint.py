@@ -1,0 +1,214 @@
+"""Weights in and out: our own checkpoints, and the public backbones that training starts from."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ovsdino.network.backbone import Backbone, resize_positions
+from ovsdino.network.config import PRESETS, ModelConfig
+from ovsdino.network.model import OVSDINO
+from ovsdino.publish import publish
+from ovsdino_runtime.base.errors import OvsdinoError
+
+PACKAGED = {"nano": "nano.safetensors"}  # presets whose weights lie in this package
+
+
+class CheckpointError(OvsdinoError):
+    """A checkpoint that is missing, broken, or of another model; the message says which and what to do."""
+
+
+class Configuration(Protocol):
+    """What fixes a network's shape, and can be written down."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Configured(Protocol):
+    """A network that knows its configuration: either of the two systems."""
+
+    @property
+    def config(self) -> Configuration: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write the weights, with the configuration as metadata, in one step: a crash leaves the old file.
+
+    Args:
+        model: the network.
+        path: a ``.safetensors`` file.
+        dtype: precision of the floating-point weights on disk.
+    """
+    tensors = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"config": json.dumps(model.config.to_dict())})
+    publish(partial, path)
+
+
+def load_model(name: str, checkpoint: Path | None = None) -> OVSDINO:
+    """Build a preset and load its weights: those of ``checkpoint``, else the packaged ones.
+
+    Args:
+        name: a key of :data:`ovsdino.network.config.PRESETS`.
+        checkpoint: a file written by :func:`save_model`.
+
+    Returns:
+        The network in eval mode, FP32.
+
+    Raises:
+        CheckpointError: unknown preset, no weights, or weights of another network.
+    """
+    if name not in PRESETS:
+        raise CheckpointError(f"unknown model {name!r}; known: {', '.join(PRESETS)}")
+    if checkpoint is not None:
+        return read_model(PRESETS[name], checkpoint)
+    if name not in PACKAGED:
+        raise CheckpointError(
+            f"{name} has no public weights: give a checkpoint that you trained (--checkpoint FILE)"
+        )
+    with as_file(files("ovsdino") / "weights" / PACKAGED[name]) as path:
+        return read_model(PRESETS[name], path)
+
+
+def read_model(config: ModelConfig, path: Path) -> OVSDINO:
+    """Load a checkpoint of exactly this configuration's shapes, strictly."""
+    tensors = read_tensors(path)
+    with torch.device(
+        "meta"
+    ):  # every weight comes from the file: do not spend seconds on drawing random ones
+        model = OVSDINO(config)
+    check_keys({key: value.shape for key, value in model.state_dict().items()}, tensors, path, config.name)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, or a torch file of plain tensors (``weights_only``)."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path.absolute()}; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        refuse_torchscript(path)
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path}: a pickle that would run code ({code[1]}); only files of plain tensors are read"
+            ) from error
+        raise CheckpointError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+    for wrapper in ("state_dict", "model", "teacher"):
+        if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
+            raw = raw[wrapper]
+    if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
+        raise CheckpointError(f"{path}: expected a dictionary of tensors, got {type(raw).__name__}")
+    return raw
+
+
+def refuse_torchscript(path: Path) -> None:
+    """Refuse an archive of TorchScript, such as OpenAI's own CLIP files: it holds code beside the tensors."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise CheckpointError(
+                f"{path}: a TorchScript archive, which holds code; give a file of plain tensors (of OpenAI's "
+                "CLIP ViT-B/16: open_clip_model.safetensors, see `ovsdino models`)"
+            )
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read the configuration that :func:`save_model` stored beside the weights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return ModelConfig.from_dict(json.loads((file.metadata() or {})["config"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: no model configuration inside; was it written by ovsdino?") from error
+
+
+def check_keys(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Refuse weights that do not fit, naming missing, unexpected and mis-shaped keys."""
+    misshaped = [
+        f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key])}"
+        for key in sorted(wanted.keys() & found.keys())
+        if found[key].shape != wanted[key]
+    ]
+    kinds = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "mis-shaped": misshaped,
+    }
+    faults = [f"{len(keys)} {kind} ({shorten(keys)})" for kind, keys in kinds.items() if keys]
+    if faults:
+        raise CheckpointError(f"{path} is not a checkpoint of {name}: {'; '.join(faults)}")
+
+
+def shorten(keys: list[str], most: int = 3) -> str:
+    """Name the first few keys."""
+    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+
+
+def load_backbone(backbone: Backbone, path: Path) -> None:
+    """Load a public ViT checkpoint, in timm's or the official key names, into a backbone, strictly.
+
+    The position embedding is resized when the checkpoint was made for another grid; a classifier is left out.
+
+    Args:
+        backbone: the network to fill, in place.
+        path: the checkpoint: safetensors or a torch file of tensors.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or not of this backbone.
+    """
+    fill_backbone(backbone, read_tensors(path), path)
+
+
+def fill_backbone(backbone: Backbone, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load the tensors of such a checkpoint; ``path`` names it in messages."""
+    tensors = official_to_timm(tensors, backbone)
+    tensors = {key: value.float() for key, value in tensors.items() if not key.startswith("head.")}
+    side = backbone.config.position_grid
+    embedding = tensors.get("pos_embed")
+    if embedding is not None and embedding.ndim == 3:
+        prefix = embedding[:, : int(not backbone.vit.no_embed_class)]
+        positions = embedding[:, prefix.shape[1] :]
+        resized = resize_positions(
+            positions,
+            (side, side),
+            offset=backbone.config.position_offset,
+            antialias=backbone.config.position_antialias,
+        )
+        tensors["pos_embed"] = torch.cat([prefix, resized], dim=1)
+    wanted = {key: value.shape for key, value in backbone.vit.state_dict().items()}
+    check_keys(wanted, tensors, path, backbone.config.backbone)
+    backbone.vit.load_state_dict(tensors)
+
+
+def official_to_timm(tensors: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """Rename an official DINOv2 checkpoint's keys to timm's; timm's own pass unchanged.
+
+    Official files hold a ``mask_token`` that inference never uses, call the registers ``register_tokens``,
+    and give the class token a position even with registers, which timm adds into the token itself.
+    """
+    if "mask_token" not in tensors:
+        return tensors
+    renamed = {key: value for key, value in tensors.items() if key not in {"mask_token", "register_tokens"}}
+    if "register_tokens" in tensors:
+        renamed["reg_token"] = tensors["register_tokens"]
+    if backbone.vit.no_embed_class and "pos_embed" in renamed and "cls_token" in renamed:
+        renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
+        renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
+    return renamed

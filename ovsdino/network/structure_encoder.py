@@ -1,0 +1,102 @@
+"""The Structure-Aware Encoder (SAE): from DINO's layers to a map aligned with SAM's image features."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ovsdino.kernels import ops
+from ovsdino.network.config import SAM_GRID_FACTOR, ModelConfig
+
+
+class DepthwiseBlock(nn.Sequential):
+    """Filter each channel by itself: ``gelu(group_norm(depthwise_conv_3x3(x)))``.
+
+    Source: OVS-DINO, eq. 9; normalisation and activation are our reconstruction.
+
+    Args:
+        channels: C of input and output.
+        groups: groups of the GroupNorm.
+        stride: 1 keeps the resolution, 2 halves it (the SMD's downsampling).
+
+    Shape: x (B, C, h, w) -> (B, C, h / stride, w / stride).
+    """
+
+    def __init__(self, channels: int, *, groups: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False),
+            nn.GroupNorm(groups, channels),
+            nn.GELU(),
+        )
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """Return the filters."""
+        return cast(nn.Conv2d, self[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter; inference on CUDA takes one fused kernel."""
+        norm = self[1]
+        if isinstance(norm, nn.GroupNorm) and ops.usable(x):
+            stride = self.conv.stride[0]
+            fused = ops.depthwise_block(x, self.conv.weight, norm.weight, norm.bias, norm.num_groups, stride)
+            return cast(Tensor, fused)
+        return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
+
+
+class GatedFusion(nn.Module):
+    """Bring layers of different statistics to one footing and mix them: ``sum_l w_l * GN(conv_l(x_l))``.
+
+    Source: OVS-DINO, eq. 7; the softmax over learned weights (initially equal) is our reconstruction.
+
+    Args:
+        config: taps, widths and how the weights are bound.
+
+    Shape: K taps, each (B, C, h, w) -> (B, E, h, w).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.softmax = config.aggregation == "softmax"
+        self.transforms = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(config.backbone_width, config.encoder_width, 1),
+                nn.GroupNorm(config.norm_groups, config.encoder_width),
+            )
+            for _ in config.taps
+        )
+        start = 0.0 if self.softmax else 1 / len(config.taps)
+        self.layer_weights = nn.Parameter(torch.full((len(config.taps),), start))
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        """Mix the taps."""
+        weights = self.layer_weights.softmax(0) if self.softmax else self.layer_weights  # (K,)
+        parts = [w * phi(tap) for w, phi, tap in zip(weights, self.transforms, taps, strict=True)]
+        return cast(Tensor, sum(parts[1:], start=parts[0]))  # (B, E, h, w)
+
+
+class StructureAwareEncoder(nn.Module):
+    """SAE: ``conv_3x3(up_x2(D2(D1(fusion(taps)))))``, trained to equal SAM's neck output.
+
+    Source: OVS-DINO, eq. 7 to 9; the width is our reconstruction.
+
+    Args:
+        config: taps, widths, groups.
+
+    Shape: K taps, each (B, C, h, w) -> (B, S, 2h, 2w), S the structure channels.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.encoder_width
+        self.fusion = GatedFusion(config)
+        self.refine = nn.Sequential(*(DepthwiseBlock(width, groups=config.norm_groups) for _ in range(2)))
+        self.upsample = nn.Upsample(scale_factor=SAM_GRID_FACTOR, mode="bilinear", align_corners=False)
+        self.output = nn.Conv2d(width, config.structure_channels, 3, padding=1)
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        """Encode the taps into a structure map."""
+        fused = self.refine(self.fusion(taps))  # (B, E, h, w)
+        return cast(Tensor, self.output(self.upsample(fused)))  # (B, S, 2h, 2w)

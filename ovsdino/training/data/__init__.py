@@ -1,0 +1,1 @@
+"""From shards of masks and photos to batches."""

@@ -1,0 +1,173 @@
+"""From shards of masks and a folder of photos to samples and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.masks.store.shards import MaskReader, PhotoMasks
+from ovsdino.network.config import ModelConfig
+from ovsdino.training.data.augment import Square, cut_photo, draw_square, jitter_colours, normalise_pixels
+from ovsdino.training.data.batch import Batch, WeakBox
+from ovsdino.training.data.collate import Bank, Lexicon, assemble
+from ovsdino.training.data.sample import Sample, cut_truth
+from ovsdino.training.data.synonyms import read_synonyms
+from ovsdino.training.data_recipe import DataRecipe
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.geometry.preprocess import Photo
+
+__all__ = ["Batch", "DataRecipe", "MaskDataset", "Sample", "WeakBox", "training_words"]
+
+
+class DataError(OvsdinoError):
+    """Masks and photos do not belong together."""
+
+
+class TeacherFeatures(Protocol):
+    """SAM's features of a photo's crops, such as :class:`ovsdino.training.targets.sam_features.SamCache`."""
+
+    def __getitem__(self, place: int) -> Tensor:
+        """Return crop ``place % crops`` of photo ``place // crops``: (256, 64, 64) FP16."""
+
+
+class MaskDataset(Dataset[Sample]):
+    """The photos of a folder of masks, drawn anew in each epoch.
+
+    Sample ``i`` of an epoch depends on the recipe, its seed, the epoch and ``i`` alone. The photo is drawn
+    already: without shares each photo comes once an epoch, with shares as often as its top folder says.
+
+    Args:
+        masks: a folder that ``ovsdino pseudo-masks`` made.
+        photos: the folder of photos that the masks are of.
+        text: embeddings, or token ids, of :func:`training_words`.
+        recipe: sizes, draws and words.
+        config: the model's colours.
+        teacher: SAM's features from disk, instead of a view for SAM in each sample.
+
+    Raises:
+        MaskError: no finished masks in the folder.
+        DataError: photos are missing, or the teacher's features need fixed crops.
+    """
+
+    def __init__(
+        self,
+        masks: Path,
+        photos: Path,
+        text: Bank,
+        recipe: DataRecipe,
+        config: ModelConfig | SegConfig,
+        *,
+        teacher: TeacherFeatures | None = None,
+    ) -> None:
+        self.reader = MaskReader(masks)
+        self.photos, self.recipe, self.config, self.teacher = photos, recipe, config, teacher
+        if teacher is not None and not recipe.crops:
+            raise DataError("SAM's features from disk are of fixed crops: got crops=0, expected 1 or more")
+        synonyms = read_synonyms(masks)
+        nouns = tuple(dict.fromkeys([*self.reader.vocabulary, *synonyms.nouns]))
+        self.lexicon = Lexicon(nouns, synonyms, text)
+        self._check_photos()
+        shares = dict(recipe.shares)
+        weights = np.array([shares.get(image.split("/")[0], 1.0) for image in self.reader.images])
+        self._chance = weights / weights.sum() if shares else None
+        self._epoch = torch.zeros((), dtype=torch.long)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it, too
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that samples are drawn for; call it before the loader's iteration begins."""
+        self._epoch.fill_(epoch)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return an epoch's photos, as numbers of the masks' reader: (len,)."""
+        generator = np.random.default_rng((self.recipe.seed, epoch))
+        if self._chance is None:
+            return generator.permutation(len(self))
+        return generator.choice(len(self), len(self), p=self._chance)
+
+    def __getitem__(self, index: int) -> Sample:
+        epoch = int(self._epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.order(epoch))
+        number = int(self._order[1][index])
+        seed = (self.recipe.seed, epoch, index)
+        generator = np.random.default_rng(seed)
+        masks, photo = self.read(number)
+        crop = epoch % self.recipe.crops if self.recipe.crops else 0
+        square = self.square(number, crop, masks, generator)
+        cut = jitter_colours(cut_photo(photo, square, self.recipe.size), self.recipe, generator)
+        teacher = None if self.teacher is None else self.teacher[number * self.recipe.crops + crop]
+        wants_view = self.recipe.structure_target == "sam" and teacher is None
+        return Sample(
+            photo=masks.image,
+            seed=seed,
+            pixels=normalise_pixels(cut, self.config.mean, self.config.std),
+            truth=cut_truth(masks, square, self.recipe, generator),
+            teacher=teacher,
+            view=sam_view(photo, square, self.recipe.view) if wants_view else None,
+        )
+
+    def read(self, number: int) -> tuple[PhotoMasks, Photo]:
+        """Read a photo and its masks.
+
+        Raises:
+            PhotoError: the photo is broken.
+            DataError: it has another size than its masks.
+        """
+        masks = self.reader[number]
+        photo = load_photo(self.photos / masks.image)
+        if photo.shape[:2] != (masks.height, masks.width):
+            raise DataError(
+                f"{self.photos / masks.image}: {photo.shape[1]}x{photo.shape[0]} px, its masks are of "
+                f"{masks.width}x{masks.height} px; give the folder of photos that the masks were made from"
+            )
+        return masks, photo
+
+    def square(
+        self, number: int, crop: int, masks: PhotoMasks, generator: np.random.Generator | None = None
+    ) -> Square:
+        """Draw a photo's square: one of ``recipe.crops`` fixed ones, or a new one from ``generator``."""
+        if self.recipe.crops or generator is None:
+            generator = np.random.default_rng((self.recipe.seed, number, crop))
+        return draw_square(masks.height, masks.width, self.recipe, generator)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Make a batch; its draws depend on the samples alone."""
+        return assemble(samples, self.lexicon, self.recipe)
+
+    def _check_photos(self) -> None:
+        images = self.reader.images
+        missing = [image for image in images if not (self.photos / image).is_file()]
+        if missing or not images:
+            what = f"{len(missing)} of {len(images)} photos that have masks are missing"
+            first = f", the first is {missing[0]}" if missing else ""
+            raise DataError(
+                f"{self.photos}: {what}{first}; give the folder of photos that the masks were made from"
+            )
+
+
+def sam_view(photo: Photo, square: Square, size: int) -> Tensor:
+    """Cut the same square at SAM's size: (3, size, size) uint8.
+
+    A square fills SAM's input, so that nothing is padded: a place in the one is the same place in the other.
+    """
+    return torch.from_numpy(np.ascontiguousarray(cut_photo(photo, square, size).transpose(2, 0, 1)))
+
+
+def training_words(masks: Path) -> tuple[str, ...]:
+    """Return all words that a data set of these masks may ask a word bank for."""
+    synonyms = read_synonyms(masks)
+    nouns = {*MaskReader(masks).vocabulary, *synonyms.nouns}
+    return tuple(sorted({name for noun in nouns for name in synonyms.names_of(noun)}))

@@ -1,0 +1,94 @@
+"""Which names a noun has, and which nouns must never be taken for each other's opposite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovsdino_runtime.base.errors import OvsdinoError
+
+SYNONYMS, WIDER = "synonyms.json", "wider.json"
+
+
+class SynonymError(OvsdinoError):
+    """A file of synonyms or wider nouns is broken."""
+
+
+@dataclass(frozen=True)
+class Synonyms:
+    """Names of nouns, and nouns that hold others (bird for goldfinch).
+
+    Source: OVS-DINO is silent on synonyms; the guard of negatives is our reconstruction.
+    """
+
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # noun -> its names, itself first
+    wider: Mapping[str, str] = field(default_factory=dict)  # noun -> the next wider noun
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """All nouns that have names."""
+        return tuple(self.names)
+
+    def names_of(self, noun: str) -> tuple[str, ...]:
+        """Return what a noun may be called."""
+        return self.names.get(noun, (noun,))
+
+    def related(self, nouns: Iterable[str]) -> dict[str, frozenset[str]]:
+        """Find for each noun those that share a name with it, hold it or are held by it; not itself.
+
+        Where nothing is known of a compound's wider noun, its last word is one: a tennis racket is a racket.
+        """
+        nouns = list(dict.fromkeys(nouns))
+        owners: dict[str, set[str]] = {}
+        for noun in nouns:
+            for name in {noun, *self.names_of(noun)}:
+                owners.setdefault(name.casefold(), set()).add(noun)
+        found: dict[str, set[str]] = {noun: set() for noun in nouns}
+        for noun in nouns:
+            above = (owners.get(wide.casefold(), set()) for wide in self._wider_than(noun))
+            for other in set().union(*(owners[name.casefold()] for name in self.names_of(noun)), *above):
+                found[noun].add(other)
+                found[other].add(noun)
+        return {noun: frozenset(others - {noun}) for noun, others in found.items()}
+
+    def _wider_than(self, noun: str) -> list[str]:
+        """Return all wider nouns, from the next to the widest."""
+        if not self.names and not self.wider:
+            words = noun.split()
+            return [" ".join(words[start:]) for start in range(1, len(words))]
+        chain: list[str] = []
+        while (above := self.wider.get(chain[-1] if chain else noun)) and above not in [noun, *chain]:
+            chain.append(above)
+        return chain
+
+
+def read_synonyms(folder: Path) -> Synonyms:
+    """Read ``synonyms.json`` and ``wider.json`` where they lie beside the masks; both may be missing.
+
+    Raises:
+        SynonymError: a file is not of that form.
+    """
+    names = _read(folder / SYNONYMS)
+    for noun, found in names.items():
+        if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+            raise SynonymError(f"{folder / SYNONYMS}: {noun!r}: got {found!r}, expected a list of names")
+    wider = _read(folder / WIDER)
+    for noun, above in wider.items():
+        if not isinstance(above, str):
+            raise SynonymError(f"{folder / WIDER}: {noun!r}: got {above!r}, expected the wider noun")
+    return Synonyms({noun: tuple(dict.fromkeys(found)) for noun, found in names.items()}, wider)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SynonymError(f"{path}: damaged ({error}); make it again or delete it") from error
+    if not isinstance(raw, dict):
+        raise SynonymError(f"{path}: got {type(raw).__name__}, expected an object {{noun: ...}}")
+    return raw

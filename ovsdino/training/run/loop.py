@@ -1,0 +1,176 @@
+"""The whole run: epochs of steps, validation after each, and a state from which to go on at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from ovsdino.network.checkpoint import save_model
+from ovsdino.training.data.batch import Batch
+from ovsdino.training.data.loader import Loader
+from ovsdino.training.data.plan import Epoch, plan_epochs, warm_steps
+from ovsdino.training.distributed import Team, join_team
+from ovsdino.training.optimizer import rate_factor, wake
+from ovsdino.training.run.checkpointing import (
+    BEST,
+    LAST,
+    Header,
+    Learner,
+    begin,
+    check_frozen,
+    check_same,
+    read_header,
+    restore,
+    save_state,
+)
+from ovsdino.training.run.log import Log, open_log
+from ovsdino.training.run.step import Stepper, use_precision
+from ovsdino.training.systems.choose import open_system
+from ovsdino.training.systems.ovsdino import Job
+from ovsdino.training.systems.system import System
+
+
+@dataclass
+class Run:
+    """A run that is under way."""
+
+    job: Job
+    team: Team
+    system: System
+    learner: Learner
+    log: Log
+    epochs: list[Epoch]
+    saved: float  # when the state was saved last [s]
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.epochs[-1].end
+
+
+def train(job: Job) -> Path:
+    """Train a network, or go on with a run that was stopped.
+
+    The same job gives the same weights on a CPU, however often it is stopped and by whatever.
+
+    Args:
+        job: what to train, on what, and where to.
+
+    Returns:
+        The file of the final weights, which `ovsdino-export --checkpoint` takes.
+
+    Raises:
+        OvsdinoError: something that the user can mend; nothing that was there is lost.
+    """
+    with join_team(job.device) as team:
+        header = read_header(job.out)
+        system = open_system(job, team)
+        if header is not None:
+            check_same(header, system.settings, job.out)
+        epochs = plan_epochs(job.recipe, system.photos, team.size)
+        done = 0 if header is None else header.step
+        total = epochs[-1].end
+        if done < total:
+            learner = ready(job, system, header, team)
+            if team.leads:
+                job.out.mkdir(parents=True, exist_ok=True)
+            team.wait()
+            with open_log(job.out if team.leads else None, step=done, total=total) as log:
+                run_epochs(Run(job, team, system, learner, log, epochs, time.monotonic()))
+    return job.out / LAST
+
+
+def ready(job: Job, system: System, header: Header | None, team: Team) -> Learner:
+    """Make the network ready to learn, from its first weights or from where it was stopped."""
+    learner = begin(system.make_model(), job.recipe, team.device, system.split)
+    if header is not None:
+        restore(learner, header, job.out)
+    use_precision(system.transformer(learner.model), job.recipe.precision, team.device)
+    return learner
+
+
+def run_epochs(run: Run) -> None:
+    """Train what is left of each epoch, and finish it."""
+    loader = stepper = None
+    for number, epoch in enumerate(run.epochs):
+        if run.learner.step >= epoch.end:
+            continue
+        if stepper is None or loader is None or run.epochs[number - 1].phase != epoch.phase:
+            recipe = run.job.recipe.data_of(epoch.phase)
+            loader = Loader(run.system.make_dataset(recipe), run.job.workers, run.team)
+            stepper = Stepper(run.learner, run.job.recipe, recipe, run.team, run.system.loss_terms)
+        run_steps(run, epoch, loader, stepper)
+        finish_epoch(run, epoch)
+
+
+def run_steps(run: Run, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
+    """Take the steps of an epoch that are not done yet."""
+    learner, team = run.learner, run.team
+    batches = loader.load(epoch, learner.step - epoch.start)
+    count = epoch.phase.batch // epoch.phase.micro_batch // team.size
+    warm = warm_steps(run.job.recipe, run.epochs)
+    while learner.step < epoch.end:
+        started = time.perf_counter()
+        waiting = Stopwatch(batches)
+        factor = rate_factor(learner.step, warm=warm, total=run.total)
+        ready_batches = (
+            run.system.fill(batch.to(team.device, non_blocking=True)) for batch in islice(waiting, count)
+        )
+        figures = stepper(ready_batches, count, factor)
+        seconds = time.perf_counter() - started
+        run.log.step(
+            learner.step, figures | {"size": epoch.phase.size}, seconds=seconds, waited=waiting.seconds
+        )
+        if learner.step < epoch.end and time.monotonic() - run.saved >= run.job.save_every:
+            save(run)
+
+
+class Stopwatch:
+    """Hand batches on, and measure how long they are waited for."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self.batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Stopwatch:
+        return self
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        batch = next(self.batches)
+        self.seconds += time.perf_counter() - started
+        return batch
+
+
+def finish_epoch(run: Run, epoch: Epoch) -> None:
+    """Validate, publish the weights and save the state."""
+    learner = run.learner
+    check_frozen(learner)
+    figures: dict[str, float] = {}
+    better = False
+    if run.system.labelled is not None:
+        result = learner.result.eval()
+        found = run.system.validate(result)
+        wake(learner.model)
+        figures = {"mIoU": 100 * found.miou, "Boundary IoU": 100 * found.boundary_miou}
+        better = learner.best is None or figures["mIoU"] > learner.best
+        learner.best = figures["mIoU"] if better else learner.best
+    if run.team.leads:
+        dtype = getattr(torch, run.job.recipe.weights_dtype)
+        if better:
+            save_model(learner.result, run.job.out / BEST, dtype=dtype)
+        save_model(learner.result, run.job.out / LAST, dtype=dtype)
+    run.log.epoch(learner.step, epoch.number, figures)
+    save(run)
+
+
+def save(run: Run) -> None:
+    """Write the state, from one process."""
+    if run.team.leads:
+        save_state(run.learner, run.system.settings, run.job.out)
+    run.saved = time.monotonic()

@@ -1,0 +1,1 @@
+"""The two systems that the loop can train: networks, losses and validation."""

@@ -1,0 +1,21 @@
+"""Which system a recipe trains."""
+
+from __future__ import annotations
+
+from ovsdino.network.config import ModelConfig
+from ovsdino.training.distributed import Team
+from ovsdino.training.systems.ovsdino import Job, open_inputs
+from ovsdino.training.systems.system import System
+
+
+def open_system(job: Job, team: Team) -> System:
+    """Open and check everything that a run reads; write nothing.
+
+    Raises:
+        OvsdinoError: something is missing, damaged or does not belong together.
+    """
+    if isinstance(job.recipe.model, ModelConfig):
+        return open_inputs(job, team)
+    from ovsdino.training.systems.dinov3seg import open_seg_inputs  # needs more libraries than OVS-DINO does
+
+    return open_seg_inputs(job, team)

@@ -1,0 +1,163 @@
+"""dinov3.seg, and what goes into a run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, read_model
+from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino.dinov3seg.tokenizer import tokenize
+from ovsdino.masks.store.shards import MaskReader
+from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.training.data.batch import Batch
+from ovsdino.training.data.dataset import MaskDataset, training_words
+from ovsdino.training.data_recipe import DataRecipe
+from ovsdino.training.distributed import Team
+from ovsdino.training.optimizer import Parts, split_seg_parameters
+from ovsdino.training.systems.dinov3seg_losses import seg_loss_terms
+from ovsdino.training.systems.dinov3seg_validation import embed_classes, label_view
+from ovsdino.training.systems.ovsdino import Job, check_files, hash_listing, is_network
+from ovsdino.training.systems.validation import measure
+from ovsdino.training.targets.sam_features import hash_file
+from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
+from ovsdino_runtime.geometry.metrics import Scores
+
+# What each file of first weights is, by the option that takes it.
+DINOTXT_FILES = {
+    "init": "DINOv3 ViT-L/16 (dinov3_vitl16_pretrain_lvd1689m)",
+    "text": "dino.txt's vision head and text encoder (dinov3_vitl16_dinotxt_vision_head_and_text_encoder)",
+}
+CLIP_FILES = {"init": "OpenAI's CLIP ViT-L/14 at 336 px, both towers in one file"}
+SAM_FILE = {"sam": "SAM ViT-L (sam_vit_l_0b3195.pth)"}
+ANYUP_FILE = {"anyup": "AnyUp (anyup_multi_backbone), or leave it out"}
+
+
+class TokenBank:
+    """Look up the token ids of words, each put into the prompt.
+
+    Args:
+        words: the words.
+        config: the prompt and the tokenizer.
+    """
+
+    def __init__(self, words: Iterable[str], config: SegConfig) -> None:
+        self.place = {word: index for index, word in enumerate(dict.fromkeys(words))}
+        self.ids = tokenize([config.templates[0].format(word) for word in self.place], config.vlm)  # (N, T)
+
+    def __call__(self, words: Iterable[str]) -> Tensor:
+        """Return the ids of some words: (N, T)."""
+        return self.ids[[self.place[word] for word in words]]
+
+
+@dataclass(frozen=True)
+class SegInputs:
+    """dinov3.seg, and what a run of it reads, opened: a :class:`ovsdino.training.systems.system.System`."""
+
+    job: Job
+    team: Team
+    config: SegConfig
+    photos: int  # how many have masks
+    bank: TokenBank
+    labelled: LabelledPhotos | None
+    settings: dict[str, Any]  # the recipe and the hashes of what goes in, as a state file keeps them
+
+    def make_model(self) -> Dinov3Seg:
+        """Build the network with its first weights.
+
+        Raises:
+            CheckpointError: the weights are missing, damaged or of another network.
+        """
+        torch.manual_seed(self.job.recipe.seed)
+        if self.job.init is not None and is_network(self.job.init):
+            return read_model(self.config, self.job.init)
+        model = Dinov3Seg(self.config)
+        load_public(model, public_weights(self.job, self.config))
+        return model
+
+    def split(self, model: Dinov3Seg) -> Parts:
+        """Freeze what does not learn, and tell the rest by its rate."""
+        return split_seg_parameters(model, self.job.recipe)
+
+    def transformer(self, model: Dinov3Seg) -> nn.Module:
+        """Return the VLM's vision tower."""
+        return model.vlm.vision
+
+    def make_dataset(self, data: DataRecipe) -> MaskDataset:
+        """Open photos and masks for one phase."""
+        return MaskDataset(self.job.masks, self.job.photos, self.bank, data, self.config)
+
+    def fill(self, batch: Batch) -> Batch:
+        """Return the batch: SAM is a part of the network."""
+        return batch
+
+    def loss_terms(self, model: Dinov3Seg, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:
+        """Return the loss terms of a batch, not weighted."""
+        return seg_loss_terms(model, batch, data, self.job.recipe.weights)
+
+    def validate(self, model: Dinov3Seg) -> Scores:
+        """Measure the network on the labelled photos, with the prompt that it learns from."""
+        if self.labelled is None:
+            raise ValueError("there is nothing to validate on")
+        vocabulary = self.labelled.vocabulary
+        text = embed_classes(model, vocabulary.classes)
+        return measure(
+            lambda photo: label_view(model, photo, text, background=vocabulary.background),
+            self.labelled,
+            self.team,
+        )
+
+
+def open_seg_inputs(job: Job, team: Team) -> SegInputs:
+    """Open and check everything that a run reads; write nothing.
+
+    Raises:
+        OvsdinoError: something is missing, damaged or does not belong together.
+    """
+    config = job.recipe.model
+    if not isinstance(config, SegConfig):
+        raise TypeError(f"{config.name} is not a dinov3.seg")
+    check_files(job, config.vlm.backbone)
+    check_weights(job, config)
+    reader = MaskReader(job.masks)
+    settings: dict[str, Any] = {"recipe": job.recipe.to_dict(), "masks": hash_listing(reader)}
+    for name in ("init", "text", "sam", "anyup"):
+        path: Path | None = getattr(job, name)
+        settings[name] = "none" if path is None else hash_file(path)
+    labelled = None if job.validate is None else open_labelled(job.validate)
+    bank = TokenBank(training_words(job.masks), config)
+    return SegInputs(job, team, config, len(reader), bank, labelled, settings)
+
+
+def check_weights(job: Job, config: SegConfig) -> None:
+    """Refuse to begin without the public weights that the network rests on, and files that are not there.
+
+    Raises:
+        CheckpointError: names each file that is missing and its option.
+    """
+    for name, what in (DINOTXT_FILES | SAM_FILE | ANYUP_FILE).items():
+        path: Path | None = getattr(job, name)
+        if path is not None and not path.is_file():
+            raise CheckpointError(f"--{name} {path}: no such file; give {what}")
+    if job.init is not None and is_network(job.init):
+        return
+    wanted = {"init": f"the backbone's weights ({config.vlm.backbone}, as timm publishes them)"}
+    wanted |= {"dinotxt": DINOTXT_FILES, "clip": CLIP_FILES, "nano": {}}[config.vlm.text]
+    if config.prior is not None and config.prior.frozen:
+        wanted |= SAM_FILE
+    missing = [f"--{name} FILE: {what}" for name, what in wanted.items() if getattr(job, name) is None]
+    if missing:
+        raise CheckpointError(f"{config.name} learns from public weights; give {'; '.join(missing)}")
+
+
+def public_weights(job: Job, config: SegConfig) -> PublicWeights:
+    """Say which public file goes where."""
+    if config.vlm.kind == "clip":
+        return PublicWeights(clip=job.init, sam=job.sam, anyup=job.anyup)
+    return PublicWeights(backbone=job.init, dinotxt=job.text, sam=job.sam, anyup=job.anyup)

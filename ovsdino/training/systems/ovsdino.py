@@ -1,0 +1,201 @@
+"""What goes into a run: checked before anything is computed, and hashed so that a resumed run can tell."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ovsdino.masks.store.shards import MaskReader
+from ovsdino.network.checkpoint import CheckpointError, load_backbone, read_model
+from ovsdino.network.config import ModelConfig
+from ovsdino.network.model import OVSDINO
+from ovsdino.training.data.batch import Batch
+from ovsdino.training.data.dataset import MaskDataset, training_words
+from ovsdino.training.data_recipe import DataRecipe
+from ovsdino.training.distributed import Team
+from ovsdino.training.optimizer import Parts, prepare
+from ovsdino.training.recipe import Recipe, RecipeError
+from ovsdino.training.systems.ovsdino_losses import loss_terms
+from ovsdino.training.systems.validation import validate
+from ovsdino.training.targets.sam_features import hash_file
+from ovsdino.training.targets.word_bank import Prompter, WordBank, build_word_bank, load_prompter
+from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
+from ovsdino_runtime.geometry.metrics import Scores
+
+if TYPE_CHECKING:
+    from ovsdino.training.targets.sam_features import SamTeacher
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of a run."""
+
+    recipe: Recipe
+    photos: Path
+    masks: Path  # a folder that `ovsdino pseudo-masks` made
+    out: Path  # gets the weights, the state and the logs
+    init: Path | None = None  # a public backbone's weights, or a network's that this package saved
+    text: Path | None = None  # the text tower's weights; None takes nano's packaged ones
+    sam: Path | None = None  # SAM's weights, where the recipe aligns with them or the network holds SAM
+    anyup: Path | None = None  # AnyUp's weights, for dinov3.seg's early refinement
+    sam_cache: Path | None = None  # keeps SAM's features of fixed squares
+    validate: Path | None = None  # labelled photos
+    workers: int = 2  # processes that load photos, for each training process
+    device: str = "auto"
+    save_every: float = 120.0  # [s]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """OVS-DINO, and what a run of it reads, opened: a :class:`ovsdino.training.systems.system.System`."""
+
+    job: Job
+    team: Team
+    config: ModelConfig
+    photos: int  # how many have masks
+    words: frozenset[str]  # that training and validation need
+    prompter: Prompter
+    labelled: LabelledPhotos | None
+    teacher: SamTeacher | None
+    settings: dict[str, Any]  # the recipe and the hashes of what goes in, as a state file keeps them
+
+    @cached_property
+    def bank(self) -> WordBank:
+        """The words' embeddings; all processes ask together: the leader makes them, the others read them."""
+        cache = self.job.out / "words"
+        if self.team.leads:
+            build_word_bank(self.words, self.prompter, cache)
+        self.team.wait()
+        return build_word_bank(self.words, self.prompter, cache)
+
+    def make_model(self) -> OVSDINO:
+        """Build the network with its first weights.
+
+        Raises:
+            CheckpointError: the weights are missing, damaged or of another network.
+        """
+        torch.manual_seed(self.job.recipe.seed)
+        config = self.config
+        if self.job.init is not None and is_network(self.job.init):
+            return read_model(config, self.job.init)
+        model = OVSDINO(config)
+        if self.job.init is not None:
+            load_backbone(model.backbone, self.job.init)
+        return model
+
+    def make_dataset(self, data: DataRecipe) -> MaskDataset:
+        """Open photos and masks for one phase, with SAM's features from disk where they are kept."""
+        job = self.job
+        dataset = MaskDataset(job.masks, job.photos, self.bank, data, self.config)
+        if self.teacher is not None and job.sam_cache is not None:
+            from ovsdino.training.targets.sam_features import cache_features
+
+            dataset.teacher = cache_features(
+                dataset, self.teacher, job.sam_cache, self.team, workers=job.workers
+            )
+        return dataset
+
+    def fill(self, batch: Batch) -> Batch:
+        """Let SAM encode a batch, where the recipe aligns with SAM."""
+        return batch if self.teacher is None else self.teacher.fill(batch)
+
+    def split(self, model: OVSDINO) -> Parts:
+        """Freeze what does not learn, and tell the rest by its rate."""
+        return prepare(model)
+
+    def transformer(self, model: OVSDINO) -> nn.Module:
+        """Return the backbone."""
+        return model.backbone
+
+    def loss_terms(self, model: OVSDINO, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:
+        """Return the loss terms of a batch, not weighted."""
+        return loss_terms(model, batch, data)
+
+    def validate(self, model: OVSDINO) -> Scores:
+        """Measure the network on the labelled photos."""
+        if self.labelled is None:
+            raise ValueError("there is nothing to validate on")
+        return validate(model, self.labelled, self.class_text(), self.team)
+
+    def class_text(self) -> Tensor:
+        """Return the embeddings of the classes of validation: the mean over each one's words, (N, D)."""
+        if self.labelled is None:
+            raise ValueError("there is nothing to validate on")
+        means = [self.bank(words).mean(0) for words in self.labelled.vocabulary.classes]
+        return torch.nn.functional.normalize(torch.stack(means), dim=-1)
+
+
+def open_inputs(job: Job, team: Team) -> Inputs:
+    """Open and check everything that a run reads; write nothing.
+
+    Raises:
+        OvsdinoError: something is missing, damaged or does not belong together.
+    """
+    recipe = job.recipe
+    if not isinstance(recipe.model, ModelConfig):
+        raise TypeError(f"{recipe.model.name} is not an OVS-DINO")
+    check_files(job, recipe.model.backbone)
+    reader = MaskReader(job.masks)
+    labelled = None if job.validate is None else open_labelled(job.validate)
+    teacher = _open_teacher(job, team) if recipe.needs_teacher else None
+    words = {
+        *training_words(job.masks),
+        *(w for c in (labelled.vocabulary.classes if labelled else ()) for w in c),
+    }
+    prompter = load_prompter(recipe.model, job.text)
+    settings = {
+        "recipe": recipe.to_dict(),
+        "masks": hash_listing(reader),
+        "init": "none" if job.init is None else hash_file(job.init),
+        "text tower": prompter.digest,
+        "sam": "none" if teacher is None else teacher.digest,
+    }
+    return Inputs(
+        job, team, recipe.model, len(reader), frozenset(words), prompter, labelled, teacher, settings
+    )
+
+
+def check_files(job: Job, backbone: str) -> None:
+    """Refuse photos or first weights that are not there.
+
+    Raises:
+        RecipeError, CheckpointError: which, and what to give.
+    """
+    if not job.photos.is_dir():
+        raise RecipeError(
+            f"--photos {job.photos}: no such folder; give the one that the masks were made from"
+        )
+    if job.init is not None and not job.init.is_file():
+        raise CheckpointError(f"--init {job.init}: no such file; give the backbone's weights ({backbone})")
+
+
+def _open_teacher(job: Job, team: Team) -> SamTeacher:
+    if job.sam is None:
+        raise RecipeError(
+            f"{job.recipe.name} aligns with SAM ViT-B: give its weights with --sam FILE, "
+            "or leave it out with --variant no-sam"
+        )
+    from ovsdino.training.targets.sam_features import SamTeacher
+
+    return SamTeacher(job.sam).to(team.device)
+
+
+def is_network(path: Path) -> bool:
+    """Tell a network that this package saved from a bare backbone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "config" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def hash_listing(reader: MaskReader) -> str:
+    """Hash which photos have masks and how the masks were made."""
+    return hashlib.sha256(repr((reader.info, reader.images)).encode()).hexdigest()[:16]

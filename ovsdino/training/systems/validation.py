@@ -1,0 +1,87 @@
+"""mIoU and Boundary IoU of the network as it is, on labelled photos, by the paper's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovsdino.network.model import OVSDINO
+from ovsdino.training.distributed import Team
+from ovsdino_runtime.files.labeled_folder import LabelledPhotos
+from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
+from ovsdino_runtime.geometry.metrics import Counts, Scores, count, scores
+from ovsdino_runtime.geometry.preprocess import (
+    Photo,
+    Preprocessing,
+    cut_windows,
+    fit_size,
+    normalise,
+    resize_photo,
+)
+from ovsdino_runtime.geometry.windows import plan_windows
+
+Labels = npt.NDArray[np.int32]  # (H, W)
+WINDOWS_AT_ONCE = 8
+
+
+@torch.inference_mode()
+def label_photo(model: OVSDINO, photo: Photo, text: Tensor, *, background: bool) -> Labels:
+    """Give each pixel a class: short side one window, windows half a window apart, cosines averaged.
+
+    Source: OVS-DINO, section 4 (short side 448, stride 224).
+
+    Shape: (H, W, 3), text (N, D) of unit length -> (H, W), in 0..N-1, or 0..N with a background.
+    """
+    config = model.config
+    size = config.image_size
+    limits = Preprocessing(size, max(2048, size), mean=config.mean, std=config.std)
+    height, width = fit_size(*photo.shape[:2], short_side=size, long_side=limits.long_side)
+    resized = resize_photo(photo, height, width, antialias=False)
+    windows = plan_windows(height, width, size=size, stride=size // 2)
+    pixels = torch.from_numpy(cut_windows(normalise(resized, limits), windows, size))
+    device = next(model.parameters()).device
+    starts = range(0, len(windows), WINDOWS_AT_ONCE)
+    maps = [model(pixels[i : i + WINDOWS_AT_ONCE].to(device)).float().cpu() for i in starts]
+    features = torch.nn.functional.normalize(torch.cat(maps), dim=1).numpy()  # (B, D, h, w)
+    grid = (features.shape[2], features.shape[3])
+    geometry = merge_geometry(windows, grid, resized=(height, width), photo=photo.shape[:2])
+    labels, cosine = merge_argmax(features, text.numpy(), geometry)  # (H, W) each
+    if not background:
+        return labels.astype(np.int32)
+    scale, bias = float(model.head.scale), float(model.head.bias)
+    confidence = 1 / (1 + np.exp(-(scale * cosine + bias)))
+    return np.where(confidence < config.background, 0, labels + 1).astype(np.int32)
+
+
+def validate(model: OVSDINO, labelled: LabelledPhotos, text: Tensor, team: Team) -> Scores:
+    """Measure a network; each process takes its share of the photos, and all learn the result.
+
+    Args:
+        model: the network.
+        labelled: the photos.
+        text: unit vectors of the vocabulary's classes, without the background, (N, D).
+        team: this process and the others.
+
+    Raises:
+        OvsdinoError: a photo or its labels cannot be read.
+    """
+    background = labelled.vocabulary.background
+    return measure(lambda photo: label_photo(model, photo, text, background=background), labelled, team)
+
+
+def measure(label: Callable[[Photo], Labels], labelled: LabelledPhotos, team: Team) -> Scores:
+    """Compare what a network says of each photo with its labels; each process takes its share."""
+    classes = len(labelled.vocabulary.names)
+    counted = Counts.zero(classes)
+    for index in range(team.rank, len(labelled), team.size):
+        photo, truth = labelled.read(index)
+        counted += count(truth, label(photo), classes)
+    confusion, boundary = (
+        team.total(torch.from_numpy(part).to(team.device)).cpu().numpy()
+        for part in (counted.confusion, counted.boundary)
+    )
+    return scores(Counts(confusion, boundary))

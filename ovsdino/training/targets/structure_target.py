@@ -1,0 +1,87 @@
+"""What the structure-aware encoder's output is aligned with: SAM's features, or the photo's own gradients."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovsdino.training.data.batch import Batch
+from ovsdino.training.data_recipe import DataRecipe
+from ovsdino_runtime.base.errors import OvsdinoError
+
+ORIENTATIONS = 8  # bins of an edge's direction, 0..180 degrees
+
+
+class TargetError(OvsdinoError):
+    """The recipe's structural target does not fit the model or the batch."""
+
+
+def structure_target(
+    batch: Batch, recipe: DataRecipe, *, channels: int, size: tuple[int, int]
+) -> Tensor | None:
+    """Return the target of a batch, on the grid of the SAE's output; None where the recipe wants none.
+
+    ``sam`` has as many channels as the SAE's output (OVS-DINO, section 3). ``gradients`` is ours, for models
+    without SAM: its channels are compared with the first ones of the output, the others stay free.
+
+    Args:
+        batch: on the model's device.
+        recipe: names the target.
+        channels: S of the SAE's output.
+        size: its rows and columns, 2h and 2w.
+
+    Raises:
+        TargetError: SAM's features are missing or of another width.
+
+    Shape: -> (B, S or ORIENTATIONS, 2h, 2w).
+    """
+    if recipe.structure_target == "none":
+        return None
+    if recipe.structure_target == "gradients":
+        return orientation_energy(batch.pixels, size)
+    if batch.teacher is None:
+        raise TargetError(
+            "structure_target is 'sam', but the batch has no SAM features: "
+            "give SAM's checkpoint or a folder of cached features, or train without structural alignment"
+        )
+    if batch.teacher.shape[1] != channels:
+        raise TargetError(
+            f"SAM's features have {batch.teacher.shape[1]} channels, the model's structure_channels are "
+            f"{channels}; make them equal, or set structure_target to 'gradients'"
+        )
+    teacher = batch.teacher.float()
+    if teacher.shape[-2:] == size:
+        return teacher
+    return F.interpolate(teacher, size, mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def orientation_energy(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Describe each cell by how strong the edges of each direction are, whatever the photo's contrast.
+
+    The gradient of the strongest colour channel votes with its length for the two nearest of ORIENTATIONS
+    directions; votes are averaged over cells and divided by the length of the cell's 3x3 neighbourhood.
+
+    Source: ours, after Dalal and Triggs, "Histograms of oriented gradients" (2005).
+
+    Args:
+        pixels: the squares.
+        size: rows and columns of the target.
+
+    Shape: pixels (B, 3, H, W) -> (B, ORIENTATIONS, rows, columns), not negative.
+    """
+    padded = F.pad(pixels.float(), (1, 1, 1, 1), mode="replicate")
+    dx = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2  # (B, 3, H, W)
+    dy = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2
+    strength, strongest = (dx.square() + dy.square()).max(1, keepdim=True)  # (B, 1, H, W)
+    dx, dy = dx.gather(1, strongest), dy.gather(1, strongest)
+    angle = torch.atan2(dy, dx) % math.pi / (math.pi / ORIENTATIONS)  # (B, 1, H, W) in bins
+    centres = torch.arange(ORIENTATIONS, device=pixels.device)[:, None, None]
+    distance = (angle - centres).abs()
+    share = (1 - torch.minimum(distance, ORIENTATIONS - distance)).clamp(min=0)  # (B, O, H, W)
+    cells = F.adaptive_avg_pool2d(share * strength.sqrt(), size)  # (B, O, rows, columns)
+    energy = F.avg_pool2d(cells.square().sum(1, keepdim=True), 3, 1, 1, count_include_pad=False)
+    return cells / (energy + 1e-4).sqrt()

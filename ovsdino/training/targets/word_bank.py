@@ -1,0 +1,182 @@
+"""The embeddings of all words that training uses: encoded once with the frozen text tower, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ovsdino.network.config import ModelConfig
+from ovsdino.publish import publish
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.text.vocabulary import load_templates
+
+NANO_TOWER, NANO_TOKENIZER = "nano-text.safetensors", "nano-tokenizer.json"
+CLIP_SOURCE = "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors --local-dir ."
+BATCH = 256  # prompts encoded at once
+SAVE_EVERY = 60  # [s]
+
+
+class WordError(OvsdinoError):
+    """The text tower is missing, or a word has no embedding."""
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """A frozen text tower and the prompts that a word is put into."""
+
+    tower: nn.Module  # ids (B, T) -> (B, D), unit length
+    tokenize: Callable[[list[str]], Tensor]  # prompts -> ids (B, T)
+    templates: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Hash everything that an embedding depends on, but the word."""
+        digest = hashlib.sha256(json.dumps(self.templates).encode())
+        for name, value in sorted(self.tower.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:24]
+
+    @torch.inference_mode()
+    def encode(self, words: Sequence[str]) -> Tensor:
+        """Average each word's prompts and normalise; each prompt's vector has unit length: (N, D).
+
+        Source: OVS-DINO, "standard ImageNet prompt templates"; normalised before and after, as CLIP does.
+        """
+        device = next(self.tower.parameters()).device
+        prompts = [template.replace("{}", word) for word in words for template in self.templates]
+        parts = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+        vectors = torch.cat([self.tower(self.tokenize(part).to(device)).float().cpu() for part in parts])
+        return F.normalize(vectors.reshape(len(words), len(self.templates), -1).mean(1), dim=-1)  # (N, D)
+
+
+class WordBank:
+    """Look up unit vectors by word.
+
+    Args:
+        words: the words.
+        vectors: their embeddings, (N, D).
+    """
+
+    def __init__(self, words: Sequence[str], vectors: Tensor) -> None:
+        self.words = tuple(words)
+        self.vectors = vectors
+        self._place = {word: index for index, word in enumerate(self.words)}
+
+    def __call__(self, words: Iterable[str]) -> Tensor:
+        """Return the embeddings of some words, (N, D).
+
+        Raises:
+            WordError: a word was not embedded.
+        """
+        try:
+            return self.vectors[[self._place[word] for word in words]]
+        except KeyError as error:
+            raise WordError(
+                f"no embedding of the word {error}: neither vocabulary.json nor synonyms.json has it; "
+                "make the masks again"
+            ) from error
+
+
+def load_prompter(config: ModelConfig, checkpoint: Path | None = None) -> Prompter:
+    """Load the text tower that a model meets words with.
+
+    CLIP takes the 80 ImageNet templates (OVS-DINO, section 4), nano's own tower the bare word.
+
+    Args:
+        config: names the tower.
+        checkpoint: its weights; None takes nano's packaged ones.
+
+    Raises:
+        WordError: CLIP's weights are not given.
+        CheckpointError: the weights are missing or not those of this tower.
+    """
+    if config.text_encoder == "nano":
+        with as_file(files("ovsdino") / "weights") as folder:
+            return _load_nano(checkpoint or folder / NANO_TOWER)
+    if checkpoint is None or not checkpoint.is_file():
+        raise WordError(
+            f"{config.name} needs CLIP ViT-B/16's text encoder, {checkpoint or 'no file'} given; "
+            f"get it with `{CLIP_SOURCE}` and give that file"
+        )
+    import open_clip
+
+    from ovsdino.network.clip_text import load_clip_text
+
+    return Prompter(
+        load_clip_text(checkpoint), open_clip.get_tokenizer("ViT-B-16"), load_templates("imagenet80")
+    )
+
+
+def _load_nano(weights: Path) -> Prompter:
+    from tokenizers import Tokenizer
+
+    from ovsdino.network.text_tower import load_text_tower
+
+    file = weights.with_name(NANO_TOKENIZER)
+    if not file.is_file():
+        raise WordError(f"no tokenizer at {file}; it belongs beside the weights {weights.name}")
+    tower, tokenizer = load_text_tower(weights), Tokenizer.from_file(str(file))
+
+    def tokenize(prompts: list[str]) -> Tensor:
+        return torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(prompts)])
+
+    return Prompter(tower, tokenize, load_templates("name"))
+
+
+def build_word_bank(words: Iterable[str], prompter: Prompter, cache: Path) -> WordBank:
+    """Embed words, as far as an earlier run has not; a run that is killed loses at most a minute's.
+
+    Args:
+        words: what training may use.
+        prompter: the tower and its prompts.
+        cache: a folder; the file in it is named by the tower and the prompts.
+    """
+    from rich.progress import track
+
+    path = cache / f"words-{prompter.digest}.safetensors"
+    known = _read(path)
+    words = sorted(set(words))
+    missing = [word for word in words if word not in known]
+    at_once = max(1, BATCH // len(prompter.templates))
+    parts = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
+    saved = time.monotonic()
+    for part in track(parts, description="words", disable=len(parts) < 2, transient=True):
+        known.update(zip(part, prompter.encode(part), strict=True))
+        if time.monotonic() - saved > SAVE_EVERY:
+            _write(path, known)
+            saved = time.monotonic()
+    if missing:
+        _write(path, known)
+    return WordBank(words, torch.stack([known[word] for word in words]))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            words = json.loads((file.metadata() or {})["words"])
+            return dict(zip(words, file.get_tensor("vectors"), strict=True))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WordError(f"{path}: damaged ({error}); delete it, it is made again") from error
+
+
+def _write(path: Path, known: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
+    save_file(
+        {"vectors": torch.stack(list(known.values()))}, partial, metadata={"words": json.dumps(list(known))}
+    )
+    publish(partial, path)

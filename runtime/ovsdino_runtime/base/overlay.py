@@ -1,0 +1,215 @@
+"""Draw a segmentation for people: its colours over the photo, and a legend with names and shares."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.base.segmentation import Region, Segmentation
+from ovsdino_runtime.geometry.merge import Labels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Colours = npt.NDArray[np.uint8]  # (n, 3) RGB
+TINT = 140  # opacity of a region, 0..255
+LINE = 235  # opacity of the line between two regions
+VEIL = 0.75  # opacity of a legend in the picture, 0..1
+INK, GREY, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
+LONGEST_NAME = 24  # characters
+ORDERED = 256  # colours in the order of their difference, which takes time; more are rarely seen together
+
+
+def palette(count: int, *, background: bool = False) -> Colours:
+    """Choose colours for classes: the same ones every time, the first ones as different as possible.
+
+    Args:
+        count: how many labels there are.
+        background: label 0 is the background, which is black.
+
+    Shape: (count, 3) RGB. Beyond some 2,000 the colours begin again.
+    """
+    colours = _distinct_colours()
+    chosen = colours[np.arange(count) % len(colours)]
+    return np.concatenate([np.zeros((1, 3), np.uint8), chosen])[:count] if background else chosen
+
+
+def draw_overlay(segmentation: Segmentation) -> "Image":
+    """Tint each region, draw lines between regions, and add a legend beneath or, on upright photos, beside.
+
+    The photo keeps its size. The background stays as it is in the photo.
+    """
+    from PIL import Image
+
+    background = segmentation.background is not None
+    colours = palette(len(segmentation.classes), background=background)
+    photo = _tint(segmentation, colours, background=background)
+    regions = segmentation.regions()
+    legend = _plan_legend(regions, *photo.size)
+    side = legend.beside
+    size = (
+        photo.width + legend.width if side else max(photo.width, legend.width),
+        max(photo.height, legend.height) if side else photo.height + legend.height,
+    )
+    page = Image.new("RGB", size, PAPER)
+    page.paste(photo, (0, 0))
+    _draw_legend(page, legend, colours, origin=(photo.width, 0) if side else (0, photo.height))
+    return page
+
+
+def draw_frame(segmentation: Segmentation) -> "Image":
+    """Tint each region as `draw_overlay` does, with the legend in the picture: every frame has its size."""
+    from PIL import Image
+
+    colours = palette(len(segmentation.classes), background=segmentation.background is not None)
+    picture = _tint(segmentation, colours, background=segmentation.background is not None)
+    legend = _plan_legend(segmentation.regions(), *picture.size)
+    legend = replace(legend, width=min(legend.width, picture.width))
+    page = Image.new("RGB", (legend.width, legend.height), PAPER)
+    _draw_legend(page, legend, colours, origin=(0, 0))
+    top = picture.height - legend.height
+    under = picture.crop((0, top, legend.width, picture.height))
+    picture.paste(Image.blend(under, page, VEIL), (0, top))
+    return picture
+
+
+def _tint(segmentation: Segmentation, colours: Colours, *, background: bool) -> "Image":
+    from PIL import Image
+
+    labels = segmentation.labels
+    tint = colours[labels]  # (H, W, 3)
+    opacity = np.full(labels.shape, TINT, np.uint8)
+    if background:
+        opacity[labels == 0] = 0
+    lines = _lines(labels, thickness=max(1, round(min(labels.shape) / 400)))
+    tint[lines] = PAPER
+    opacity[lines] = LINE
+    return Image.composite(
+        Image.fromarray(tint), Image.fromarray(segmentation.photo), Image.fromarray(opacity)
+    )
+
+
+def _lines(labels: Labels, *, thickness: int) -> npt.NDArray[np.bool_]:
+    """Mark the pixels above and left of which another region begins. Shape: (H, W)."""
+    lines = np.zeros(labels.shape, np.bool_)
+    lines[1:] |= labels[1:] != labels[:-1]
+    lines[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    for _ in range(thickness - 1):
+        lines[1:] |= lines[:-1].copy()
+        lines[:, 1:] |= lines[:, :-1].copy()
+    return lines
+
+
+@dataclass(frozen=True)
+class _Legend:
+    """Entries in columns; all sizes in px."""
+
+    entries: tuple[tuple[int | None, str, str], ...]  # label, name, share
+    font: Any
+    line: int
+    column: int
+    columns: int
+    beside: bool
+    width: int
+    height: int
+
+
+def _plan_legend(regions: list[Region], width: int, height: int) -> _Legend:
+    from PIL import ImageFont
+
+    size = max(13, round((width * height) ** 0.5 / 32))
+    font = ImageFont.load_default(size=size)
+    line, margin = round(size * 1.65), size
+    beside = height > 1.15 * width
+    names = [(region.label, _shorten(region.name), _percent(region.coverage)) for region in regions]
+    text = max(font.getlength(name) + font.getlength(share) for _, name, share in names)
+    column = round(text + 3.8 * size)  # swatch and gaps
+    columns = 1 if beside else max(1, (width - margin) // column)
+    most = max(8, (height - 2 * margin) // line if beside else height * 3 // 5 // line) * columns
+    entries: list[tuple[int | None, str, str]] = list(names[:most])
+    if len(names) > most:
+        rest = sum(region.coverage for region in regions[most - 1 :])
+        entries[-1] = (None, f"{len(names) - most + 1} more", _percent(rest))
+    lines = -(-len(entries) // columns)
+    return _Legend(
+        tuple(entries),
+        font,
+        line,
+        column,
+        columns,
+        beside,
+        column * columns + margin,
+        line * lines + 2 * margin,
+    )
+
+
+def _draw_legend(page: "Image", legend: _Legend, colours: Colours, *, origin: tuple[int, int]) -> None:
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(page)
+    size = round(legend.line / 1.65)
+    lines = -(-len(legend.entries) // legend.columns)
+    for index, (label, name, share) in enumerate(legend.entries):
+        left = origin[0] + size + index // lines * legend.column
+        middle = origin[1] + size + index % lines * legend.line + legend.line // 2
+        if label is not None:
+            box = (left, middle - size // 2, left + size, middle + size // 2)
+            colour = tuple(colours[label].tolist())
+            draw.rounded_rectangle(box, radius=size // 4, fill=colour, outline=GREY)
+        draw.text((left + 1.6 * size, middle), name, fill=INK, font=legend.font, anchor="lm")
+        right = left + legend.column - 1.3 * size
+        draw.text((right, middle), share, fill=GREY, font=legend.font, anchor="rm")
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _percent(share: float) -> str:
+    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+
+
+@lru_cache(maxsize=1)
+def _distinct_colours() -> Colours:
+    """Order vivid colours so that each is as far as possible, in Oklab, from all before it.
+
+    Source: Oklab is B. Ottosson, "A perceptual color space for image processing", 2020.
+    """
+    levels = np.linspace(0, 255, 14).round()
+    rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _oklab(rgb)
+    light, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    fit = (light > 0.42) & (light < 0.9) & (chroma > 0.09) & (chroma < 0.21)
+    rgb, lab = rgb[fit], lab[fit] * (0.7, 1, 1)  # lightness counts less: the photo shines through
+    order = [int(np.abs(rgb - (60, 120, 216)).sum(axis=1).argmin())]
+    distance = np.full(len(rgb), np.inf)
+    for _ in range(ORDERED - 1):
+        distance = np.minimum(distance, ((lab - lab[order[-1]]) ** 2).sum(axis=1))
+        distance[order[-1]] = -1
+        order.append(int(distance.argmax()))
+    rest = np.setdiff1d(np.arange(len(rgb)), order)
+    colours: Colours = rgb[np.concatenate([order, rest])].astype(np.uint8)
+    return colours
+
+
+def _oklab(rgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    share = rgb / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    cones = np.array(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ]
+    )
+    mix = np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    )
+    lab: npt.NDArray[np.float64] = np.cbrt(linear @ cones.T) @ mix.T
+    return lab

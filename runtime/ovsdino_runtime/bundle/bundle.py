@@ -1,0 +1,251 @@
+"""The bundle: what crosses from export to runtime. A directory of plain data, immutable once it is written.
+
+NAME.ovs/
+  bundle.json        the manifest below, strict
+  vision.onnx        FP32: pixels (B, 3, S, S), normalised -> features (B, D, h, w), unit length along D
+  vision.fp16.onnx   the same in FP16, inputs and outputs in FP32; likewise vision.bf16.onnx
+  vision.int8.onnx   the same with INT8 products, for ONNX Runtime on a CPU
+  text.onnx          ids (B, T) -> embeddings (B, D), unit length
+  tokenizer.json     HF tokenizers format
+  golden.npz         image (S, S, 3) uint8 RGB, features (D, h, w) float16: every engine must reproduce it
+  kernels/*.ptx      fused kernels, compiled for the GPUs that were asked for
+
+A bundle of dinov3.seg (``dense`` in the manifest) has these besides, each also as NAME.fp16.onnx. Its view is
+V px, of g patches a side; features are not of unit length; what an ablation lacks is absent:
+
+  whole.onnx         pixels (1, 3, V, V) -> features (1, D, g, g): the vision graph at the view's size
+  guidance.onnx      pixels (1, 3, V, V) -> image (1, G, g, g), fine1 (1, a, 2g, 2g), fine2 (1, b, 4g, 4g)
+  refine.onnx        pixels (1, 3, V, V), features (1, D, g, g) -> refined (1, D, g, g)
+  late.onnx          features (1, D, g, g), image, text (N, W) -> costs (N, C, g, g), N <= ``pad_length``
+  decoder.onnx       costs (N, C, g, g), fine1, fine2 -> logits (N, 4g, 4g), any N
+  golden.npz         also view (V, V, 3) uint8 RGB, text (n, W), logits (n, 4g, 4g) float16
+  vision.data, guidance.data, text.data    weights of graphs that would be too large; whole's are vision's
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.bundle.manifest import (
+    DENSE_STAGES,
+    GRAPHS,
+    SCHEMA_VERSION,
+    Dense,
+    Graph,
+    GraphName,
+    Head,
+    Manifest,
+    Parity,
+    ParityThresholds,
+    Precision,
+    Tensor,
+    TextInfo,
+)
+
+__all__ = [
+    "GOLDEN",
+    "GRAPHS",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "TOKENIZER",
+    "Bundle",
+    "Dense",
+    "Graph",
+    "GraphName",
+    "Head",
+    "Manifest",
+    "Parity",
+    "ParityThresholds",
+    "Precision",
+    "Tensor",
+    "TextInfo",
+    "load_bundle",
+    "write_bundle",
+]
+
+MANIFEST = "bundle.json"
+TOKENIZER = "tokenizer.json"
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were checked against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists."""
+        return self.path / name
+
+    def graph_digest(self, name: str) -> str:
+        """Hash all that decides what a graph computes: its file, its weights, for text the tokenizer."""
+        files = self.manifest.files
+        file = self.manifest.graphs[name].file
+        stem = file.partition(".")[0]
+        weights = f"{'vision' if stem == 'whole' else stem}.data"  # where ONNX keeps weights apart
+        parts = [file, weights, TOKENIZER if name == "text" else ""]
+        return hashlib.sha256("".join(files.get(part, "") for part in parts).encode()).hexdigest()
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read a bundle and check everything in it against its manifest.
+
+    Args:
+        path: the bundle's directory.
+
+    Raises:
+        BundleError: it is not a bundle, of another schema, incomplete or changed; the message names the file.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path / MANIFEST)
+    _check_graphs(path / MANIFEST, manifest)
+    _check_files(path, manifest.files)
+    return Bundle(path, manifest)
+
+
+def at_short_side(bundle: Bundle, short_side: int) -> Bundle:
+    """Let a model resize photos to another short side [px] than its own.
+
+    Raises:
+        BundleError: a window would be larger than the photo, or the model sees only squares of one size.
+    """
+    manifest = bundle.manifest
+    least, most = manifest.windows.size, manifest.preprocessing.long_side
+    if manifest.dense is not None:
+        raise BundleError(f"{bundle.path}: sees a square of {most} px only; leave the short side out")
+    if not least <= short_side <= most:
+        raise BundleError(
+            f"{bundle.path}: a short side of {short_side} px: expected {least}, its window, to {most}"
+        )
+    return replace(
+        bundle,
+        manifest=replace(manifest, preprocessing=replace(manifest.preprocessing, short_side=short_side)),
+    )
+
+
+def write_bundle(
+    path: str | Path, manifest: Manifest, staging: str | Path, *, overwrite: bool = False
+) -> Bundle:
+    """Write a bundle: all of it or, after a crash, nothing.
+
+    Args:
+        path: where it will be; its parent directory is made.
+        manifest: all but ``files``, which is filled in here.
+        staging: a directory whose files become the bundle's; they are copied.
+        overwrite: replace a bundle that is there already.
+
+    Returns:
+        The bundle, read back and checked.
+
+    Raises:
+        BundleError: the path is taken, the disk is full, or the manifest does not fit the files.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise BundleError(f"{path}: exists already; choose another directory or ask for it to be replaced")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path}: exists and is not a bundle; it is not replaced, choose another directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        fresh = temporary / "new"
+        shutil.copytree(staging, fresh, ignore=shutil.ignore_patterns(MANIFEST))
+        fresh.chmod(0o755)  # a staging directory made by tempfile is closed to others
+        manifest = replace(manifest, files={name: _sha256(fresh / name) for name in sorted(_walk(fresh))})
+        (fresh / MANIFEST).write_text(strict_json.dumps(manifest), encoding="utf-8")
+        written = load_bundle(fresh)
+        if path.exists():
+            path.replace(temporary / "old")
+        fresh.replace(path)
+    except OSError as error:
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise BundleError(
+            f"{path}: cannot be written: {reason}; make room, or choose another directory"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return replace(written, path=path)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file; a bundle is a directory that `ovsdino-export` wrote")
+    try:
+        raw = strict_json.loads(path.read_text(encoding="utf-8"))
+        found = raw.get("schema_version") if isinstance(raw, dict) else None
+        if isinstance(raw, dict) and found != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path}: schema_version {found}, this runtime reads {SCHEMA_VERSION}; export the "
+                "model again with this version, or install the version that wrote the bundle"
+            )
+        return strict_json.parse(Manifest, raw)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}; the bundle is damaged, export the model again") from error
+
+
+def _check_graphs(manifest_file: Path, manifest: Manifest) -> None:
+    dense = manifest.dense
+    known = [name for name in GRAPHS if dense or name.partition(".")[0] not in DENSE_STAGES]
+    if unknown := sorted(manifest.graphs.keys() - set(known)):
+        raise BundleError(f"{manifest_file}: unknown graph {unknown[0]}, expected {', '.join(known)}")
+    needed = {"vision", "text"} | ({"late", "decoder"} if dense else set())
+    if dense and dense.whole == "view":
+        needed.add("whole")
+    if missing := sorted(needed - manifest.graphs.keys()):
+        raise BundleError(f"{manifest_file}: graph {missing[0]} is missing; export the model again")
+    described = [graph.file for graph in manifest.graphs.values()]
+    described += [kernel.file for kernel in manifest.kernels]
+    for file in (*described, TOKENIZER, GOLDEN):
+        if file not in manifest.files:
+            raise BundleError(f"{manifest_file}: {file} is not among its files; export the model again")
+    if not manifest.templates or any("{}" not in template for template in manifest.templates):
+        raise BundleError(
+            f"{manifest_file}: templates {manifest.templates}: expected some, each with {{}} in it"
+        )
+
+
+def _check_files(path: Path, files: dict[str, str]) -> None:
+    for name in files:
+        inside = (path / name).resolve().is_relative_to(path.resolve())
+        if (
+            not inside
+            or PurePosixPath(name).is_absolute()
+            or not {"..", "\\"}.isdisjoint((*Path(name).parts, *name))
+        ):
+            raise BundleError(
+                f"{path / MANIFEST}: file {name!r} leads out of the bundle; do not use this bundle"
+            )
+    found = set(_walk(path)) - {MANIFEST}
+    if missing := sorted(files.keys() - found):
+        raise BundleError(
+            f"{path / missing[0]}: missing, though {MANIFEST} lists it; get the whole bundle again"
+        )
+    if unlisted := sorted(found - files.keys()):
+        raise BundleError(
+            f"{path / unlisted[0]}: {MANIFEST} does not list it; remove it, or export the model again"
+        )
+    for name, expected in files.items():
+        if (actual := _sha256(path / name)) != expected:
+            raise BundleError(
+                f"{path / name}: changed or damaged: sha256 {actual[:12]}, {MANIFEST} says {expected[:12]}; "
+                "get the bundle again"
+            )
+
+
+def _walk(path: Path) -> Iterator[str]:
+    return (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""The manifest of a bundle, ``bundle.json``: what the runtime knows of a model."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ovsdino_runtime.bundle.kernels import Kernel
+from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.windows import WindowPolicy
+
+SCHEMA_VERSION = 1
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+GraphName = Literal[
+    "vision",
+    "vision.fp16",
+    "vision.bf16",
+    "vision.int8",
+    "whole",
+    "whole.fp16",
+    "guidance",
+    "guidance.fp16",
+    "refine",
+    "refine.fp16",
+    "late",
+    "late.fp16",
+    "decoder",
+    "decoder.fp16",
+    "text",
+]
+GRAPHS: tuple[GraphName, ...] = get_args(GraphName)  # the first and the last are in every bundle
+DENSE_STAGES = ("whole", "guidance", "refine", "late", "decoder")  # only where `Manifest.dense` is
+
+
+@dataclass(frozen=True)
+class Head:
+    """The cosine head: ``logit = scale * cosine + bias``; ``sigmoid(logit)`` is the confidence."""
+
+    scale: float  # > 0
+    bias: float
+    background: float  # default threshold in 0..1: a pixel whose best confidence is below it is background
+
+    def __post_init__(self) -> None:
+        """Refuse a head that would turn the order of the classes around, and thresholds outside 0..1.
+
+        Raises:
+            ValueError: the scale is not positive or the threshold not in 0..1.
+        """
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+        if not 0 <= self.background <= 1:
+            raise ValueError(f"background must be in 0..1, got {self.background}")
+
+
+@dataclass(frozen=True)
+class TextInfo:
+    """Width D of the embeddings, and the most tokens that the text graph reads."""
+
+    width: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph; a dimension is a number, or a name where it varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file and what goes in and out of it."""
+
+    file: str
+    precision: Precision
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    fp32: tuple[str, ...] = ()  # layers that stay in FP32: `ovsdino_export.precision.find_fp32_layers`
+
+
+@dataclass(frozen=True)
+class ParityThresholds:
+    """The least that each figure of `Parity` had to reach; 0 where nothing was asked."""
+
+    cosine_mean: float
+    cosine_p01: float
+    label_agreement: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an exported graph is to the torch model, measured on real photos when it was exported."""
+
+    cosine_mean: float
+    cosine_p01: float  # 1st percentile over all positions
+    label_agreement: float  # share of pixels with the same label, 0..1
+    finite: bool
+    photos: int  # how many were compared
+    thresholds: ParityThresholds
+
+
+@dataclass(frozen=True)
+class Dense:
+    """How dinov3.seg goes from windows to labels: on one square view, through a decoder instead of a cosine.
+
+    Features of `Manifest.windows` on the view are averaged where they overlap, then with those of the whole.
+    """
+
+    view: int  # [px] side of the square that a photo is stretched to, bilinear, without antialias
+    whole: Literal[
+        "view", "window"
+    ]  # at which size the whole is seen: graph `whole`, or `vision` of it shrunk
+    unit_length: bool  # local and whole features are normalised before their average
+    halves: tuple[tuple[int, int], ...]  # columns of a class embedding that make one cost channel each
+    pad_length: int  # the most classes that `late` takes; of more, those with the highest cosine are kept
+    absent_logit: float  # of the classes that were not kept
+
+    def __post_init__(self) -> None:
+        """Refuse what no photo could be labelled with.
+
+        Raises:
+            ValueError: a size is not positive, or there is no half.
+        """
+        if self.view < 1 or self.pad_length < 1:
+            raise ValueError(f"view and pad_length must be positive, got {self.view} and {self.pad_length}")
+        if not self.halves or any(not 0 <= first < behind for first, behind in self.halves):
+            raise ValueError(f"halves must be columns from, to; got {self.halves}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that the runtime knows of a model. ``files`` is filled in by `write_bundle`."""
+
+    schema_version: int
+    name: str
+    model: dict[str, object]  # the network's config, verbatim
+    preprocessing: Preprocessing
+    windows: WindowPolicy
+    head: Head
+    templates: tuple[str, ...]
+    text: TextInfo
+    graphs: dict[str, Graph]
+    parity: dict[str, Parity]  # by the name of a graph
+    licences: tuple[str, ...]
+    made_by: dict[str, str]  # program -> version
+    kernels: tuple[Kernel, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)  # path -> sha256, of every file but bundle.json
+    dense: Dense | None = None  # dinov3.seg; None: the cosine head

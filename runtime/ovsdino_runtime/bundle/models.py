@@ -1,0 +1,66 @@
+"""A published model that is not here yet: offered to whoever can answer.
+
+What can be fetched, and how it becomes a bundle, is known to `ovsdino models`. It is asked in a process of
+its own, for this room imports neither torch nor the network.
+"""
+
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.bundle.bundle import MANIFEST
+
+OVSDINO = (sys.executable, "-c", "from ovsdino.cli import main; main(prog_name='ovsdino')")
+UNKNOWN = 3  # its answer to a name that it does not know
+
+
+def offer_download(model: str) -> None:
+    """Ask whether a model that can be fetched shall be, and wait for it; where nobody can answer, end.
+
+    Args:
+        model: as it was given; a path, or a name that is here or that nobody knows, is left alone.
+
+    Raises:
+        SystemExit: it is not fetched; why has been said, in one line.
+    """
+    if Path(model).exists() or Path(model).name != model or model in packaged_models() | kept_models():
+        return
+    done = subprocess.run([*OVSDINO, "models", "prepare", "--first-use", model], check=False)
+    if done.returncode not in (0, UNKNOWN):
+        raise SystemExit(done.returncode)
+
+
+def packaged_models() -> dict[str, Path]:
+    """Find the models that come with the package, by name."""
+    folder = Path(str(resources.files("ovsdino_runtime") / "models"))
+    return {path.stem: path for path in sorted(folder.glob("*.ovs"))}
+
+
+def kept_models() -> dict[str, Path]:
+    """Find the models that `ovsdino models prepare` keeps in the user's cache, by name."""
+    folder = cache_dir() / "models"
+    return {path.stem: path for path in sorted(folder.glob("*.ovs")) if (path / MANIFEST).is_file()}
+
+
+def find_bundle(model: str | Path) -> Path:
+    """Find a bundle by the name of a packaged or kept model, or by its path.
+
+    Raises:
+        BundleError: there is none; the message lists the names.
+    """
+    known = packaged_models()
+    if isinstance(model, str) and (found := (kept_models() | known).get(model)):
+        return found
+    if (Path(model) / MANIFEST).is_file():
+        return Path(model)
+    kind = (
+        "a directory without bundle.json" if Path(model).is_dir() else "neither a packaged model nor a bundle"
+    )
+    raise BundleError(
+        f"{model}: {kind}; packaged models: {', '.join(known) or 'none'}; "
+        "`ovsdino models` lists what can be fetched, and `ovsdino-export --model NAME --out DIR` writes a "
+        "bundle, whose path can be given here"
+    )

@@ -1,0 +1,65 @@
+"""The options that say which model runs how, the same for every command that labels photos."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from ovsdino_runtime.base.cli_errors import refusing
+
+OPTIONS = (
+    click.option(
+        "--model", default="nano", show_default=True, help="A model of `ovsdino models`, or a bundle."
+    ),
+    click.option("--device", default="cpu", show_default=True, help="Where the model runs: cpu or cuda."),
+    click.option(
+        "--engine",
+        type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+        default="onnxruntime",
+        show_default=True,
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]"),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+        default="fp32",
+        show_default=True,
+    ),
+    click.option(
+        "--templates", metavar="NAME|TEXT|@FILE", help="Prompts around each word.  [default: the model's]"
+    ),
+    click.option(
+        "--windows",
+        type=click.Choice(["model", "none"]),
+        default="model",
+        show_default=True,
+        help="none takes each photo as a whole: faster, less exact.",
+    ),
+    click.option(
+        "--short-side",
+        type=click.IntRange(min=1),
+        metavar="PIXELS",
+        help="Resize photos to it: more finds smaller things, in more time.  [default: the model's]",
+    ),
+)
+NAMES = ("model", "device", "engine", "threads", "precision", "windows", "short_side")
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options to a command, which gets them as ``choice``, a `ModelChoice`."""
+
+    @wraps(command)
+    def with_choice(**given: Any) -> None:  # noqa: ANN401 - click gives each its own type
+        with refusing():
+            from ovsdino_runtime.runtime_options import ModelChoice
+            from ovsdino_runtime.text.vocabulary import load_templates
+
+            text = given.pop("templates")
+            fields = {name: given.pop(name) for name in NAMES}
+            choice = ModelChoice(templates=load_templates(text) if text else None, **fields)
+        command(choice=choice, **given)
+
+    for option in reversed(OPTIONS):
+        with_choice = option(with_choice)
+    return with_choice

@@ -1,0 +1,188 @@
+"""A folder of photos and videos by many processes: Ray Data over machines that share photos and results."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ovsdino_runtime.base.errors import EngineError, OvsdinoError, PhotoError
+from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.bundle.bundle import MANIFEST
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.cluster.journal import Journal
+from ovsdino_runtime.cluster.ray import LOCAL, ClusterError, connected, gpus_each
+from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.files.output import Kind, version
+from ovsdino_runtime.files.report import table
+from ovsdino_runtime.files.result_writer import ResultFiles, name_results
+from ovsdino_runtime.files.sources import read_frames
+from ovsdino_runtime.runtime_options import ModelChoice
+from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.stream import Result, Stream
+from ovsdino_runtime.text.vocabulary import Vocabulary
+
+AT_ONCE = 8  # sources that a worker is given
+
+
+@dataclass(frozen=True)
+class FolderJob:
+    """What is to be done with every source."""
+
+    choice: ModelChoice
+    vocabulary: Vocabulary
+    threshold: float | None
+    kinds: tuple[Kind, ...]
+    out: Path
+
+    def described(self) -> dict[str, object]:
+        """Give all that decides what the results are."""
+        choice = asdict(self.choice)
+        for name in ("model", "threads", "device", "engine"):
+            del choice[name]
+        return {
+            "classes": self.vocabulary.classes,
+            "others": self.vocabulary.others,
+            "background": self.vocabulary.background,
+            "threshold": self.threshold,
+            "save": self.kinds,
+            "model": hashlib.sha256((find_bundle(self.choice.model) / MANIFEST).read_bytes()).hexdigest(),
+            "ovsdino": version(),
+            **choice,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a source."""
+
+    source: Source
+    done: int  # pictures
+    errors: tuple[str, ...]
+    text: str  # to be printed
+
+
+class FolderWorker:
+    """One process: holds the model, labels a source at a time. Ray starts another one if it dies."""
+
+    def __init__(self, job: FolderJob) -> None:
+        self._job = job
+        self._segmenter: Segmenter | None = None
+        self._journal = Journal(job.out)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Label a source; what the user can mend is told as data, for Ray prints a traceback of errors."""
+        shown = Source(row["kind"], row["shown"])
+        try:
+            outcome = self._label(Source(row["kind"], row["address"]), shown, str(row["stem"]))
+            if outcome.done:
+                self._journal.add(row["key"])
+        except OvsdinoError as error:
+            return {"refused": str(error), "outcome": ""}
+        return {"refused": "", "outcome": json.dumps(asdict(outcome))}
+
+    def _label(self, source: Source, shown: Source, stem: str) -> Outcome:
+        job = self._job
+        if self._segmenter is None:
+            self._segmenter = job.choice.load()
+        errors: list[str] = []
+        last, done = None, 0
+        with ResultFiles([source], job.out, job.kinds, stems={source: stem}) as files:
+            stream = Stream(
+                self._segmenter,
+                read_frames([source]),
+                job.vocabulary,
+                background=job.threshold,
+                consume=files.write,
+            )
+            for result in stream:
+                if result.segmentation is None:
+                    errors.append(str(result.error).replace(source.address, shown.address))
+                    continue
+                last, done = result, done + 1
+        return Outcome(shown, done, tuple(errors), _say(last, shown, done))
+
+
+def label_on_cluster(
+    job: FolderJob, sources: Sequence[Source], *, address: str, workers: int | None
+) -> Iterator[Outcome]:
+    """Label what is not done yet, and give the outcomes in the sources' order.
+
+    Args:
+        job: what is to be done; its paths, and those of the sources, must mean the same on every machine.
+        sources: photos and videos.
+        address: see `connected`.
+        workers: how many processes; None takes as many as the cluster has room for.
+
+    Raises:
+        ClusterError: no cluster is at the address, or it has too little.
+        OvsdinoError: a source cannot be shared, the model is missing, or the results cannot be written.
+    """
+    if live := next((source for source in sources if source.kind == "live"), None):
+        raise PhotoError(f"{live.name}: a live source is not for a cluster; leave --ray out")
+    job = replace(job, choice=job.choice.for_others(), out=job.out.resolve())
+    threads = job.choice.threads or 1
+    journal, described = Journal(job.out), job.described()
+    done = journal.done(described)
+    rows = [row for row in _rows(sources) if row["key"] not in done]
+    if not rows:
+        return
+    local = min(workers or max(1, available_threads() // threads), len(rows))
+    with connected(address, local * threads) as there:
+        if workers is None:
+            workers = local if address == LOCAL else _room(job.choice.device, there, threads)
+        gpus = gpus_each(job.choice.device, workers, there, processors=threads)
+        journal.begin(described)
+        job = replace(job, choice=replace(job.choice, threads=threads))
+        for row in _run(rows, job, min(workers, len(rows)), gpus):
+            if row["refused"]:
+                raise EngineError(f"a Ray worker: {row['refused']}")
+            found = json.loads(row["outcome"])
+            yield Outcome(Source(**found["source"]), found["done"], tuple(found["errors"]), found["text"])
+
+
+def _rows(sources: Sequence[Source]) -> list[dict[str, str]]:
+    """Describe each source for a worker; the key is another one where the file has changed."""
+    rows = []
+    for source, stem in name_results(sources).items():
+        path = Path(source.address).resolve()
+        stat = path.stat() if path.exists() else None
+        mark = (stat.st_size, stat.st_mtime_ns) if stat else ()
+        key = json.dumps([str(path), stem, *mark])
+        rows.append(
+            {"kind": source.kind, "shown": source.address, "address": str(path), "stem": stem, "key": key}
+        )
+    return rows
+
+
+def _room(device: str, there: Mapping[str, float], threads: int) -> int:
+    room = there.get("GPU", 0) if device.startswith("cuda") else there.get("CPU", 0) // threads
+    if room < 1:
+        raise ClusterError(f"the Ray cluster has no room for a worker on {device} with {threads} processors")
+    return int(room)
+
+
+def _run(rows: list[dict[str, str]], job: FolderJob, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    worker: Any = FolderWorker  # Ray's hints know functions only
+    data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // AT_ONCE)).map(
+        worker,
+        fn_constructor_args=(job,),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=job.choice.threads,
+        num_gpus=gpus,
+    )
+    return data.iter_rows()
+
+
+def _say(last: Result | None, shown: Source, done: int) -> str:
+    if last is None:
+        return ""
+    if shown.kind == "photo":
+        return table(replace(last, frame=replace(last.frame, source=shown)))
+    return f"{shown.name}: {done} pictures\n  -> {', '.join(map(str, last.files))}"

@@ -1,0 +1,1 @@
+"""CUDA's driver: devices, memory, streams, events, kernels and graphs."""

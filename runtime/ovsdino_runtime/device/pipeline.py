@@ -1,0 +1,294 @@
+"""The way of a photo through the model on a GPU: the host's stages, on streams.
+
+copy      photo ->                                                             -> labels
+vision 0         cut, encode 0      cut, encode 2      ...     cosines, merge, best class
+vision 1         cut, encode 1      cut, encode 3      ...  |
+text             words that are new, meanwhile -------------|  one event joins them
+
+Windows go to two contexts of the engine in turns. The same photo size and classes again: the whole sequence
+is replayed as one CUDA graph, where the engine allows it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import Bundle
+from ovsdino_runtime.cuda.driver import Device, Stream
+from ovsdino_runtime.cuda.graph import Graph
+from ovsdino_runtime.device.clock import DeviceClock
+from ovsdino_runtime.device.memory import DeviceMemory
+from ovsdino_runtime.device.plan import PhotoPlan, plan_photo
+from ovsdino_runtime.device.stages import CutWindows, EncodeBatch, LabelPixels, load_kernels
+from ovsdino_runtime.device.streams import Streams
+from ovsdino_runtime.engines.onnxruntime import Engine
+from ovsdino_runtime.engines.stream_engine import StreamEngine
+from ovsdino_runtime.geometry.preprocess import Floats, Photo
+from ovsdino_runtime.pipelines.host_stages import Merge, Prepare
+from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, NameSeen, PipelineOptions, Pixels, Seen
+
+FULL_HD = (1080, 1920)  # [px] photos that have room from the start
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What has to be the same for a graph to be launched again."""
+
+    photo: tuple[int, int]
+    text: int  # address of the embeddings
+    classes: int
+    background: bool
+    scores: bool
+
+
+OpenVision = Callable[[Streams], StreamEngine]
+OpenText = Callable[[Streams], Engine]
+
+
+class DevicePipeline:
+    """The stages on a device.
+
+    Args:
+        bundle: the model, with kernels for the device.
+        device: where all of it runs.
+        open_vision: opens the vision engine for the pipeline's streams.
+        open_text: opens the engine that runs the text graph.
+        options: how.
+
+    Raises:
+        EngineError: the bundle has no kernels for the device, or the engine cannot be opened.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: Device,
+        open_vision: OpenVision,
+        open_text: OpenText,
+        options: PipelineOptions = DEFAULT_OPTIONS,
+    ) -> None:
+        if options.windows == "none":
+            raise EngineError(f"{device.name}: whole photos in one window run on device 'cpu' alone")
+        self._manifest, self._device, self._options = bundle.manifest, device, options
+        self._open_text = open_text
+        self.prepare = Prepare(bundle.manifest, options.antialias, options.windows)
+        self._name = NameSeen(bundle.graph_digest("vision"), Merge(bundle.manifest.head), options.trace)
+        self._lock = threading.Lock()  # one photo at a time: memory and streams are shared
+        size, width = bundle.manifest.windows.size, bundle.manifest.text.width
+        with device.current():
+            kernels = load_kernels(bundle, device)
+            self._tile = kernels.tile
+            self._streams = Streams.make(device)
+            self.vision = open_vision(self._streams)
+            self._cut = CutWindows(kernels.cut, size)
+            self._encode = EncodeBatch(self.vision, size, width)
+            self._label_pixels = LabelPixels(kernels.scores, kernels.merge, width)
+            self._events = {name: device.make_event() for name in ("uploaded", "text", "labelled")}
+            self._encoded = [device.make_event() for _ in self._streams.vision]
+            self._clock = DeviceClock(device, options.trace)
+            plan = self._plan_photo(FULL_HD)
+            self.memory = DeviceMemory(
+                device,
+                plan,
+                pixels=4 * self.vision.most * 3 * size**2,
+                contexts=self.vision.contexts,
+                features=4 * width * plan.grid[0] * plan.grid[1],
+                width=width,
+            )
+        self._plan: PhotoPlan | None = None
+        self._text: Floats | None = None  # whose copy is on the device
+        self._last: _Key | None = None
+        self._graph: tuple[_Key, Graph] | None = None
+
+    def open_text(self) -> Engine:
+        """Open the engine that runs the text graph."""
+        with self._device.current():
+            return self._open_text(self._streams)
+
+    def see(self, photo: Photo) -> Seen:
+        """Go the way as far as no words are needed, and bring the features to the host.
+
+        Raises:
+            EngineError: the engine or the device failed; the pipeline can be used again.
+        """
+        with self._lock, self._device.current():
+            try:
+                plan = self._prepare(photo, None)
+                pinned = self.memory.pin_features(plan)  # (B, D, h, w)
+                self._clock.begin(copy := self._streams.copy)
+                self._submit_vision(plan)
+                self._vision[0].record(self._events["labelled"])
+                copy.wait(self._events["labelled"])
+                with self._clock.span("download", copy, "copy"):
+                    copy.copy_out(pinned, self.memory.at["features"])
+                prepared = self.prepare(photo)  # meanwhile
+                copy.synchronize()
+                return Seen(self._name.model, photo, prepared, pinned.copy(), self._clock.finish())
+            except BaseException:
+                self._abandon()
+                raise
+
+    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the rest of the way, on the processor; see `NameSeen`."""
+        return self._name(seen, text, threshold=threshold, scores=scores)
+
+    def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the way once; the text is waited for while windows are in flight.
+
+        Raises:
+            EngineError: the engine or the device failed; the pipeline can be used again.
+        """
+        with self._lock, self._device.current():
+            try:
+                plan = self._prepare(photo, threshold)
+                timings = self._run(plan, text, background=threshold is not None, scores=scores)
+                labels, confidence = (self.memory.host[name] for name in ("labels", "confidence"))
+                return Pixels(labels.copy(), confidence.copy() if scores else None, timings)
+            except BaseException:
+                self._abandon()
+                raise
+
+    def close(self) -> None:
+        """Give back the device's memory."""
+        with self._lock, self._device.current():
+            self._abandon()
+            self.memory.free()
+
+    def _prepare(self, photo: Photo, threshold: float | None) -> PhotoPlan:
+        """Bring photo and head to pinned memory; for a new size, the tables to the device."""
+        if self._plan is None or self._plan.photo != photo.shape[:2]:
+            self._forget_graph()
+            plan = self._plan_photo((photo.shape[0], photo.shape[1]))
+            self.memory.lay_out(plan)
+            self.memory.host["tables"][:] = plan.pack_tables()
+            self._streams.copy.copy_in(self.memory.at["tables"], self.memory.host["tables"])
+            self._plan = plan
+        head = self._manifest.head
+        self.memory.host["photo"][:] = photo
+        self.memory.host["head"][:] = (head.scale, head.bias, -1.0 if threshold is None else threshold)
+        return self._plan
+
+    def _run(
+        self, plan: PhotoPlan, text: Future[Floats], *, background: bool, scores: bool
+    ) -> Mapping[str, float]:
+        """Submit a photo's work and wait for the end of it."""
+        copy = self._streams.copy
+        known = text.done() and text.result() is self._text
+        classes = len(self._text) if known and self._text is not None else 0
+        key = _Key(plan.photo, self.memory.text_address, classes, background, scores)
+        if known and key == self._last and self.vision.capturable and not self._options.trace.on:
+            return self._replay(plan, key)
+        waited = 0.0
+
+        def join() -> int:
+            nonlocal waited
+            start = time.perf_counter()
+            count = self._join_text(text.result())
+            waited = time.perf_counter() - start
+            return count
+
+        self._clock.begin(copy)
+        count = self._submit(plan, join, background=background, scores=scores)
+        copy.synchronize()
+        self._last = _Key(plan.photo, self.memory.text_address, count, background, scores)
+        return self._clock.finish() | {"text": round(1000 * waited, 2)}
+
+    def _replay(self, plan: PhotoPlan, key: _Key) -> Mapping[str, float]:
+        """Launch the sequence as one graph, which is captured the first time."""
+        start = time.perf_counter()
+        copy = self._streams.copy
+        if self._graph is None or self._graph[0] != key:
+            self._forget_graph()
+
+            def submit() -> None:
+                self._submit(plan, lambda: key.classes, background=key.background, scores=key.scores)
+
+            self._graph = key, self._device.capture(copy, submit)
+        self._graph[1].launch(copy)
+        copy.synchronize()
+        return {"graph": round(1000 * (time.perf_counter() - start), 2)}
+
+    def _submit(self, plan: PhotoPlan, join: Callable[[], int], *, background: bool, scores: bool) -> int:
+        """Submit the whole way, from the copy stream and back to it; return the number of classes."""
+        copy, vision = self._streams.copy, self._vision
+        at, host, span = self.memory.at, self.memory.host, self._clock.span
+        self._submit_vision(plan)
+        classes = join()
+        with span("merge", vision[0], "vision 0"):
+            self._label_pixels(plan, self.memory.at, classes=classes, background=background, stream=vision[0])
+        vision[0].record(self._events["labelled"])
+        copy.wait(self._events["labelled"])
+        with span("download", copy, "copy"):
+            copy.copy_out(host["labels"], at["labels"])
+            if scores:
+                copy.copy_out(host["confidence"], at["confidence"])
+        return classes
+
+    def _submit_vision(self, plan: PhotoPlan) -> None:
+        """Submit the way to the features, from the copy stream to the first one of vision."""
+        copy, vision = self._streams.copy, self._vision
+        at, host = self.memory.at, self.memory.host
+        with self._clock.span("upload", copy, "copy"):
+            copy.copy_in(at["head"], host["head"])
+            copy.copy_in(at["photo"], host["photo"])
+        copy.record(self._events["uploaded"])
+        for stream in vision:
+            stream.wait(self._events["uploaded"])
+        self._encode_windows(plan, vision)
+        for stream, event in zip(vision[1:], self._encoded, strict=False):
+            stream.record(event)
+            vision[0].wait(event)
+
+    def _encode_windows(self, plan: PhotoPlan, vision: Sequence[Stream]) -> None:
+        """Cut and encode all windows, some at a time, in the engine's contexts in turns."""
+        at, most = self.memory.at, self.vision.most
+        for turn, first in enumerate(range(0, plan.windows, most)):
+            context = turn % len(vision)
+            stream, track = vision[context], f"vision {context}"
+            batch = min(most, plan.windows - first)
+            with self._clock.span("resize", stream, track):
+                pixels = at[f"pixels.{context}"]
+                self._cut(plan, at, first=first, batch=batch, pixels=pixels, stream=stream)
+            with self._clock.span("vision", stream, track):
+                self._encode(plan, at, context=context, first=first, batch=batch, stream=stream)
+
+    def _join_text(self, embeddings: Floats) -> int:
+        """Bring embeddings to the device, if they are not there, and let the head wait for them."""
+        if embeddings is not self._text:
+            stream = self._streams.text
+            self._text = None
+            pinned = self.memory.place_text(np.ascontiguousarray(embeddings, np.float32))
+            with self._clock.span("text copy", stream, "text"):
+                stream.copy_in(self.memory.text_address, pinned)
+            stream.record(self._events["text"])
+            self._streams.vision[0].wait(self._events["text"])
+            self._text = embeddings
+        return len(embeddings)
+
+    @property
+    def _vision(self) -> tuple[Stream, ...]:
+        """The streams on which the engine has a context."""
+        return self._streams.vision[: self.vision.contexts]
+
+    def _plan_photo(self, photo: tuple[int, int]) -> PhotoPlan:
+        return plan_photo(self._manifest, photo, antialias=self._options.antialias, tile=self._tile)
+
+    def _forget_graph(self) -> None:
+        if self._graph is not None:
+            self._graph[1].free()
+        self._graph = None
+
+    def _abandon(self) -> None:
+        """After a failure: wait for what is in flight, and trust nothing that lies on the device."""
+        for stream in self._streams.all():
+            with suppress(Exception):  # the failure itself is reported
+                stream.synchronize()
+        with suppress(EngineError):
+            self._forget_graph()
+        self._plan = self._text = self._last = None

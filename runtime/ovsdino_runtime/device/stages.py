@@ -1,0 +1,121 @@
+"""The stages of a device pipeline. Each submits its work to a stream and returns at once.
+
+photo - CutWindows ---> vision engine ---> features (B, D, h, w)
+words ---------------------------------------> text (N, D)       LabelPixels --> labels (H, W)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ovsdino_runtime.bundle.bundle import Bundle
+from ovsdino_runtime.bundle.kernels import Kernel, Operator, choose_kernel
+from ovsdino_runtime.cuda.driver import Device, Launch, Stream
+from ovsdino_runtime.device.plan import PhotoPlan
+from ovsdino_runtime.engines.stream_engine import Place, StreamEngine
+
+Addresses = Mapping[str, int]  # by the name of a region of the arena, or of a table of the plan
+
+
+@dataclass(frozen=True)
+class CutWindows:
+    """Photo to windows: resize, normalise and cut, in one kernel."""
+
+    launch: Launch
+    size: int  # a window's side [px]
+
+    def __call__(
+        self, plan: PhotoPlan, at: Addresses, *, first: int, batch: int, pixels: int, stream: Stream
+    ) -> None:
+        """Cut some windows. Shape: (H, W, 3) uint8 -> pixels (batch, 3, S, S)."""
+        tables = {name[4:]: address for name, address in at.items() if name.startswith("cut.")}
+        numbers = {
+            "width": plan.photo[1],
+            "across": plan.across,
+            "first": first,
+            "row_taps": plan.tables["cut.row_weights"].shape[1],
+            "column_taps": plan.tables["cut.column_weights"].shape[1],
+            "size": self.size,
+            "near": 2 if plan.stretched else 1,
+            "antialias": int(plan.antialias),
+            "area": self.size**2,
+            "batch": batch,
+        }
+        self.launch(stream, {"photo": at["photo"], "pixels": pixels} | tables | numbers)
+
+
+@dataclass(frozen=True)
+class EncodeBatch:
+    """Windows to features: one run of the vision engine, in one of its contexts."""
+
+    engine: StreamEngine
+    size: int  # a window's side [px]
+    width: int  # D
+
+    def __call__(
+        self, plan: PhotoPlan, at: Addresses, *, context: int, first: int, batch: int, stream: Stream
+    ) -> None:
+        """Encode windows that are cut. Shape: (batch, 3, S, S) -> features (batch, D, h, w), in place."""
+        shape = (batch, self.width, *plan.grid)
+        start = at["features"] + 4 * first * self.width * plan.grid[0] * plan.grid[1]
+        pixels = Place(at[f"pixels.{context}"], (batch, 3, self.size, self.size))
+        self.engine.enqueue(context, {"pixels": pixels}, {"features": Place(start, shape)}, stream)
+
+
+@dataclass(frozen=True)
+class LabelPixels:
+    """Features and text to labels: cosines, merge of windows, best class, background; portions of classes."""
+
+    scores: Launch
+    merge: Launch
+    width: int  # D
+
+    def __call__(
+        self, plan: PhotoPlan, at: Addresses, *, classes: int, background: bool, stream: Stream
+    ) -> None:
+        """Label the photo. Shape: (B, D, h, w), (N, D) -> labels (H, W) uint16, confidence (H, W) float16."""
+        for first in range(0, classes, plan.classes_at_once):
+            count = min(plan.classes_at_once, classes - first)
+            portion = {"first": first, "classes": count, "plane": plan.plane}
+            numbers = portion | {
+                "windows": plan.windows,
+                "channels": self.width,
+                "area": plan.grid[0] * plan.grid[1],
+                "last": int(first + count == classes),
+                "offset": int(background),
+                "row_count": plan.tables["merge.row_nodes"].shape[1],
+                "column_count": plan.tables["merge.column_nodes"].shape[1],
+                "height": plan.photo[0],
+                "width": plan.photo[1],
+            }
+            tables = {name[6:]: address for name, address in at.items() if name.startswith("merge.")}
+            self.scores(stream, {**at, **numbers})
+            self.merge(stream, {**at, **tables, **numbers})
+
+
+@dataclass(frozen=True)
+class DeviceKernels:
+    """The bundle's kernels for a device."""
+
+    cut: Launch
+    scores: Launch
+    merge: Launch
+    tile: tuple[int, int]  # of the merging kernel [px]
+
+
+def load_kernels(bundle: Bundle, device: Device) -> DeviceKernels:
+    """Load the kernels around the vision engine.
+
+    Raises:
+        EngineError: the bundle has none for this GPU; the message holds the command that makes them.
+    """
+
+    def find(operator: Operator) -> Kernel:
+        kernels = bundle.manifest.kernels
+        return choose_kernel(kernels, operator, gpu=device.capability, dtype="float32", constants={})
+
+    def load(kernel: Kernel) -> Launch:
+        return device.load(kernel, bundle.file(kernel.file).read_bytes())
+
+    merge = find("MergeArgmax")
+    tile = merge.constants["rows"], merge.constants["columns"]
+    return DeviceKernels(load(find("PhotoWindows")), load(find("CosineScores")), load(merge), tile)

@@ -1,0 +1,26 @@
+"""The streams of a device pipeline."""
+
+from dataclasses import dataclass
+
+from ovsdino_runtime.cuda.driver import Device, Stream
+
+VISION_STREAMS = 2
+
+
+@dataclass(frozen=True)
+class Streams:
+    """All streams of a pipeline."""
+
+    copy: Stream
+    vision: tuple[Stream, ...]
+    text: Stream
+
+    @classmethod
+    def make(cls, device: Device) -> "Streams":
+        """Make them."""
+        vision = tuple(device.make_stream(f"vision {index}") for index in range(VISION_STREAMS))
+        return cls(device.make_stream("copy"), vision, device.make_stream("text"))
+
+    def all(self) -> tuple[Stream, ...]:
+        """Return them in no particular order."""
+        return (self.copy, *self.vision, self.text)

@@ -1,0 +1,200 @@
+"""What runs a bundle's graphs. One small interface; ONNX Runtime on the CPU is the first engine behind it."""
+
+import hashlib
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Precision
+from ovsdino_runtime.engines.allocator import return_large_blocks
+from ovsdino_runtime.geometry.preprocess import normalise
+
+Array = npt.NDArray[Any]
+GOLDEN_COSINE = 0.995  # FP16 on real photos has >= 0.999; a wrong graph or kernel is far below
+GOLDEN_COSINE_INT8 = 0.97
+log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """Runs one graph."""
+
+    description: str  # what runs it, with its version
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs of the graph from all its inputs, by name."""
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime on the CPU.
+
+    Args:
+        file: the ONNX graph; external data lies beside it.
+        threads: how many threads compute; None takes all processors that this process may use.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed, or cannot load the graph.
+    """
+
+    def __init__(self, file: Path, *, threads: int | None = None) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; it would leave files as well
+        try:
+            import onnxruntime as ort
+            from onnxruntime.capi import onnxruntime_pybind11_state as state
+        except ImportError as error:
+            raise EngineError(
+                f"ONNX Runtime cannot be imported ({error}); pip install 'ovsdino[cpu]' "
+                "(or 'ovsdino[cuda]' with a GPU)"
+            ) from error
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or available_threads()
+        options.log_severity_level = 3  # errors only: they are raised as well
+        options.enable_cpu_mem_arena = False  # an arena keeps the peak of the first run for good
+        return_large_blocks()
+        # Between two runs numpy needs the processors that waiting threads would spin on.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except (
+            state.Fail,
+            state.InvalidGraph,
+            state.InvalidProtobuf,
+            state.NotImplemented,
+            state.NoSuchFile,
+        ) as error:
+            reason = " ".join(str(error).split())
+            raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
+        self.inputs = {tensor.name for tensor in self._session.get_inputs()}
+        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
+        self.description = (
+            f"ONNX Runtime {ort.__version__} on the CPU, {options.intra_op_num_threads} threads"
+        )
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs of the graph from all its inputs, by name.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        return run_session(self._session, inputs, self.description)
+
+
+def run_session(session: Any, inputs: Mapping[str, Array], description: str) -> dict[str, Array]:  # noqa: ANN401
+    """Compute all outputs of an ONNX Runtime session from all its inputs, by name, and wait for them.
+
+    Raises:
+        EngineError: ONNX Runtime failed.
+    """
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+    try:
+        outputs = session.run(None, dict(inputs))
+    except (Fail, InvalidArgument, RuntimeException) as error:
+        reason = " ".join(str(error).split())
+        raise EngineError(f"{description}: it failed while it ran: {reason}") from error
+    return dict(zip([tensor.name for tensor in session.get_outputs()], outputs, strict=True))
+
+
+def available_threads() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> Engine:
+    """Open the engine that runs a graph of a bundle on the processor.
+
+    Args:
+        bundle: a checked bundle.
+        graph: its name in the manifest.
+        threads: see `OnnxRuntimeEngine`.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed, or the graph cannot be loaded.
+        BundleError: the graph's inputs or outputs are not those of the manifest.
+    """
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads must be at least 1, got {threads}")
+    spec = bundle.manifest.graphs[graph]
+    file = bundle.file(spec.file)
+    engine = OnnxRuntimeEngine(file, threads=threads)
+    expected = {tensor.name for tensor in spec.inputs}, {tensor.name for tensor in spec.outputs}
+    if (engine.inputs, set(engine.outputs)) != expected:
+        raise BundleError(
+            f"{file}: inputs {sorted(engine.inputs)}, outputs {sorted(engine.outputs)}; the manifest says "
+            f"inputs {sorted(expected[0])}, outputs {sorted(expected[1])}; export the model again"
+        )
+    return engine
+
+
+def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) -> Engine:
+    """Open the vision engine, proven on the bundle's golden pair before its first use on this machine.
+
+    Raises:
+        EngineError: as `open_engine`, or the engine's features are not the model's.
+        BundleError: as `open_engine`, or the bundle has no graph of this precision.
+    """
+    graph = "vision" if precision == "fp32" else f"vision.{precision}"
+    if graph not in bundle.manifest.graphs:
+        raise BundleError(
+            f"{bundle.path}: has no {precision} vision graph, only {', '.join(bundle.manifest.graphs)}"
+        )
+    if precision == "bf16":
+        raise EngineError(
+            "bf16 is for TensorRT: ONNX Runtime has no BF16 products on a CPU; use fp32 or int8"
+        )
+    engine = open_engine(bundle, graph, threads=threads)
+    least = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
+    once_per_machine(
+        (bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], engine.description),
+        lambda: verify_golden(bundle, engine, least=least),
+    )
+    return engine
+
+
+def once_per_machine(key: Sequence[str], verify: Callable[[], object]) -> None:
+    """Call ``verify`` unless it went well before on this machine.
+
+    Args:
+        key: all that decides its outcome, but the processor.
+        verify: raises where something is wrong.
+    """
+    key = (*key, platform.processor())
+    stamp = cache_dir() / "verified" / hashlib.sha256(repr(key).encode()).hexdigest()
+    if stamp.is_file():
+        return
+    verify()
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+    except OSError as error:  # the next start verifies again
+        log.debug("%s: %s", stamp, error)
+
+
+def verify_golden(bundle: Bundle, engine: Engine, *, least: float = GOLDEN_COSINE) -> float:
+    """Run the bundle's golden image and compare with the features that the torch model gave.
+
+    Returns:
+        The mean cosine over all positions.
+
+    Raises:
+        EngineError: it is below ``least`` or not a number.
+    """
+    with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
+        image, expected = golden["image"], golden["features"].astype(np.float32)  # (S, S, 3), (D, h, w)
+    pixels = normalise(image, bundle.manifest.preprocessing).transpose(2, 0, 1)[None]  # (1, 3, S, S)
+    features = engine.run({"pixels": np.ascontiguousarray(pixels)})["features"][0]  # (D, h, w)
+    lengths = np.linalg.norm(features, axis=0) * np.linalg.norm(expected, axis=0)
+    cosine = float(((features * expected).sum(axis=0) / lengths).mean())
+    if not cosine >= least:
+        raise EngineError(
+            f"{engine.description} does not reproduce {bundle.path / GOLDEN}: mean cosine {cosine:.5f}, "
+            f"expected at least {least}; install another version of the engine"
+        )
+    return cosine

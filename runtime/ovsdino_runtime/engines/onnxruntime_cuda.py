@@ -1,0 +1,149 @@
+"""ONNX Runtime on a GPU: bound to addresses on a stream of the pipeline, or one call at a time."""
+
+import io
+import os
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.cuda.driver import Stream
+from ovsdino_runtime.engines.onnxruntime import run_session
+from ovsdino_runtime.engines.stream_engine import Place
+
+Array = npt.NDArray[Any]
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+PLACES = {CUDA: "cuda", CPU: "cpu"}
+WINDOWS_AT_ONCE = 4
+# ONNX Runtime would wait for the GPU at the end of each run.
+NO_WAIT = "disable_synchronize_execution_providers"
+
+
+class OrtGpuEngine:
+    """ONNX Runtime on a GPU, one call at a time on a stream of its own: arrays in, arrays out.
+
+    Args:
+        file: the ONNX graph; external data lies beside it.
+        provider: "CUDAExecutionProvider"; the CPU's in tests.
+
+    Raises:
+        EngineError: as `OrtStreamEngine`.
+    """
+
+    def __init__(self, file: Path, provider: str = CUDA) -> None:
+        self._session, self.description = _open_session(file, provider)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs of the graph from all its inputs, by name, and wait for them.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        return run_session(self._session, inputs, self.description)
+
+
+class OrtStreamEngine:
+    """ONNX Runtime on one stream, on which all its runs are in order.
+
+    Args:
+        file: the ONNX graph; external data lies beside it.
+        stream: of the runs.
+        provider: "CUDAExecutionProvider"; the CPU's runs when it is called, which is how tests bind memory.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed, cannot load the graph, or would run it elsewhere.
+    """
+
+    def __init__(self, file: Path, stream: Stream, provider: str = CUDA) -> None:
+        self._session, self.description = _open_session(file, provider, stream)
+        self._stream = stream
+        self._place = PLACES[provider]
+        self._run_options = _import_ort(provider).RunOptions()
+        self._run_options.add_run_config_entry(NO_WAIT, "1")
+        self.contexts = 1
+        self.most = WINDOWS_AT_ONCE
+        self.capturable = False  # it takes memory as it runs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs of the graph from all its inputs, by name, and wait for them.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        return run_session(self._session, inputs, self.description)
+
+    def enqueue(
+        self, context: int, inputs: Mapping[str, Place], outputs: Mapping[str, Place], stream: Stream
+    ) -> None:
+        """See `StreamEngine`."""
+        if context or stream.handle != self._stream.handle:
+            raise EngineError(f"{self.description}: has one context, on the stream that it was opened with")
+        binding = self._session.io_binding()
+        for name, place in inputs.items():
+            binding.bind_input(name, self._place, 0, np.float32, place.shape, place.address)
+        for name, place in outputs.items():
+            binding.bind_output(name, self._place, 0, np.float32, place.shape, place.address)
+        self._session.run_with_iobinding(binding, self._run_options)
+
+
+def _open_session(file: Path, provider: str, stream: Stream | None = None) -> tuple[Any, str]:
+    """Open a session, and say what runs it; without a stream it makes one of its own."""
+    ort = _import_ort(provider)
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: they are raised as well
+    settings = {"user_compute_stream": str(stream.handle)} if provider == CUDA and stream is not None else {}
+    try:
+        session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
+    except (Fail, RuntimeException) as error:
+        reason = " ".join(str(error).split())
+        raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
+    check_provider(session.get_providers(), provider, ort.__version__)
+    return session, f"ONNX Runtime {ort.__version__}, {provider}"
+
+
+def check_provider(runs: list[str], wanted: str, version: str) -> None:
+    """Compare the provider that runs a graph with the one that was asked for.
+
+    Raises:
+        EngineError: ONNX Runtime has fallen back to another one.
+    """
+    if runs[0] != wanted:
+        raise EngineError(
+            f"ONNX Runtime {version} runs the graph on {runs[0]}, asked for is {wanted}: CUDA's libraries "
+            "cannot be loaded; pip install 'onnxruntime-gpu[cuda,cudnn]' brings them, or use device 'cpu'"
+        )
+
+
+def _import_ort(provider: str) -> Any:  # noqa: ANN401 - ONNX Runtime ships no types
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; it would leave files as well
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be imported ({error}); pip install 'ovsdino[cuda]'"
+        ) from error
+    if provider not in ort.get_available_providers():
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} is built without {provider}; "
+            "pip uninstall onnxruntime, then pip install 'ovsdino[cuda]'"
+        )
+    if provider == CUDA:
+        load_cuda()
+    return ort
+
+
+@cache
+def load_cuda() -> None:
+    """Load CUDA's libraries of pip's nvidia packages, which the system's loader does not find."""
+    import onnxruntime as ort
+
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(io.StringIO()):  # what cannot be loaded is said by `check_provider`
+            ort.preload_dlls()

@@ -1,0 +1,1 @@
+"""Photos, videos and labels in; overlays, label files, JSON and GeoJSON out."""

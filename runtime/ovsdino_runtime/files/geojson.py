@@ -1,0 +1,180 @@
+"""Regions of a georeferenced photo as GeoJSON: outlines along the pixels, in the photo's own coordinates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.photo import BROKEN, EXIF_ORIENTATION
+from ovsdino_runtime.base.segmentation import Segmentation
+
+PIXEL_SCALE, TIEPOINT, TRANSFORMATION, KEYS = 33550, 33922, 34264, 34735  # tags of GeoTIFF
+RASTER_TYPE, GEOGRAPHIC, PROJECTED = 1025, 2048, 3072  # keys of GeoTIFF
+PIXEL_IS_POINT = 2
+WGS84 = 4326
+
+Ring = list[tuple[int, int]]  # corners (x, y) [px], the first one again at the end
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """From pixels to the ground: ``(x, y) -> (a x + b y + c, d x + e y + f)``; corners are whole numbers."""
+
+    affine: tuple[float, float, float, float, float, float]
+    epsg: int  # the coordinates' system; 0 where the file does not say
+
+    def place(self, ring: Ring) -> list[list[float]]:
+        """Give a ring's coordinates on the ground."""
+        a, b, c, d, e, f = self.affine
+        corners = ring if a * e < b * d else ring[::-1]  # counter-clockwise on the ground as well
+        return [[a * x + b * y + c, d * x + e * y + f] for x, y in corners]
+
+
+def read_georeference(path: str | Path) -> Georeference | None:
+    """Read where a GeoTIFF lies; None for a photo that does not say, or is stored turned.
+
+    Source: OGC GeoTIFF 1.1, sections 7.1 and 7.2.
+
+    Raises:
+        PhotoError: its tags are damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            tags = dict(getattr(image, "tag_v2", {}))
+        if tags.get(EXIF_ORIENTATION, 1) != 1 or not ({PIXEL_SCALE, TRANSFORMATION} & tags.keys()):
+            return None
+        words = tags.get(KEYS, ())
+        keys = {words[i]: words[i + 3] for i in range(4, len(words), 4) if words[i + 1] == 0}
+        half = 0.5 if keys.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
+        a, b, c, d, e, f = _affine(tags)
+    except BROKEN as error:
+        raise PhotoError(f"{path}: broken georeference: {error}") from error
+    affine = (a, b, c - half * (a + b), d, e, f - half * (d + e))
+    return Georeference(affine, int(keys.get(PROJECTED) or keys.get(GEOGRAPHIC) or 0))
+
+
+def to_geojson(segmentation: Segmentation, place: Georeference) -> dict[str, object]:
+    """Describe each region as a feature: its outline, name, pixels, coverage and score.
+
+    The coordinates are those of the photo. Where that is not WGS 84, the member ``crs`` says what it is, as
+    GDAL and QGIS write and read it.
+
+    Source: RFC 7946; for ``crs`` the GeoJSON specification of 2008.
+    """
+    features = [
+        {
+            "type": "Feature",
+            "properties": {
+                "name": region.name,
+                "label": region.label,
+                "pixels": region.pixels,
+                "coverage": round(region.coverage, 6),
+                "score": None if region.score is None else round(region.score, 4),
+            },
+            "geometry": {
+                "type": "MultiPolygon",
+                "coordinates": [
+                    [place.place(ring) for ring in polygon]
+                    for polygon in outline(segmentation.labels == region.label)
+                ],
+            },
+        }
+        for region in segmentation.regions()
+    ]
+    named = {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}
+    crs = {} if place.epsg in (0, WGS84) else {"crs": {"type": "name", "properties": named}}
+    return {"type": "FeatureCollection", **crs, "features": features}
+
+
+def outline(mask: npt.NDArray[np.bool_]) -> list[list[Ring]]:
+    """Find the polygons of a mask: each an outer ring and its holes; pixels that touch at a corner are apart.
+
+    As seen, with y down, outer rings run counter-clockwise and holes clockwise. Rings are simple.
+
+    Shape: (H, W).
+    """
+    rings = list(_trace_rings(mask))
+    owner = np.full((mask.shape[0] + 1, mask.shape[1]), -1)  # the ring along the top of each pixel
+    for number, ring in enumerate(rings):
+        for (x, y), (to, below) in pairwise(ring):
+            if y == below:
+                owner[y, min(x, to) : max(x, to)] = number
+    polygons = {number: [ring] for number, ring in enumerate(rings) if _is_outer(ring)}
+    outer = {number: number for number in polygons}
+    tops = {n: min((y, x) for x, y in ring) for n, ring in enumerate(rings) if n not in polygons}
+    for number in sorted(tops, key=tops.__getitem__):  # what lies above a hole is known when its turn comes
+        y, x = tops[number]
+        above = owner[:y, x]
+        outer[number] = outer[int(above[above >= 0][-1])]
+        polygons[outer[number]].append(rings[number])
+    return list(polygons.values())
+
+
+def _trace_rings(mask: npt.NDArray[np.bool_]) -> Iterator[Ring]:
+    """Walk along all edges of a mask, its pixels on the left hand, and turn left where there is a choice."""
+    width = mask.shape[1] + 1  # corners in a row
+    steps = (1, -width, -1, width)  # right, up, left, down
+    exits = _edges(mask)
+    flat = bytearray(exits.tobytes())
+    for start in np.flatnonzero(exits).tolist():
+        while flat[start]:
+            yield from _walk(flat, start, steps, width)
+
+
+def _edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """The directions, a bit each, in which edges leave every corner. Shape: (H, W) -> (H + 1, W + 1)."""
+    exits = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint8)
+    inside = np.pad(mask, 1)
+    above, below = inside[:-1, 1:-1], inside[1:, 1:-1]  # of the edges along the rows
+    exits[:, :-1] |= np.where(above & ~below, 1, 0).astype(np.uint8)
+    exits[:, 1:] |= np.where(below & ~above, 4, 0).astype(np.uint8)
+    left, right = inside[1:-1, :-1], inside[1:-1, 1:]  # of the edges along the columns
+    exits[1:] |= np.where(left & ~right, 2, 0).astype(np.uint8)
+    exits[:-1] |= np.where(right & ~left, 8, 0).astype(np.uint8)
+    return exits
+
+
+def _walk(exits: bytearray, start: int, steps: tuple[int, ...], width: int) -> Iterator[Ring]:
+    """Follow edges from a corner back to it, and use them up; where they meet before, cut off a ring."""
+    place, way = start, (exits[start] & -exits[start]).bit_length() - 1
+    path, index = [start], {start: 0}
+    while True:
+        exits[place] &= ~(1 << way)
+        place += steps[way]
+        if place != start:
+            ways = exits[place]
+            turn = next(t for t in (way + 1 & 3, way, way + 3 & 3) if ways >> t & 1)
+            if turn == way:
+                continue
+            way = turn
+        if place in index:
+            first = index[place]
+            yield [(corner % width, corner // width) for corner in (*path[first:], place)]
+            for corner in path[first + 1 :]:
+                del index[corner]
+            del path[first + 1 :]
+            if place == start:
+                return
+        else:
+            index[place] = len(path)
+            path.append(place)
+
+
+def _is_outer(ring: Ring) -> bool:
+    twice = sum(x * below - to * y for (x, y), (to, below) in pairwise(ring))
+    return twice < 0  # y points down
+
+
+def _affine(tags: dict[int, tuple[float, ...]]) -> tuple[float, float, float, float, float, float]:
+    if matrix := tags.get(TRANSFORMATION):
+        a, b, _, c, d, e, _, f = matrix[:8]
+        return a, b, c, d, e, f
+    width, height = tags[PIXEL_SCALE][:2]
+    column, row, _, x, y = tags[TIEPOINT][:5]
+    return width, 0.0, x - width * column, 0.0, -height, y + height * row

@@ -1,0 +1,188 @@
+"""Labelled photos in a folder: ``images/``, ``labels/*.png`` and ``names.txt``, checked before their use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.photo import BROKEN, load_photo
+from ovsdino_runtime.base.photo_files import PHOTO_SUFFIXES, photo_size
+from ovsdino_runtime.geometry.metrics import IGNORED, Truth
+from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.text.vocabulary import BACKGROUND, Vocabulary, parse_classes
+
+IMAGES, LABELS, NAMES = "images", "labels", "names.txt"
+LAYOUT = f"expected {IMAGES}/, {LABELS}/*.png (indexed or grey) and {NAMES} (one class a line)"
+NOTHING = 255  # label that means nothing
+UNKNOWN = -2
+Values = Mapping[int, int]  # value in a label file -> class, or IGNORED
+
+
+class DataError(OvsdinoError):
+    """Labelled photos that are missing, incomplete, or not laid out as expected."""
+
+
+class LabelError(OvsdinoError):
+    """A label file that is broken, of another kind, or holds values that mean nothing."""
+
+
+@dataclass(frozen=True)
+class LabelledPhotos:
+    """Photos, their label files, and what the labels mean."""
+
+    name: str
+    pairs: tuple[tuple[Path, Path], ...]  # photo, labels
+    vocabulary: Vocabulary
+    values: Values
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> tuple[Photo, Truth]:
+        """Read a photo and its labels: (H, W, 3) RGB, and (H, W), each a class or IGNORED.
+
+        Raises:
+            OvsdinoError: a file was changed since the folder was opened.
+        """
+        photo, labels = self.pairs[index]
+        return load_photo(photo), to_classes(read_labels(labels), self.values, str(labels))
+
+
+def open_labelled(
+    folder: Path, vocabulary: Vocabulary | None = None, values: Values | None = None
+) -> LabelledPhotos:
+    """Find labelled photos, and check every label file: a fault is told at once, not after hours.
+
+    Args:
+        folder: holds ``images/``, and in ``labels/`` an indexed or grey PNG for each photo.
+        vocabulary: the classes; None reads ``names.txt`` in the folder, see `read_names`.
+        values: what the values in the files mean; None takes them for the classes, and 255 for nothing.
+
+    Raises:
+        DataError: what is missing, or does not fit.
+        LabelError: a label file is broken, or a value in it means nothing.
+        ClassesError: the names are no valid classes.
+    """
+    require_folder(folder)
+    vocabulary = vocabulary or read_names(folder / NAMES)
+    values = plain(len(vocabulary.names)) if values is None else values
+    photos, labels = photos_by_stem(folder / IMAGES), sorted((folder / LABELS).glob("*.png"))
+    if not labels:
+        raise DataError(f"{folder}: no {LABELS}/*.png in it; {LAYOUT}")
+    if missing := [file for file in labels if file.stem not in photos]:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(labels)} photos are missing, the first is that of "
+            f"{missing[0].name}; give each label file a photo of the same name in {IMAGES}/"
+        )
+    found = LabelledPhotos(
+        folder.resolve().name, tuple((photos[file.stem], file) for file in labels), vocabulary, values
+    )
+    for photo, file in found.pairs:
+        height, width = to_classes(read_labels(file), values, str(file)).shape
+        require_same_size(photo, photo_size(photo), (width, height))
+    return found
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        DataError: there is none, or it is a file.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give the data set's folder"
+        )
+
+
+def read_names(file: Path) -> Vocabulary:
+    """Read one class a line, in the order of the labels; a first line ``background`` is what no word fits.
+
+    Raises:
+        DataError: there is no such file.
+        ClassesError: the names are no valid classes.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; write one class a line, in the order of the labels")
+    classes = parse_classes(f"@{file}").classes
+    background = classes[0] == (BACKGROUND,)
+    return Vocabulary(classes[background:], background=background, name=file.stem)
+
+
+def photos_by_stem(folder: Path) -> dict[str, Path]:
+    """Find a folder's photos by their names without suffix."""
+    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in PHOTO_SUFFIXES}
+
+
+def require_same_size(photo: Path, size: tuple[int, int], labels: tuple[int, int]) -> None:
+    """Refuse labels that do not lie on their photo; sizes are width and height [px].
+
+    Raises:
+        DataError: which photo.
+    """
+    if size != labels:
+        raise DataError(
+            f"{photo} is {size[0]}x{size[1]} px, its labels are {labels[0]}x{labels[1]} px; "
+            "they must have the same size"
+        )
+
+
+def read_labels(file: Path) -> npt.NDArray[np.int32]:
+    """Read the values of an indexed or grey PNG: (H, W).
+
+    Raises:
+        LabelError: it is broken, or of another kind.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            raw = np.asarray(image)
+    except BROKEN as error:
+        raise LabelError(f"{file}: broken label file ({error}); get it again") from error
+    if raw.ndim != 2 or raw.dtype.kind not in "iub" or raw.min() < 0:
+        raise LabelError(
+            f"{file}: a picture of shape {raw.shape}, {raw.dtype}: expected an indexed or grey PNG"
+        )
+    return raw.astype(np.int32)
+
+
+def plain(count: int, *, ignore: int = NOTHING) -> Values:
+    """Value = class."""
+    return {value: value for value in range(count)} | {ignore: IGNORED}
+
+
+def reduced(count: int, *, ignore: int = NOTHING) -> Values:
+    """Value = class + 1; 0 is ignored: mmseg's ``reduce_zero_label``."""
+    return {value + 1: value for value in range(count)} | {0: IGNORED, ignore: IGNORED}
+
+
+def to_classes(raw: npt.NDArray[Any], values: Values, where: str) -> Truth:
+    """Translate raw label values.
+
+    Args:
+        raw: as the file has them, whole numbers >= 0.
+        values: raw value -> class or IGNORED.
+        where: the file, for the message.
+
+    Shape: (H, W) -> (H, W).
+
+    Raises:
+        LabelError: a value means nothing; the message lists the first ones.
+    """
+    table = np.full(max(int(raw.max()), *values) + 1, UNKNOWN, np.int32)
+    table[list(values)] = list(values.values())
+    truth: Truth = table[raw]
+    if (unknown := np.unique(raw[truth == UNKNOWN])).size:
+        known = sorted(value for value, label in values.items() if label != IGNORED)
+        ignored = ", ".join(str(value) for value, label in sorted(values.items()) if label == IGNORED)
+        raise LabelError(
+            f"{where}: label {', '.join(map(str, unknown[:3]))} is out of range: the {len(known)} classes "
+            f"have labels {known[0]} to {known[-1]}, and {ignored or 'none'} means nothing; choose other "
+            "names (`ovsdino evaluate` also takes --ignore)"
+        )
+    return truth

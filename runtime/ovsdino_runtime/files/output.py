@@ -1,0 +1,178 @@
+"""Write results: overlays to look at, indexed PNG, JSON, COCO's RLE and GeoJSON to compute with.
+
+No file of a photo is half written.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.overlay import palette
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.files.geojson import Georeference, to_geojson
+from ovsdino_runtime.geometry.rle import encode_rle
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Kind = Literal["overlay", "labels", "json", "rle", "geojson"]
+SUFFIXES: dict[Kind, str] = {
+    "overlay": "_overlay.png",
+    "labels": "_labels.png",
+    "json": ".json",
+    "rle": "_rle.jsonl",
+    "geojson": ".geojson",
+}
+
+
+def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
+    """Write the photo with its regions and a legend as PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    image = segmentation.overlay()
+    _write(Path(path), lambda file: image.save(file, "PNG", compress_level=4))
+
+
+def save_labels(segmentation: Segmentation, path: str | Path) -> None:
+    """Write the labels as PNG: indexed with the overlay's colours, or 16-bit grey for more than 256 classes.
+
+    The value of a pixel is its label: `numpy.asarray(PIL.Image.open(path))` gives them back.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    image = labels_image(segmentation)
+    _write(Path(path), lambda file: image.save(file, "PNG"))
+
+
+def labels_image(segmentation: Segmentation) -> "Image":
+    """Draw the labels, one value each; see `save_labels`."""
+    from PIL import Image
+
+    count = len(segmentation.classes)
+    if count > 256:
+        return Image.fromarray(segmentation.labels)
+    image = Image.fromarray(segmentation.labels.astype(np.uint8))
+    image.putpalette(palette(count, background=segmentation.background is not None).tobytes())
+    return image
+
+
+def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") -> None:
+    """Write what was found as JSON: regions with coverage and mean score, versions, timings.
+
+    Args:
+        segmentation: the result.
+        path: the file.
+        photo: the photo's name, as it is to be recorded.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = json.dumps(describe(segmentation, photo=photo), indent=2, ensure_ascii=False) + "\n"
+    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def save_rle(segmentation: Segmentation, path: str | Path, *, photo: str = "") -> None:
+    """Write each region's mask as a line of JSON, as COCO's annotations have them; see `rle_lines`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = "".join(rle_lines(segmentation, photo=photo))
+    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeference) -> None:
+    """Write each region's outline on the ground; see `to_geojson`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = json.dumps(to_geojson(segmentation, place), ensure_ascii=False) + "\n"
+    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def rle_lines(segmentation: Segmentation, *, photo: str) -> list[str]:
+    """Describe each region in a line of JSON; see `rle_records`."""
+    records = rle_records(segmentation)
+    return [json.dumps({"image": photo, **record}, ensure_ascii=False) + "\n" for record in records]
+
+
+def rle_records(segmentation: Segmentation) -> list[dict[str, object]]:
+    """Describe each region, the largest first: COCO's compressed run lengths, area, box and score.
+
+    ``category_id`` is the label; ``bbox`` is left, top, width, height [px].
+    """
+    records: list[dict[str, object]] = []
+    height, width = segmentation.labels.shape
+    for region in segmentation.regions():
+        mask = segmentation.labels == region.label
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        left, top = int(columns[0]), int(rows[0])
+        records.append(
+            {
+                "category_id": region.label,
+                "category": region.name,
+                "segmentation": {"size": [height, width], "counts": encode_rle(mask)},
+                "area": region.pixels,
+                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                "score": _round(region.score),
+            }
+        )
+    return records
+
+
+def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
+    """Say in plain data what was found and how."""
+    height, width = segmentation.labels.shape
+    return {
+        "photo": photo,
+        "height": height,
+        "width": width,
+        "model": segmentation.model,
+        "classes": segmentation.classes,
+        "background": segmentation.background,
+        "others": segmentation.others,
+        "regions": [
+            asdict(region) | {"coverage": round(region.coverage, 6), "score": _round(region.score)}
+            for region in segmentation.regions()
+        ],
+        "versions": {"ovsdino": version(), "engine": segmentation.engine},
+        "timings_ms": dict(segmentation.timings),
+    }
+
+
+def version() -> str:
+    """Return the installed version of ovsdino; "unknown" in a source tree that is not installed."""
+    try:
+        return metadata.version("ovsdino")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _round(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # gone already, or its directory never was
+            temporary.unlink()

@@ -1,0 +1,132 @@
+"""What ``ovsdino-run`` prints while it works, and how it ends."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.stream import Result, Stream
+
+MOST_ROWS = 20  # of a table
+MOST_ERRORS = 5  # of one video
+
+
+@dataclass
+class _Tally:
+    """What has become of a source so far."""
+
+    done: int = 0
+    errors: int = 0
+    files: tuple[Path, ...] = ()
+    began: float = 0.0
+
+
+class Report:
+    """Prints each result as it comes.
+
+    Args:
+        sources: how many there are.
+        quiet: print errors only.
+        geojson: whether it was asked for.
+    """
+
+    def __init__(self, sources: int, *, quiet: bool, geojson: bool) -> None:
+        self._sources = sources
+        self._quiet = quiet
+        self._geojson = geojson
+        self._tallies: dict[Source, _Tally] = {}
+        self._began = time.monotonic()
+        self._live = sys.stderr.isatty() and not quiet
+
+    def follow(self, stream: Stream) -> None:
+        """Print all results of a stream, and leave with the exit code where something failed."""
+        last: Source | None = None
+        for result in stream:
+            if last not in (None, result.frame.source):
+                self._end(last)
+            last = result.frame.source
+            self._add(result)
+        self._end(last)
+        self._conclude(stream)
+
+    def _add(self, result: Result) -> None:
+        source = result.frame.source
+        tally = self._tallies.setdefault(source, _Tally(began=time.monotonic()))
+        if result.segmentation is None:
+            tally.errors += 1
+            if source.kind != "video" or tally.errors <= MOST_ERRORS:
+                self._say(f"Error: {result.error}", err=True)
+            return
+        tally.done += 1
+        tally.files = result.files
+        if source.kind == "photo" and not self._quiet:
+            self._say(table(result))
+        if source.kind == "photo" and self._geojson and not any(f.suffix == ".geojson" for f in result.files):
+            self._say(f"{source.name}: no GeoJSON, for it does not say where it lies", err=True)
+        self._show(source, tally)
+
+    def _end(self, source: Source | None) -> None:
+        """Sum up a video or a live source."""
+        if source is None or source.kind == "photo" or self._quiet:
+            return
+        tally = self._tallies[source]
+        if not tally.done:
+            return
+        broken = f"; {tally.errors} errors" if tally.errors else ""
+        files = f"\n  -> {', '.join(map(str, tally.files))}" if tally.files else ""
+        self._say(f"{source.name}: {_rate(tally.done, tally.began)}{broken}{files}")
+
+    def _conclude(self, stream: Stream) -> None:
+        failed = [source for source, tally in self._tallies.items() if not tally.done]
+        done = len(self._tallies) - len(failed)
+        if failed and done:
+            names = ", ".join(source.name for source in failed)
+            self._say(f"{done} done, {len(failed)} not: {names}", err=True)
+        if self._sources > 1 and done and not self._quiet:
+            self._say(_rate(sum(tally.done for tally in self._tallies.values()), self._began), err=True)
+        if stream.dropped and not self._quiet:
+            self._say(f"{stream.dropped} pictures were too old when their turn came", err=True)
+        if failed:
+            sys.exit(1 if done else 2)
+
+    def _show(self, source: Source, tally: _Tally) -> None:
+        """Keep a line up to date where someone looks at it."""
+        if not self._live:
+            return
+        if source.kind == "photo":
+            place = f"{len(self._tallies)} of {self._sources}"
+            rate = _rate(sum(one.done for one in self._tallies.values()), self._began)
+        else:
+            place, rate = source.name, _rate(tally.done, tally.began)
+        click.echo(f"\r\x1b[K{place}: {rate}", nl=False, err=True)
+
+    def _say(self, text: str, *, err: bool = False) -> None:
+        if self._live:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        click.echo(text, err=err)
+
+
+def table(result: Result) -> str:
+    """Write a photo's regions, how they were found, and the files, in lines."""
+    segmentation = result.segmentation
+    assert segmentation is not None
+    regions = segmentation.regions()
+    wide = max(len(region.name) for region in regions[:MOST_ROWS])
+    rows = [
+        f"  {region.name:{wide}}  {region.coverage:6.1%}  {'#' * round(30 * region.coverage)}".rstrip()
+        for region in regions[:MOST_ROWS]
+    ]
+    rest = [f"  and {len(regions) - MOST_ROWS} more"] if len(regions) > MOST_ROWS else []
+    height, width = segmentation.labels.shape
+    took = sum(segmentation.timings.values()) / 1000
+    head = f"{result.frame.source.name} ({width}x{height})"
+    engine = f"  {segmentation.model}, {segmentation.engine}, {took:.2f} s"
+    return "\n".join([head, *rows, *rest, engine, f"  -> {', '.join(map(str, result.files))}"])
+
+
+def _rate(count: int, began: float) -> str:
+    seconds = max(time.monotonic() - began, 1e-3)
+    return f"{count} picture{'s' * (count != 1)} in {seconds:.1f} s, {count / seconds:.1f} a second"

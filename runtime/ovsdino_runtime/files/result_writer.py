@@ -1,0 +1,195 @@
+"""Results into files: all that can be refused is refused before the first file is written."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import OutputError, PhotoError
+from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.base.overlay import draw_frame
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.base.trace import NO_TRACE, Trace
+from ovsdino_runtime.files.geojson import read_georeference
+from ovsdino_runtime.files.output import (
+    SUFFIXES,
+    Kind,
+    describe,
+    rle_lines,
+    save_geojson,
+    save_json,
+    save_labels,
+    save_overlay,
+    save_rle,
+)
+from ovsdino_runtime.files.video import VideoWriter
+from ovsdino_runtime.stream import Result
+
+MOVING: dict[Kind, str] = {
+    "overlay": "_overlay.mp4",
+    "labels": "_labels",  # a folder
+    "json": ".jsonl",
+    "rle": "_rle.jsonl",
+}
+
+
+class ResultFiles:
+    """Writes what is asked for of each result; `write` is what a `Stream` consumes.
+
+    A photo has files of its own. The pictures of a video or a live source go into one overlay video, a folder
+    of indexed PNGs, and files with lines of JSON. Close it, or use it in a ``with`` statement.
+
+    Args:
+        sources: all that will come; they decide the files' names.
+        out: the directory; it is made with the first file.
+        kinds: what to write. GeoJSON is written of photos that say where they lie.
+        trace: takes down each writing.
+        stems: the files' names; None finds them by `name_results`.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        out: Path,
+        kinds: Sequence[Kind],
+        *,
+        trace: Trace = NO_TRACE,
+        stems: Mapping[Source, str] | None = None,
+    ) -> None:
+        self._stems = stems or name_results(sources)
+        self._out = out
+        self._kinds = kinds
+        self._trace = trace
+        self._moving: _MovingFiles | None = None
+
+    def __enter__(self) -> "ResultFiles":
+        """Give the files themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Complete the files."""
+        self.close()
+
+    def write(self, result: Result) -> Result:
+        """Write a result's files, and say which; an error has none.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        segmentation, source = result.segmentation, result.frame.source
+        if segmentation is None:
+            return result
+        with self._trace.span("write", source=source.name, picture=result.frame.index):
+            if source.kind == "photo":
+                try:
+                    return replace(result, files=self._write_photo(source, segmentation))
+                except PhotoError as error:
+                    return replace(result, segmentation=None, error=error)
+            if self._moving is None or self._moving.source != source:
+                self.close()
+                stem = self._out / self._stems[source]
+                self._moving = _MovingFiles(source, stem, self._kinds, rate=result.frame.rate)
+            return replace(result, files=self._moving.write(result, segmentation))
+
+    def close(self) -> None:
+        """Complete the files of the video that is being written.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        moving, self._moving = self._moving, None
+        if moving is not None:
+            moving.close()
+
+    def _write_photo(self, source: Source, segmentation: Segmentation) -> tuple[Path, ...]:
+        files = []
+        name = Path(source.address).name
+        for kind in self._kinds:
+            file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
+            if kind == "overlay":
+                save_overlay(segmentation, file)
+            elif kind == "labels":
+                save_labels(segmentation, file)
+            elif kind == "json":
+                save_json(segmentation, file, photo=name)
+            elif kind == "rle":
+                save_rle(segmentation, file, photo=name)
+            elif place := read_georeference(source.address):
+                save_geojson(segmentation, file, place)
+            else:
+                continue
+            files.append(file)
+        return tuple(files)
+
+
+class _MovingFiles:
+    """What is written of a video or a live source; the files grow, and are of use if they end early."""
+
+    def __init__(self, source: Source, stem: Path, kinds: Sequence[Kind], *, rate: float) -> None:
+        self.source = source
+        self._files = {kind: stem.with_name(stem.name + MOVING[kind]) for kind in kinds if kind in MOVING}
+        self._start: float | None = None
+        self._video: VideoWriter | None = None
+        self._lines: dict[Kind, TextIO] = {}
+        if file := self._files.get("overlay"):
+            self._video = VideoWriter(file, rate=rate)
+        for kind in self._files.keys() & {"json", "rle"}:
+            self._lines[kind] = _open_lines(self._files[kind])
+
+    def write(self, result: Result, segmentation: Segmentation) -> tuple[Path, ...]:
+        """Add a picture."""
+        frame = result.frame
+        name = f"{frame.index:06}"
+        if self._video:
+            self._start = frame.time if self._start is None else self._start
+            self._video.write(np.asarray(draw_frame(segmentation)), frame.time - self._start)
+        if folder := self._files.get("labels"):
+            save_labels(segmentation, folder / f"{name}.png")
+        if file := self._lines.get("json"):
+            record = describe(segmentation, photo=name) | {"time_s": round(frame.time, 3)}
+            _append(file, [json.dumps(record, ensure_ascii=False) + "\n"])
+        if file := self._lines.get("rle"):
+            _append(file, rle_lines(segmentation, photo=name))
+        return tuple(self._files.values())
+
+    def close(self) -> None:
+        """Complete the files."""
+        for file in self._lines.values():
+            file.close()
+        if self._video:
+            self._video.close()
+
+
+def _open_lines(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _append(file: TextIO, lines: list[str]) -> None:
+    try:
+        file.writelines(lines)
+        file.flush()
+    except OSError as error:
+        raise OutputError(f"{file.name}: cannot be written: {error.strerror}") from error
+
+
+def name_results(sources: Sequence[Source]) -> dict[Source, str]:
+    """Give each source a stem for its results; those of the same name are numbered: ``cat``, ``cat-2``."""
+    stems: dict[Source, str] = {}
+    taken: set[str] = set()
+    for source in sources:
+        if source in stems:
+            continue
+        stem, number = source.stem, 1
+        while stem.casefold() in taken:  # folded: some file systems take Cat.png and cat.png for the same
+            number += 1
+            stem = f"{source.stem}-{number}"
+        taken.add(stem.casefold())
+        stems[source] = stem
+    return stems

@@ -1,0 +1,115 @@
+"""Where pictures come from: photos, folders, patterns, lists, videos, cameras and addresses of streams."""
+
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.frames import Frame, Source
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.base.photo_files import PHOTO_SUFFIXES
+from ovsdino_runtime.base.trace import NO_TRACE, Trace
+
+VIDEOS = {".avi", ".flv", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"}
+LIST = ".txt"
+
+
+def find_sources(arguments: Iterable[str | Path]) -> list[Source]:
+    """Expand what a user names, in the order given; a source that is named twice is there once.
+
+    Args:
+        arguments: files, folders (the photos and videos in them, sorted), patterns such as ``shots/*.png``,
+            ``.txt`` lists with one of these a line, a camera's number, or an address such as ``rtsp://...``.
+
+    Raises:
+        PhotoError: a folder, pattern or list without pictures, a list that cannot be read, or nothing at all
+            of what is named exists.
+    """
+    found = list(dict.fromkeys(source for argument in arguments for source in _expand(str(argument))))
+    if found and not any(source.kind == "live" or Path(source.address).is_file() for source in found):
+        raise PhotoError(f"{found[0].address}: no such file")
+    return found
+
+
+def read_frames(
+    sources: Sequence[Source] | Iterable[str | Path],
+    *,
+    stop: threading.Event | None = None,
+    trace: Trace = NO_TRACE,
+) -> Iterator[Frame]:
+    """Decode the pictures of all sources, one after the other; a broken one comes with its error.
+
+    Args:
+        sources: as `find_sources` gives them, or takes them.
+        stop: ends the reading, also of a source that has no end.
+        trace: takes down each decoding.
+    """
+    stop = stop or threading.Event()
+    for source in [
+        s for some in sources for s in ([some] if isinstance(some, Source) else _expand(str(some)))
+    ]:
+        if stop.is_set():
+            return
+        if source.kind == "photo":
+            yield _read_photo(source, trace)
+        else:
+            from ovsdino_runtime.files.video import read_video
+
+            yield from read_video(source, stop=stop, trace=trace)
+
+
+def _expand(argument: str, *, inside: str = "") -> Iterator[Source]:
+    path = Path(argument)
+    if re.match(r"[a-z][a-z0-9+.-]+://", argument) or (argument.isdigit() and not path.exists()):
+        yield Source("live", argument)
+    elif path.is_dir():
+        yield from _some((str(file) for file in sorted(path.iterdir())), f"{argument}: no photos in it")
+    elif not path.exists() and set(argument) & set("*?["):
+        yield from _some(_fitting(path), f"{argument}: no photos fit this pattern")
+    elif path.suffix.lower() == LIST:
+        if inside:
+            raise PhotoError(f"{inside}: holds another list, {argument}; name both lists")
+        for line in _read_list(path):
+            yield from _expand(line, inside=argument)
+    else:
+        yield Source("video" if path.suffix.lower() in VIDEOS else "photo", argument)
+
+
+def _fitting(pattern: Path) -> list[str]:
+    root = Path(pattern.anchor or ".")
+    return sorted(map(str, root.glob(str(pattern.relative_to(root)))))
+
+
+def _some(files: Iterable[str], message: str) -> Iterator[Source]:
+    """Keep the pictures; refuse to find none."""
+    found = False
+    for file in files:
+        if (suffix := Path(file).suffix.lower()) in PHOTO_SUFFIXES | VIDEOS and Path(file).is_file():
+            found = True
+            yield Source("video" if suffix in VIDEOS else "photo", file)
+    if not found:
+        raise PhotoError(message)
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise PhotoError(f"{path}: cannot be read: {reason}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    if named := [line for line in lines if line and not line.startswith("#")]:
+        return named
+    raise PhotoError(f"{path}: names no photos; write one a line")
+
+
+def _read_photo(source: Source, trace: Trace) -> Frame:
+    start = time.perf_counter()
+    try:
+        with trace.span("decode", photo=source.address):
+            photo = load_photo(source.address)
+    except PhotoError as error:
+        return Frame(source, None, error)
+    return Frame(source, photo, decode=1000 * (time.perf_counter() - start))

@@ -1,0 +1,238 @@
+"""Videos, cameras and streams over the network, read and written with PyAV (extra ``video``)."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import OutputError, PhotoError
+from ovsdino_runtime.base.frames import Frame, Source
+from ovsdino_runtime.base.trace import NO_TRACE, Trace
+from ovsdino_runtime.geometry.preprocess import Photo
+
+Container: TypeAlias = Any  # these two are PyAV's, which is imported when it is needed
+Picture: TypeAlias = Any
+CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}  # format, and file
+ENCODERS = {  # in the order of preference; without pictures that refer to later ones, times begin at 0
+    "libx264": {"crf": "21", "preset": "veryfast", "bf": "0", "g": "50"},
+    "mpeg4": {"b": "4000000", "g": "50"},
+}
+TICKS = 60_000  # [1/s] of a video's clock; MPEG-4 takes 65,535 at most
+USUAL_RATE = 25.0  # [1/s] where a source does not say
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How a live source that was lost is sought again: after ``first`` seconds, then twice as many, ..."""
+
+    first: float = 0.5  # [s]
+    most: float = 30.0  # [s]
+    tries: int = 10  # in vain, one after the other
+    timeout: float = 10.0  # [s] without any data
+
+    def pause(self, tries: int) -> float:
+        """How long to wait before a try [s]; the first is number 1."""
+        return min(self.most, self.first * 2.0 ** (tries - 1))
+
+
+PATIENCE = Patience()
+
+
+def read_video(
+    source: Source, *, stop: threading.Event, trace: Trace = NO_TRACE, patience: Patience = PATIENCE
+) -> Iterator[Frame]:
+    """Decode a video's pictures, upright. Broken ones come with their error, and so does a lost connection.
+
+    Args:
+        source: a video file or a live source.
+        stop: ends the reading within the time that one picture takes, or the timeout of a silent source.
+        trace: takes down each decoding.
+        patience: how often a live source is opened again.
+
+    Raises:
+        PhotoError: PyAV is not installed.
+    """
+    av = import_av(source.name)
+    index = tries = 0
+    endless = source.kind == "live"
+    started = time.monotonic()
+    while not stop.is_set():
+        try:
+            with _open(av, source, patience) as container:
+                endless = endless and not container.duration  # a file behind an address has an end
+                for frame in _decode(av, container, source, trace):
+                    if stop.is_set():
+                        return
+                    tries = 0
+                    at = time.monotonic() - started if endless else frame.time
+                    yield replace(frame, index=index, time=at, live=endless)
+                    index += 1
+            if not endless:
+                return
+            reason = "the connection was closed"
+        except PhotoError as error:
+            yield Frame(source, None, error)
+            return
+        except (av.FFmpegError, IndexError) as error:
+            silent = isinstance(error, av.error.ExitError)
+            reason = getattr(error, "strerror", "") or "no pictures in it"
+            reason = f"no data for {patience.timeout:g} s" if silent else reason
+            if not endless or not index:
+                yield Frame(source, None, PhotoError(f"{source.name}: cannot be read: {reason}"))
+                return
+        tries += 1
+        yield _lost(source, reason, tries, patience)
+        if tries > patience.tries:
+            return
+        stop.wait(patience.pause(tries))
+
+
+def import_av(address: str) -> ModuleType:
+    """Import PyAV.
+
+    Raises:
+        PhotoError: it is not installed, or its libraries cannot be loaded.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise PhotoError(
+            f"{address}: videos, cameras and streams need PyAV ({error}); pip install 'ovsdino[video]'"
+        ) from error
+    return av
+
+
+def _lost(source: Source, reason: str, tries: int, patience: Patience) -> Frame:
+    if tries > patience.tries:
+        what = f"{source.name}: {reason}; given up after {patience.tries} tries"
+    else:
+        what = f"{source.name}: {reason}; trying again in {patience.pause(tries):g} s"
+    return Frame(source, None, PhotoError(what), live=True)
+
+
+def _open(av: ModuleType, source: Source, patience: Patience) -> Container:
+    address, form, options = source.address, None, {}
+    if address.isdigit() and source.kind == "live":
+        if sys.platform not in CAMERAS:
+            raise PhotoError(f"{source.name}: cameras are read on Linux and macOS; give an address instead")
+        form, file = CAMERAS[sys.platform]
+        address = file.format(address)
+    elif address.startswith("rtsp"):
+        options = {"rtsp_transport": "tcp"}  # over UDP, lost packets are torn pictures
+    return av.open(address, format=form, options=options, timeout=patience.timeout)
+
+
+def _decode(av: ModuleType, container: Container, source: Source, trace: Trace) -> Iterator[Frame]:
+    stream = container.streams.video[0]
+    if source.kind == "video":
+        stream.thread_type = "AUTO"  # faster, and some pictures later
+    rate = float(stream.average_rate or 0)
+    count = 0
+    start = time.perf_counter()
+    for packet in container.demux(stream):
+        try:
+            pictures = packet.decode()
+        except av.InvalidDataError as error:
+            yield Frame(source, None, PhotoError(f"{source.name}: a broken picture: {error.strerror}"))
+            continue
+        for picture in pictures:
+            if picture.is_corrupt:
+                what = f"{source.name}: picture {count} is broken"
+                yield Frame(source, None, PhotoError(what), time=_seconds(picture, count, rate))
+                continue
+            photo = _upright(picture)
+            seconds = time.perf_counter() - start
+            track = threading.current_thread().name
+            trace.add("decode", track=track, start=start, seconds=seconds, picture=count)
+            at = _seconds(picture, count, rate)
+            yield Frame(source, photo, time=at, rate=rate, decode=1000 * seconds)
+            count += 1
+            start = time.perf_counter()
+
+
+def _upright(picture: Picture) -> Photo:
+    photo: Photo = picture.to_ndarray(format="rgb24")
+    turns = round(picture.rotation / 90) % 4  # anticlockwise, as telephones note it
+    return np.ascontiguousarray(np.rot90(photo, turns)) if turns else photo
+
+
+def _seconds(picture: Picture, count: int, rate: float) -> float:
+    return count / (rate or USUAL_RATE) if picture.pts is None else float(picture.time)
+
+
+class VideoWriter:
+    """Writes a video whose pictures come at any times.
+
+    It can be played up to its last seconds even after a crash; `close` completes it.
+
+    Args:
+        path: the file, ``.mp4``.
+        rate: [1/s], about; 0 where it is not known.
+
+    Raises:
+        OutputError: PyAV is not installed, or the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, rate: float) -> None:
+        try:
+            self._av = import_av(str(path))
+        except PhotoError as error:
+            raise OutputError(str(error)) from error
+        self._path = path
+        self._last = -1
+        with self._refusing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+            self._container = self._av.open(str(path), "w", format="mp4", options=options)
+        name = next(name for name in ENCODERS if name in self._av.codecs_available)
+        self._stream = self._container.add_stream(
+            name, rate=Fraction(rate or USUAL_RATE).limit_denominator(1001)
+        )
+        self._stream.codec_context.time_base = Fraction(1, TICKS)
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = ENCODERS[name]
+
+    def write(self, picture: Photo, at: float) -> None:
+        """Add a picture. One of another size than the first is scaled to that.
+
+        Args:
+            picture: (H, W, 3) RGB, at least 2x2.
+            at: [s] since the video began, later than the last; else it is moved behind that.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        if self._last < 0:  # colours have half the resolution: both sides must be even
+            self._stream.height, self._stream.width = (max(2, side // 2 * 2) for side in picture.shape[:2])
+        frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
+        self._last = max(self._last + 1, round(at * TICKS))
+        frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
+        with self._refusing():
+            self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Write what is left, and the end.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        with self._refusing():
+            if self._last >= 0:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._av.FFmpegError, OSError) as error:
+            raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from error

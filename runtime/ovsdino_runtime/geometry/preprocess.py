@@ -1,0 +1,124 @@
+"""From a photo to what the vision engine reads: resize, normalise, cut.
+
+numpy only, except for the antialiased resize, which is Pillow's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.geometry.windows import Window
+
+Photo = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How large a photo is made and how its colours are normalised. Stored in the bundle."""
+
+    short_side: int = 448  # [px]
+    long_side: int = 2048  # [px] upper limit of the longer side
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # RGB, in 0..1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # RGB, in 0..1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and colours that make no picture.
+
+        Raises:
+            ValueError: a side is below 1, the short one exceeds the long one, or a deviation is not positive.
+        """
+        if not 1 <= self.short_side <= self.long_side:
+            raise ValueError(
+                f"expected 1 <= short_side <= long_side, got {self.short_side} and {self.long_side}"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+
+def fit_size(height: int, width: int, *, short_side: int, long_side: int) -> tuple[int, int]:
+    """Scale a size so that it just fits both limits, keeping its proportions.
+
+    Source: mmcv 1.7, ``imrescale``: the smaller of the two scales, rounded half up.
+
+    Args:
+        height, width: size of the photo [px].
+        short_side, long_side: limits of the shorter and the longer side [px].
+
+    Returns:
+        Height and width [px], each at least 1.
+    """
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def bilinear_taps(source: int, target: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+    """Find the two source pixels and their blend for each target pixel along one side (half-pixel centres).
+
+    Returns:
+        Index of the lower and of the upper neighbour, and the weight of the upper one in 0..1.
+    """
+    centre = (np.arange(target) + 0.5) * (source / target) - 0.5
+    centre = centre.clip(0, source - 1)
+    low = np.floor(centre).astype(np.intp)
+    high = np.minimum(low + 1, source - 1)
+    return low, high, (centre - low).astype(np.float32)
+
+
+def resize_bilinear(image: npt.NDArray[np.uint8] | Floats, height: int, width: int) -> Floats:
+    """Resize with two taps a side, half-pixel centres, no antialias: what cv2 calls INTER_LINEAR.
+
+    Shape: (H, W) or (H, W, C) -> (height, width) or (height, width, C), float32, not rounded.
+    """
+    if image.shape[:2] == (height, width):
+        return image.astype(np.float32)
+    low, high, blend = bilinear_taps(image.shape[0], height)
+    blend = blend.reshape(-1, 1, *[1] * (image.ndim - 2))
+    rows: Floats = image[low] * (1 - blend) + image[high] * blend  # (height, W, C)
+    low, high, blend = bilinear_taps(image.shape[1], width)
+    blend = blend.reshape(1, -1, *[1] * (image.ndim - 2))
+    resized: Floats = rows[:, low] * (1 - blend) + rows[:, high] * blend  # (height, width, C)
+    return resized
+
+
+def resize_photo(photo: Photo, height: int, width: int, *, antialias: bool) -> Photo:
+    """Resize a photo, rounded to whole numbers as image libraries do.
+
+    Args:
+        photo: (H, W, 3) RGB.
+        height, width: target size [px].
+        antialias: average over all pixels that fall into one (better for users' large photos); False takes
+            two taps a side, as the benchmarks' protocols do.
+    """
+    if photo.shape[:2] == (height, width):
+        return photo
+    if not antialias:
+        return (resize_bilinear(photo, height, width) + 0.5).astype(np.uint8)
+    from PIL import Image
+
+    resized = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def normalise(image: npt.NDArray[np.uint8] | Floats, preprocessing: Preprocessing) -> Floats:
+    """Bring colours to the network's range: ``(image / 255 - mean) / std``.
+
+    Shape: (H, W, 3) in 0..255 -> (H, W, 3) float32.
+    """
+    mean = np.array(preprocessing.mean, np.float32)
+    std = np.array(preprocessing.std, np.float32)
+    return image * (1 / (255 * std)) - mean / std
+
+
+def cut_windows(image: Floats, windows: Sequence[Window], size: int) -> Floats:
+    """Cut windows out of a normalised photo; those that are not square are stretched to ``size``.
+
+    Shape: (H, W, 3) -> (B, 3, size, size).
+    """
+    batch = np.empty((len(windows), 3, size, size), np.float32)
+    for pixels, window in zip(batch, windows, strict=True):
+        crop = image[window.top : window.top + window.height, window.left : window.left + window.width]
+        pixels[:] = resize_bilinear(crop, size, size).transpose(2, 0, 1)  # (3, size, size)
+    return batch

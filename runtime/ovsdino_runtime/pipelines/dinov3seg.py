@@ -1,0 +1,174 @@
+"""The way of a photo through a dinov3.seg model: the `dense_stages`, composed."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.bundle.bundle import Bundle
+from ovsdino_runtime.bundle.manifest import Dense, Manifest
+from ovsdino_runtime.engines.onnxruntime import Engine, open_engine
+from ovsdino_runtime.geometry.merge import BestClass
+from ovsdino_runtime.geometry.preprocess import Floats, Photo, normalise
+from ovsdino_runtime.pipelines.dinov3seg_stages import (
+    ChooseClasses,
+    DecodeSome,
+    FuseFeatures,
+    GraphStage,
+    patch_size,
+    portions,
+    resize_map,
+    spread,
+)
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Prepare, put_background
+from ovsdino_runtime.pipelines.pipeline import (
+    DEFAULT_OPTIONS,
+    Laps,
+    PipelineOptions,
+    Pixels,
+    Seen,
+    check_seen,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseSeen(Seen):
+    """A photo as a dinov3.seg model saw it; ``features`` (1, D, g, g) are fused and refined."""
+
+    guidance: Mapping[str, Floats]  # SAM's maps by the names of their inputs; empty where there is no SAM
+
+
+class DensePipeline:
+    """The stages, composed on the host; SAM's guidance is computed in a thread beside the vision graph.
+
+    Args:
+        bundle: the model.
+        engines: what runs its graphs, by stage: all that it has but text.
+        options: how. ``windows="none"`` sees the photo only as a whole; ``antialias`` has no effect, since
+            the network's view is always made with two taps a side.
+        open_text: opens what runs the text graph; None runs it on the processor.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        options: PipelineOptions = DEFAULT_OPTIONS,
+        open_text: Callable[[], Engine] | None = None,
+    ) -> None:
+        manifest = bundle.manifest
+        self._bundle = bundle
+        self._open_text = open_text or (lambda: open_engine(bundle, "text", threads=options.threads))
+        self._options = options
+        self._model = model_digest(bundle)
+        self.dense = dense_of(manifest)
+        self.stages = {name: GraphStage(manifest.graphs[name], engine) for name, engine in engines.items()}
+        self.vision = engines["vision"]
+        self.prepare = Prepare(manifest, windows=options.windows)
+        self.encode_windows = EncodeWindows(manifest, self.vision)
+        self.fuse = FuseFeatures(self.dense, patch_size(manifest))
+        self.choose = ChooseClasses(self.dense)
+        self.decode = DecodeSome(self.stages["decoder"])
+        self._beside = ThreadPoolExecutor(1, "guidance")
+
+    def open_text(self) -> Engine:
+        """Open the engine that runs the text graph."""
+        return self._open_text()
+
+    def see(self, photo: Photo) -> DenseSeen:
+        """Go the way as far as no words are needed."""
+        lap = Laps(self._options.trace)
+        with lap("resize"):
+            prepared = self.prepare(photo)
+            view = normalise(prepared.resized, self._bundle.manifest.preprocessing)  # (V, V, 3)
+            pixels = np.ascontiguousarray(view.transpose(2, 0, 1)[None])  # (1, 3, V, V)
+        guidance = self._beside.submit(self.guide, pixels)
+        local = None
+        if self._options.windows == "model":
+            with lap("vision"):
+                local = self.encode_windows(prepared.resized, prepared.windows)  # (B, D, s, s)
+        with lap("whole"):
+            whole = self.see_whole(pixels)  # (1, D, g, g)
+        with lap("refine"):
+            features = self.refine(pixels, self.fuse(prepared.windows, local, whole))  # (1, D, g, g)
+        with lap("guidance"):
+            maps = guidance.result()
+        return DenseSeen(self._model, photo, prepared, features, lap.times, maps)
+
+    def guide(self, pixels: Floats) -> dict[str, Floats]:
+        """Look with SAM, where the model has it: (1, 3, V, V) -> maps by name."""
+        if "guidance" not in self.stages:
+            return {}
+        with self._options.trace.span("guidance graph"):
+            return self.stages["guidance"]({"pixels": pixels})
+
+    def see_whole(self, pixels: Floats) -> Floats:
+        """Look at the view at once: (1, 3, V, V) -> (1, D, g', g')."""
+        if self.dense.whole == "window":
+            pixels = resize_map(pixels, self._bundle.manifest.windows.size)
+            return self.stages["vision"]({"pixels": pixels})["features"]
+        return self.stages["whole"]({"pixels": pixels})["features"]
+
+    def refine(self, pixels: Floats, features: Floats) -> Floats:
+        """Refine early, where the model does: (1, D, g, g), kept."""
+        if "refine" not in self.stages:
+            return features
+        return self.stages["refine"]({"pixels": pixels, "features": features})["refined"]
+
+    def refine_costs(self, seen: DenseSeen, text: Floats) -> Floats:
+        """Correlate and refine late: text (n, W) of at most ``pad_length`` classes -> (n, C, g, g)."""
+        return self.stages["late"]({**seen.guidance, "features": seen.features, "text": text})["costs"]
+
+    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the rest of the way; memory does not grow with the number of classes.
+
+        Raises:
+            PhotoError: another model saw the photo.
+        """
+        seen = check_seen(seen, DenseSeen, self._model)
+        lap = Laps(self._options.trace)
+        with lap("text"):
+            embeddings = text.result()  # (N, W)
+        with lap("late"):
+            chosen = self.choose(seen.features, embeddings)  # (K,)
+            costs = self.refine_costs(seen, embeddings[chosen])  # (K, C, g, g)
+        fine = 4 * costs.shape[-1]
+        best = BestClass(spread(self.dense.view, fine, seen.prepared.size))
+        for some in portions(len(costs), best.most):
+            with lap("decoder"):
+                probabilities = self.decode(costs[some], seen.guidance)  # (n, 4g, 4g)
+            with lap("merge"):
+                best.take(probabilities.transpose(1, 2, 0), first=some.start)
+        labels = chosen[best.labels].astype(np.uint16)
+        labels, confidence = put_background(labels, best.scores, threshold)
+        return Pixels(labels, confidence if scores else None, lap.times)
+
+    def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the way once; the text is waited for when the features are there."""
+        seen = self.see(photo)
+        pixels = self.name(seen, text, threshold=threshold, scores=scores)
+        return replace(pixels, timings={**seen.timings, **pixels.timings})
+
+    def close(self) -> None:
+        """Give back the thread."""
+        self._beside.shutdown()
+
+
+def model_digest(bundle: Bundle) -> str:
+    """Hash all FP32 graphs of a model; in other precisions it is the same model."""
+    digests = [bundle.graph_digest(name) for name in sorted(bundle.manifest.graphs) if "." not in name]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def dense_of(manifest: Manifest) -> Dense:
+    """Return how a dinov3.seg model works.
+
+    Raises:
+        BundleError: it is none.
+    """
+    if manifest.dense is None:
+        raise BundleError(f"{manifest.name} has a cosine head and no decoder; use HostPipeline")
+    return manifest.dense

@@ -1,0 +1,85 @@
+"""Open a dinov3.seg model, proven on the bundle's golden view before its first use on a machine."""
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
+from ovsdino_runtime.bundle.manifest import DENSE_STAGES
+from ovsdino_runtime.engines.cache import FLAVOURS
+from ovsdino_runtime.engines.onnxruntime import GOLDEN_COSINE, Engine, once_per_machine, open_engine
+from ovsdino_runtime.engines.onnxruntime_cuda import OrtGpuEngine
+from ovsdino_runtime.engines.tensorrt import read_cached_engine
+from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.pipelines.pipeline import PipelineOptions
+
+GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on photos has >= 0.99
+
+
+def open_dense_pipeline(bundle: Bundle, options: PipelineOptions) -> DensePipeline:
+    """Open the pipeline of a model with a decoder.
+
+    On a GPU each graph runs there, on a stream of its own, so that SAM's guidance is computed beside the
+    vision graph; what goes from one graph to the next lies in the host's memory meanwhile.
+
+    Raises:
+        EngineError: the engine or the GPU is not there, or does not reproduce the model.
+        BundleError: the bundle has no graphs of this precision.
+    """
+    suffix = "" if options.precision == "fp32" else f".{options.precision}"
+    stages = [stage for stage in ("vision", *DENSE_STAGES) if stage in bundle.manifest.graphs]
+    if missing := [stage + suffix for stage in stages if stage + suffix not in bundle.manifest.graphs]:
+        raise BundleError(
+            f"{bundle.path}: has no {options.precision} graph {missing[0]}, only "
+            f"{', '.join(bundle.manifest.graphs)}"
+        )
+    engines = {stage: open_graph(bundle, stage + suffix, options) for stage in stages}
+    pipeline = DensePipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
+    if options.device == "cpu":
+        digests = [bundle.graph_digest(stage + suffix) for stage in stages]
+        key = (*digests, bundle.manifest.files[GOLDEN], engines["vision"].description)
+        once_per_machine(key, lambda: verify_dense(bundle, pipeline))
+    else:  # another GPU may be there the next time
+        verify_dense(bundle, pipeline)
+    return pipeline
+
+
+def open_graph(bundle: Bundle, graph: str, options: PipelineOptions) -> Engine:
+    """Open what runs a graph on the device and engine that are asked for; TensorRT has none for the text.
+
+    Raises:
+        EngineError: the engine or the GPU is not there.
+    """
+    flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
+    if options.device == "cpu" or (flavour is not None and graph == "text"):
+        return open_engine(bundle, graph, threads=options.threads)
+    if flavour is not None:
+        return read_cached_engine(bundle, graph, flavour)
+    return OrtGpuEngine(bundle.file(bundle.manifest.graphs[graph].file))
+
+
+def verify_dense(bundle: Bundle, pipeline: DensePipeline) -> float:
+    """Go the whole way on the bundle's golden view and compare with the logits that the torch model gave.
+
+    Returns:
+        The mean cosine over all places, of the logits of all classes there.
+
+    Raises:
+        EngineError: it is too low or not a number, or too many places have another best class.
+    """
+    with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
+        view, text = golden["view"], golden["text"]  # (V, V, 3), (n, W)
+        expected = golden["logits"].astype(np.float32)  # (n, 4g, 4g)
+    seen = pipeline.see(view)
+    chosen = pipeline.choose(seen.features, text)  # (K,): the model leaves the others out as well
+    expected = expected[chosen]  # (K, 4g, 4g)
+    logits = pipeline.decode.logits(pipeline.refine_costs(seen, text[chosen]), seen.guidance)
+    lengths = np.linalg.norm(logits, axis=0) * np.linalg.norm(expected, axis=0)
+    cosine = float(((logits * expected).sum(axis=0) / lengths).mean())
+    agreement = float((logits.argmax(axis=0) == expected.argmax(axis=0)).mean())
+    if not (cosine >= GOLDEN_COSINE and agreement >= GOLDEN_AGREEMENT):
+        raise EngineError(
+            f"{pipeline.vision.description} does not reproduce {bundle.path / GOLDEN}: mean cosine "
+            f"{cosine:.5f} and {agreement:.1%} of the labels, expected at least {GOLDEN_COSINE} and "
+            f"{GOLDEN_AGREEMENT:.0%}; install another version of the engine"
+        )
+    return cosine

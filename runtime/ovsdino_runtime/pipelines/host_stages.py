@@ -1,0 +1,131 @@
+"""The stages on the processor, one callable each; `pipeline` composes them.
+
+photo - Prepare ---> windows - EncodeWindows ---> features (B, D, h, w)
+words ---------------------------------------------> text (N, D)        Merge --> labels (H, W)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ovsdino_runtime.bundle.bundle import Head, Manifest
+from ovsdino_runtime.engines.onnxruntime import Engine
+from ovsdino_runtime.geometry.merge import Labels, merge_argmax, merge_geometry
+from ovsdino_runtime.geometry.preprocess import (
+    Floats,
+    Photo,
+    cut_windows,
+    fit_size,
+    normalise,
+    resize_bilinear,
+    resize_photo,
+)
+from ovsdino_runtime.geometry.windows import Window, plan_windows
+
+Scores = npt.NDArray[np.float16]
+Windows = Literal["model", "none"]
+WINDOWS_AT_ONCE = 1  # two together take 10 % longer on a CPU, whose caches hold less of each, and more memory
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A photo as the vision engine takes it."""
+
+    size: tuple[int, int]  # height and width of the photo [px]
+    resized: Photo | Floats  # (H', W', 3); floats, not rounded, for dinov3.seg's view
+    windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Photo to windows: resize, and plan the cuts."""
+
+    manifest: Manifest
+    antialias: bool = True
+    windows: Windows = "model"
+
+    def __call__(self, photo: Photo) -> Prepared:
+        """Prepare a photo. Shape: (H, W, 3)."""
+        resized = self.resize(photo)
+        return Prepared((photo.shape[0], photo.shape[1]), resized, tuple(self.plan(resized)))
+
+    def resize(self, photo: Photo) -> Photo | Floats:
+        """Bring a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
+        if self.manifest.dense is not None:  # exactly as in training: two taps a side, not rounded
+            return resize_bilinear(photo, self.manifest.dense.view, self.manifest.dense.view)
+        limits = self.manifest.preprocessing
+        height, width = fit_size(*photo.shape[:2], short_side=limits.short_side, long_side=limits.long_side)
+        if self.windows == "none":
+            height, width = self._whole(height, width)
+        return resize_photo(photo, height, width, antialias=self.antialias)
+
+    def plan(self, resized: Photo | Floats) -> list[Window]:
+        """Plan the windows of a resized photo; without windows it is one."""
+        height, width = resized.shape[:2]
+        if self.windows == "none":
+            return [Window(0, 0, height, width)]
+        policy = self.manifest.windows
+        return plan_windows(height, width, size=policy.size, stride=policy.stride)
+
+    def _whole(self, height: int, width: int) -> tuple[int, int]:
+        """Whole patches where the graph takes any size, else the one size that it takes."""
+        patch, size = self.manifest.model.get("patch_size"), self.manifest.windows.size
+        pixels = self.manifest.graphs["vision"].inputs[0].shape  # (B, 3, H, W)
+        if isinstance(patch, int) and all(isinstance(side, str) for side in pixels[2:]):
+            return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
+        return size, size
+
+
+@dataclass(frozen=True)
+class EncodeWindows:
+    """Windows to features: normalise, cut, and run the vision engine on some at a time."""
+
+    manifest: Manifest
+    vision: Engine
+    windows: Windows = "model"
+
+    def __call__(self, resized: Photo | Floats, windows: Sequence[Window]) -> Floats:
+        """Encode the windows of a resized photo. Shape: (H', W', 3) -> (B, D, h, w)."""
+        pixels = normalise(resized, self.manifest.preprocessing)
+        if self.windows == "none":  # nothing is cut
+            whole = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # (1, 3, H', W')
+            return self.vision.run({"pixels": whole})["features"]
+        size = self.manifest.windows.size
+        features = [
+            self.vision.run({"pixels": cut_windows(pixels, windows[i : i + WINDOWS_AT_ONCE], size)})
+            for i in range(0, len(windows), WINDOWS_AT_ONCE)
+        ]
+        return np.concatenate([some["features"] for some in features])
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Features and text to labels: the cosine head, the windows' merge, and the background."""
+
+    head: Head
+
+    def __call__(
+        self, prepared: Prepared, features: Floats, text: Floats, *, threshold: float | None
+    ) -> tuple[Labels, Scores]:
+        """Find each pixel's class and the confidence in it. Shape: (B, D, h, w), (N, D) -> (H, W) each."""
+        grid = features.shape[2], features.shape[3]
+        size = prepared.resized.shape[0], prepared.resized.shape[1]
+        geometry = merge_geometry(prepared.windows, grid, resized=size, photo=prepared.size)
+        labels, cosine = merge_argmax(features, text, geometry)  # (H, W) each
+        confidence = 1 / (1 + np.exp(-(self.head.scale * cosine + self.head.bias)))  # (H, W) in (0, 1)
+        return put_background(labels, confidence, threshold)
+
+
+def put_background(labels: Labels, confidence: Floats, threshold: float | None) -> tuple[Labels, Scores]:
+    """Make pixels that are less sure than the threshold background, label 0; the classes follow from 1.
+
+    Without a threshold every pixel keeps its class, and classes begin at 0. Shape: (H, W) each, kept.
+    """
+    if threshold is not None:
+        unsure = confidence < threshold
+        labels = np.where(unsure, 0, labels + 1).astype(np.uint16)
+        confidence = np.where(unsure, 1 - confidence, confidence)
+    return labels, confidence.astype(np.float16)

@@ -1,0 +1,212 @@
+"""The way of a photo through the model, the `host_stages` composed in `HostPipeline`.
+
+photo - Prepare ---> windows - EncodeWindows ---> features (B, D, h, w)
+words - `text.TextEncoder`, meanwhile ---------------> text (N, D)        Merge --> labels (H, W)
+      |------------------- see --------------------------|     |------------ name -----------|
+
+A pipeline on a device has the same methods; `Segmenter` takes either.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pkgutil import resolve_name
+from typing import Protocol, TypeVar
+
+from ovsdino_runtime.base.errors import EngineError, PhotoError
+from ovsdino_runtime.base.trace import NO_TRACE, Trace
+from ovsdino_runtime.bundle.bundle import Bundle, Precision
+from ovsdino_runtime.engines.onnxruntime import Engine, open_engine, open_vision
+from ovsdino_runtime.geometry.merge import Labels
+from ovsdino_runtime.geometry.preprocess import Floats, Photo
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared, Scores, Windows
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """What a pipeline is opened with."""
+
+    device: str = "cpu"
+    engine: str = "onnxruntime"
+    precision: Precision = "fp32"
+    threads: int | None = None
+    antialias: bool = True
+    windows: Windows = "model"
+    trace: Trace = NO_TRACE
+
+
+DEFAULT_OPTIONS = PipelineOptions()
+Sight = TypeVar("Sight", bound="Seen")
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """What a pipeline gives: label 0 is the background where there is a threshold. Shape: (H, W) each."""
+
+    labels: Labels
+    scores: Scores | None
+    timings: Mapping[str, float]
+
+
+class Laps:
+    """Times of a photo's stages [ms], in their order; those of a stage that comes again are added up.
+
+    Each goes into the trace as well.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.times: dict[str, float] = {}
+        self._trace = trace
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with self._trace.span(stage):
+            yield
+        taken = (time.perf_counter() - start) * 1000
+        self.times[stage] = round(self.times.get(stage, 0) + taken, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A photo as the model saw it, before any words: any number of word lists can be named on it."""
+
+    model: str  # digest of the vision graph: no other model's words fit
+    photo: Photo  # (H, W, 3)
+    prepared: Prepared
+    features: Floats  # (B, D, h, w) on the host
+    timings: Mapping[str, float]  # [ms] of the stages so far
+
+
+def check_seen(seen: Seen, kind: type[Sight], model: str) -> Sight:
+    """Return what was seen, if this model saw it.
+
+    Raises:
+        PhotoError: another one did.
+    """
+    if not isinstance(seen, kind) or seen.model != model:
+        raise PhotoError("another model saw this photo, its features mean nothing here; see it again")
+    return seen
+
+
+@dataclass(frozen=True)
+class NameSeen:
+    """Features that are there and text to labels, on the processor; the text is waited for."""
+
+    model: str
+    merge: Merge
+    trace: Trace = NO_TRACE
+
+    def __call__(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Name the pixels of a photo; the timings are those of this call alone.
+
+        Raises:
+            PhotoError: another model saw the photo.
+        """
+        check_seen(seen, Seen, self.model)
+        lap = Laps(self.trace)
+        with lap("text"):
+            embeddings = text.result()  # (N, D)
+        with lap("merge"):
+            labels, confidence = self.merge(seen.prepared, seen.features, embeddings, threshold=threshold)
+        return Pixels(labels, confidence if scores else None, lap.times)
+
+
+class Pipeline(Protocol):
+    """The way of photos on one device. Shape: photo (H, W, 3) RGB, text (N, D) of unit length."""
+
+    prepare: Prepare
+    vision: Engine
+
+    def open_text(self) -> Engine: ...
+
+    def see(self, photo: Photo) -> Seen: ...
+
+    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels: ...
+
+    def label(
+        self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool
+    ) -> Pixels: ...
+
+    def close(self) -> None: ...
+
+
+DENSE_PIPELINE = (
+    "ovsdino_runtime.pipelines.dinov3seg_open:open_dense_pipeline"  # of dinov3.seg, for any device
+)
+PIPELINES = {  # (device, engine) -> the function that opens the pipeline: (bundle, options) -> Pipeline
+    ("cpu", "onnxruntime"): "ovsdino_runtime.pipelines.pipeline:open_host_pipeline",
+    ("cuda", "onnxruntime"): "ovsdino_runtime.device.open:open_device_pipeline",
+    ("cuda", "tensorrt"): "ovsdino_runtime.device.open:open_device_pipeline",
+    ("cuda", "tensorrt-rtx"): "ovsdino_runtime.device.open:open_device_pipeline",
+}
+
+
+def open_pipeline(bundle: Bundle, options: PipelineOptions) -> Pipeline:
+    """Open the pipeline of a device and an engine; its module is imported when it is asked for.
+
+    Raises:
+        EngineError: there is none, it is not installed, or it does not reproduce the model.
+    """
+    way = PIPELINES.get((options.device, options.engine))
+    if way is None:
+        known = ", ".join(f"{device} with {engine}" for device, engine in PIPELINES)
+        raise EngineError(f"device {options.device!r} with engine {options.engine!r}: expected {known}")
+    if bundle.manifest.dense is not None:
+        way = DENSE_PIPELINE
+    open_it: Callable[[Bundle, PipelineOptions], Pipeline] = resolve_name(way)
+    return open_it(bundle, options)
+
+
+def open_host_pipeline(bundle: Bundle, options: PipelineOptions) -> Pipeline:
+    """Open the pipeline on the processor; see `open_vision` for what can go wrong."""
+    vision = open_vision(bundle, threads=options.threads, precision=options.precision)
+    return HostPipeline(bundle, vision, options)
+
+
+class HostPipeline:
+    """The stages on the processor.
+
+    Args:
+        bundle: the model.
+        vision: the engine that runs its vision graph.
+        options: how.
+    """
+
+    def __init__(self, bundle: Bundle, vision: Engine, options: PipelineOptions = DEFAULT_OPTIONS) -> None:
+        manifest = bundle.manifest
+        self._bundle = bundle
+        self._options = options
+        self.vision = vision
+        self.prepare = Prepare(manifest, options.antialias, options.windows)
+        self.encode_windows = EncodeWindows(manifest, vision, options.windows)
+        self.merge = Merge(manifest.head)
+        self._name = NameSeen(bundle.graph_digest("vision"), self.merge, options.trace)
+
+    def open_text(self) -> Engine:
+        """Open the engine that runs the text graph."""
+        return open_engine(self._bundle, "text", threads=self._options.threads)
+
+    def see(self, photo: Photo) -> Seen:
+        """Go the way as far as no words are needed: it is by far the longer part."""
+        lap = Laps(self._options.trace)
+        with lap("resize"):
+            prepared = self.prepare(photo)
+        with lap("vision"):
+            features = self.encode_windows(prepared.resized, prepared.windows)  # (B, D, h, w)
+        return Seen(self._name.model, photo, prepared, features, lap.times)
+
+    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the rest of the way; see `NameSeen`."""
+        return self._name(seen, text, threshold=threshold, scores=scores)
+
+    def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+        """Go the way once; the text is waited for when the features are there."""
+        seen = self.see(photo)
+        pixels = self.name(seen, text, threshold=threshold, scores=scores)
+        return replace(pixels, timings={**seen.timings, **pixels.timings})
+
+    def close(self) -> None:
+        """Give back what the pipeline holds: nothing, on the processor."""

@@ -1,0 +1,74 @@
+"""What strangers send: photos and words over a network, looked at before anything costs memory or time."""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+from ovsdino_runtime.base.errors import ClassesError, TooLargeError
+from ovsdino_runtime.base.photo import read_photo
+from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.text.vocabulary import Vocabulary, parse_classes
+
+# Formats of photos whose decoders stay in this process: Pillow hands PostScript to another program.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """The most that is taken at once."""
+
+    megabytes: float = 20  # of a photo's file
+    megapixels: float = 25
+    classes: int = 2000
+
+    @property
+    def bytes(self) -> int:
+        """The most bytes of a photo's file."""
+        return int(self.megabytes * 1_000_000)
+
+
+def read_upload(data: bytes, limits: UploadLimits) -> Photo:
+    """Decode a photo that was sent.
+
+    Shape: (H, W, 3) RGB.
+
+    Raises:
+        TooLargeError: it has more bytes or pixels than are taken.
+        NotAPhotoError: it is none, or of a format that is not taken.
+        PhotoError: it is broken or truncated.
+    """
+    if len(data) > limits.bytes:
+        raise TooLargeError(
+            f"{len(data) / 1e6:.1f} megabytes: expected at most {limits.megabytes:g}; "
+            "scale the photo down first"
+        )
+    return read_photo(BytesIO(data), formats=_readable(), most_pixels=int(limits.megapixels * 1_000_000))
+
+
+def read_upload_classes(text: str, limits: UploadLimits) -> Vocabulary:
+    """Read classes that were sent, as `parse_classes` does, but never from a file of this machine.
+
+    Raises:
+        ClassesError: they make no valid vocabulary, or are too many.
+    """
+    return check_count(
+        parse_classes([entry for line in text.splitlines() for entry in line.split(",")]), limits
+    )
+
+
+def check_count(vocabulary: Vocabulary, limits: UploadLimits) -> Vocabulary:
+    """Refuse a vocabulary with too many classes.
+
+    Raises:
+        ClassesError: it has too many.
+    """
+    if (count := len(vocabulary.entries)) > limits.classes:
+        raise ClassesError(f"got {count} classes: expected at most {limits.classes}; ask in several requests")
+    return vocabulary
+
+
+def _readable() -> tuple[str, ...]:
+    """Name the formats that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -1,0 +1,1 @@
+"""From class names to embeddings: vocabularies, text encoder, cache and packs."""

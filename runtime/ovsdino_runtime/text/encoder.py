@@ -1,0 +1,149 @@
+"""From classes to embeddings: every word looked up in packs and cache, and only what is missing encoded."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.trace import NO_TRACE, Trace
+from ovsdino_runtime.bundle.bundle import TOKENIZER, Bundle
+from ovsdino_runtime.engines.onnxruntime import Engine, open_engine
+from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.packs import Packs
+from ovsdino_runtime.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Item = TypeVar("Item")
+PHRASES_AT_ONCE = 2048  # encoded and stored at once: what is done by then survives a crash
+BATCH = 64  # phrases in a batch
+
+
+class ClassEncoder(Protocol):
+    """Turns classes into embeddings. Shape: -> (N, D)."""
+
+    def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats: ...
+
+
+class TextEncoder:
+    """Turns classes into unit vectors. The tokenizer and the text graph are loaded when a word is new.
+
+    Args:
+        bundle: the model.
+        cache: of embeddings.
+        threads: see `open_engine`.
+        engine: opens the text graph; None does so on the processor.
+        trace: takes down look-ups and batches.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        cache: TextCache,
+        *,
+        threads: int | None = None,
+        engine: Callable[[], Engine] | None = None,
+        trace: Trace = NO_TRACE,
+    ) -> None:
+        self._bundle = bundle
+        self._cache = cache
+        self._open = engine or (lambda: open_engine(bundle, "text", threads=threads))
+        self._trace = trace
+        self._packs = Packs(bundle)
+        self._width = bundle.manifest.text.width
+
+    def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
+        """Average each entry over all its words in all templates, and normalise. Shape: (N, D)."""
+        words = list(dict.fromkeys(word for synonyms in vocabulary.entries for word in synonyms))
+        vectors = self.encode_words(words, templates)
+        embeddings = np.empty((len(vocabulary.entries), self._width), np.float32)
+        for row, synonyms in zip(embeddings, vocabulary.entries, strict=True):
+            mean = np.mean([vectors[word] for word in synonyms], axis=0)
+            row[:] = mean / max(float(np.linalg.norm(mean)), 1e-6)
+        return embeddings
+
+    def encode_words(
+        self, words: Sequence[str], templates: Sequence[str], *, done: Callable[[int], object] | None = None
+    ) -> dict[str, Floats]:
+        """Look words up in one query; encode and keep those that are new.
+
+        Args:
+            words: each once.
+            templates: prompts around each word.
+            done: told how many more words are there, as they come.
+
+        Returns:
+            The mean over the templates of each word's unit vectors. Shape: (D,) each.
+        """
+        key = embedding_key(self._bundle, templates)
+        with self._trace.span("text lookup", words=len(words)):
+            known = self._packs.lookup(key, words)
+            if unpacked := [word for word in words if word not in known]:
+                known |= self._cache.lookup(key, unpacked, width=self._width)
+        missing = [word for word in words if word not in known]
+        report = done or (lambda _: None)
+        report(len(known))
+        for some in _portions(missing, max(1, PHRASES_AT_ONCE // len(templates))):
+            fresh = self._average(some, templates)
+            self._cache.store(key, fresh)
+            known |= fresh
+            report(len(some))
+        return known
+
+    def _average(self, words: Sequence[str], templates: Sequence[str]) -> dict[str, Floats]:
+        prompts = {word: [template.replace("{}", word) for template in templates] for word in words}
+        vectors = self._encode(list(dict.fromkeys(phrase for some in prompts.values() for phrase in some)))
+        return {word: np.mean([vectors[phrase] for phrase in some], axis=0) for word, some in prompts.items()}
+
+    def _encode(self, phrases: Sequence[str]) -> dict[str, Floats]:
+        with self._trace.span("text load"):
+            (tokenizer, padding), engine = self._tokenizer, self._engine
+        tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(phrases))]
+        order = sorted(range(len(phrases)), key=lambda index: len(tokens[index]))  # little padding in a batch
+        vectors: dict[str, Floats] = {}
+        for batch in _portions(order, BATCH):
+            ids = np.full((len(batch), max(1, len(tokens[batch[-1]]))), padding, np.int64)  # (B, T)
+            for row, index in zip(ids, batch, strict=True):
+                row[: len(tokens[index])] = tokens[index]
+            with self._trace.span("text encode", phrases=len(batch)):
+                embeddings = engine.run({"ids": ids})["embeddings"]  # (B, D)
+            self._check(embeddings, len(batch))
+            vectors |= {phrases[index]: vector for index, vector in zip(batch, embeddings, strict=True)}
+        return vectors
+
+    def _check(self, embeddings: Floats, count: int) -> None:
+        if embeddings.shape != (count, self._width) or not np.isfinite(embeddings).all():
+            raise EngineError(
+                f"{self._bundle.path}: the text graph gave embeddings of shape {embeddings.shape}, "
+                f"{np.count_nonzero(~np.isfinite(embeddings))} of them not finite; expected shape "
+                f"({count}, {self._width}), all finite; export the model again"
+            )
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return self._open()
+
+    @cached_property
+    def _tokenizer(self) -> "tuple[Tokenizer, int]":
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._bundle.file(TOKENIZER)))
+        tokenizer.enable_truncation(self._bundle.manifest.text.context_length)
+        padding = tokenizer.padding
+        tokenizer.no_padding()  # batches are padded here, each to its own longest phrase
+        return tokenizer, int(padding["pad_id"]) if padding else 0
+
+
+def embedding_key(bundle: Bundle, templates: Sequence[str]) -> str:
+    """Hash all that decides a word's embedding: the text graph, its tokenizer, and the templates."""
+    parts = [bundle.graph_digest("text"), *templates]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _portions(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

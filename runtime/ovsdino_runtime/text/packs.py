@@ -1,0 +1,87 @@
+"""Packs: embeddings of known vocabularies inside a bundle, so that their words are never encoded.
+
+A pack is ``vocabularies/NAME.npz``: ``key`` says which text graph and templates made it, ``words`` (n,) and
+``vectors`` (n, D) are what the encoder would give. A pack of another key is as good as none.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.bundle.bundle import Bundle, write_bundle
+from ovsdino_runtime.geometry.preprocess import Floats
+
+FOLDER = "vocabularies"
+
+
+class Packs:
+    """The packs of a bundle; they are read when the first word is looked up."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def lookup(self, key: str, words: Sequence[str]) -> dict[str, Floats]:
+        """Return the embeddings that the packs hold. Shape: (D,) each.
+
+        Raises:
+            BundleError: a pack is not one, though its hash is right.
+        """
+        wanted: dict[str, list[str]] = {}
+        for word in words:
+            if file := self._where.get((key, word)):
+                wanted.setdefault(file, []).append(word)
+        return {word: vector for file, some in wanted.items() for word, vector in self._read(file, some)}
+
+    @cached_property
+    def _where(self) -> dict[tuple[str, str], str]:
+        """The file that holds each word, by the key of its embedding."""
+        files = [name for name in self._bundle.manifest.files if Path(name).parts[0] == FOLDER]
+        where: dict[tuple[str, str], str] = {}
+        for name in files:
+            with _open(self._bundle, name) as pack:
+                where |= {(str(pack["key"]), word): name for word in pack["words"].tolist()}
+        return where
+
+    def _read(self, name: str, words: Sequence[str]) -> list[tuple[str, Floats]]:
+        with _open(self._bundle, name) as pack:
+            rows = {word: row for row, word in enumerate(pack["words"].tolist())}
+            vectors = pack["vectors"]  # (n, D)
+        return [(word, vectors[rows[word]]) for word in words]
+
+
+def add_packs(bundle: Bundle, packs: Mapping[str, Mapping[str, Floats]], *, key: str) -> Bundle:
+    """Write a bundle again, with packs in it; those of the same name are replaced.
+
+    Args:
+        bundle: on a disk that can be written to.
+        packs: the vectors of each pack's words, by the name of the pack. Shape: (D,) each.
+        key: of these vectors; see `text.embedding_key`.
+
+    Raises:
+        BundleError: the bundle cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="ovsdino-packs-") as folder:
+        staging = Path(folder) / "bundle"
+        shutil.copytree(bundle.path, staging)
+        (staging / FOLDER).mkdir(exist_ok=True)
+        for name, vectors in packs.items():
+            words, rows = np.array(list(vectors)), np.stack(list(vectors.values()))
+            np.savez(staging / FOLDER / f"{name}.npz", key=np.array(key), words=words, vectors=rows)
+        return write_bundle(bundle.path, bundle.manifest, staging, overwrite=True)
+
+
+@contextmanager
+def _open(bundle: Bundle, name: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        with np.load(bundle.file(name), allow_pickle=False) as pack:
+            yield pack
+    except (KeyError, ValueError, BadZipFile) as error:
+        raise BundleError(f"{bundle.file(name)}: not a pack of embeddings: {error}; export again") from error

@@ -1,0 +1,63 @@
+"""Encode words before they are needed: into the user's cache, or as packs into a bundle."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.encoder import TextEncoder, embedding_key
+from ovsdino_runtime.text.packs import add_packs
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
+
+Done = Callable[[int], object]
+
+
+def prefetch(
+    model: str | Path,
+    words: Sequence[str],
+    *,
+    templates: Sequence[str] | None = None,
+    threads: int | None = None,
+    done: Done | None = None,
+) -> None:
+    """Fill the text cache. What is done by then survives a crash, and is not done again.
+
+    Args:
+        model: see `Segmenter.load`.
+        words: each once.
+        templates: prompts around each word; None takes the model's own.
+        threads: how many threads compute; None takes all processors.
+        done: told how many more words are there, as they come.
+
+    Raises:
+        BundleError: no such model, or its bundle is damaged.
+        EngineError: the engine is not installed.
+    """
+    bundle = load_bundle(find_bundle(model))
+    _open_text(bundle, threads).encode_words(words, templates or bundle.manifest.templates, done=done)
+
+
+def pack_vocabularies(model: str | Path, names: Sequence[str], *, done: Done | None = None) -> Bundle:
+    """Put packaged vocabularies into a bundle, encoded with its own templates.
+
+    Raises:
+        ClassesError: there is no vocabulary of that name.
+        BundleError: no such model, or its bundle cannot be written.
+        EngineError: the engine is not installed.
+    """
+    vocabularies = {name: words_of(load_vocabulary(name)) for name in names}
+    bundle = load_bundle(find_bundle(model))
+    templates, text = bundle.manifest.templates, _open_text(bundle, None)
+    packs = {name: text.encode_words(words, templates, done=done) for name, words in vocabularies.items()}
+    return add_packs(bundle, packs, key=embedding_key(bundle, templates))
+
+
+def words_of(vocabulary: Vocabulary) -> list[str]:
+    """List the words of all classes, each once."""
+    return list(dict.fromkeys(word for synonyms in vocabulary.classes for word in synonyms))
+
+
+def _open_text(bundle: Bundle, threads: int | None) -> TextEncoder:
+    return TextEncoder(bundle, TextCache(cache_dir() / "text.sqlite3"), threads=threads)
