@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ovsdino_runtime.base.cli_errors import refusing
+from ovsdino_runtime.base.cli_errors import user_errors
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
@@ -74,7 +74,7 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 
     What is done is kept in OUT: the same command goes on where it was stopped.
     """
-    with refusing(extra="bench"):
+    with user_errors(extra="bench"):
         from ovsdino_benchmarks.model_variants.models import ModelSpec
         from ovsdino_benchmarks.quality.quality import QualityRequest, run_quality
 
@@ -109,7 +109,7 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--out", type=PATH, default="ovsdino-bench", show_default=True, help="Folder of results.")
 def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure time and memory: each stage beside its floor, and end to end beside the usual ways."""
-    with refusing(extra="bench"):
+    with user_errors(extra="bench"):
         from ovsdino_benchmarks.latency.baselines import choose_baselines
         from ovsdino_benchmarks.latency.case import LatencyRequest
         from ovsdino_benchmarks.latency.latency import describe, write_latency
@@ -142,7 +142,7 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--out", type=PATH, default="ovsdino-bench/kernels", show_default=True, help="Folder.")
 def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure the fused kernels on an NVIDIA GPU beside torch and torch.compile, and write a report."""
-    with refusing(extra="bench"):
+    with user_errors(extra="bench"):
         from ovsdino_benchmarks.kernels.bench import run_kernels
         from ovsdino_benchmarks.kernels.cases import KernelRequest
         from ovsdino_benchmarks.kernels.report import describe
@@ -171,7 +171,7 @@ def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives ea
 @click.option("--out", type=PATH, default="ovsdino-bench/device", show_default=True, help="Folder.")
 def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure the runtime on an NVIDIA GPU, from photo to labels, and write a report."""
-    with refusing(extra="bench"):
+    with user_errors(extra="bench"):
         from ovsdino_benchmarks.latency.device import DeviceRequest, describe, run_device
 
         measured, files = run_device(DeviceRequest(**options), out, lambda step: click.echo(step, err=True))
@@ -194,7 +194,7 @@ def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives eac
 @click.option("--out", type=PATH, default="ovsdino-bench/serve", show_default=True, help="Folder.")
 def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Put load on a server, and write a report: latency, throughput, errors, memory."""
-    with refusing(extra="bench"):
+    with user_errors(extra="bench"):
         from ovsdino_benchmarks.load.load import LoadRequest, run_load
         from ovsdino_benchmarks.load.report import describe, write_load_report
         from ovsdino_runtime.base.photo_files import find_photos
@@ -212,7 +212,7 @@ def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - cli
 @click.option("--out", type=PATH, default="ovsdino-report", show_default=True)
 def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
     """Write report.json, report.md and report.html of result files or folders of them."""
-    with refusing(extra="bench"):
+    with user_errors(extra="bench"):
         from ovsdino_benchmarks.reports.report import write_report
 
         for file in write_report(sources, out, gallery=gallery):
@@ -233,7 +233,7 @@ def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
 @click.option("--max-miou-drop", type=float, default=0.5, show_default=True, help="Points of 100.")
 def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> None:
     """Compare the results NEW with OLD; exit 1 where a figure got worse by more than is allowed."""
-    with refusing(extra="bench"):
+    with user_errors(extra="bench"):
         from ovsdino_benchmarks.results import results
         from ovsdino_benchmarks.results.compare import compare as compare_reports
 

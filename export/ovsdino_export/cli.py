@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ovsdino_export.engines.cli_options import build_for, engine_options, find_target, show_engines
-from ovsdino_runtime.base.cli_errors import RefusedError, refusing
+from ovsdino_runtime.base.cli_errors import UserError, user_errors
 
 if TYPE_CHECKING:
     from ovsdino_runtime.bundle.bundle import Bundle
@@ -76,7 +76,7 @@ def export(  # noqa: PLR0913 - one argument for each option
 
     Every graph is compared with the torch model before anything is written.
     """
-    with refusing("ovsdino-export", extra="export,cpu"):
+    with user_errors("ovsdino-export", extra="export,cpu"):
         target = find_target(engine, gpu, only_engines=bundle is not None and serve_repository is None)
         if bundle is not None:
             if target is not None:
@@ -89,7 +89,7 @@ def export(  # noqa: PLR0913 - one argument for each option
         from ovsdino_export.request import ExportRequest
 
         if int8_data is not None and not int8:
-            raise RefusedError("--int8-data is for INT8: give --int8 as well")
+            raise UserError("--int8-data is for INT8: give --int8 as well")
         gpus = parse_gpus(kernels) if kernels else ()
         request = ExportRequest(
             model,
@@ -142,11 +142,11 @@ def show_parity(bundle: Bundle) -> None:
     """Print how close each graph is to the torch model, and how close it had to be."""
     click.echo(f"\n{'graph':<12} {'cosine':>22} {'1st percentile':>22} {'same label':>22}")
     for name, figure in bundle.manifest.parity.items():
-        least = figure.thresholds
+        minimum = figure.thresholds
         cells = (
-            f"{figure.cosine_mean:.6f} (>= {least.cosine_mean:g})",
-            f"{figure.cosine_p01:.6f} (>= {least.cosine_p01:g})",
-            f"{figure.label_agreement:.2%} (>= {least.label_agreement:.1%})",
+            f"{figure.cosine_mean:.6f} (>= {minimum.cosine_mean:g})",
+            f"{figure.cosine_p01:.6f} (>= {minimum.cosine_p01:g})",
+            f"{figure.label_agreement:.2%} (>= {minimum.label_agreement:.1%})",
         )
         click.echo(f"{name:<12} " + " ".join(f"{cell:>22}" for cell in cells))
     click.echo(f"compared on {bundle.manifest.made_by['parity photos']}")

@@ -14,7 +14,7 @@ import onnx
 import torch
 
 from ovsdino import __version__
-from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
+from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
 from ovsdino.network.head import unit
 from ovsdino_export import parity
 from ovsdino_export.dinov3seg.export import export_seg
@@ -60,7 +60,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
     Raises:
         OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
     """
-    if request.model in SEG_PRESETS:
+    if request.model in DINOV3SEG_PRESETS:
         return export_seg(request, report)
     target = check_target(request)
     labelled = int8_gate.find_sets(request.int8_data) if request.int8_data else ()

@@ -7,7 +7,7 @@ from pathlib import Path
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
+from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
 from ovsdino.network.checkpoint import load_model
 from ovsdino.network.clip_text import CONTEXT
 from ovsdino.network.config import PRESETS, ModelConfig
@@ -58,7 +58,7 @@ def load_network(name: str, weights: Path | None, text_weights: Path | None) -> 
         templates = load_templates(network.config.templates)
         return network, TextHalf(tower, clip_tokenizer(), CONTEXT, templates)
     if name not in PRESETS:
-        known = (*PRESETS, *SEG_PRESETS, *TALK2DINO, *ZERO_SHOT)
+        known = (*PRESETS, *DINOV3SEG_PRESETS, *TALK2DINO, *ZERO_SHOT)
         raise OvsdinoError(f"unknown model {name!r}; known: {', '.join(known)}")
     model = load_model(name, weights)
     if not model.config.encoder:

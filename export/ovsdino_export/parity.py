@@ -73,9 +73,9 @@ def worse(one: Parity, other: Parity) -> Parity:
 def misses(parity: Parity) -> Iterator[str]:
     """Yield each figure that is below its threshold, in words."""
     for figure in ("cosine_mean", "cosine_p01", "label_agreement"):
-        found, least = getattr(parity, figure), getattr(parity.thresholds, figure)
-        if found < least:
-            yield f"{figure} {found:.6f}, expected at least {least}"
+        found, minimum = getattr(parity, figure), getattr(parity.thresholds, figure)
+        if found < minimum:
+            yield f"{figure} {found:.6f}, expected at least {minimum}"
     if not parity.finite:
         yield "some values are infinite or not numbers"
 

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.photo_files import find_photos
-from ovsdino_runtime.geometry.preprocess import Photo, fit_size, normalise, resize_photo
 from ovsdino_runtime.geometry.preprocess import Preprocessing as Rules
+from ovsdino_runtime.geometry.preprocess import fit_size, normalise, resize_photo
+from ovsdino_runtime.geometry.types import Photo
 
 MOST = 8  # a ViT-B takes a second and more for each, three times over
 LONGEST = 1 << 20  # [px] no limit: a window is cut from the middle anyway

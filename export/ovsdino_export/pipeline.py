@@ -10,7 +10,7 @@ from ovsdino.network.head import unit
 from ovsdino_export.networks import Network, restate_network
 from ovsdino_export.rewrite.half_precision import TYPES, to_half
 from ovsdino_export.rewrite.rewrite import restate
-from ovsdino_runtime.bundle.bundle import Precision
+from ovsdino_runtime.base.options import Precision
 
 
 class VisionPipeline(nn.Module):

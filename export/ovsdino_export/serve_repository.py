@@ -83,7 +83,7 @@ def write_repository(
     """
     name = bundle.manifest.name
     vision = "vision.fp16" if fp16 else "vision"
-    if bundle.manifest.dense is not None:
+    if bundle.manifest.dinov3seg is not None:
         raise OutputError(
             f"{bundle.path}: a bundle of dinov3.seg has no Triton repository yet; `ovsdino serve` serves it"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ovsdino.refusal import refusing
+from ovsdino.torch_errors import user_errors
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  
 
     PHOTOS is a folder; each photo's centred square is read.
     """
-    with refusing("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
+    with user_errors("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
         from ovsdino.analysis.measure import measure_spectra
         from ovsdino.analysis.output import write_spectra
         from ovsdino.analysis.spectrum import SpectrumOptions
@@ -91,7 +91,7 @@ def cka(photos: Path, first: str, second: str, **options: Any) -> None:  # noqa:
 
     PHOTOS is a folder; both encoders see each photo's centred square.
     """
-    with refusing("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
+    with user_errors("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
         from ovsdino.analysis.measure import measure_similarity
         from ovsdino.analysis.output import write_similarity
 

@@ -15,7 +15,8 @@ from ovsdino.masks.teachers.sam import OFFICIAL, SOURCE, load_sam
 from ovsdino.network.backbone import Backbone
 from ovsdino.network.checkpoint import PACKAGED, check_keys, load_backbone, load_model, read_tensors
 from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, ModelConfig
-from ovsdino_runtime.geometry.preprocess import Photo, Preprocessing, normalise, resize_photo
+from ovsdino_runtime.geometry.preprocess import Preprocessing, normalise, resize_photo
+from ovsdino_runtime.geometry.types import Photo
 
 SAM_DEPTHS = {"vit_b": 12, "vit_l": 24, "vit_h": 32}  # [blocks]
 SAM_FILES = {f"sam_{kind}": file for kind, file in OFFICIAL.items()}
@@ -50,10 +51,10 @@ def open_encoder(spec: str, device: torch.device) -> Encoder:
     """Open an encoder by its name and the file of its weights.
 
     Args:
-        spec: ``NAME=FILE``. NAME is a preset of `ovsdino.network.config.PRESETS` (its backbone; FILE a public
-            ViT in timm's or the official key names, or a checkpoint of the whole model; may be left out where the
-            weights are in the package), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, or ``timm/`` and a ViT
-            of timm.
+        spec: ``NAME=FILE``. NAME is a preset of `ovsdino.network.config.PRESETS` (its backbone),
+            ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, or ``timm/`` and a ViT of timm. FILE is a public ViT
+            in timm's or the official key names, or a checkpoint of the whole model; leave it out where the
+            weights are in the package.
         device: where it computes.
 
     Returns:

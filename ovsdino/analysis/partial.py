@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ovsdino.publish import publish
+from ovsdino_runtime.base.atomic import replace_file
 
 SECONDS = 30.0  # between two saves
 
@@ -83,7 +83,7 @@ class Partial:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_suffix(".tmp")
         save_file(tensors, temporary, metadata=about)
-        publish(temporary, self._file)
+        replace_file(temporary, self._file)
         self._saved = self._clock()
 
     def remove(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.photo_files import find_photos
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 
 def choose_photos(folder: Path, limit: int | None = None) -> list[Path]:

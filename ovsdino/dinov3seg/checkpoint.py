@@ -13,7 +13,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg.clip_vision import ClipVision
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.early_refinement import EarlyRefinement
@@ -107,7 +107,7 @@ def load_seg(name: str, checkpoint: Path | None) -> Dinov3Seg:
     return read_model(PRESETS[name], checkpoint)
 
 
-def read_model(config: SegConfig, path: Path) -> Dinov3Seg:
+def read_model(config: Dinov3segConfig, path: Path) -> Dinov3Seg:
     """Load what :func:`ovsdino.network.checkpoint.save_model` wrote of exactly this configuration, strictly.
 
     Returns:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.guided_linear import GuidedLinear
 
 EPSILON = 1e-6
@@ -47,7 +47,7 @@ class ClassRefinement(nn.Module):
     Shape: x (B, N, C, h, w), guidance (B, N, G), present (B, N) bool -> (B, N, C, h, w).
     """
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         width, hidden = config.width, config.late_mlp * config.width
         self.heads, self.kind = config.late_heads, config.class_attention

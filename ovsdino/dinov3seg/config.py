@@ -106,7 +106,7 @@ class LocalGlobalConfig:
 
 
 @dataclass(frozen=True)
-class SegConfig:
+class Dinov3segConfig:
     """The shape of one dinov3.seg network; stored whole in checkpoints and bundles.
 
     Raises:
@@ -187,7 +187,7 @@ class SegConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> SegConfig:
+    def from_dict(cls, raw: dict[str, Any]) -> Dinov3segConfig:
         """Rebuild a configuration written by :meth:`to_dict`; unknown or missing fields are a ValueError."""
         values = _fields(cls, raw)
         values["vlm"] = VlmConfig(**_fields(VlmConfig, values["vlm"]))

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.vlm import take_half
 from ovsdino.network.head import unit
 
 
-def text_halves(text: Tensor, config: SegConfig) -> Tensor:
+def text_halves(text: Tensor, config: Dinov3segConfig) -> Tensor:
     """Cut class embeddings into the halves that are used, each of unit length.
 
     Shape: (N, text width) -> (N, P, D), P the number of halves.
@@ -30,7 +30,7 @@ def correlate(patches: Tensor, halves: Tensor) -> Tensor:
     return torch.einsum("bdhw,npd->bnphw", unit(patches), halves)
 
 
-def best_classes(costs: Tensor, present: Tensor, most: int) -> Tensor:
+def best_classes(costs: Tensor, present: Tensor, max_count: int) -> Tensor:
     """Choose the classes that are refined: those whose best patch, in either half, is most like them.
 
     Source: CAT-Seg, ``Aggregator.forward``.
@@ -43,7 +43,7 @@ def best_classes(costs: Tensor, present: Tensor, most: int) -> Tensor:
     Shape: costs (B, N, P, h, w), present (N,) bool -> class numbers (B, min(most, N)), in no order.
     """
     score = costs.flatten(2).amax(-1).masked_fill(~present, -torch.inf)  # (B, N)
-    return score.topk(min(most, score.shape[1]), dim=1, sorted=False).indices
+    return score.topk(min(max_count, score.shape[1]), dim=1, sorted=False).indices
 
 
 def take_classes(values: Tensor, chosen: Tensor) -> Tensor:

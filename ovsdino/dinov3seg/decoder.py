@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.semantic_prior import Prior
 
 
@@ -34,7 +34,7 @@ class Stage(nn.Module):
         self.up = nn.ConvTranspose2d(channels, channels - guidance, 2, stride=2)
         self.convolve = double_convolution(channels, out, group)
 
-    def see(self, prior: Tensor) -> Tensor | None:
+    def encode(self, prior: Tensor) -> Tensor | None:
         """Bring the prior to the guidance's width: (B, W, 2h, 2w) -> (B, guidance, 2h, 2w)."""
         return None if self.project is None else cast(Tensor, self.project(prior)).relu()
 
@@ -59,7 +59,7 @@ class UpsamplingDecoder(nn.Module):
     Shape: x (B, N, C, h, w), prior -> (B, N, 4h, 4w).
     """
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         first, second = config.decoder_widths
         wide, narrow = config.decoder_prior_widths if config.prior else (0, 0)
@@ -83,7 +83,7 @@ class UpsamplingDecoder(nn.Module):
         if prior is None or self.prior_up1 is None or self.prior_up2 is None:
             return None, None
         first, second = self.prior_up1(fit(prior.first, size)), self.prior_up2(fit(prior.second, size))
-        return self.stage1.see(first), self.stage2.see(second)
+        return self.stage1.encode(first), self.stage2.encode(second)
 
     def upsample(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor:
         """Go up both stages: x (B * N, C, h, w), guidance of :meth:`guide` -> (B * N, 4h, 4w)."""

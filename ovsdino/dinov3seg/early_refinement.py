@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.network.head import unit
 
 UNIFIED_AT_ONCE = 128  # feature channels unified in one go: bounds the memory, changes nothing else
@@ -104,7 +104,7 @@ class WindowWeights(nn.Module):
     Shape: query and key (B, M, h, w) -> (B, h * w, h * w), rows sum to 1.
     """
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         channels = config.early_width
         self.heads, self.ratio = config.early_heads, config.early_window
@@ -140,9 +140,9 @@ def window_reach(length: int, ratio: float, *, device: torch.device | None = Non
     """
     centre = (torch.arange(length, dtype=torch.float32) + 0.5) / length
     first = ((centre - ratio).clamp(0, 1) * length).floor()
-    behind = ((centre + ratio).clamp(0, 1) * length).ceil()
+    stop = ((centre + ratio).clamp(0, 1) * length).ceil()
     places = torch.arange(length)
-    reach = (places >= first[:, None]) & (places < behind[:, None])
+    reach = (places >= first[:, None]) & (places < stop[:, None])
     return reach.to(device)
 
 
@@ -160,7 +160,7 @@ class EarlyRefinement(nn.Module):
     Shape: image (B, 3, H, W) normalised with ImageNet's mean and std, patches (B, D, h, w) -> (B, D, h, w).
     """
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         channels, groups = config.early_width, config.early_groups
         self.residual, self.shrink = config.early_residual, config.early_shrink

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg.class_refinement import ClassRefinement
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.spatial_refinement import SpatialRefinement
 
 
@@ -19,7 +19,7 @@ class LateRefinement(nn.Module):
     Shape: x (B, N, C, h, w), image (B, G, h, w) or None, text (B, N, G), present (B, N) -> (B, N, C, h, w).
     """
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         self.space = SpatialRefinement(config)
         self.classes = ClassRefinement(config)

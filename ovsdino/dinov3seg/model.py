@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.correlation import best_classes, correlate, put_classes, take_classes, text_halves
 from ovsdino.dinov3seg.decoder import UpsamplingDecoder, fit
 from ovsdino.dinov3seg.early_refinement import EarlyRefinement
@@ -29,7 +29,7 @@ class Dinov3Seg(nn.Module):
         gives it, present (N,) bool -> logits (B, N, 4h, 4w), one sigmoid a class.
     """
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         self.config = config
         self.vlm = Vlm(config.vlm)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ovsdino.dinov3seg.config import LocalGlobalConfig, PriorConfig, SegConfig, VlmConfig, ZeroShotProtocol
+from ovsdino.dinov3seg.config import (
+    Dinov3segConfig,
+    LocalGlobalConfig,
+    PriorConfig,
+    VlmConfig,
+    ZeroShotProtocol,
+)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,9 +46,9 @@ DINOTXT_TINY = VlmConfig(
     text_width=384,  # nano's, cut in two as dino.txt's is
 )
 
-VITL16 = SegConfig()
+VITL16 = Dinov3segConfig()
 
-TINY = SegConfig(
+TINY = Dinov3segConfig(
     name="dinov3seg-tiny",
     vlm=DINOTXT_TINY,
     templates=("{}",),  # nano's tower was trained on bare names
@@ -79,7 +85,7 @@ VLM_PRESETS: dict[str, VlmConfig] = {"dinotxt-vitl16": DINOTXT_VITL16}
 PROTOCOLS: dict[str, ZeroShotProtocol] = {"dinotxt-vitl16": ZeroShotProtocol()}  # of the zero-shot models
 
 
-def ablations(config: SegConfig) -> dict[str, SegConfig]:
+def ablations(config: Dinov3segConfig) -> dict[str, Dinov3segConfig]:
     """Return what the paper leaves out or replaces, by name: a text half, a refinement, SAM's guidance."""
     changed = {
         "global": replace(config, halves=("global",)),
@@ -92,7 +98,7 @@ def ablations(config: SegConfig) -> dict[str, SegConfig]:
     return {names[suffix]: replace(one, name=names[suffix]) for suffix, one in changed.items()}
 
 
-PRESETS: dict[str, SegConfig] = {
+PRESETS: dict[str, Dinov3segConfig] = {
     "dinov3seg-vitl16": VITL16,
     "dinov3seg-tiny": TINY,
     **ablations(VITL16),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.guided_linear import GuidedLinear
 
 
@@ -23,7 +23,7 @@ class WindowAttention(nn.Module):
     Shape: x (B, N, h, w, C), guidance (B, 1, h, w, G) -> (B, N, h, w, C).
     """
 
-    def __init__(self, config: SegConfig, *, guidance: int, shifted: bool) -> None:
+    def __init__(self, config: Dinov3segConfig, *, guidance: int, shifted: bool) -> None:
         super().__init__()
         self.heads, self.window, self.shifted = config.late_heads, config.late_window, shifted
         self.query = GuidedLinear(config.width, guidance)
@@ -107,7 +107,7 @@ def _region(length: int, window: int, shift: int) -> Tensor:
 class SwinBlock(nn.Module):
     """Pre-norm window attention and a feed-forward part. Shape: x (B, N, h, w, C), kept."""
 
-    def __init__(self, config: SegConfig, *, guidance: int, shifted: bool) -> None:
+    def __init__(self, config: Dinov3segConfig, *, guidance: int, shifted: bool) -> None:
         super().__init__()
         hidden = config.late_mlp * config.width
         self.attention_norm = nn.LayerNorm(config.width)
@@ -132,7 +132,7 @@ class SpatialRefinement(nn.Module):
     Shape: x (B, N, C, h, w), guidance (B, G, h, w) or None -> (B, N, C, h, w).
     """
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         width = config.guidance_width if config.prior is not None else 0
         self.guidance_norm = nn.LayerNorm(width) if width else None

@@ -132,8 +132,8 @@ def launch_upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
 
 @upsample_argmax.register_fake
 def _upsample_argmax_shape(logits: Tensor, height: int, width: int) -> Tensor:
-    most = reference.MOST_CLASSES
-    torch._check(logits.shape[0] <= most, lambda: f"{logits.shape[0]} classes, labels hold {most}")
+    max_count = reference.MAX_CLASSES
+    torch._check(logits.shape[0] <= max_count, lambda: f"{logits.shape[0]} classes, labels hold {max_count}")
     return torch.empty((height, width), dtype=torch.uint16, device=logits.device)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-5  # of the group's variance; torch's default, which the network keeps
-MOST_CLASSES = 65535  # labels are uint16
+MAX_CLASSES = 65535  # labels are uint16
 
 
 class Side(NamedTuple):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ovsdino.refusal import refusing
+from ovsdino.torch_errors import user_errors
 
 if TYPE_CHECKING:
     from ovsdino.masks.options import Request
@@ -46,14 +46,14 @@ COUNT = click.IntRange(min=1)
 )
 @click.option("--nms-iou", type=SHARE, default=0.5, show_default=True, help="Most overlap of a noun's boxes.")
 @click.option(
-    "--least-area",
+    "--min-area",
     type=SHARE,
     default=0.001,
     show_default=True,
     help="Smaller masks are dropped, of the photo.",
 )
 @click.option(
-    "--least-captions", type=COUNT, default=100, show_default=True, help="A noun must stand in so many."
+    "--min-captions", type=COUNT, default=100, show_default=True, help="A noun must stand in so many."
 )
 @click.option("--nltk-data", type=FOLDER, metavar="DIR", help="NLTK's tagger and WordNet, if elsewhere.")
 @click.option(
@@ -67,7 +67,9 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--names", type=FOLDER, metavar="FILE", help="What their values mean: one class a line, from 0."
 )
-@click.option("--most", type=COUNT, metavar="N", help="Take so many photos only, spread over the folder.")
+@click.option(
+    "--max-photos", type=COUNT, metavar="N", help="Take so many photos only, spread over the folder."
+)
 @click.option("--shard-size", type=COUNT, default=64, show_default=True, help="Photos a shard.")
 @click.option("--sheet", type=click.IntRange(min=0), default=12, show_default=True, help="Samples to draw.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cuda where there is one]")
@@ -79,7 +81,7 @@ def pseudo_masks(**options: Any) -> None:  # noqa: ANN401 - whole to Request, wh
     Killed and started again with the same options, it goes on where it stopped.
     """
     smaller = "give a smaller --sam or --detector, or fewer --workers"
-    with refusing("this", extra=lambda name: "cluster" if name == "ray" else "masks", smaller=smaller):
+    with user_errors("this", extra=lambda name: "cluster" if name == "ray" else "masks", smaller=smaller):
         from ovsdino.masks.options import Request
 
         run(Request(**options))

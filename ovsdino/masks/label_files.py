@@ -17,7 +17,7 @@ from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
 from ovsdino.masks.teachers.label_regions import bounds
 from ovsdino_runtime.files.labeled_folder import NOTHING, read_labels, require_same_size, to_classes
 from ovsdino_runtime.geometry.metrics import IGNORED
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
     from ovsdino.masks.options import Request
@@ -123,7 +123,7 @@ def label_job(request: Request) -> Job:
     return Job(
         out=request.out,
         photos=request.photos,
-        tasks=tuple(PhotoNouns(image, (), ()) for image in spread(images, request.most)),
+        tasks=tuple(PhotoNouns(image, (), ()) for image in spread(images, request.max_photos)),
         source=options,
         shard_size=request.shard_size,
         beside={SYNONYMS: {name: [name] for name in options.classes}},  # training's words: all of them

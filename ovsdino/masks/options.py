@@ -26,8 +26,8 @@ class Request:
     box_threshold: float
     text_threshold: float
     nms_iou: float
-    least_area: float
-    least_captions: int
+    min_area: float
+    min_captions: int
     nltk_data: Path | None
     wordnet: Path | None
     teachers: Path | None
@@ -36,7 +36,7 @@ class Request:
     classifier: Path | None
     labels: Path | None
     names: Path | None
-    most: int | None
+    max_photos: int | None
     shard_size: int
     sheet: int
     device: str | None
@@ -44,8 +44,8 @@ class Request:
     workers: int
 
 
-def spread(items: Sequence[Item], most: int | None) -> tuple[Item, ...]:
+def spread(items: Sequence[Item], max_photos: int | None) -> tuple[Item, ...]:
     """Take so many items, evenly spread; all of them for None."""
-    if most is None or most >= len(items):
+    if max_photos is None or max_photos >= len(items):
         return tuple(items)
-    return tuple(items[int(place)] for place in np.linspace(0, len(items) - 1, most))
+    return tuple(items[int(place)] for place in np.linspace(0, len(items) - 1, max_photos))

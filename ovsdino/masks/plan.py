@@ -95,7 +95,7 @@ def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
     if request.captions is None:
         raise MaskError("--captions is missing: the words to look for stand in the photos' captions")
     captions = read_captions(request.captions, request.photos)
-    captions = replace(captions, photos=spread(captions.photos, request.most))
+    captions = replace(captions, photos=spread(captions.photos, request.max_photos))
     tasks, beside = _find_nouns(captions.photos, request, counted)
     job = Job(
         out=request.out,
@@ -103,7 +103,7 @@ def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
         tasks=tuple(tasks),
         source=_grounded_sam(request),
         shard_size=request.shard_size,
-        options={"captions": request.captions.name, "least_captions": request.least_captions},
+        options={"captions": request.captions.name, "min_captions": request.min_captions},
         beside=beside,
     )
     nouns = f"{len(beside[NOUNS])} nouns in {len(tasks)} photos"
@@ -119,7 +119,7 @@ def _grounded_sam(request: Request) -> SourceOptions:
         detector=str(detector.absolute()) if detector.is_dir() else request.detector,
         sam=request.sam.absolute(),
         thresholds=BoxThresholds(request.box_threshold, request.text_threshold, request.nms_iou),
-        least_area=request.least_area,
+        min_area=request.min_area,
         device=request.device,
     )
 
@@ -140,10 +140,10 @@ def _find_nouns(
         counted(done, total)
         return caption_runs(caption, tag, lexicon)
 
-    tasks, vocabulary = photo_nouns(photos, read, lexicon, NounFilter(request.least_captions))
+    tasks, vocabulary = photo_nouns(photos, read, lexicon, NounFilter(request.min_captions))
     if not vocabulary:
         raise MaskError(
-            f"no noun stands in {request.least_captions} of the {total} captions; lower --least-captions"
+            f"no noun stands in {request.min_captions} of the {total} captions; lower --min-captions"
         )
     counts = dict(sorted(vocabulary.items(), key=lambda item: (-item[1], item[0])))
     return tasks, {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ovsdino.masks.options import Request
 
 LABELS = "imagenet_labels.txt"
-LEAST_CAPTIONS = 2  # of a photo must share a word
+MIN_CAPTIONS = 2  # of a photo must share a word
 
 
 def segmenter_job(request: Request) -> Job:
@@ -53,7 +53,9 @@ def segmenter_job(request: Request) -> Job:
     return Job(
         out=request.out,
         photos=request.photos,
-        tasks=tuple(PhotoNouns(image, said.get(image, ()), ()) for image in spread(images, request.most)),
+        tasks=tuple(
+            PhotoNouns(image, said.get(image, ()), ()) for image in spread(images, request.max_photos)
+        ),
         source=options,
         shard_size=request.shard_size,
         beside={"synonyms.json": concepts.synonyms(), "wider.json": concepts.wider()},
@@ -103,4 +105,4 @@ def shared_words(photo: CaptionedPhoto, concepts: Concepts) -> tuple[str, ...]:
         text = f" {clean(caption)} ".replace(".", " ").replace(",", " ")
         counts.update({noun for name, noun in nouns.items() if f" {name} " in text or f" {name}s " in text})
     order = dict.fromkeys(concept.names[0] for concept in concepts.concepts)
-    return tuple(noun for noun in order if counts[noun] >= LEAST_CAPTIONS)
+    return tuple(noun for noun in order if counts[noun] >= MIN_CAPTIONS)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ovsdino.network.backbone import Backbone, resize_positions
 from ovsdino.network.config import PRESETS, ModelConfig
 from ovsdino.network.model import OVSDINO
-from ovsdino.publish import publish
+from ovsdino_runtime.base.atomic import replace_file
 from ovsdino_runtime.base.errors import OvsdinoError
 
 PACKAGED = {"nano": "nano.safetensors"}  # presets whose weights lie in this package
@@ -55,7 +55,7 @@ def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.floa
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"config": json.dumps(model.config.to_dict())})
-    publish(partial, path)
+    replace_file(partial, path)
 
 
 def load_model(name: str, checkpoint: Path | None = None) -> OVSDINO:
@@ -156,9 +156,9 @@ def check_keys(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], pa
         raise CheckpointError(f"{path} is not a checkpoint of {name}: {'; '.join(faults)}")
 
 
-def shorten(keys: list[str], most: int = 3) -> str:
+def shorten(keys: list[str], max_count: int = 3) -> str:
     """Name the first few keys."""
-    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+    return ", ".join(keys[:max_count]) + (", ..." if len(keys) > max_count else "")
 
 
 def load_backbone(backbone: Backbone, path: Path) -> None:

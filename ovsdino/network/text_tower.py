@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovsdino.network.checkpoint import CheckpointError, check_keys, read_tensors
-from ovsdino.publish import publish
+from ovsdino_runtime.base.atomic import replace_file
 
 MASKED = -1e4  # added to the score of a pad; finite in FP16, and a row of pads alone stays finite too
 
@@ -150,7 +150,7 @@ def save_text_tower(tower: TextTower, path: Path, *, dtype: torch.dtype = torch.
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in tower.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"config": json.dumps(asdict(tower.config))})
-    publish(partial, path)
+    replace_file(partial, path)
 
 
 def load_text_tower(weights: Path) -> TextTower:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ovsdino.refusal import refusing
+from ovsdino.torch_errors import user_errors
 
 if TYPE_CHECKING:
     from ovsdino.training.recipe import Recipe
@@ -64,7 +64,7 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
     The same command goes on where it was stopped. Under torchrun, its processes share each batch.
     """
     smaller = "give a smaller --micro-batch, or fewer --workers"
-    with refusing("`ovsdino train`", extra="train", smaller=smaller):
+    with user_errors("`ovsdino train`", extra="train", smaller=smaller):
         from ovsdino.network.config import ModelConfig
         from ovsdino.training.recipe import RecipeError
         from ovsdino.training.run.loop import train as run

@@ -117,7 +117,7 @@ NANO_DATA = DataRecipe(
 NANO_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.5, bce=2.0, cross_entropy=1.0, weak=0.1)
 
 # CAT-Seg's, in the place of what dinov3.seg does not say: all 171 classes of COCO-Stuff at every pixel.
-SEG_DATA = DataRecipe(
+DINOV3SEG_DATA = DataRecipe(
     size=384,
     crop="zoom",  # the short side becomes 384 px, then a square of 384 px
     largest=384,
@@ -126,9 +126,9 @@ SEG_DATA = DataRecipe(
     one_hot=True,
     structure_target="none",
 )
-SEG_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.0, bce=1.0)
+DINOV3SEG_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.0, bce=1.0)
 
-SEG_TINY_DATA = DataRecipe(
+DINOV3SEG_TINY_DATA = DataRecipe(
     size=224,
     crop="zoom",
     largest=448,
@@ -141,4 +141,4 @@ SEG_TINY_DATA = DataRecipe(
     shares=NANO_DATA.shares,
     structure_target="none",
 )
-SEG_TINY_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.0, bce=1.0, cross_entropy=1.0)
+DINOV3SEG_TINY_WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.0, bce=1.0, cross_entropy=1.0)

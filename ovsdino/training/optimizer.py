@@ -152,9 +152,9 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
-def clip_gradients(parameters: list[Parameter], most: float) -> torch.Tensor:
+def clip_gradients(parameters: list[Parameter], max_count: float) -> torch.Tensor:
     """Scale all gradients together so that their norm is at most ``most``; returns the norm before."""
-    return nn.utils.clip_grad_norm_(parameters, most)
+    return nn.utils.clip_grad_norm_(parameters, max_count)
 
 
 @torch.no_grad()

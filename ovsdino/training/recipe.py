@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.presets import TINY, VITL16
 from ovsdino.network.config import NANO, VITB14, ModelConfig
 from ovsdino.training.data_recipe import (
+    DINOV3SEG_DATA,
+    DINOV3SEG_TINY_DATA,
+    DINOV3SEG_TINY_WEIGHTS,
+    DINOV3SEG_WEIGHTS,
     NANO_DATA,
     NANO_WEIGHTS,
-    SEG_DATA,
-    SEG_TINY_DATA,
-    SEG_TINY_WEIGHTS,
-    SEG_WEIGHTS,
     DataRecipe,
     LossWeights,
 )
@@ -28,7 +28,7 @@ from ovsdino_runtime.base.errors import OvsdinoError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PAPER_DATA, PAPER_WEIGHTS = DataRecipe(), LossWeights()
-MOST_NAMED = 4  # changed settings that a message names
+MAX_NAMED = 4  # changed settings that a message names
 
 
 class RecipeError(OvsdinoError):
@@ -55,7 +55,7 @@ class Recipe:
     """
 
     name: str = "paper"
-    model: ModelConfig | SegConfig = VITB14
+    model: ModelConfig | Dinov3segConfig = VITB14
     data: DataRecipe = PAPER_DATA
     weights: LossWeights = PAPER_WEIGHTS
 
@@ -100,7 +100,7 @@ class Recipe:
     @property
     def needs_teacher(self) -> bool:
         """Whether SAM must encode the photos: to align with it, or in place of the encoder."""
-        if isinstance(self.model, SegConfig):  # its SAM is a part of the network
+        if isinstance(self.model, Dinov3segConfig):  # its SAM is a part of the network
             return False
         return self.data.structure_target == "sam" and (self.weights.align or not self.model.encoder)
 
@@ -133,11 +133,11 @@ NANO_RECIPE = Recipe(
 )
 
 # CAT-Seg ViT-L's, all reconstructed: dinov3.seg's own numbers are not known.
-SEG_RECIPE = Recipe(
+DINOV3SEG_RECIPE = Recipe(
     name="dinov3.seg",
     model=VITL16,
-    data=SEG_DATA,
-    weights=SEG_WEIGHTS,
+    data=DINOV3SEG_DATA,
+    weights=DINOV3SEG_WEIGHTS,
     phases=(Phase(size=384, epochs=0, batch=4, micro_batch=4, steps=80_000),),
     warmup_epochs=0.0,
     new_rate=2e-4,
@@ -148,11 +148,11 @@ SEG_RECIPE = Recipe(
 
 # Its VLM starts from an image classifier and a text tower that never met: the vision tower learns wholly,
 # and the correlation has a loss of its own.
-SEG_TINY_RECIPE = Recipe(
+DINOV3SEG_TINY_RECIPE = Recipe(
     name="dinov3.seg, tiny",
     model=TINY,
-    data=SEG_TINY_DATA,
-    weights=SEG_TINY_WEIGHTS,
+    data=DINOV3SEG_TINY_DATA,
+    weights=DINOV3SEG_TINY_WEIGHTS,
     phases=(Phase(size=224, epochs=0, batch=8, micro_batch=8, steps=800),),
     warmup_epochs=0.0,
     new_rate=1e-3,
@@ -165,8 +165,8 @@ SEG_TINY_RECIPE = Recipe(
 RECIPES = {
     "ovsdino-vitb14": PAPER,
     "nano": NANO_RECIPE,
-    "dinov3seg-vitl16": SEG_RECIPE,
-    "dinov3seg-tiny": SEG_TINY_RECIPE,
+    "dinov3seg-vitl16": DINOV3SEG_RECIPE,
+    "dinov3seg-tiny": DINOV3SEG_TINY_RECIPE,
 }
 
 
@@ -221,7 +221,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key, "absent") != after.get(key, "absent")
     ]
-    return changed[:MOST_NAMED] + [f"and {len(changed) - MOST_NAMED} more"] * (len(changed) > MOST_NAMED)
+    return changed[:MAX_NAMED] + [f"and {len(changed) - MAX_NAMED} more"] * (len(changed) > MAX_NAMED)
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ovsdino.dinov3seg.config import SegConfig
-from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
+from ovsdino.dinov3seg.config import Dinov3segConfig
+from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
 from ovsdino.network.config import PRESETS as OVSDINO_PRESETS
 from ovsdino.network.config import ModelConfig
 from ovsdino.training.recipe import Recipe, RecipeError
 
-PRESETS: dict[str, ModelConfig | SegConfig] = {**OVSDINO_PRESETS, **SEG_PRESETS}
+PRESETS: dict[str, ModelConfig | Dinov3segConfig] = {**OVSDINO_PRESETS, **DINOV3SEG_PRESETS}
 Change = Callable[[Recipe], Recipe]
 
 
@@ -75,13 +75,13 @@ def with_clip(recipe: Recipe) -> Recipe:
     """Put CLIP ViT-L/14 in dino.txt's place, with squares that fit its patches."""
     if recipe.model.name != "dinov3seg-vitl16":
         raise RecipeError(f"--variant clip: only dinov3seg-vitl16 has it, not {recipe.model.name}")
-    model = SEG_PRESETS["dinov3seg-vitl14-clip"]
+    model = DINOV3SEG_PRESETS["dinov3seg-vitl14-clip"]
     phases = tuple(replace(phase, size=model.crop) for phase in recipe.phases)
     data = replace(recipe.data, size=model.crop, largest=model.crop)
     return replace(recipe, model=model, phases=phases, data=data)
 
 
-SEG_VARIANTS: dict[str, Change] = {
+DINOV3SEG_VARIANTS: dict[str, Change] = {
     "ours": lambda recipe: recipe,
     "global": network("global"),
     "local": network("local"),
@@ -98,7 +98,7 @@ def apply_variant(recipe: Recipe, name: str) -> Recipe:
     Raises:
         RecipeError: no such row, or not of this network.
     """
-    variants = SEG_VARIANTS if isinstance(recipe.model, SegConfig) else VARIANTS
+    variants = DINOV3SEG_VARIANTS if isinstance(recipe.model, Dinov3segConfig) else VARIANTS
     if name not in variants:
         raise RecipeError(f"--variant {name}: unknown, expected one of {', '.join(variants)}")
     changed = variants[name](recipe)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_runtime.base.cli_errors import RefusedError, refusing
+from ovsdino_runtime.base.cli_errors import UserError, user_errors
 
 if TYPE_CHECKING:
     from ovsdino.zoo.download import Progress
@@ -30,7 +30,7 @@ EXTRAS = "hub,export,cpu"
 def models(context: click.Context) -> None:
     """List the models that others have published, fetch them and make bundles of them."""
     if context.invoked_subcommand is None:
-        with refusing():
+        with user_errors():
             show_list()
 
 
@@ -38,7 +38,7 @@ def models(context: click.Context) -> None:
 @click.argument("name")
 def fetch(name: str) -> None:
     """Fetch a model's official files into the cache; what is cut goes on with the same command."""
-    with refusing("`ovsdino models fetch`", extra="hub"):
+    with user_errors("`ovsdino models fetch`", extra="hub"):
         from ovsdino.zoo.fetch import fetch as run
 
         with progress_bar() as progress:
@@ -57,11 +57,11 @@ def prepare(context: click.Context, name: str, first_use: bool) -> None:
 
     if first_use and (name not in ENTRIES or not ENTRIES[name].model):
         context.exit(UNKNOWN)
-    with refusing("`ovsdino models prepare`", extra=EXTRAS):
+    with user_errors("`ovsdino models prepare`", extra=EXTRAS):
         from ovsdino.zoo.store import find_entry
 
         if not find_entry(name).model:
-            raise RefusedError(f"{name} is no model; `ovsdino models fetch {name}` fetches it for training")
+            raise UserError(f"{name} is no model; `ovsdino models fetch {name}` fetches it for training")
         if first_use:
             ask(name)
         if not bundle_path(name).exists():
@@ -78,7 +78,7 @@ def prepare(context: click.Context, name: str, first_use: bool) -> None:
 @click.option("--folder", type=PATH, help="Write what would be uploaded there, and upload nothing.")
 def push(run: Path, repo: str, licence: str | None, private: bool, folder: Path | None) -> None:
     """Upload what `ovsdino train --out RUN` trained, with a card made of its records."""
-    with refusing("`ovsdino models push`", extra="hub,train"):
+    with user_errors("`ovsdino models push`", extra="hub,train"):
         from ovsdino.zoo import repository
 
         if folder is not None:
@@ -97,7 +97,7 @@ def push(run: Path, repo: str, licence: str | None, private: bool, folder: Path 
 @click.option("--revision", help="A commit, tag or branch.  [default: the newest]")
 def pull(repo: str, out: Path, revision: str | None) -> None:
     """Fetch a network that `ovsdino models push` uploaded."""
-    with refusing("`ovsdino models pull`", extra="hub,train"):
+    with user_errors("`ovsdino models pull`", extra="hub,train"):
         from ovsdino.zoo.repository import pull as run
 
         name = run(repo, out, revision=revision)
@@ -112,7 +112,7 @@ def convert(checkpoint: Path, out: Path | None) -> None:
 
     Names and numbers stay; licence and source are in the file's metadata.
     """
-    with refusing("`ovsdino convert`", extra="export"):
+    with user_errors("`ovsdino convert`", extra="export"):
         from ovsdino.zoo.convert import convert as run
 
         target, layout = run(checkpoint, out)
@@ -151,10 +151,10 @@ def ask(name: str) -> None:
     if not missing_files(name):
         command = f"`ovsdino models prepare {name}` exports the files that were fetched"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RefusedError(f"{name} is not here yet: {command} (pip install 'ovsdino[{EXTRAS}]')")
+        raise UserError(f"{name} is not here yet: {command} (pip install 'ovsdino[{EXTRAS}]')")
     click.echo(f"{name}: {entry.what}\nlicence: {entry.licence}", err=True)
     if not click.confirm(f"{command}, a bundle of at most that size; do it now?", err=True):
-        raise RefusedError(f"{name} is not here yet: {command}")
+        raise UserError(f"{name} is not here yet: {command}")
 
 
 def export(name: str) -> None:
@@ -168,9 +168,7 @@ def export(name: str) -> None:
     folder = bundle_path(name).parent
     done = subprocess.run([*OVSDINO, "export", "--model", name, "--out", str(folder)], check=False)
     if done.returncode:
-        raise RefusedError(
-            f"{name} was fetched but not exported; `ovsdino models prepare {name}` tries again"
-        )
+        raise UserError(f"{name} was fetched but not exported; `ovsdino models prepare {name}` tries again")
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from ovsdino import __version__
 from ovsdino.network.checkpoint import read_tensors
-from ovsdino.publish import publish
 from ovsdino.zoo.layouts import Layout, require_layout
+from ovsdino_runtime.base.atomic import replace_file
 from ovsdino_runtime.base.errors import OutputError
 
 
@@ -45,7 +45,7 @@ def convert(path: Path, out: Path | None = None) -> tuple[Path, Layout]:
     partial = target.with_name(f"{target.name}.partial")
     try:
         save_file({key: value.contiguous().clone() for key, value in tensors.items()}, partial, metadata)
-        publish(partial, target)
+        replace_file(partial, target)
     finally:
         partial.unlink(missing_ok=True)
     return target, layout

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.error import HTTPError
 
-from ovsdino.publish import publish
 from ovsdino.zoo.catalogue import HUB, File, GatedFile, HubFile
 from ovsdino.zoo.download import BLOCK, Progress, download
 from ovsdino.zoo.store import FetchError, find_entry, in_words, missing_files, weights_folder
+from ovsdino_runtime.base.atomic import replace_file
 
 Report = Callable[[str], None]
 DIGITS = 64  # of a SHA-256
@@ -77,7 +77,7 @@ def fetch_file(file: File, folder: Path, report: Report, progress: Progress) -> 
     except FetchError:
         came.unlink()
         raise
-    publish(came, target)
+    replace_file(came, target)
     shutil.rmtree(staging)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ovsdino.publish import publish
 from ovsdino.zoo.card import WEIGHTS, read_configuration, read_run, write_card
 from ovsdino.zoo.catalogue import HubFile
 from ovsdino.zoo.fetch import endpoint, fetch_from_hub, is_offline, verify
 from ovsdino.zoo.store import FetchError
+from ovsdino_runtime.base.atomic import replace_file
 from ovsdino_runtime.base.errors import OutputError
 
 RECORDS = ("epochs.csv", "steps.csv")
@@ -98,7 +98,7 @@ def pull(repo: str, out: Path, *, revision: str | None = None) -> str:
     try:
         verify(came, digest, "it was removed, pull it again")
         name = str(read_configuration(came)["name"])
-        publish(came, out)
+        replace_file(came, out)
     finally:
         shutil.rmtree(staging)
     return name

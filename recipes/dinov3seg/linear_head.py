@@ -23,7 +23,7 @@ from ovsdino.training.data.plan import plan_epochs
 from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import rate_factor, set_rate
 from ovsdino.training.recipe import RECIPES
-from ovsdino.training.systems.dinov3seg import SegInputs, open_seg_inputs
+from ovsdino.training.systems.dinov3seg import Dinov3segInputs, open_seg_inputs
 from ovsdino.training.systems.ovsdino import Job
 from ovsdino.training.systems.ovsdino_losses import words_cross_entropy
 
@@ -50,7 +50,7 @@ class LinearHead(nn.Module):
         return mapped
 
 
-def batches(system: SegInputs) -> Iterator[Batch]:
+def batches(system: Dinov3segInputs) -> Iterator[Batch]:
     """Load what the preset's own run learns from, step by step."""
     recipe = system.job.recipe
     loader = Loader(system.make_dataset(recipe.data_of(recipe.phases[0])), 1, ALONE)

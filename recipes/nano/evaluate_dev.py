@@ -16,17 +16,17 @@ from PIL import Image
 from rich.progress import track
 
 from ovsdino.training.data.synonyms import read_synonyms
+from ovsdino_runtime.base.options import Inference
 from ovsdino_runtime.base.photo import load_photo
-from ovsdino_runtime.geometry.metrics import IGNORED, Counts, Truth, count, scores
-from ovsdino_runtime.geometry.preprocess import Photo
-from ovsdino_runtime.pipelines.host_stages import Windows
+from ovsdino_runtime.geometry.metrics import IGNORED, Counts, count, scores
+from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.vocabulary import (
     Vocabulary,
     load_templates,
     load_vocabulary,
-    read_others,
-    with_others,
+    read_background_classes,
+    with_background_classes,
 )
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -102,9 +102,11 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 @click.option("--bench", "names", multiple=True, type=click.Choice(list(BENCHES)))
 @click.option("--background", type=float, help="Threshold.  [default: the model's]")
 @click.option("--templates", default="name", show_default=True)
-@click.option("--windows", type=click.Choice(["model", "none"]), default="model", show_default=True)
+@click.option("--inference", type=click.Choice(["slide", "whole"]), default="slide", show_default=True)
 @click.option("--short-side", type=int, help="[px] of the resized photos.  [default: the model's]")
-@click.option("--others", help="What is background as well, where there is one; such as surroundings.")
+@click.option(
+    "--background-classes", help="What is background as well, where there is one; such as surroundings."
+)
 @click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
 @click.option("--masks", type=FOLDER, help="Its training's: tell their words from others.")
 def main(  # noqa: PLR0913 - one argument for each option
@@ -113,22 +115,22 @@ def main(  # noqa: PLR0913 - one argument for each option
     names: tuple[str, ...],
     background: float | None,
     templates: str,
-    windows: Windows,
+    inference: Inference,
     short_side: int | None,
-    others: str | None,
+    background_classes: str | None,
     synonyms: bool,
     masks: Path | None,
 ) -> None:
     """Print a model's mIoU and Boundary IoU [%] on each set of DATA/dev."""
     prompts = load_templates(templates)
     segmenter = Segmenter.load(
-        model, templates=prompts, antialias=False, windows=windows, short_side=short_side
+        model, templates=prompts, antialias=False, inference=inference, short_side=short_side
     )
     for name in names or tuple(BENCHES):
         bench = BENCHES[name]
         words = words_of(bench, synonyms=synonyms)
-        if others and words.background:
-            words = with_others(words, read_others(others))
+        if background_classes and words.background:
+            words = with_background_classes(words, read_background_classes(background_classes))
         counts = measure(segmenter, bench, data, words, background if words.background else None)
         found = scores(counts)
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"

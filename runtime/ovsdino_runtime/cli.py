@@ -6,21 +6,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ovsdino_runtime.base.cli_errors import refusing
+from ovsdino_runtime.base.cli_errors import user_errors
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
     from ovsdino_runtime.base.frames import Source
+    from ovsdino_runtime.base.options import RuntimeOptions
     from ovsdino_runtime.base.trace import Trace
     from ovsdino_runtime.cli_classes import Words
     from ovsdino_runtime.files.output import Kind
-    from ovsdino_runtime.runtime_options import ModelChoice
     from ovsdino_runtime.segmenter import Segmenter
 
 KINDS = ("overlay", "labels", "json")
@@ -78,7 +79,7 @@ def _read_background(
     help="Pixels less sure than this, in 0..1, are background.  [default: as the vocabulary says]",
 )
 @click.option(
-    "--others",
+    "--background-classes",
     metavar="TEXT|@FILE|NAME",
     help="What is background as well: words, or packaged ones such as 'surroundings'.",
 )
@@ -97,8 +98,9 @@ def run(  # noqa: PLR0913 - one argument for each option
     out: Path,
     save: "tuple[Kind, ...]",
     background: "float | Literal['none'] | None",
-    others: str | None,
-    choice: "ModelChoice",
+    background_classes: str | None,
+    model: str,
+    options: "RuntimeOptions",
     trace: Path | None,
     ray: str | None,
     workers: int | None,
@@ -110,33 +112,34 @@ def run(  # noqa: PLR0913 - one argument for each option
     A PHOTO is a file, a folder, a pattern, a .txt list of these, a video, a camera's number, or an address
     such as rtsp://... Each photo gets an overlay with a legend, an indexed PNG of its labels, and JSON.
     """
-    with refusing():
+    with user_errors():
         from ovsdino_runtime.base.out_folder import check_out
         from ovsdino_runtime.base.trace import Trace
         from ovsdino_runtime.bundle.models import offer_download
         from ovsdino_runtime.cli_classes import Words
         from ovsdino_runtime.files.sources import find_sources
+        from ovsdino_runtime.segmenter import Segmenter
 
         if prefetch is not None:
-            _prefetch(prefetch, choice, quiet=quiet)
+            _prefetch(prefetch, model, options, quiet=quiet)
         if not photos:
             if prefetch is not None:
                 return
             raise click.UsageError("Missing argument 'PHOTO...'.")
-        words = Words(classes, vocabulary, background, others)
+        words = Words(classes, vocabulary, background, background_classes)
         sources = find_sources(photos)
         check_out(out)
-        offer_download(choice.model)
+        offer_download(model)
         if ray is not None or workers is not None:
             from ovsdino_runtime.cluster.folder import FolderJob
             from ovsdino_runtime.cluster.progress import check_options, share_work
 
             address = check_options(ray, fixed=classes != "-" and trace is None)
-            job = FolderJob(choice, words.vocabulary, words.threshold, save, out)
+            job = FolderJob(model, options, words.vocabulary, words.threshold, save, out)
             share_work(job, sources, address=address, workers=workers, quiet=quiet)
             return
         with Trace(trace) as tracer:
-            segmenter = choice.load(tracer)
+            segmenter = Segmenter.load(model, replace(options, trace=tracer))
             _label(segmenter, sources, words, out=out, kinds=save, quiet=quiet, trace=tracer)
 
 
@@ -169,7 +172,7 @@ def _label(
 @click.argument("name", required=False)
 def vocabularies(name: str | None) -> None:
     """List the packaged vocabularies, or the words of one."""
-    with refusing():
+    with user_errors():
         from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
 
         if name:
@@ -184,19 +187,19 @@ def vocabularies(name: str | None) -> None:
 @click.option("--model", required=True, help="The path of a bundle, which is written again.")
 def packs(names: tuple[str, ...], model: str) -> None:
     """Put packaged vocabularies into a bundle, encoded, so that no run has to encode them."""
-    with refusing():
+    with user_errors():
         from ovsdino_runtime.text.prefetch import pack_vocabularies
 
         bundle = pack_vocabularies(model, names)
         click.echo(f"{bundle.path} knows {', '.join(names)} now")
 
 
-def _prefetch(file: str, choice: "ModelChoice", *, quiet: bool) -> None:
+def _prefetch(file: str, model: str, options: "RuntimeOptions", *, quiet: bool) -> None:
     from ovsdino_runtime.text.prefetch import prefetch, words_of
     from ovsdino_runtime.text.vocabulary import parse_classes
 
     words = words_of(parse_classes(f"@{file}"))
-    encode = partial(prefetch, choice.model, words, templates=choice.templates, threads=choice.threads)
+    encode = partial(prefetch, model, words, templates=options.templates, threads=options.threads)
     if quiet:
         encode()
         return

@@ -14,8 +14,8 @@ from ovsdino_runtime.text.vocabulary import (
     Vocabulary,
     load_vocabulary,
     parse_classes,
-    read_others,
-    with_others,
+    read_background_classes,
+    with_background_classes,
 )
 
 Background = float | Literal["none"] | None  # None: as the vocabulary says
@@ -34,12 +34,12 @@ class Words:
         classes: str | None,
         vocabulary: str | None,
         background: Background,
-        others: str | None = None,
+        background_classes: str | None = None,
     ) -> None:
         self._lines = _read_lines() if classes == "-" else iter(())
-        self._background, self._others = background, others
+        self._background, self._background_classes = background, background_classes
         first = next(self._lines, "") if classes == "-" else classes
-        self.vocabulary, self.threshold = choose_classes(first, vocabulary, background, others)
+        self.vocabulary, self.threshold = choose_classes(first, vocabulary, background, background_classes)
 
     def follow(self, stream: Stream) -> None:
         """Give a stream the classes that come."""
@@ -47,7 +47,7 @@ class Words:
         def follow() -> None:
             for line in self._lines:
                 try:
-                    words, threshold = choose_classes(line, None, self._background, self._others)
+                    words, threshold = choose_classes(line, None, self._background, self._background_classes)
                     stream.set_classes(words, background=threshold)
                 except ClassesError as error:  # noqa: PERF203 - people type slowly
                     click.echo(f"Error: {error}; the old classes stay", err=True)
@@ -56,7 +56,7 @@ class Words:
 
 
 def choose_classes(
-    classes: str | None, vocabulary: str | None, background: Background, others: str | None = None
+    classes: str | None, vocabulary: str | None, background: Background, background_classes: str | None = None
 ) -> tuple[Vocabulary, float | None]:
     """Read the classes and the threshold of the background, as `Segmenter` takes them.
 
@@ -70,11 +70,13 @@ def choose_classes(
         )
     words = load_vocabulary(vocabulary) if vocabulary is not None else parse_classes(classes or "")
     words, threshold = with_background(words, background)
-    if others is None:
+    if background_classes is None:
         return words, threshold
     if background == "none":
-        raise ClassesError("--others is what belongs to the background: leave out --background none")
-    return with_others(words, read_others(others)), threshold
+        raise ClassesError(
+            "--background-classes is what belongs to the background: leave out --background none"
+        )
+    return with_background_classes(words, read_background_classes(background_classes)), threshold
 
 
 def with_background(words: Vocabulary, background: Background) -> tuple[Vocabulary, float | None]:

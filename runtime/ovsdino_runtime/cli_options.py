@@ -1,4 +1,4 @@
-"""The options that say which model runs how, the same for every command that labels photos."""
+"""The options that say which model runs, and how: the same for every command that labels photos."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ovsdino_runtime.base.cli_errors import refusing
+from ovsdino_runtime.base.cli_errors import user_errors
 
 OPTIONS = (
     click.option(
@@ -18,6 +18,7 @@ OPTIONS = (
         type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
         default="onnxruntime",
         show_default=True,
+        help="What runs the graphs.",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]"),
     click.option(
@@ -25,16 +26,17 @@ OPTIONS = (
         type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
         default="fp32",
         show_default=True,
+        help="Which of the model's vision graphs runs.",
     ),
     click.option(
         "--templates", metavar="NAME|TEXT|@FILE", help="Prompts around each word.  [default: the model's]"
     ),
     click.option(
-        "--windows",
-        type=click.Choice(["model", "none"]),
-        default="model",
+        "--inference",
+        type=click.Choice(["slide", "whole"]),
+        default="slide",
         show_default=True,
-        help="none takes each photo as a whole: faster, less exact.",
+        help="slide cuts photos into windows; whole runs each photo at once: faster, less exact.",
     ),
     click.option(
         "--short-side",
@@ -43,23 +45,23 @@ OPTIONS = (
         help="Resize photos to it: more finds smaller things, in more time.  [default: the model's]",
     ),
 )
-NAMES = ("model", "device", "engine", "threads", "precision", "windows", "short_side")
+NAMES = ("device", "engine", "threads", "precision", "inference", "short_side")
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which gets them as ``choice``, a `ModelChoice`."""
+    """Add the options to a command, which gets them as ``model`` and ``options``, a `RuntimeOptions`."""
 
     @wraps(command)
-    def with_choice(**given: Any) -> None:  # noqa: ANN401 - click gives each its own type
-        with refusing():
-            from ovsdino_runtime.runtime_options import ModelChoice
+    def with_options(**given: Any) -> None:  # noqa: ANN401 - click gives each its own type
+        with user_errors():
+            from ovsdino_runtime.base.options import RuntimeOptions
             from ovsdino_runtime.text.vocabulary import load_templates
 
             text = given.pop("templates")
             fields = {name: given.pop(name) for name in NAMES}
-            choice = ModelChoice(templates=load_templates(text) if text else None, **fields)
-        command(choice=choice, **given)
+            options = RuntimeOptions(templates=load_templates(text) if text else None, **fields)
+        command(options=options, **given)
 
     for option in reversed(OPTIONS):
-        with_choice = option(with_choice)
-    return with_choice
+        with_options = option(with_options)
+    return with_options

@@ -11,30 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.base.options import DEFAULT_OPTIONS, OptionChanges, RuntimeOptions
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.photo import to_photo
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.base.trace import NO_TRACE, Trace
-from ovsdino_runtime.bundle.bundle import Bundle, Precision, at_short_side, load_bundle
+from ovsdino_runtime.bundle.bundle import Bundle, at_short_side, load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.engines.onnxruntime import Engine
-from ovsdino_runtime.geometry.preprocess import Floats, Photo
+from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.geometry.windows import Window
-from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Windows
-from ovsdino_runtime.pipelines.pipeline import (
-    HostPipeline,
-    Pipeline,
-    PipelineOptions,
-    Pixels,
-    Seen,
-    open_pipeline,
-)
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows
+from ovsdino_runtime.pipelines.pipeline import HostPipeline, ImageFeatures, Pipeline, Pixels, open_pipeline
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import ClassEncoder, TextEncoder
 from ovsdino_runtime.text.vocabulary import Vocabulary, as_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
 
 KEPT = 8  # vocabularies whose embeddings stay: photos, and those who ask at the same time, often share them
 
@@ -63,54 +57,41 @@ class Segmenter:
     ) -> None:
         self.bundle = bundle
         self.templates = tuple(templates or bundle.manifest.templates)
-        self.pipeline = pipeline or HostPipeline(bundle, vision, PipelineOptions(antialias=antialias))
+        self.pipeline = pipeline or HostPipeline(bundle, vision, RuntimeOptions(antialias=antialias))
         self._text = text
         self._beside = ThreadPoolExecutor(1, "text")  # encodes text while windows are in flight
         self._texts: dict[tuple[tuple[str, ...], ...], Future[Floats]] = {}  # the last ones, oldest first
         self._lock = threading.Lock()
 
     @classmethod
-    def load(  # noqa: PLR0913 - one argument for each choice that a user has
+    def load(
         cls,
         model: str | Path = "nano",
-        *,
-        device: str = "cpu",
-        engine: str = "onnxruntime",
-        threads: int | None = None,
-        precision: Precision = "fp32",
-        templates: Sequence[str] | None = None,
-        antialias: bool = True,
-        windows: Windows = "model",
-        short_side: int | None = None,
-        trace: Trace = NO_TRACE,
+        options: RuntimeOptions | None = None,
+        **changes: "Unpack[OptionChanges]",
     ) -> "Segmenter":
         """Open a model.
 
+        ``Segmenter.load("nano", threads=2)`` is ``Segmenter.load("nano", RuntimeOptions(threads=2))``.
+
         Args:
             model: the name of a packaged model, or the path of a bundle.
-            device: "cpu" or "cuda".
-            engine: "onnxruntime", on cuda also "tensorrt" or "tensorrt-rtx".
-            threads: how many threads compute; None takes all processors.
-            precision: which of the bundle's vision graphs runs.
-            templates: prompts such as "a photo of a {}."; None takes the bundle's own.
-            antialias: average when a large photo is made smaller; False is the benchmarks' way.
-            windows: "model" cuts photos as the model asks; "none" takes each as a whole: faster, less exact.
-            short_side: [px] photos are resized to; more finds smaller things in more windows, which take
-                longer. None takes the model's own.
-            trace: takes down every stage.
+            options: how it runs; None takes the defaults.
+            changes: fields of `RuntimeOptions` that differ from ``options``.
 
         Raises:
             BundleError: no such model, its bundle is damaged, or it does not work at that short side.
             EngineError: the engine is not installed, or does not reproduce the model.
+            TypeError: ``changes`` names a field that `RuntimeOptions` does not have.
         """
+        options = replace(options or DEFAULT_OPTIONS, **changes)
         bundle = load_bundle(find_bundle(model))
-        if short_side is not None:
-            bundle = at_short_side(bundle, short_side)
-        options = PipelineOptions(device, engine, precision, threads, antialias, windows, trace)
+        if options.short_side is not None:
+            bundle = at_short_side(bundle, options.short_side)
         pipeline = open_pipeline(bundle, options)
         cache = TextCache(cache_dir() / "text.sqlite3")
-        text = TextEncoder(bundle, cache, engine=pipeline.open_text, trace=trace)
-        return cls(bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+        text = TextEncoder(bundle, cache, engine=pipeline.open_text, trace=options.trace)
+        return cls(bundle, pipeline.vision, text, templates=options.templates, pipeline=pipeline)
 
     def __call__(
         self,
@@ -118,7 +99,7 @@ class Segmenter:
         classes: str | Sequence[str] | Vocabulary,
         *,
         background: float | None = None,
-        others: str | None = None,
+        background_classes: str | None = None,
         scores: bool = True,
     ) -> Segmentation:
         """Give each pixel of a photo one of the classes.
@@ -136,7 +117,9 @@ class Segmenter:
             PhotoError: the photo cannot be read.
             ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
         """
-        vocabulary = as_vocabulary(classes, background=background is not None, others=others)
+        vocabulary = as_vocabulary(
+            classes, background=background is not None, background_classes=background_classes
+        )
         threshold = self._threshold(vocabulary, background)
         photo, decode = _decode(image)
         text = self._begin_text(vocabulary)  # (N, D), when it is there
@@ -144,7 +127,7 @@ class Segmenter:
         pixels = replace(pixels, timings={"decode": decode, **pixels.timings})
         return self._segmentation(photo, pixels, vocabulary, threshold)
 
-    def see(self, image: "str | Path | Photo | Image") -> Seen:
+    def encode(self, image: "str | Path | Photo | Image") -> ImageFeatures:
         """Do all that needs no words, once for any number of word lists; see `name`.
 
         Args:
@@ -154,16 +137,16 @@ class Segmenter:
             PhotoError: the photo cannot be read.
         """
         photo, decode = _decode(image)
-        seen = self.pipeline.see(photo)
-        return replace(seen, timings={"decode": decode, **seen.timings})
+        image_features = self.pipeline.encode(photo)
+        return replace(image_features, timings={"decode": decode, **image_features.timings})
 
-    def name(
+    def segment(
         self,
-        seen: Seen,
+        image_features: ImageFeatures,
         classes: str | Sequence[str] | Vocabulary,
         *,
         background: float | None = None,
-        others: str | None = None,
+        background_classes: str | None = None,
         scores: bool = True,
     ) -> Segmentation:
         """Give each pixel of a photo that was seen one of the classes, as a call with the photo itself does.
@@ -179,11 +162,13 @@ class Segmenter:
             PhotoError: another model saw the photo.
             ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
         """
-        vocabulary = as_vocabulary(classes, background=background is not None, others=others)
+        vocabulary = as_vocabulary(
+            classes, background=background is not None, background_classes=background_classes
+        )
         threshold = self._threshold(vocabulary, background)
         text = self._begin_text(vocabulary)  # (N, D), when it is there
-        pixels = self.pipeline.name(seen, text, threshold=threshold, scores=scores)
-        return self._segmentation(seen.photo, pixels, vocabulary, threshold)
+        pixels = self.pipeline.segment(image_features, text, threshold=threshold, scores=scores)
+        return self._segmentation(image_features.photo, pixels, vocabulary, threshold)
 
     @property
     def vision(self) -> Engine:
@@ -206,7 +191,7 @@ class Segmenter:
     def encode_windows(self, resized: Photo | Floats, windows: Sequence[Window]) -> Floats:
         """Run the vision engine on windows, some at a time. Shape: (H', W', 3) -> (B, D, h, w)."""
         prepare, vision = self.pipeline.prepare, self.pipeline.vision
-        return EncodeWindows(self.bundle.manifest, vision, prepare.windows)(resized, windows)
+        return EncodeWindows(self.bundle.manifest, vision, prepare.inference)(resized, windows)
 
     def encode_text(self, vocabulary: Vocabulary) -> Floats:
         """Encode a vocabulary's entries with this segmenter's templates. Shape: (N, D), unit length."""
@@ -226,7 +211,7 @@ class Segmenter:
         self, photo: Photo, pixels: Pixels, vocabulary: Vocabulary, threshold: float | None
     ) -> Segmentation:
         labels = pixels.labels
-        if vocabulary.others:
+        if vocabulary.background_classes:
             labels = np.where(labels < len(vocabulary.names), labels, 0).astype(labels.dtype)
         return Segmentation(
             photo=photo,
@@ -234,7 +219,7 @@ class Segmenter:
             scores=pixels.scores,
             classes=vocabulary.names,
             background=threshold,
-            others=tuple(words[0] for words in vocabulary.others),
+            background_classes=tuple(words[0] for words in vocabulary.background_classes),
             model=self.bundle.manifest.name,
             engine=self.pipeline.vision.description,
             timings=pixels.timings,
@@ -244,7 +229,7 @@ class Segmenter:
         if asked is not None and not 0 <= asked <= 1:
             raise ClassesError(f"the background's threshold must be in 0..1, got {asked}")
         if asked is None and vocabulary.background:
-            return 0.0 if vocabulary.others else self.bundle.manifest.head.background
+            return 0.0 if vocabulary.background_classes else self.bundle.manifest.head.background
         return asked
 
 

@@ -10,10 +10,10 @@ import pytest
 from gradio_client import Client, handle_file
 
 from ovsdino_runtime.base.errors import OutputError
-from ovsdino_runtime.demo.answers import Answers
 from ovsdino_runtime.demo.page import EMPTY, EXAMPLES, FAULT, answer, asset_path
-from ovsdino_runtime.demo.private import private_files
+from ovsdino_runtime.demo.responses import Answers
 from ovsdino_runtime.demo.server import POLICY, serve
+from ovsdino_runtime.demo.telemetry_off import private_files
 from tests.demo.conftest import ROOT, started
 
 
@@ -72,7 +72,7 @@ def test_a_mistake_is_one_line_on_the_page(tiny, flag, change, error):
 def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
     tiny, flag, monkeypatch, caplog
 ):
-    monkeypatch.setattr(tiny, "name", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(tiny, "segment", lambda *_, **__: 1 / 0)
     with caplog.at_level(logging.ERROR):
         _, view = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
     assert view == {"error": FAULT}

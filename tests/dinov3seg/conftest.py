@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
 from tests.dinov3seg.small import SMALL, randomise
 
 
 @pytest.fixture
-def config() -> SegConfig:
+def config() -> Dinov3segConfig:
     """dinov3.seg with everything it has, on 6 x 6 patches."""
     return SMALL
 
 
 @pytest.fixture
-def model(config: SegConfig) -> Dinov3Seg:
+def model(config: Dinov3segConfig) -> Dinov3Seg:
     """A small network with random weights."""
     torch.manual_seed(0)
     network = Dinov3Seg(config).eval()

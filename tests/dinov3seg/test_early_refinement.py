@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg import early_refinement
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.early_refinement import EarlyRefinement, FeatureUnification, ImageRope, window_reach
 from ovsdino.dinov3seg.presets import VITL16
 from tests.dinov3seg.small import randomise
@@ -65,7 +65,7 @@ def test_unification_is_a_softmax_over_kernels_for_each_channel(monkeypatch: pyt
     torch.testing.assert_close(unification(features), expected)
 
 
-def restated(early: EarlyRefinement, config: SegConfig, image: Tensor, patches: Tensor) -> Tensor:
+def restated(early: EarlyRefinement, config: Dinov3segConfig, image: Tensor, patches: Tensor) -> Tensor:
     """AnyUp's forward at the patches' size, with torch's attention for the weights alone, as it does."""
     height, width = patches.shape[-2:]
     places = height * width
@@ -98,7 +98,7 @@ def restated(early: EarlyRefinement, config: SegConfig, image: Tensor, patches: 
 
 
 @torch.no_grad()
-def test_the_whole_block_equals_anyups_forward(config: SegConfig) -> None:
+def test_the_whole_block_equals_anyups_forward(config: Dinov3segConfig) -> None:
     torch.manual_seed(0)
     early = EarlyRefinement(config).eval()
     randomise(early)
@@ -109,7 +109,7 @@ def test_the_whole_block_equals_anyups_forward(config: SegConfig) -> None:
 
 
 @torch.no_grad()
-def test_what_goes_out_is_a_mean_of_patches_and_the_image_decides_which(config: SegConfig) -> None:
+def test_what_goes_out_is_a_mean_of_patches_and_the_image_decides_which(config: Dinov3segConfig) -> None:
     early = EarlyRefinement(config).eval()
     randomise(early)
     image = torch.randn(1, 3, 48, 48)
@@ -120,7 +120,7 @@ def test_what_goes_out_is_a_mean_of_patches_and_the_image_decides_which(config: 
 
 
 @torch.no_grad()
-def test_the_choices_that_are_not_known_are_choices(config: SegConfig) -> None:
+def test_the_choices_that_are_not_known_are_choices(config: Dinov3segConfig) -> None:
     image, patches = torch.randn(1, 3, 48, 48), torch.randn(1, 12, 6, 6)
     plain = EarlyRefinement(config).eval()
     residual = EarlyRefinement(replace(config, early_residual=True)).eval()
@@ -132,7 +132,7 @@ def test_the_choices_that_are_not_known_are_choices(config: SegConfig) -> None:
     assert not torch.allclose(seeing(image, patches), plain(image, patches), atol=1e-4)
 
 
-def test_a_shrunken_image_is_averaged_before_it_is_encoded(config: SegConfig) -> None:
+def test_a_shrunken_image_is_averaged_before_it_is_encoded(config: Dinov3segConfig) -> None:
     torch.manual_seed(0)
     shrunken = EarlyRefinement(replace(config, early_shrink=4))
     plain = EarlyRefinement(config)

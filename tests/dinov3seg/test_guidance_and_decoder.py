@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ovsdino.dinov3seg.config import PriorConfig, SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig, PriorConfig
 from ovsdino.dinov3seg.decoder import Stage, UpsamplingDecoder
 from ovsdino.dinov3seg.semantic_prior import Prior, SemanticPrior
 from tests.dinov3seg.small import SMALL, randomise
@@ -74,11 +74,11 @@ def test_a_stage_doubles_and_convolves_the_map_beside_its_guidance() -> None:
             norm = stage.convolve[at + 1]
             y = F.conv2d(y, stage.convolve[at].weight, padding=1)  # type: ignore[arg-type]
             y = F.group_norm(y, 2, norm.weight, norm.bias).clamp(min=0)  # type: ignore[arg-type]
-        torch.testing.assert_close(stage(x, stage.see(prior))[number], y[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(stage(x, stage.encode(prior))[number], y[0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_the_decoder_treats_each_class_by_itself(config: SegConfig) -> None:
+def test_the_decoder_treats_each_class_by_itself(config: Dinov3segConfig) -> None:
     torch.manual_seed(2)
     decoder = UpsamplingDecoder(config).eval()
     randomise(decoder)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import functional as vision_functional
 
 from ovsdino.dinov3seg import local_global, zero_shot
-from ovsdino.dinov3seg.config import LocalGlobalConfig, SegConfig, ZeroShotProtocol
+from ovsdino.dinov3seg.config import Dinov3segConfig, LocalGlobalConfig, ZeroShotProtocol
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PROTOCOLS, VITL16
 from ovsdino.dinov3seg.tokenizer import tokenize
@@ -160,4 +160,4 @@ def test_a_photo_is_read_as_torchvision_does(width: int, height: int) -> None:
 def test_sizes_off_the_patch_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of patch_size=16, got 250"):
         replace(SMALL, inference=LocalGlobalConfig(stride=250))
-    assert isinstance(SMALL, SegConfig)
+    assert isinstance(SMALL, Dinov3segConfig)

@@ -11,7 +11,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
 
 from ovsdino.dinov3seg.class_refinement import ClassRefinement, weighted_attention
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.guided_linear import GuidedLinear
 from ovsdino.dinov3seg.spatial_refinement import SpatialRefinement, SwinBlock, WindowAttention
 from tests.dinov3seg.small import randomise
@@ -28,7 +28,7 @@ def test_a_guided_linear_layer_is_one_on_both_inputs_together() -> None:
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("size", [(8, 12), (4, 4)])  # several windows, and a single one, which is not shifted
 def test_a_block_without_guidance_equals_timms_swin(
-    config: SegConfig, shifted: bool, size: tuple[int, int]
+    config: Dinov3segConfig, shifted: bool, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
     block = SwinBlock(config, guidance=0, shifted=shifted).eval()
@@ -69,7 +69,7 @@ def neighbours(row: int, column: int, size: tuple[int, int], shift: int) -> list
 @torch.no_grad()
 @pytest.mark.parametrize(("shifted", "shift"), [(False, 0), (True, 2)])
 def test_windows_of_a_map_that_is_no_multiple_see_only_what_is_there(
-    config: SegConfig, shifted: bool, shift: int
+    config: Dinov3segConfig, shifted: bool, shift: int
 ) -> None:
     """Place by place: 10 x 7 in windows of 4, with guidance."""
     torch.manual_seed(1)
@@ -98,7 +98,9 @@ def test_windows_of_a_map_that_is_no_multiple_see_only_what_is_there(
 
 
 @torch.no_grad()
-def test_the_spatial_block_is_a_plain_and_a_shifted_one_guided_by_the_normed_image(config: SegConfig) -> None:
+def test_the_spatial_block_is_a_plain_and_a_shifted_one_guided_by_the_normed_image(
+    config: Dinov3segConfig,
+) -> None:
     torch.manual_seed(2)
     block = SpatialRefinement(config).eval()
     randomise(block)
@@ -164,7 +166,7 @@ def cat_seg_class_block(block: ClassRefinement, x: Tensor, guidance: Tensor, len
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["linear", "full"])
-def test_one_weighted_padding_token_stands_for_all_its_copies(config: SegConfig, kind: str) -> None:
+def test_one_weighted_padding_token_stands_for_all_its_copies(config: Dinov3segConfig, kind: str) -> None:
     torch.manual_seed(3)
     block = ClassRefinement(replace(config, class_attention=kind, pad_length=12)).eval()  # type: ignore[arg-type]
     randomise(block, 0.6)
@@ -180,7 +182,7 @@ def test_one_weighted_padding_token_stands_for_all_its_copies(config: SegConfig,
 
 
 @torch.no_grad()
-def test_the_class_block_pools_in_training_only(config: SegConfig) -> None:
+def test_the_class_block_pools_in_training_only(config: Dinov3segConfig) -> None:
     torch.manual_seed(4)
     block = ClassRefinement(config)
     randomise(block)

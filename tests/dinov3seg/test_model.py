@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsdino.dinov3seg.config import SegConfig, VlmConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig, VlmConfig
 from ovsdino.dinov3seg.correlation import best_classes, correlate, put_classes, take_classes, text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS, TINY, VITL16
@@ -31,7 +31,7 @@ def text() -> Tensor:
     return torch.randn(CLASSES, SMALL.vlm.text_width, generator=torch.Generator().manual_seed(11))
 
 
-def test_costs_are_cosines_with_each_half(config: SegConfig, text: Tensor) -> None:
+def test_costs_are_cosines_with_each_half(config: Dinov3segConfig, text: Tensor) -> None:
     patches = torch.randn(2, 192, 3, 4)
     costs = correlate(patches, text_halves(text, config))
     assert costs.shape == (2, CLASSES, 2, 3, 4)
@@ -125,7 +125,7 @@ def test_the_forward_is_the_sum_of_its_parts(model: Dinov3Seg, pixels: Tensor, t
 
 
 @torch.no_grad()
-def test_pixels_of_any_normalisation_reach_sam_in_its_own(config: SegConfig) -> None:
+def test_pixels_of_any_normalisation_reach_sam_in_its_own(config: Dinov3segConfig) -> None:
     photo = torch.rand(1, 3, 4, 4)
     other = replace(config, vlm=replace(config.vlm, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2)))
     pixels = (photo - torch.tensor((0.5, 0.4, 0.3))[:, None, None]) / torch.tensor((0.5, 0.25, 0.2))[
@@ -173,7 +173,9 @@ def test_each_ablation_runs_and_leaves_out_its_part(name: str, pixels: Tensor, t
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("dinov3seg-vitl16-")])
 def test_a_preset_of_an_ablation_changes_one_field(name: str) -> None:
-    changed = {f.name for f in fields(SegConfig) if getattr(PRESETS[name], f.name) != getattr(VITL16, f.name)}
+    changed = {
+        f.name for f in fields(Dinov3segConfig) if getattr(PRESETS[name], f.name) != getattr(VITL16, f.name)
+    }
     expected = ABLATIONS[name.removeprefix("dinov3seg-vitl16-")]
     assert changed == {"name", *expected}
     assert all(getattr(PRESETS[name], field) == value for field, value in expected.items())
@@ -184,7 +186,7 @@ def test_every_preset_can_be_built(name: str) -> None:
     with torch.device("meta"):
         model = Dinov3Seg(PRESETS[name])
     assert model.config.name == name
-    assert SegConfig.from_dict(json.loads(json.dumps(model.config.to_dict()))) == model.config
+    assert Dinov3segConfig.from_dict(json.loads(json.dumps(model.config.to_dict()))) == model.config
 
 
 def test_every_part_that_learns_gets_a_gradient(model: Dinov3Seg, pixels: Tensor) -> None:
@@ -228,6 +230,6 @@ def test_fields_of_another_configuration_are_refused() -> None:
     raw = SMALL.to_dict()
     raw["prior"]["colour"] = "blue"
     with pytest.raises(ValueError, match=r"PriorConfig: missing or unknown fields \['colour'\]"):
-        SegConfig.from_dict(raw)
+        Dinov3segConfig.from_dict(raw)
     with pytest.raises(ValueError, match="text_width must be twice backbone_width=192"):
         VlmConfig(backbone_width=192)

@@ -84,8 +84,8 @@ def test_both_vision_graphs_share_one_file_of_weights(exported, tiny):
 
 def test_the_engines_of_the_runtime_reproduce_the_golden_pair(exported):
     bundle = exported[0]
-    for graph, least in (("vision", 0.99999), ("vision.fp16", 0.9995)):
-        assert verify_golden(bundle, open_engine(bundle, graph)) > least
+    for graph, minimum in (("vision", 0.99999), ("vision.fp16", 0.9995)):
+        assert verify_golden(bundle, open_engine(bundle, graph)) > minimum
 
 
 @torch.no_grad()

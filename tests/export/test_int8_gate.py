@@ -82,7 +82,7 @@ def test_a_drop_of_miou_is_refused():
 def test_the_command_measures_and_refuses(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(THRESHOLDS, "vision.int8", replace(THRESHOLDS["vision.int8"], label_agreement=0.5))
-    monkeypatch.setattr(int8_gate, "MOST_DROP", -101)  # nothing can gain that much
+    monkeypatch.setattr(int8_gate, "MAX_DROP", -101)  # nothing can gain that much
     label(tmp_path / "data", "a", np.random.default_rng(0).integers(0, 2, (64, 64)))
     (tmp_path / "data" / "names.txt").write_text("cat\nsky\n")
     options: list[str | Path] = ["--model", "tiny", "--out", tmp_path / "out", "--photos", weights / "photos"]

@@ -45,8 +45,8 @@ def test_a_weight_beyond_fp16_is_refused_by_name():
 @torch.no_grad()
 def test_the_pipelines_give_unit_features_close_to_the_model(tiny, pixels):
     expected = F.normalize(tiny(pixels), dim=1)
-    for precision, least in (("fp32", 1 - 1e-6), ("fp16", 0.9995)):
+    for precision, minimum in (("fp32", 1 - 1e-6), ("fp16", 0.9995)):
         features = VisionPipeline(tiny, precision)(pixels)
         assert features.dtype == torch.float32
         torch.testing.assert_close(features.norm(dim=1), torch.ones(3, 4, 4), rtol=1e-5, atol=1e-5)
-        assert (features * expected).sum(1).min() > least
+        assert (features * expected).sum(1).min() > minimum

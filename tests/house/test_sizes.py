@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE_LINES = 300
-FUNCTION_LINES = 40
-MODULE_INIT_LINES = 50
+FILE_LINES = 500
+FUNCTION_LINES = 60
+MODULE_INIT_LINES = 60
 DOCSTRING_LINES = 25
 FOLDERS = ("ovsdino", "export/ovsdino_export", "runtime/ovsdino_runtime", "benchmarks/ovsdino_benchmarks")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]

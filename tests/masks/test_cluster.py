@@ -41,7 +41,7 @@ def arguments(detector, sam_file, nltk_data, tmp_path, write_captions):
         "nltk-data": nltk_data,
         "detector": detector,
         "sam": sam_file,
-        "least-captions": 1,
+        "min-captions": 1,
         "shard-size": 1,
         "device": "cpu",
     }

@@ -33,7 +33,7 @@ def arguments(detector, sam_file, nltk_data, photos, captions, tmp_path):
         "nltk-data": nltk_data,
         "detector": detector,
         "sam": sam_file,
-        "least-captions": 1,
+        "min-captions": 1,
         "box-threshold": 0.3,
         "text-threshold": 0.1,
         "device": "cpu",
@@ -156,7 +156,7 @@ def test_killed_in_the_middle_it_goes_on(arguments, tmp_path):
         ({"sam": "sam_vit_h_4b8939.pth"}, "/sam_vit_h_4b8939.pth https://dl.fbaipublicfiles.com"),
         ({"detector": "IDEA-Research/none"}, "get it: hf download IDEA-Research/none"),
         ({"nltk_data": "nowhere"}, "nowhere: no such folder; give the one that holds NLTK's data"),
-        ({"least_captions": 100}, "no noun stands in 100 of the 8 captions; lower --least-captions"),
+        ({"min_captions": 100}, "no noun stands in 100 of the 8 captions; lower --min-captions"),
         ({"device": "cuda:77"}, "--device cuda:77: torch cannot use it here"),
         ({"source": "segmenters"}, "--source segmenters needs --teachers DIR and --concepts FILE"),
     ],
@@ -206,7 +206,7 @@ def test_a_folder_with_something_else_is_left_alone(arguments):
 
 
 def test_some_photos_only(arguments):
-    assert run(arguments, most=2).exit_code == 0
+    assert run(arguments, max_count=2).exit_code == 0
     reader = MaskReader(Path(arguments["--out"]))
     assert sorted((*reader.images, *reader.skipped)) == ["a.jpg", "sub/c.png"]
 

@@ -203,9 +203,9 @@ def test_a_nouns_mask_is_the_union_of_its_boxes(detector, sam_file, photo):
 def test_small_masks_are_dropped_and_remembered(detector, sam_file, photo):
     task = PhotoNouns("a.jpg", NOUNS, ())
     areas = {r.noun: r.rle.decode().mean() for r in options(detector, sam_file).open()(photo, task).regions}
-    least = float(np.median(list(areas.values())))
-    made = options(detector, sam_file, least_area=least).open()(photo, task)
-    assert {r.noun for r in made.regions} == {noun for noun, area in areas.items() if area >= least}
+    minimum = float(np.median(list(areas.values())))
+    made = options(detector, sam_file, min_area=minimum).open()(photo, task)
+    assert {r.noun for r in made.regions} == {noun for noun, area in areas.items() if area >= minimum}
     assert set(made.absent) == set(NOUNS) - {r.noun for r in made.regions}
 
 
@@ -219,4 +219,4 @@ def test_a_photo_without_nouns_or_boxes_has_no_regions(detector, sam_file, photo
 def test_what_is_recorded_tells_two_runs_apart(detector, sam_file):
     first = options(detector, sam_file).described()
     assert json.loads(json.dumps(first)) == first
-    assert options(detector, sam_file, least_area=0.01).described() != first
+    assert options(detector, sam_file, min_area=0.01).described() != first

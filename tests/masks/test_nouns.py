@@ -42,7 +42,7 @@ def nouns_of(captions, **rules):
         photos,
         lambda text: caption_runs(text, tag, LEXICON),
         LEXICON,
-        NounFilter(**{"least_captions": 1} | rules),
+        NounFilter(**{"min_captions": 1} | rules),
     )
 
 
@@ -83,11 +83,11 @@ def test_plural_and_singular_are_one_noun_and_captions_are_pooled():
 
 def test_a_frequent_bigram_is_one_noun_and_takes_its_parts():
     said = [["a tennis racket", "a tennis rackets with a racket"], ["the racket"]]
-    found, counts = nouns_of(said, least_captions=2)
+    found, counts = nouns_of(said, min_captions=2)
     assert counts == {"tennis racket": 2, "racket": 2}
     assert found[0].nouns == ("tennis racket", "racket")
     assert found[0].others == ("tennis",)
-    rare, counts = nouns_of([["a tennis racket", "a racket"]], least_captions=2)
+    rare, counts = nouns_of([["a tennis racket", "a racket"]], min_captions=2)
     assert counts == {"racket": 2}
     assert rare[0].nouns == ("racket",)
 
@@ -114,13 +114,13 @@ def test_filtered_words_are_remembered_as_said():
 
 
 def test_rare_nouns_are_left_out():
-    found, counts = nouns_of([["a cat", "a dog"], ["a cat"]], least_captions=2)
+    found, counts = nouns_of([["a cat", "a dog"], ["a cat"]], min_captions=2)
     assert counts == {"cat": 2}
     assert found[0].others == ("dog",)
 
 
 def test_two_sentences_do_not_make_a_bigram():
-    _, counts = nouns_of([["a traffic light", "the traffic light", "traffic. Light"]], least_captions=2)
+    _, counts = nouns_of([["a traffic light", "the traffic light", "traffic. Light"]], min_captions=2)
     assert counts == {"traffic light": 2}
 
 

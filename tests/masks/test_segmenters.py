@@ -238,7 +238,7 @@ def classifier(tmp_path_factory):
 
 def test_boxes_are_named_as_the_network_names_their_crops(classifier, photos):
     photo = load_photo(photos / "a.jpg")
-    named = WordBoxes(classifier)(photo, least=0.0)
+    named = WordBoxes(classifier)(photo, minimum=0.0)
     assert [entry.box for entry in named] == [tuple(round(v, 3) for v in box) for box in grid()]
     model = timm.create_model(NAME).eval()
     from safetensors.torch import load_file

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.options import DEFAULT_OPTIONS
 from ovsdino_runtime.bundle.bundle import write_bundle
 from ovsdino_runtime.device.pipeline import DevicePipeline
 from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.engines.onnxruntime_cuda import CPU, OrtStreamEngine
-from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, HostPipeline
+from ovsdino_runtime.pipelines.pipeline import HostPipeline
 
 
 def sibling(name):
@@ -31,7 +32,7 @@ class Engine(OrtStreamEngine):
 
     def __init__(self, bundle, streams, fail_at=None):
         super().__init__(bundle.file("vision.onnx"), streams.vision[0], CPU)
-        self.contexts, self.most, self.capturable = 2, 2, True
+        self.contexts, self.max_count, self.capturable = 2, 2, True
         self.runs, self.fail_at = 0, fail_at
 
     def enqueue(self, context, inputs, outputs, stream):

@@ -65,10 +65,10 @@ def soak(segmenter: Segmenter, photos: int, *, sides=(40, 700), seed: int = 0) -
 @click.option("--photos", default=2000, show_default=True)
 @click.option("--model", default="nano", show_default=True)
 @click.option("--threads", type=int)
-@click.option("--windows", type=click.Choice(["model", "none"]), default="model", show_default=True)
-def main(photos: int, model: str, threads: int | None, windows: Literal["model", "none"]) -> None:
+@click.option("--inference", type=click.Choice(["slide", "whole"]), default="slide", show_default=True)
+def main(photos: int, model: str, threads: int | None, inference: Literal["slide", "whole"]) -> None:
     """Print what the process holds as it goes."""
-    for done, now in soak(Segmenter.load(model, threads=threads, windows=windows), photos):
+    for done, now in soak(Segmenter.load(model, threads=threads, inference=inference), photos):
         click.echo(f"{done:6} photos  {now.memory:8.1f} MB  {now.threads} threads  {now.files} files")
 
 

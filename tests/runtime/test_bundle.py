@@ -177,7 +177,7 @@ def test_a_disk_that_fills_up_leaves_nothing(staging, manifest, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-DENSE = {
+DINOV3SEG = {
     "view": 96,
     "whole": "window",
     "unit_length": True,
@@ -187,28 +187,28 @@ DENSE = {
 }
 
 
-def make_dense(record, **changes):
+def make_dinov3seg(record, **changes):
     """Give a manifest the graphs of dinov3.seg; their files do not matter here."""
-    record["dense"] = DENSE | changes
+    record["dinov3seg"] = DINOV3SEG | changes
     record["graphs"] |= dict.fromkeys(("late", "decoder"), record["graphs"]["text"])
 
 
 def test_a_bundle_of_the_other_system_says_how_it_decodes(bundle):
-    edit(bundle, make_dense)
-    dense = load_bundle(bundle.path).manifest.dense
-    assert (dense.view, dense.whole, dense.halves) == (96, "window", ((0, 2), (2, 4)))
+    edit(bundle, make_dinov3seg)
+    dinov3seg = load_bundle(bundle.path).manifest.dinov3seg
+    assert (dinov3seg.view, dinov3seg.whole, dinov3seg.halves) == (96, "window", ((0, 2), (2, 4)))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: (make_dense(r), r["graphs"].pop("late")), "graph late is missing"),
-        (lambda r: make_dense(r, whole="view"), "graph whole is missing"),
-        (lambda r: make_dense(r, whole="both"), r"dense\.whole: expected .*'view'.*, got \"both\""),
-        (lambda r: make_dense(r, pad_length=0), "view and pad_length must be positive, got 96 and 0"),
-        (lambda r: make_dense(r, halves=[[2, 2]]), r"halves must be columns from, to; got \(\(2, 2\),\)"),
-        (lambda r: make_dense(r, halves=[]), r"halves must be columns from, to; got \(\)"),
-        (lambda r: make_dense(r, fusion="features"), "dense: unknown key fusion"),
+        (lambda r: (make_dinov3seg(r), r["graphs"].pop("late")), "graph late is missing"),
+        (lambda r: make_dinov3seg(r, whole="view"), "graph whole is missing"),
+        (lambda r: make_dinov3seg(r, whole="both"), r"dinov3seg\.whole: expected .*'view'.*, got \"both\""),
+        (lambda r: make_dinov3seg(r, pad_length=0), "view and pad_length must be positive, got 96 and 0"),
+        (lambda r: make_dinov3seg(r, halves=[[2, 2]]), r"halves must be columns from, to; got \(\(2, 2\),\)"),
+        (lambda r: make_dinov3seg(r, halves=[]), r"halves must be columns from, to; got \(\)"),
+        (lambda r: make_dinov3seg(r, fusion="features"), "dinov3seg: unknown key fusion"),
     ],
 )
 def test_how_it_decodes_is_checked(bundle, change, message):
@@ -218,8 +218,8 @@ def test_how_it_decodes_is_checked(bundle, change, message):
 
 
 def test_a_bundle_from_before_the_other_system_is_read(bundle):
-    edit(bundle, lambda record: record.pop("dense"))
-    assert load_bundle(bundle.path).manifest.dense is None
+    edit(bundle, lambda record: record.pop("dinov3seg"))
+    assert load_bundle(bundle.path).manifest.dinov3seg is None
 
 
 def test_graphs_that_share_weights_follow_them(bundle, manifest):

@@ -88,11 +88,11 @@ def test_vocabularies_know_their_background(invoke, flag_file, tmp_path, options
 
 
 def test_others_are_background(invoke, flag_file, tmp_path):
-    result = invoke(flag_file, "--classes", "red", "--others", "green, blue")
+    result = invoke(flag_file, "--classes", "red", "--background-classes", "green, blue")
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "out" / "flag.json").read_text())
     assert record["classes"] == ["background", "red"]
-    assert record["others"] == ["green", "blue"]
+    assert record["background_classes"] == ["green", "blue"]
     assert {region["name"] for region in record["regions"]} == {"background", "red"}
 
 
@@ -166,8 +166,8 @@ def check_refusal(result, message, tmp_path):
         (["FLAG", "--classes", "@nothing.txt"], "nothing.txt: cannot be read"),
         (["FLAG", "--classes", "background", "--background", "0.5"], "has the name of class 0"),
         (
-            ["FLAG", "--classes", "red", "--others", "sky", "--background", "none"],
-            "--others is what belongs to the background: leave out --background none",
+            ["FLAG", "--classes", "red", "--background-classes", "sky", "--background", "none"],
+            "--background-classes is what belongs to the background: leave out --background none",
         ),
         (["FLAG", "--vocabulary", "imagenet"], "unknown vocabulary 'imagenet': expected one of ade150"),
         (["FLAG", "--classes", "red", "--templates", "none"], "unknown templates 'none'"),

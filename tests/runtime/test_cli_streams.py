@@ -263,7 +263,7 @@ def test_a_trace_that_cannot_be_written_is_refused(invoke, flag_file, tmp_path):
 
 
 def test_whole_photos(invoke, flag_file, tmp_path):
-    assert invoke(flag_file, *CLASSES, "--windows", "none", "--save", "labels").exit_code == 0
+    assert invoke(flag_file, *CLASSES, "--inference", "whole", "--save", "labels").exit_code == 0
     assert set(np.unique(Image.open(tmp_path / "out" / "flag_labels.png"))) == {0, 1, 2}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.cuda import driver as cuda
@@ -17,7 +18,7 @@ from ovsdino_runtime.cuda.devices import find_gpus
 from ovsdino_runtime.device.open import open_device_pipeline, vision_graph
 from ovsdino_runtime.engines import onnxruntime_cuda as ort_cuda
 from ovsdino_runtime.engines.stream_engine import Place
-from ovsdino_runtime.pipelines.pipeline import PipelineOptions, open_host_pipeline
+from ovsdino_runtime.pipelines.pipeline import open_host_pipeline
 from ovsdino_runtime.segmenter import Segmenter
 
 
@@ -34,12 +35,12 @@ def test_without_pycuda_the_message_says_what_to_install(monkeypatch):
 
 def test_precisions_that_do_not_run_on_a_gpu_are_refused(bundle):
     with pytest.raises(EngineError, match="tensorrt on a GPU does not run int8; use fp16 or fp32"):
-        vision_graph(bundle, PipelineOptions("cuda", "tensorrt", "int8"))
+        vision_graph(bundle, RuntimeOptions(device="cuda", engine="tensorrt", precision="int8"))
     with pytest.raises(EngineError, match="onnxruntime on a GPU does not run bf16"):
-        vision_graph(bundle, PipelineOptions("cuda", "onnxruntime", "bf16"))
+        vision_graph(bundle, RuntimeOptions(device="cuda", engine="onnxruntime", precision="bf16"))
     with pytest.raises(BundleError, match="has no fp16 vision graph, only vision, text"):
-        vision_graph(bundle, PipelineOptions("cuda", "tensorrt", "fp16"))
-    assert vision_graph(bundle, PipelineOptions("cuda", "tensorrt")) == "vision"
+        vision_graph(bundle, RuntimeOptions(device="cuda", engine="tensorrt", precision="fp16"))
+    assert vision_graph(bundle, RuntimeOptions(device="cuda", engine="tensorrt")) == "vision"
 
 
 class OneStream:
@@ -154,8 +155,8 @@ def test_labels_on_a_gpu_are_those_of_the_processor(gpu_bundle, engine):
 
         pytest.importorskip(engine.replace("-", "_"))
         build_engine(gpu_bundle, "vision", choose_target(engine, "current"))
-    pipeline = open_device_pipeline(gpu_bundle, PipelineOptions("cuda", engine))
-    host = open_host_pipeline(gpu_bundle, PipelineOptions())
+    pipeline = open_device_pipeline(gpu_bundle, RuntimeOptions(device="cuda", engine=engine))
+    host = open_host_pipeline(gpu_bundle, RuntimeOptions())
     embeddings = np.random.default_rng(0).normal(size=(300, 384)).astype(np.float32)
     text: Future = Future()
     text.set_result(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.base.trace import Trace
 from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.engines.onnxruntime import open_engine
-from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, HostPipeline, PipelineOptions
+from ovsdino_runtime.pipelines.pipeline import HostPipeline
 
 pytest.importorskip("torch")
 HERE = Path(__file__)
@@ -69,13 +70,13 @@ def test_what_a_device_saw_is_named_as_by_the_host(device_bundle):
         pipeline, device = open_device(device_bundle, seed=seed)
         for size in (WIDE, (90, 150), (64, 64), WIDE):
             photo = random_photo(*size)
-            seen = pipeline.see(photo)
-            assert list(seen.timings) == ["upload", "resize", "vision", "download"]
+            image_features = pipeline.encode(photo)
+            assert list(image_features.timings) == ["upload", "resize", "vision", "download"]
             pipeline.label(random_photo(*size, seed=1), words(3), threshold=None, scores=False)
             for count, threshold in ((7, None), (4, 0.5)):
                 wanted = host_labels(device_bundle, photo, words(count), threshold=threshold)
                 for way in (pipeline, host):
-                    actual = way.name(seen, words(count), threshold=threshold, scores=True)
+                    actual = way.segment(image_features, words(count), threshold=threshold, scores=True)
                     assert_same(actual, wanted)
         assert not any(stream.queue for stream in device.streams)
         pipeline.close()
@@ -86,9 +87,9 @@ def test_a_failure_while_it_sees_leaves_nothing_behind(device_bundle):
     pipeline, device = open_device(device_bundle, fail_at=2)
     photo, text = random_photo(*WIDE), words(5)
     with pytest.raises(EngineError, match="the engine did not run"):
-        pipeline.see(photo)
+        pipeline.encode(photo)
     assert not any(stream.queue for stream in device.streams)
-    actual = pipeline.name(pipeline.see(photo), text, threshold=None, scores=True)
+    actual = pipeline.segment(pipeline.encode(photo), text, threshold=None, scores=True)
     assert_same(actual, host_labels(device_bundle, photo, text, threshold=None))
 
 
@@ -159,12 +160,12 @@ def test_text_is_waited_for_while_windows_are_in_flight(device_bundle):
             return False
 
         def result(self):
-            seen.append([name for _, _, name in device.log if name.startswith("context")])
+            image_features.append([name for _, _, name in device.log if name.startswith("context")])
             return words(5).result()
 
-    seen = []
+    image_features = []
     pipeline.label(random_photo(*WIDE), Late(), threshold=None, scores=False)
-    assert len(seen[0]) == 3  # all windows were submitted before
+    assert len(image_features[0]) == 3  # all windows were submitted before
 
 
 def test_the_same_size_and_classes_again_are_one_graph(device_bundle):
@@ -210,7 +211,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(device_bundle):
 
 def test_a_trace_shows_the_streams(device_bundle, tmp_path):
     with Trace(tmp_path / "trace.json") as trace:
-        pipeline, device = open_device(device_bundle, options=PipelineOptions(trace=trace))
+        pipeline, device = open_device(device_bundle, options=RuntimeOptions(trace=trace))
         text = words(5)
         for _ in range(3):
             result = pipeline.label(random_photo(*WIDE), text, threshold=None, scores=False)
@@ -229,7 +230,7 @@ def test_a_bundle_without_kernels_is_refused_with_the_command(bundle):
 
 def test_whole_photos_are_refused(device_bundle):
     with pytest.raises(EngineError, match="whole photos in one window run on device 'cpu' alone"):
-        open_device(device_bundle, options=PipelineOptions(windows="none"))
+        open_device(device_bundle, options=RuntimeOptions(inference="whole"))
 
 
 def test_nano_gives_the_hosts_labels(tmp_path):

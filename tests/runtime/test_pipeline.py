@@ -8,10 +8,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from ovsdino_runtime.base.errors import ClassesError, EngineError, PhotoError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Graph, Tensor, write_bundle
 from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.pipelines.host_stages import Prepare
-from ovsdino_runtime.pipelines.pipeline import HostPipeline, PipelineOptions, open_pipeline
+from ovsdino_runtime.pipelines.pipeline import HostPipeline, open_pipeline
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.vocabulary import parse_classes
 
@@ -34,7 +35,7 @@ def any_size(staging, manifest, tmp_path):
 
 
 def test_label_is_its_stages_one_after_the_other(shared_bundle, flag):
-    pipeline = open_pipeline(shared_bundle, PipelineOptions(threads=1))
+    pipeline = open_pipeline(shared_bundle, RuntimeOptions(threads=1))
     assert isinstance(pipeline, HostPipeline)
     text = Future()
     text.set_result(Segmenter.load(shared_bundle.path).encode_text(parse_classes(COLOURS)))
@@ -55,12 +56,12 @@ def test_without_scores_regions_have_none(shared_bundle, flag):
 
 
 def test_without_windows_a_photo_is_stretched_to_the_one_size_of_the_graph(shared_bundle, flag):
-    seen = []
-    segmenter = Segmenter.load(shared_bundle.path, windows="none", threads=1)
+    image_features = []
+    segmenter = Segmenter.load(shared_bundle.path, inference="whole", threads=1)
     real = segmenter.vision.run
-    segmenter.vision.run = lambda inputs: seen.append(inputs["pixels"].shape) or real(inputs)
+    segmenter.vision.run = lambda inputs: image_features.append(inputs["pixels"].shape) or real(inputs)
     result = segmenter(flag, COLOURS)
-    assert seen == [(1, 3, 64, 64)]
+    assert image_features == [(1, 3, 64, 64)]
     expected = np.repeat([0, 1, 2], 50)
     interior = np.abs(np.arange(150)[:, None] - [50, 100]).min(axis=1) > 150 / 8  # a patch
     assert (result.labels[:, interior] == expected[interior]).all()
@@ -72,13 +73,13 @@ def test_without_windows_a_photo_is_stretched_to_the_one_size_of_the_graph(share
 )
 def test_without_windows_a_graph_of_any_size_sees_the_whole_photo(any_size, size, expected):
     """Proportions are kept, to whole patches; each node is then the mean colour of its patch."""
-    seen = []
-    segmenter = Segmenter.load(any_size.path, windows="none", threads=1)
+    image_features = []
+    segmenter = Segmenter.load(any_size.path, inference="whole", threads=1)
     real = segmenter.vision.run
-    segmenter.vision.run = lambda inputs: seen.append(inputs["pixels"]) or real(inputs)
+    segmenter.vision.run = lambda inputs: image_features.append(inputs["pixels"]) or real(inputs)
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     assert segmenter(photo, COLOURS).labels.shape == size
-    (pixels,) = seen
+    (pixels,) = image_features
     assert pixels.shape == (1, 3, *expected)
     resized = segmenter.resize(photo)
     np.testing.assert_allclose(pixels[0].transpose(1, 2, 0), resized / 127.5 - 1, atol=1e-6)
@@ -90,7 +91,7 @@ def test_with_windows_both_graphs_see_the_same(any_size, shared_bundle, flag):
 
 
 def test_a_whole_photo_is_never_smaller_than_a_patch(any_size):
-    prepare = Prepare(any_size.manifest, windows="none")
+    prepare = Prepare(any_size.manifest, inference="whole")
     assert prepare(np.zeros((1, 4000, 3), np.uint8)).resized.shape == (8, 256, 3)
     assert prepare(np.zeros((1, 1, 3), np.uint8)).resized.shape == (64, 64, 3)
 
@@ -104,18 +105,18 @@ def test_an_unknown_engine_is_refused(shared_bundle):
 
 def test_the_engine_of_the_text_has_the_options_of_the_pipeline(shared_bundle):
     pipeline = HostPipeline(
-        shared_bundle, open_engine(shared_bundle, "vision", threads=1), PipelineOptions(threads=1)
+        shared_bundle, open_engine(shared_bundle, "vision", threads=1), RuntimeOptions(threads=1)
     )
     assert pipeline.open_text().description.endswith("1 threads")
 
 
 def test_naming_what_was_seen_is_the_call(shared_bundle, flag):
     segmenter = Segmenter.load(shared_bundle.path, threads=1)
-    seen = segmenter.see(flag)
-    assert list(seen.timings) == ["decode", "resize", "vision"]
+    image_features = segmenter.encode(flag)
+    assert list(image_features.timings) == ["decode", "resize", "vision"]
     for words, background in ((COLOURS, None), ("yellow|white, black", None), ("red, blue", 0.6)):
         named, called = (
-            segmenter.name(seen, words, background=background),
+            segmenter.segment(image_features, words, background=background),
             segmenter(flag, words, background=background),
         )
         np.testing.assert_array_equal(named.labels, called.labels)
@@ -128,31 +129,33 @@ def test_naming_what_was_seen_is_the_call(shared_bundle, flag):
         ]
         assert [getattr(named, name) for name in same] == [getattr(called, name) for name in same]
         assert list(named.timings) == ["text", "merge"]  # its own, not those of the seeing
-        assert list(called.timings) == [*seen.timings, *named.timings]
-    assert segmenter.name(seen, COLOURS, scores=False).scores is None
+        assert list(called.timings) == [*image_features.timings, *named.timings]
+    assert segmenter.segment(image_features, COLOURS, scores=False).scores is None
 
 
 def test_naming_does_not_look_again(shared_bundle, flag, monkeypatch):
     segmenter = Segmenter.load(shared_bundle.path, threads=1)
-    seen = segmenter.see(flag)
+    image_features = segmenter.encode(flag)
     monkeypatch.setattr(segmenter.vision, "run", None)  # calling it would fail
-    assert set(segmenter.name(seen, "red, yellow").coverage()) == {"red", "yellow"}
+    assert set(segmenter.segment(image_features, "red, yellow").coverage()) == {"red", "yellow"}
 
 
 def test_what_another_model_saw_is_refused(shared_bundle, any_size, flag):
-    seen = Segmenter.load(any_size.path, threads=1).see(flag)
+    image_features = Segmenter.load(any_size.path, threads=1).encode(flag)
     segmenter = Segmenter.load(shared_bundle.path, threads=1)
     with pytest.raises(PhotoError, match=r"another model saw this photo.*; see it again"):
-        segmenter.name(seen, COLOURS)
-    again = Segmenter.load(shared_bundle.path, windows="none", threads=1).see(flag)  # the same, another way
-    assert segmenter.name(again, COLOURS).labels.shape == flag.shape[:2]
+        segmenter.segment(image_features, COLOURS)
+    again = Segmenter.load(shared_bundle.path, inference="whole", threads=1).encode(
+        flag
+    )  # the same, another way
+    assert segmenter.segment(again, COLOURS).labels.shape == flag.shape[:2]
 
 
 def test_what_cannot_be_named_is_refused(shared_bundle, flag):
     segmenter = Segmenter.load(shared_bundle.path, threads=1)
     with pytest.raises(PhotoError, match="no such file"):
-        segmenter.see("nothing.png")
+        segmenter.encode("nothing.png")
     with pytest.raises(ClassesError, match="no class is given"):
-        segmenter.name(segmenter.see(flag), "")
+        segmenter.segment(segmenter.encode(flag), "")
     with pytest.raises(ClassesError, match=r"must be in 0\.\.1, got 2"):
-        segmenter.name(segmenter.see(flag), COLOURS, background=2)
+        segmenter.segment(segmenter.encode(flag), COLOURS, background=2)

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import ovsdino_runtime
-from ovsdino_runtime import segmenter as module
 from ovsdino_runtime.base.errors import BundleError, ClassesError, PhotoError
+from ovsdino_runtime.bundle import models
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.geometry.preprocess import resize_bilinear
 from ovsdino_runtime.pipelines import host_stages
@@ -94,24 +94,26 @@ def test_unsure_pixels_are_background(segmenter, flag):
 def test_others_are_background_wherever_they_win(segmenter, flag):
     alone = segmenter(flag, "red, green, blue")
     result = segmenter(
-        flag, "red", others="green, pink|RED, blue"
+        flag, "red", background_classes="green, pink|RED, blue"
     )  # what shares a word with a class is left out
     assert result.classes == ("background", "red")
-    assert result.others == ("green", "blue")
+    assert result.background_classes == ("green", "blue")
     assert result.background == 0.0  # the words alone decide
     np.testing.assert_array_equal(result.labels, np.where(alone.labels == 0, 1, 0))
     np.testing.assert_array_equal(result.scores, alone.scores)
-    unsure = segmenter.name(segmenter.see(flag), "red", others="green, blue", background=0.9)
+    unsure = segmenter.segment(
+        segmenter.encode(flag), "red", background_classes="green, blue", background=0.9
+    )
     np.testing.assert_array_equal(unsure.labels, (alone.labels == 0) & (unsure.labels == 1))
     assert unsure.coverage().keys() <= {"background", "red"}
 
 
 def test_packaged_others_leave_out_what_is_asked_for(segmenter, flag):
-    result = segmenter(flag, "sky, cat", others="surroundings")
-    assert "grass" in result.others
-    assert not {"sky", "cloud"} & set(result.others)
-    with pytest.raises(ClassesError, match="'sky' is to be background, and there is none"):
-        Vocabulary((("cat",),), others=(("sky",),))
+    result = segmenter(flag, "sky, cat", background_classes="surroundings")
+    assert "grass" in result.background_classes
+    assert not {"sky", "cloud"} & set(result.background_classes)
+    with pytest.raises(ClassesError, match="background class 'sky': the vocabulary has no background"):
+        Vocabulary((("cat",),), background_classes=(("sky",),))
 
 
 def test_a_vocabulary_with_background_has_the_models_threshold(segmenter, flag):
@@ -199,7 +201,7 @@ def test_a_packaged_model_is_found_by_name(bundle, tmp_path, monkeypatch):
     package = tmp_path / "package"
     (package / "models").mkdir(parents=True)
     shutil.copytree(bundle.path, package / "models" / "small.ovs")
-    monkeypatch.setattr(module.resources, "files", lambda _: package)
+    monkeypatch.setattr(models.resources, "files", lambda _: package)
     assert find_bundle("small") == package / "models" / "small.ovs"
     with pytest.raises(
         BundleError, match=r"big: neither a packaged model nor a bundle; packaged models: small; "

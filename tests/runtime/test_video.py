@@ -14,7 +14,7 @@ from ovsdino_runtime.files import video
 from ovsdino_runtime.files.video import Patience, VideoWriter, read_video
 
 av = pytest.importorskip("av")
-HASTE = Patience(first=0.01, most=0.02, tries=3, timeout=5)
+HASTE = Patience(first=0.01, max_count=0.02, tries=3, timeout=5)
 COLOURS = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
 
 
@@ -166,7 +166,7 @@ class Camera(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.visits += 1
-        if self.server.visits > self.server.most:
+        if self.server.visits > self.server.max_count:
             self.send_error(503)
             return
         self.send_response(200)
@@ -185,7 +185,7 @@ class Camera(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def camera():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
-    server.visits, server.most = 0, 2
+    server.visits, server.max_count = 0, 2
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -214,9 +214,9 @@ def test_a_lost_camera_is_sought_again_and_given_up_at_last(camera):
 
 
 def test_waiting_for_a_camera_can_be_stopped(camera):
-    camera.most = 1
+    camera.max_count = 1
     stop = threading.Event()
-    patience = Patience(first=60, most=60, tries=3, timeout=5)
+    patience = Patience(first=60, max_count=60, tries=3, timeout=5)
     source = Source("live", f"http://127.0.0.1:{camera.server_port}/live")
     frames = read_video(source, stop=stop, patience=patience)
     for frame in frames:
@@ -237,7 +237,7 @@ def test_a_missing_camera_is_reported():
 
 
 def test_back_off_doubles_up_to_its_limit():
-    patience = Patience(first=0.5, most=30)
+    patience = Patience(first=0.5, max_count=30)
     assert [patience.pause(tries) for tries in (1, 2, 3, 7, 8)] == [0.5, 1, 2, 30, 30]
 
 

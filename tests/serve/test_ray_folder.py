@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.cli import run
 from ovsdino_runtime.cluster import folder as ray_folder
 from ovsdino_runtime.cluster.folder import FolderJob, FolderWorker
 from ovsdino_runtime.cluster.journal import FOLDER, Journal
 from ovsdino_runtime.files.video import VideoWriter
-from ovsdino_runtime.runtime_options import ModelChoice
 from ovsdino_runtime.text.vocabulary import parse_classes
 
 PHOTOS = 24
@@ -166,8 +166,10 @@ def test_a_worker_does_photos_and_videos_and_tells_what_is_wrong(tiny, folder, t
             writer.write(np.full((64, 96, 3), 80 * number, np.uint8), number / 2)
     alone = invoke(tiny, video, tmp_path, "--save", "labels,json")
     assert alone.exit_code == 0, alone.output
-    choice = ModelChoice(str(tiny), threads=1)
-    job = FolderJob(choice, parse_classes(CLASSES[1]), 0.3, ("labels", "json"), tmp_path / "worker")
+    options = RuntimeOptions(threads=1)
+    job = FolderJob(
+        str(tiny), options, parse_classes(CLASSES[1]), 0.3, ("labels", "json"), tmp_path / "worker"
+    )
     Journal(job.out).begin({})
     worker = FolderWorker(replace(job, vocabulary=replace(job.vocabulary, background=True)))
     rows = ray_folder._rows([Source("video", str(video)), Source("photo", str(folder / "99.jpg"))])

@@ -32,8 +32,14 @@ FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthChec
     [
         ({"classes": "red, green|lime, blue"}, ["--classes", "red, green|lime, blue"]),
         ({"classes": "red, white", "background": "0.9"}, ["--classes", "red, white", "--background", "0.9"]),
-        ({"classes": "red", "others": "blue,green"}, ["--classes", "red", "--others", "blue,green"]),
-        ({"classes": "red", "others": "surroundings"}, ["--classes", "red", "--others", "surroundings"]),
+        (
+            {"classes": "red", "background_classes": "blue,green"},
+            ["--classes", "red", "--background-classes", "blue,green"],
+        ),
+        (
+            {"classes": "red", "background_classes": "surroundings"},
+            ["--classes", "red", "--background-classes", "surroundings"],
+        ),
         ({"vocabulary": "voc21"}, ["--vocabulary", "voc21"]),
         (
             {"vocabulary": "voc21", "background": "none"},
@@ -205,8 +211,12 @@ def test_words_are_never_read_from_the_servers_files(address, tmp_path):
         ({"classes": ",".join(map(str, range(3000)))}, 422, "got 3000 classes: expected at most 2000"),
         ({"classes": "a", "background": "1.01"}, 422, "background '1.01' is neither 'none' nor a number"),
         ({"classes": "a", "background": "nan"}, 422, "background 'nan' is neither"),
-        ({"classes": "a", "background": "none", "others": "b"}, 422, "others belong to the background"),
-        ({"classes": "a", "others": "@/etc/passwd, "}, 422, "class 2 has an empty name"),
+        (
+            {"classes": "a", "background": "none", "background_classes": "b"},
+            422,
+            "background_classes belong to the background",
+        ),
+        ({"classes": "a", "background_classes": "@/etc/passwd, "}, 422, "class 2 has an empty name"),
         ({"classes": "background", "background": "0.5"}, 422, "class 1 has the name of class 0"),
         ({"vocabulary": "../voc21"}, 422, "unknown vocabulary '../voc21'"),
         ({"classes": "a", "format": "gif"}, 422, "format: Input should be 'png' or 'rle'"),

@@ -26,8 +26,8 @@ from ovsdino_runtime.files.labeled_folder import (
     require_same_size,
     to_classes,
 )
-from ovsdino_runtime.geometry.metrics import Truth
 from ovsdino_runtime.geometry.rle import decode_rle
+from ovsdino_runtime.geometry.types import Truth
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, vocabulary_names
 
 Extent = Literal["full set", "subset", "own folder"]  # how much of a benchmark it is

@@ -100,12 +100,12 @@ def find_protocol(name: str) -> Protocol:
 def own_protocol(manifest: Manifest) -> Protocol:
     """Write down how a bundle works when nobody says otherwise."""
     limits, windows = manifest.preprocessing, manifest.windows
-    if manifest.dense is not None:
+    if manifest.dinov3seg is not None:
         return replace(
             DINOV3SEG,
             name="model",
             source=f"the bundle of {manifest.name}",
-            long_side=manifest.dense.view,
+            long_side=manifest.dinov3seg.view,
             window=windows.size,
             stride=windows.stride,
             templates="model",
@@ -131,8 +131,8 @@ def require_runnable(protocol: Protocol, manifest: Manifest) -> None:
     Raises:
         ProtocolError: the message names the step and what can be run instead.
     """
-    if manifest.dense is not None:
-        _require_local_global(protocol, manifest, manifest.dense.view)
+    if manifest.dinov3seg is not None:
+        _require_local_global(protocol, manifest, manifest.dinov3seg.view)
         return
     faults = []
     if protocol.short_side == 0 or protocol.interpolation != "bilinear":

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ovsdino_benchmarks.datasets.protocol import Protocol, own_protocol
-from ovsdino_benchmarks.model_variants import dinov3seg as dense_forms
+from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
 from ovsdino_benchmarks.model_variants import models
 from ovsdino_benchmarks.model_variants.models import Form, ModelSpec
 from ovsdino_benchmarks.results.environment import memory
@@ -21,8 +21,8 @@ from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
-from ovsdino_runtime.geometry.merge import Labels
-from ovsdino_runtime.geometry.preprocess import Floats, cut_windows, fit_size, normalise, resize_bilinear
+from ovsdino_runtime.geometry.preprocess import cut_windows, fit_size, normalise, resize_bilinear
+from ovsdino_runtime.geometry.types import Floats, Labels
 from ovsdino_runtime.geometry.windows import plan_windows
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
@@ -33,7 +33,7 @@ BASELINES: dict[WayName, str] = {
     "torch-compile": "torch.compile, mmseg's loop",
     "onnxruntime": "ONNX Runtime with default options, mmseg's loop in numpy",
 }
-DENSE_BASELINES: dict[WayName, str] = {
+DINOV3SEG_BASELINES: dict[WayName, str] = {
     **BASELINES,
     "torch": "torch eager, all classes at the view's and the photo's size",
 }
@@ -81,8 +81,8 @@ def open_way(job: Job) -> Way:
         vocabulary = job.vocabulary()
         return lambda file: segmenter(file, vocabulary).labels
     text = np.load(job.text, allow_pickle=False)
-    if bundle.manifest.dense is not None:
-        return _torch_dense(bundle, job, text)
+    if bundle.manifest.dinov3seg is not None:
+        return _torch_dinov3seg(bundle, job, text)
     if job.way == "onnxruntime":
         return _numpy_loop(bundle, job, text)
     return _torch_loop(bundle, job, text)
@@ -132,7 +132,7 @@ def _torch_loop(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
         photo = torch.from_numpy(load_photo(file).copy()).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
         height, width = fit_size(*photo.shape[2:], short_side=limits.short_side, long_side=limits.long_side)
         image = (F.interpolate(photo, (height, width), mode="bilinear") - mean) / std  # (1, 3, H', W')
-        scores, seen = torch.zeros(1, len(text), height, width), torch.zeros(1, 1, height, width)
+        scores, image_features = torch.zeros(1, len(text), height, width), torch.zeros(1, 1, height, width)
         for w in plan_windows(height, width, size=size, stride=manifest.windows.stride):
             bottom, right = w.top + w.height, w.left + w.width
             crop = F.interpolate(image[:, :, w.top : bottom, w.left : right], (size, size), mode="bilinear")
@@ -140,8 +140,8 @@ def _torch_loop(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
             logits = head.scale * torch.einsum("bdhw,nd->bnhw", features, text) + head.bias
             logits = F.interpolate(logits, (w.height, w.width), mode="bilinear")
             scores += F.pad(logits, (w.left, width - right, w.top, height - bottom))
-            seen[:, :, w.top : bottom, w.left : right] += 1
-        full = F.interpolate(scores / seen, tuple(photo.shape[2:]), mode="bilinear")  # (1, N, H, W)
+            image_features[:, :, w.top : bottom, w.left : right] += 1
+        full = F.interpolate(scores / image_features, tuple(photo.shape[2:]), mode="bilinear")  # (1, N, H, W)
         return full.argmax(1)[0].numpy().astype(np.uint16)
 
     def without_gradients(file: Path) -> Labels:
@@ -151,7 +151,7 @@ def _torch_loop(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
     return without_gradients
 
 
-def _torch_dense(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
+def _torch_dinov3seg(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
     """dinov3.seg as its network is written: all classes at the view's size, then at the photo's."""
     import torch
 
@@ -162,7 +162,7 @@ def _torch_dense(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
     limits = bundle.manifest.preprocessing
     checkpoint = Path(job.checkpoint) if job.checkpoint else None
     torch.set_num_threads(job.threads)
-    network = dense_forms.load_network(bundle, checkpoint, random_weights=True)
+    network = dinov3seg_forms.load_network(bundle, checkpoint, random_weights=True)
     text = torch.from_numpy(embeddings)  # (N, W)
     mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (limits.mean, limits.std))
 
@@ -192,14 +192,14 @@ def _numpy_loop(bundle: Bundle, job: Job, text: Floats) -> Way:
         height, width = fit_size(*photo.shape[:2], short_side=limits.short_side, long_side=limits.long_side)
         image = normalise(resize_bilinear(photo, height, width), limits)  # (H', W', 3)
         scores = np.zeros((height, width, len(text)), np.float32)
-        seen = np.zeros((height, width, 1), np.float32)
+        image_features = np.zeros((height, width, 1), np.float32)
         for w in plan_windows(height, width, size=size, stride=manifest.windows.stride):
             features = session.run(None, {"pixels": cut_windows(image, [w], size)})[0][0]  # (D, h, w)
             logits = head.scale * (features.transpose(1, 2, 0) @ text.T) + head.bias  # (h, w, N)
             area = slice(w.top, w.top + w.height), slice(w.left, w.left + w.width)
             scores[area] += resize_bilinear(logits, w.height, w.width)
-            seen[area] += 1
-        full = resize_bilinear(scores / seen, *photo.shape[:2])  # (H, W, N)
+            image_features[area] += 1
+        full = resize_bilinear(scores / image_features, *photo.shape[:2])  # (H, W, N)
         labels: Labels = full.argmax(axis=2).astype(np.uint16)
         return labels
 

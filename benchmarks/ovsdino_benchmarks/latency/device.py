@@ -17,14 +17,15 @@ from ovsdino_benchmarks.reports.report import describe_machine
 from ovsdino_benchmarks.results import results
 from ovsdino_benchmarks.results.environment import Environment, command, read_environment
 from ovsdino_benchmarks.results.results import Times
+from ovsdino_runtime.base.options import Precision, RuntimeOptions
 from ovsdino_runtime.base.out_folder import check_out
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Precision, load_bundle
+from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.device.open import open_device_pipeline
 from ovsdino_runtime.device.pipeline import DevicePipeline
-from ovsdino_runtime.geometry.preprocess import Floats, Photo
-from ovsdino_runtime.pipelines.pipeline import Pipeline, PipelineOptions, open_host_pipeline
+from ovsdino_runtime.geometry.types import Floats, Photo
+from ovsdino_runtime.pipelines.pipeline import Pipeline, open_host_pipeline
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder
 from ovsdino_runtime.text.vocabulary import Vocabulary
@@ -109,8 +110,10 @@ def run_device(request: DeviceRequest, out: Path, report: Report) -> tuple[Devic
     """
     check_out(out)
     bundle = load_bundle(find_bundle(request.model))
-    device = open_device_pipeline(bundle, PipelineOptions("cuda", request.engine, request.precision))
-    host = open_host_pipeline(bundle, PipelineOptions())
+    device = open_device_pipeline(
+        bundle, RuntimeOptions(device="cuda", engine=request.engine, precision=request.precision)
+    )
+    host = open_host_pipeline(bundle, RuntimeOptions())
     measured = measure_device(bundle, device, host, request, report)
     sections = list(_sections(measured))
     files = [out / f"report.{suffix}" for suffix in ("json", "md", "html")]

@@ -19,10 +19,11 @@ from ovsdino_benchmarks.latency.stages import (
 from ovsdino_benchmarks.results.results import Stage
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.trace import NO_TRACE
-from ovsdino_runtime.geometry.preprocess import Floats, normalise
-from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.geometry.preprocess import normalise
+from ovsdino_runtime.geometry.types import Floats
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
 from ovsdino_runtime.pipelines.dinov3seg_stages import patch_size
-from ovsdino_runtime.pipelines.pipeline import Laps
+from ovsdino_runtime.pipelines.pipeline import StageTimer
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder
@@ -34,8 +35,8 @@ GRAPHS = {"vision": "vision", "whole": "whole", "refine": "refine", ALONE: "guid
 PRODUCTS = "products of the graph"
 
 
-def time_dense(
-    case: Case, segmenter: Segmenter, pipeline: DensePipeline, text: TextEncoder
+def time_dinov3seg(
+    case: Case, segmenter: Segmenter, pipeline: Dinov3segPipeline, text: TextEncoder
 ) -> tuple[Stage, ...]:
     """Time every stage, after warming up; as `stages.time_stages`, for a model with a decoder.
 
@@ -50,7 +51,7 @@ def time_dense(
         new_text = TextEncoder(case.bundle, TextCache(Path(folder) / "text.sqlite3"), threads=case.threads)
         pixels = _view(case, pipeline)
         for repeat in range(case.request.warmup + case.request.repeats):
-            lap = Laps(NO_TRACE)
+            lap = StageTimer(NO_TRACE)
             result = segmenter(case.photo, case.vocabulary)
             times = {NAMES.get(name, name): taken for name, taken in result.timings.items() if name != "text"}
             lap.times.update(times)
@@ -113,12 +114,12 @@ def _graph_flops(case: Case, name: str, classes: int = 0) -> int | None:
 
 def _classes(case: Case) -> int:
     """Return how many classes are refined and decoded."""
-    dense = case.bundle.manifest.dense
+    dinov3seg = case.bundle.manifest.dinov3seg
     count = len(case.vocabulary.classes)
-    return count if dense is None else min(count, dense.pad_length)
+    return count if dinov3seg is None else min(count, dinov3seg.pad_length)
 
 
-def _view(case: Case, pipeline: DensePipeline) -> Floats:
+def _view(case: Case, pipeline: Dinov3segPipeline) -> Floats:
     view = pipeline.prepare.resize(load_photo(case.photo))
     pixels = normalise(view, case.bundle.manifest.preprocessing)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # (1, 3, V, V)

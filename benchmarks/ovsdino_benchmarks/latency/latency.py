@@ -9,10 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from ovsdino_benchmarks.datasets.protocol import templates_of
-from ovsdino_benchmarks.latency.baselines import BASELINES, DENSE_BASELINES, Way, WayName, open_way, why_not
+from ovsdino_benchmarks.latency.baselines import (
+    BASELINES,
+    DINOV3SEG_BASELINES,
+    Way,
+    WayName,
+    open_way,
+    why_not,
+)
 from ovsdino_benchmarks.latency.case import Case, LatencyRequest, choose_classes, make_photo
 from ovsdino_benchmarks.latency.cold_start import ChildError, run_child
-from ovsdino_benchmarks.latency.dinov3seg_stages import all_flops, time_dense
+from ovsdino_benchmarks.latency.dinov3seg_stages import all_flops, time_dinov3seg
 from ovsdino_benchmarks.latency.roofline import measure_rates
 from ovsdino_benchmarks.latency.stages import TimedEngine, summarise, time_stages
 from ovsdino_benchmarks.model_variants import models
@@ -95,8 +102,8 @@ def measure_case(case: Case, report: Report) -> Latency:
     spec = replace(case.request.spec, threads=case.threads)
     text = models.open_text(case.bundle, case.threads)
     templates = templates_of(case.job("runtime", Path()).protocol(case.bundle), case.bundle.manifest)
-    dense = case.bundle.manifest.dense is not None
-    segmenter, stages = (_time_dense if dense else _time_cosine)(case, text, templates, report)
+    dinov3seg = case.bundle.manifest.dinov3seg is not None
+    segmenter, stages = (_time_dinov3seg if dinov3seg else _time_cosine)(case, text, templates, report)
     embeddings = segmenter.encode_text(case.vocabulary)  # (N, D)
     with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
         file = Path(folder) / "text.npy"
@@ -106,7 +113,7 @@ def measure_case(case: Case, report: Report) -> Latency:
         fresh = run_child(case.job("runtime", file), case.photo)
     photo = load_photo(case.photo)
     windows = segmenter.plan(segmenter.resize(photo))
-    flops = all_flops(case, len(windows)) if dense else case.vision_flops(len(windows))
+    flops = all_flops(case, len(windows)) if dinov3seg else case.vision_flops(len(windows))
     return Latency(
         model=case.bundle.manifest.name,
         form=spec.form,
@@ -144,16 +151,16 @@ def _time_cosine(
     return segmenter, time_stages(case, segmenter, engine, text)
 
 
-def _time_dense(
+def _time_dinov3seg(
     case: Case, text: TextEncoder, templates: Sequence[str], report: Report
 ) -> tuple[Segmenter, tuple[Stage, ...]]:
     spec = replace(case.request.spec, threads=case.threads)
-    pipeline = models.open_dense(case.bundle, spec, random_weights=True)
+    pipeline = models.open_dinov3seg(case.bundle, spec, random_weights=True)
     segmenter = Segmenter(case.bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
     report("text")
     segmenter.encode_text(case.vocabulary)
     report("stages")
-    return segmenter, time_dense(case, segmenter, pipeline, text)
+    return segmenter, time_dinov3seg(case, segmenter, pipeline, text)
 
 
 def _compare(
@@ -203,7 +210,7 @@ def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Re
 
 
 def _titles(case: Case) -> dict[WayName, str]:
-    return BASELINES if case.bundle.manifest.dense is None else DENSE_BASELINES
+    return BASELINES if case.bundle.manifest.dinov3seg is None else DINOV3SEG_BASELINES
 
 
 def _take_turns(case: Case, ways: Mapping[WayName, Way]) -> dict[WayName, list[float]]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.bundle.bundle import Precision
+from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 OnnxModel = Any  # onnx.ModelProto; onnx is imported when a graph is read

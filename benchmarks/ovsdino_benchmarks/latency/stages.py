@@ -14,9 +14,10 @@ from ovsdino_benchmarks.results.results import Stage, Times
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.bundle.bundle import TOKENIZER
-from ovsdino_runtime.engines.onnxruntime import Array, Engine
+from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.files.output import save_json, save_labels, save_overlay
 from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
+from ovsdino_runtime.geometry.types import Array
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder

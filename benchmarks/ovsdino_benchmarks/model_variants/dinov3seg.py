@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ovsdino_runtime.base.errors import EngineError
-from ovsdino_runtime.bundle.bundle import Bundle, Precision
-from ovsdino_runtime.bundle.manifest import DENSE_STAGES
-from ovsdino_runtime.engines.onnxruntime import Array, Engine, available_threads
-from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
-from ovsdino_runtime.pipelines.dinov3seg_open import open_dense_pipeline
-from ovsdino_runtime.pipelines.pipeline import PipelineOptions
+from ovsdino_runtime.base.options import Precision, RuntimeOptions
+from ovsdino_runtime.bundle.bundle import Bundle
+from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
+from ovsdino_runtime.engines.onnxruntime import Engine, available_threads
+from ovsdino_runtime.geometry.types import Array
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
+from ovsdino_runtime.pipelines.dinov3seg_open import open_dinov3seg_pipeline
 
 Dinov3Seg = Any  # the torch network
 Tensor = Any  # torch.Tensor; torch is imported when it runs
@@ -40,12 +41,12 @@ class TorchStage:
         return {name: value.numpy() for name, value in zip(self._outputs, outputs, strict=True)}
 
 
-def open_pipeline(bundle: Bundle, *, precision: Precision, threads: int | None) -> DensePipeline:
-    """Open a bundle's graphs; see `open_dense_pipeline`."""
-    return open_dense_pipeline(bundle, PipelineOptions(precision=precision, threads=threads))
+def open_pipeline(bundle: Bundle, *, precision: Precision, threads: int | None) -> Dinov3segPipeline:
+    """Open a bundle's graphs; see `open_dinov3seg_pipeline`."""
+    return open_dinov3seg_pipeline(bundle, RuntimeOptions(precision=precision, threads=threads))
 
 
-def open_torch(bundle: Bundle, network: Dinov3Seg, *, threads: int | None) -> DensePipeline:
+def open_torch(bundle: Bundle, network: Dinov3Seg, *, threads: int | None) -> Dinov3segPipeline:
     """Put the torch network behind the runtime's stages: the network alone differs from the bundle's."""
     import torch
 
@@ -53,11 +54,11 @@ def open_torch(bundle: Bundle, network: Dinov3Seg, *, threads: int | None) -> De
     description = f"torch {torch.__version__} eager on the CPU, {torch.get_num_threads()} threads"
     parts, graphs = torch_parts(network), bundle.manifest.graphs
     engines: dict[str, Engine] = {}
-    for name in ("vision", *DENSE_STAGES):
+    for name in ("vision", *DINOV3SEG_STAGES):
         if name in graphs:
             outputs = tuple(tensor.name for tensor in graphs[name].outputs)
             engines[name] = TorchStage(parts[name], outputs, description)
-    return DensePipeline(bundle, engines)
+    return Dinov3segPipeline(bundle, engines)
 
 
 def load_network(bundle: Bundle, checkpoint: Path | None, *, random_weights: bool = False) -> Dinov3Seg:
@@ -70,14 +71,14 @@ def load_network(bundle: Bundle, checkpoint: Path | None, *, random_weights: boo
     try:
         from ovsdino.dinov3seg import model as networks
         from ovsdino.dinov3seg.checkpoint import read_model
-        from ovsdino.dinov3seg.config import SegConfig
+        from ovsdino.dinov3seg.config import Dinov3segConfig
         from ovsdino.network.checkpoint import CheckpointError
     except ImportError as error:
         raise EngineError(
             f"the torch form needs {error.name}, which is not installed: pip install 'ovsdino[train]'"
         ) from error
     try:
-        config = SegConfig.from_dict(bundle.manifest.model)
+        config = Dinov3segConfig.from_dict(bundle.manifest.model)
     except (ValueError, TypeError) as error:
         raise EngineError(f"{bundle.path}: its network is not one that this version can build") from error
     if checkpoint is not None:

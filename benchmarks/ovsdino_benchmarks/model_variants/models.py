@@ -11,17 +11,19 @@ from typing import Any, Literal
 import numpy as np
 
 from ovsdino_benchmarks.datasets.protocol import Protocol, require_runnable, templates_of
-from ovsdino_benchmarks.model_variants import dinov3seg as dense_forms
+from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
 from ovsdino_benchmarks.model_variants.sam_structure import SamStructure
 from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.bundle.bundle import Bundle, Head, Precision, load_bundle
-from ovsdino_runtime.bundle.manifest import DENSE_STAGES
+from ovsdino_runtime.bundle.bundle import Bundle, Head, load_bundle
+from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.bundle.models import find_bundle
-from ovsdino_runtime.engines.onnxruntime import Array, Engine, available_threads, open_vision
-from ovsdino_runtime.geometry.preprocess import Floats, Preprocessing
+from ovsdino_runtime.engines.onnxruntime import Engine, available_threads, open_vision
+from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.types import Array, Floats
 from ovsdino_runtime.geometry.windows import WindowPolicy
-from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import ClassEncoder, TextEncoder
@@ -115,7 +117,7 @@ def open_bundle(model: str, protocol: Protocol) -> Bundle:
     """
     bundle = load_bundle(find_bundle(model))
     require_runnable(protocol, bundle.manifest)
-    if bundle.manifest.dense is not None:  # its sizes are in its graphs; only the step is the protocol's
+    if bundle.manifest.dinov3seg is not None:  # its sizes are in its graphs; only the step is the protocol's
         windows = WindowPolicy(bundle.manifest.windows.size, protocol.stride)
         return Bundle(bundle.path, replace(bundle.manifest, windows=windows))
     limits = bundle.manifest.preprocessing
@@ -175,7 +177,7 @@ def with_sam(bundle: Bundle, spec: ModelSpec, sam: Path) -> SamStructure:
 
 def head_of(bundle: Bundle, spec: ModelSpec) -> Head:
     """Return the head's numbers: the bundle's, or in torch form the checkpoint's own, which may differ."""
-    if spec.form != "torch" or bundle.manifest.dense is not None:
+    if spec.form != "torch" or bundle.manifest.dinov3seg is not None:
         return bundle.manifest.head
     head = load_torch(bundle, spec).head
     return replace(bundle.manifest.head, scale=head.scale.item(), bias=head.bias.item())
@@ -203,8 +205,8 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
     own = open_text(bundle, spec.threads)
     text = own if text_file is None else SharedText(own, text_file)
     templates = templates_of(protocol, bundle.manifest)
-    if bundle.manifest.dense is not None:
-        pipeline = open_dense(bundle, spec)
+    if bundle.manifest.dinov3seg is not None:
+        pipeline = open_dinov3seg(bundle, spec)
         return Segmenter(bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
     return Segmenter(
         Bundle(bundle.path, replace(bundle.manifest, head=head_of(bundle, spec))),
@@ -215,25 +217,27 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
     )
 
 
-def open_dense(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> DensePipeline:
-    """Open a dinov3.seg model's form; raises as `dense_forms.load_network` and `open_dense_pipeline`."""
+def open_dinov3seg(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> Dinov3segPipeline:
+    """Open a dinov3.seg model's form; raises as `dense_forms.load_network` and `open_dinov3seg_pipeline`."""
     if spec.sam is not None:
         raise EngineError(f"--sam: {bundle.manifest.name} has no encoder that SAM's features could replace")
     if spec.form == "torch":
-        network = dense_forms.load_network(bundle, spec.checkpoint, random_weights=random_weights)
-        return dense_forms.open_torch(bundle, network, threads=spec.threads)
+        network = dinov3seg_forms.load_network(bundle, spec.checkpoint, random_weights=random_weights)
+        return dinov3seg_forms.open_torch(bundle, network, threads=spec.threads)
     precision = PRECISIONS.get(spec.form, "fp32")
-    return dense_forms.open_pipeline(bundle, precision=precision, threads=spec.threads)
+    return dinov3seg_forms.open_pipeline(bundle, precision=precision, threads=spec.threads)
 
 
 def digest(spec: ModelSpec, bundle: Bundle) -> str:
     """Hash all that decides a model form's labels but the protocol."""
     parts = [spec.form, bundle.graph_digest("text"), repr(bundle.manifest.head)]
-    if bundle.manifest.dense is not None:
-        parts.append(repr(bundle.manifest.dense))
+    if bundle.manifest.dinov3seg is not None:
+        parts.append(repr(bundle.manifest.dinov3seg))
     if spec.form == "torch":
-        dense = bundle.manifest.dense is not None
-        network = dense_forms.load_network(bundle, spec.checkpoint) if dense else load_torch(bundle, spec)
+        dinov3seg = bundle.manifest.dinov3seg is not None
+        network = (
+            dinov3seg_forms.load_network(bundle, spec.checkpoint) if dinov3seg else load_torch(bundle, spec)
+        )
         state = network.state_dict()
         parts += [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in state.values()]
         if spec.sam is not None:
@@ -244,6 +248,8 @@ def digest(spec: ModelSpec, bundle: Bundle) -> str:
             kind = PRECISIONS[spec.form]
             raise BundleError(f"{bundle.path}: has no graph {graph}; export it with --{kind}")
         suffix = graph.removeprefix("vision")
-        stages = [stage for stage in ("vision", *DENSE_STAGES) if stage + suffix in bundle.manifest.graphs]
+        stages = [
+            stage for stage in ("vision", *DINOV3SEG_STAGES) if stage + suffix in bundle.manifest.graphs
+        ]
         parts += [bundle.graph_digest(stage + suffix) for stage in stages]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()

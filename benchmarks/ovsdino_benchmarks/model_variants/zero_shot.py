@@ -13,8 +13,7 @@ from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.engines.onnxruntime import available_threads
-from ovsdino_runtime.geometry.merge import Labels
-from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.geometry.types import Floats, Labels
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 Vlm = Any  # the torch towers

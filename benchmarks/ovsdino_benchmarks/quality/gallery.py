@@ -9,8 +9,8 @@ import numpy as np
 from ovsdino_benchmarks.quality.evaluate import Run
 from ovsdino_benchmarks.quality.labeler import open_labeller
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.geometry.metrics import IGNORED, Truth
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.metrics import IGNORED
+from ovsdino_runtime.geometry.types import Photo, Truth
 
 VIEWS = ("photo", "prediction", "truth", "errors")
 LONGEST = 480  # [px]

@@ -10,7 +10,7 @@ from ovsdino_benchmarks.model_variants import models
 from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
 from ovsdino_benchmarks.model_variants.models import ModelSpec, SharedText
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 

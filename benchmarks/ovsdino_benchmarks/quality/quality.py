@@ -108,7 +108,7 @@ def _usual_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
     if dataset.name in request.benchmarks:
         return benchmarks()[dataset.name].protocol
     manifest = load_bundle(find_bundle(request.spec.model)).manifest
-    return OVSDINO if manifest.dense is None else own_protocol(manifest)
+    return OVSDINO if manifest.dinov3seg is None else own_protocol(manifest)
 
 
 def describe(result: Quality) -> str:

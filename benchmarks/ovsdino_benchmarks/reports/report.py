@@ -14,7 +14,7 @@ from ovsdino_benchmarks.results.results import Baseline, Fresh, Latency, Quality
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.out_folder import check_out
 
-MOST_CLASSES_DRAWN = 40
+MAX_CLASSES_DRAWN = 40
 TITLE = "ovsdino: measurements"
 QUALITY_HEADER = (
     *("data", "set", "photos", "model", "form", "mIoU", "mIoU (mmseg)", "Boundary mIoU"),
@@ -115,7 +115,7 @@ def _quality(measured: Sequence[Quality]) -> Iterable[Section]:
             yield _beside_paper(table, measured)
     yield Section("Protocols", tuple(_protocols(measured)))
     for one in measured:
-        if sum(row.pixels > 0 for row in one.classes) <= MOST_CLASSES_DRAWN:
+        if sum(row.pixels > 0 for row in one.classes) <= MAX_CLASSES_DRAWN:
             yield Section(f"Classes of {one.data}: {one.model}, {one.form}", plots=(plots.class_plot(one),))
 
 

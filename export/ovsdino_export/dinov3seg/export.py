@@ -19,9 +19,9 @@ from torch import nn
 
 from ovsdino import __version__
 from ovsdino.dinov3seg.checkpoint import load_seg
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino.dinov3seg.presets import PRESETS as SEG_PRESETS
+from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
 from ovsdino.network.text_tower import TextTower
 from ovsdino_export import parity
 from ovsdino_export.clip import clip_tokenizer
@@ -72,7 +72,7 @@ def export_seg(request: ExportRequest, report: Report) -> bundle.Bundle:
     Raises:
         OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
     """
-    config = SEG_PRESETS[request.model]
+    config = DINOV3SEG_PRESETS[request.model]
     refuse(request, config)
     target = check_target(request)
     report("loading weights")
@@ -122,7 +122,7 @@ def export_chain(
     return figures, graphs
 
 
-def refuse(request: ExportRequest, config: SegConfig) -> None:
+def refuse(request: ExportRequest, config: Dinov3segConfig) -> None:
     """Refuse what dinov3.seg has no graphs for, before any work is done.
 
     Raises:
@@ -244,13 +244,13 @@ def write_golden(model: Dinov3Seg, staging: Path, photos: TestPhotos, inputs: La
     )
 
 
-def preprocessing(config: SegConfig) -> Preprocessing:
+def preprocessing(config: Dinov3segConfig) -> Preprocessing:
     """Return the side of the view, and how colours are normalised."""
     view = config.inference.view
     return Preprocessing(view, view, mean=config.vlm.mean, std=config.vlm.std)
 
 
-def half_columns(config: SegConfig) -> tuple[tuple[int, int], ...]:
+def half_columns(config: Dinov3segConfig) -> tuple[tuple[int, int], ...]:
     """Return the columns of a class embedding that each cost channel is made of."""
     width = config.vlm.width
     if config.vlm.halves == 1:
@@ -259,7 +259,7 @@ def half_columns(config: SegConfig) -> tuple[tuple[int, int], ...]:
 
 
 def make_manifest(
-    config: SegConfig,
+    config: Dinov3segConfig,
     text: TextHalf,
     graphs: Mapping[bundle.GraphName, bundle.Graph],
     figures: Mapping[str, bundle.Parity],
@@ -280,7 +280,7 @@ def make_manifest(
         parity=dict(figures),
         licences=OTHER_LICENCES,
         made_by={"ovsdino": __version__, "parity photos": source} | program_versions(PROGRAMS),
-        dense=bundle.Dense(
+        dinov3seg=bundle.Dinov3seg(
             view=how.view,
             whole=how.whole,
             unit_length=how.unit_length,

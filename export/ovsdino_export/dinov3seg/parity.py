@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.correlation import best_classes, correlate, put_classes, text_halves
 from ovsdino.dinov3seg.local_global import view_logits
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino_export.dinov3seg.pipelines import Stage
-from ovsdino_runtime.bundle.bundle import Graph, Parity, ParityThresholds, Precision
+from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.bundle.bundle import Graph, Parity, ParityThresholds
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 Floats = npt.NDArray[np.float32]
@@ -43,11 +44,11 @@ class GraphSeg:
         run: computes one.
     """
 
-    def __init__(self, config: SegConfig, stages: Sequence[str], run: Run) -> None:
+    def __init__(self, config: Dinov3segConfig, stages: Sequence[str], run: Run) -> None:
         self.config, self.stages, self.run = config, stages, run
-        self.vlm = SimpleNamespace(vision=self.see)
+        self.vlm = SimpleNamespace(vision=self.encode)
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         """Encode windows or the whole: (B, 3, S, S) -> (B, D, h, w)."""
         name = (
             "whole" if pixels.shape[-1] == self.config.inference.view and "whole" in self.stages else "vision"

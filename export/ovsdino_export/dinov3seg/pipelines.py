@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino_export.dinov3seg.rewrite import restate_refinements, restate_vision
@@ -18,7 +18,7 @@ from ovsdino_export.graphs.graph import VISION, GraphSpec
 from ovsdino_export.rewrite.half_precision import TYPES, to_half
 from ovsdino_export.rewrite.rewrite import adopt
 from ovsdino_export.rewrite.sam import FixedPrior
-from ovsdino_runtime.bundle.bundle import Precision
+from ovsdino_runtime.base.options import Precision
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -183,7 +183,7 @@ class LateStage(nn.Module):
 class Correlation(nn.Module):
     """Cosines. Shape: features (1, D, g, g), text (N, text width) -> (1, N, P, g, g), (N, P, D)."""
 
-    def __init__(self, config: SegConfig) -> None:
+    def __init__(self, config: Dinov3segConfig) -> None:
         super().__init__()
         self.config = config
 

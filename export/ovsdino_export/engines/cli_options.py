@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ovsdino_runtime.base.cli_errors import RefusedError
+from ovsdino_runtime.base.cli_errors import UserError
 
 if TYPE_CHECKING:
     from ovsdino_export.engines.build import EngineTarget
@@ -71,9 +71,9 @@ def find_target(engine: str, gpu: str, *, only_engines: bool = False) -> EngineT
     if flavour is not None:
         return choose_target(flavour, gpu)
     if only_engines:
-        raise RefusedError("--bundle builds an engine: say which, with --engine tensorrt or tensorrt-rtx")
+        raise UserError("--bundle builds an engine: say which, with --engine tensorrt or tensorrt-rtx")
     if gpu != "current":
-        raise RefusedError(f"--gpu {gpu} is for an engine: add --engine tensorrt or --engine tensorrt-rtx")
+        raise UserError(f"--gpu {gpu} is for an engine: add --engine tensorrt or --engine tensorrt-rtx")
     return None
 
 
@@ -136,5 +136,5 @@ def _clear_engines(context: click.Context, _option: click.Parameter, value: bool
     try:
         click.echo(f"{clear_engines()} engines deleted from {engines_dir()}")
     except OSError as error:
-        raise RefusedError(f"{engines_dir()}: {error.strerror}; nothing else was deleted") from error
+        raise UserError(f"{engines_dir()}: {error.strerror}; nothing else was deleted") from error
     context.exit()

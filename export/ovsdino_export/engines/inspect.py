@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovsdino_runtime.base.errors import EngineError
-from ovsdino_runtime.bundle.bundle import Graph, Precision
+from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.bundle.bundle import Graph
 from ovsdino_runtime.engines.tensorrt import Trt
 
 PRODUCTS = {"MATRIX_MULTIPLY", "CONVOLUTION"}

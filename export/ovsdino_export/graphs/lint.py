@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, inliner
 
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.bundle.bundle import Precision
+from ovsdino_runtime.base.options import Precision
 
 FORBIDDEN = {"If", "Loop", "Scan", "Range", "GridSample", "NonZero", "SequenceAt"}
 DOMAINS = {"", "ai.onnx"}
@@ -23,7 +23,7 @@ FUNCTIONS = {"ovsdino", "com.microsoft"}  # domains of local functions, allowed 
 PRODUCTS = {"MatMul", "Gemm", "Conv"}  # FP16 where the graph is FP16
 STATISTICS = {"LayerNormalization", "InstanceNormalization", "Softmax", "ReduceL2"}  # always FP32
 HALF: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 SYMBOL = r"\b[A-Za-z_]\w*\b(?!\()"  # a name in a dimension such as "Min(48, tokens)", without the function's
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter says which module a node came from
 
@@ -61,8 +61,8 @@ def check(
     """
     findings = list(lint(model, precision=precision, dynamic=dynamic, fp32=fp32))
     if findings:
-        shown = "; ".join(str(finding) for finding in findings[:MOST_SHOWN])
-        more = f"; and {len(findings) - MOST_SHOWN} more" if len(findings) > MOST_SHOWN else ""
+        shown = "; ".join(str(finding) for finding in findings[:MAX_SHOWN])
+        more = f"; and {len(findings) - MAX_SHOWN} more" if len(findings) > MAX_SHOWN else ""
         raise LintError(f"the graph would not run alike on every engine: {shown}{more}")
 
 

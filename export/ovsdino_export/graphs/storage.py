@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-LEAST_VALUES = 256  # smaller tensors are not worth a Cast
+MIN_VALUES = 256  # smaller tensors are not worth a Cast
 LARGEST = 2_000_000_000  # [bytes] of weights in a graph: protobuf ends at 2 GiB
-LEAST_BYTES = 1024  # smaller tensors stay inside their graph
+MIN_BYTES = 1024  # smaller tensors stay inside their graph
 ALIGNMENT = 64  # [bytes] of tensors in a data file
 STORED = "/fp16"  # suffix of the name under which a tensor is stored as FP16
 
@@ -36,7 +36,7 @@ def store_as_half(model: onnx.ModelProto) -> int:
         if tensor.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(tensor)
-        half = as_half(values) if values.size >= LEAST_VALUES else None
+        half = as_half(values) if values.size >= MIN_VALUES else None
         if half is None:
             continue
         name = tensor.name
@@ -83,7 +83,7 @@ class WeightFile:
         for tensor in model.graph.initializer:
             stored = tensor.HasField("raw_data")  # as it is: some versions of onnx widen BF16 to FP32
             raw = tensor.raw_data if stored else numpy_helper.to_array(tensor).tobytes()
-            if len(raw) < LEAST_BYTES:
+            if len(raw) < MIN_BYTES:
                 continue
             kind, dims, own = tensor.data_type, list(tensor.dims), tensor.name
             tensor.Clear()

@@ -19,7 +19,8 @@ from ovsdino_export.networks import Network
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.rewrite.half_precision import ATTENTION
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.bundle.bundle import GraphName, Parity, Precision
+from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.bundle.bundle import GraphName, Parity
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[str], None]

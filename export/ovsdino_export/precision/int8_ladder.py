@@ -53,7 +53,7 @@ def fit(
     return fewest(len(order), attempt) or quantize(model, twice=order)
 
 
-def fewest(most: int, attempt: Callable[[int], onnx.ModelProto | None]) -> onnx.ModelProto | None:
+def fewest(max_count: int, attempt: Callable[[int], onnx.ModelProto | None]) -> onnx.ModelProto | None:
     """Bisect for the least number that passes, as if more always were better; None: the most do not pass.
 
     Args:
@@ -62,8 +62,8 @@ def fewest(most: int, attempt: Callable[[int], onnx.ModelProto | None]) -> onnx.
     """
     if graph := attempt(0):
         return graph
-    step = max(1, -(-most // STEPS))
-    low, high, best = 0, -(-most // step), attempt(most)
+    step = max(1, -(-max_count // STEPS))
+    low, high, best = 0, -(-max_count // step), attempt(max_count)
     while best is not None and high - low > 1:
         middle = (low + high) // 2
         if graph := attempt(middle * step):

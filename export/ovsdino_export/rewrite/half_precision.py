@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ovsdino_export.rewrite.explicit_attention import ExplicitAttention
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.bundle.bundle import Precision
+from ovsdino_runtime.base.options import Precision
 
 Model = TypeVar("Model", bound=nn.Module)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # their sums of squares overflow FP16

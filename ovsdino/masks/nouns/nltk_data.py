@@ -145,12 +145,12 @@ def read_open_english_wordnet(archive: Path) -> Lexicon:
 def _yaml_senses(text: str) -> list[Sense]:
     """Read senses; those of a proper name (Bush) come after those of the noun that is spelled as it."""
     pattern = r"^(\S.*):$|^ +(?:- )?id: '?([^%\s']+)%1:(\d\d):.*\n(?: .*\n)*? +synset: (\S+)"
-    senses, behind = [], 0
+    senses, stop = [], 0
     for place, (entry, lemma, file, synset) in enumerate(re.findall(pattern, text, re.MULTILINE)):
         if entry:
-            behind = 0 if entry == entry.lower() else len(text)
+            stop = 0 if entry == entry.lower() else len(text)
         else:
-            senses.append(Sense(lemma, file, synset, behind + place))
+            senses.append(Sense(lemma, file, synset, stop + place))
     return senses
 
 

@@ -29,7 +29,7 @@ EXCLUDED = frozenset(_NOT_THINGS.split())
 class NounFilter:
     """Which nouns are kept."""
 
-    least_captions: int = 100  # a noun must stand in so many
+    min_captions: int = 100  # a noun must stand in so many
     least_length: int = 3  # [letters]
 
 
@@ -131,7 +131,7 @@ def _passing(counts: Counter[str], lexicon: Lexicon, rules: NounFilter) -> Count
         {
             noun: count
             for noun, count in counts.items()
-            if count >= rules.least_captions
+            if count >= rules.min_captions
             and not EXCLUDED.intersection(noun.split())
             and min(map(len, noun.split())) >= rules.least_length
             and lexicon.physical(noun)

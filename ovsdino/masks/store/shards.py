@@ -20,8 +20,8 @@ from uuid import uuid4
 
 from ovsdino.masks.errors import MaskError
 from ovsdino.masks.store.photo_masks import PhotoMasks, Record, Region, Rle, Skipped, from_json, to_json
-from ovsdino.publish import publish
 from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.atomic import replace_file
 
 __all__ = ["MaskInfo", "MaskReader", "PhotoMasks", "Record", "Region", "Rle", "Skipped"]
 
@@ -248,4 +248,4 @@ def _pretty(raw: object) -> bytes:
 def _write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
     partial.write_bytes(data)
-    publish(partial, path)
+    replace_file(partial, path)

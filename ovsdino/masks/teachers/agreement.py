@@ -16,7 +16,7 @@ from ovsdino.masks.teachers.label_regions import BoxedWord, Labels
 from ovsdino.masks.teachers.tflite import ByteLabels
 from ovsdino.masks.teachers.word_boxes import NamedBox
 
-LEAST = 0.01  # of the photo: smaller masks name nothing
+MINIMUM = 0.01  # of the photo: smaller masks name nothing
 MOST = 0.8  # of the photo: larger ones are not one thing
 SURE = 0.5  # least probability of a named box
 PERSON, RIDDEN = 15, (2, 13, 14)  # VOC: person; bicycle, horse, motorcycle
@@ -91,7 +91,7 @@ def name_riders(labels: Labels, concepts: Concepts) -> Labels:
 
     person = labels == concepts.number("voc", PERSON)
     ridden = np.isin(labels, [concepts.number("voc", label) for label in RIDDEN])
-    if not person.any() or ridden.mean() < LEAST:
+    if not person.any() or ridden.mean() < MINIMUM:
         return labels
     labels = labels.copy()
     near = ndimage.binary_dilation(ridden, iterations=4)
@@ -126,7 +126,7 @@ def name_regions(
         mine = [entry for entry in named if entry.label == index]
         voted = vote(labels.shape, mine)
         region = voted & room_for(labels, number, concepts, alone=alone)
-        if LEAST < region.mean() < MOST:
+        if MINIMUM < region.mean() < MOST:
             labels[region] = number
         else:
             if alone:
@@ -143,8 +143,8 @@ def vote(size: tuple[int, ...], named: list[NamedBox]) -> NDArray[np.bool_]:
         left, top, right, bottom = (np.array(entry.box) * [width, height, width, height]).astype(int)
         votes[top:bottom, left:right] += entry.probability
         seen[top:bottom, left:right] += 1
-    most: NDArray[np.bool_] = votes / np.maximum(seen, 1) > SURE
-    return most
+    max_count: NDArray[np.bool_] = votes / np.maximum(seen, 1) > SURE
+    return max_count
 
 
 def room_for(labels: Labels, number: int, concepts: Concepts, *, alone: bool) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
 from ovsdino.masks.teachers.device import choose_device
 from ovsdino.masks.teachers.grounding import BoxThresholds, GroundingDino, NounBoxes, open_grounding_dino
 from ovsdino.masks.teachers.sam import BoxMasks, load_sam
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 NAME = "grounding-dino+sam"
 
@@ -29,7 +29,7 @@ class GroundedSamOptions:
     detector: str = "IDEA-Research/grounding-dino-tiny"  # a folder, or a name in the hub's local cache
     sam: Path = Path("sam_vit_h_4b8939.pth")
     thresholds: BoxThresholds = field(default_factory=BoxThresholds)
-    least_area: float = 0.001  # share of the photo; smaller masks are dropped
+    min_area: float = 0.001  # share of the photo; smaller masks are dropped
     device: str | None = "cpu"  # None: a GPU where there is one
 
     @property
@@ -45,7 +45,7 @@ class GroundedSamOptions:
             "box_threshold": self.thresholds.box,
             "text_threshold": self.thresholds.text,
             "nms_iou": self.thresholds.nms_iou,
-            "least_area": self.least_area,
+            "least_area": self.min_area,
         }
 
     def open(self) -> GroundedSam:
@@ -56,9 +56,7 @@ class GroundedSamOptions:
         """
         device = choose_device(self.device)
         masks = BoxMasks(load_sam(self.sam, device))
-        return GroundedSam(
-            open_grounding_dino(self.detector, self.thresholds, device), masks, self.least_area
-        )
+        return GroundedSam(open_grounding_dino(self.detector, self.thresholds, device), masks, self.min_area)
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class GroundedSam:
 
     boxes: GroundingDino
     masks: BoxMasks
-    least_area: float
+    min_area: float
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
         """Find the masks of a photo's nouns. Shape: photo (H, W, 3) RGB."""
@@ -77,7 +75,7 @@ class GroundedSam:
             masks = self.masks(photo, torch.cat([one.boxes for one in found]))
             for one in found:
                 mine, masks = masks[: len(one.boxes)], masks[len(one.boxes) :]
-                if (union := np.logical_or.reduce(mine)).mean() >= self.least_area:
+                if (union := np.logical_or.reduce(mine)).mean() >= self.min_area:
                     regions.append(_region(one, union))
         there = {region.noun for region in regions}
         return PhotoMasks(

@@ -12,12 +12,12 @@ from torch import Tensor
 from torchvision.ops import box_convert, clip_boxes_to_image, nms, remove_small_boxes
 
 from ovsdino.masks.errors import MaskError
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
-LEAST_SIDE = 1.0  # [px] a box with a shorter side holds nothing
+MIN_SIDE = 1.0  # [px] a box with a shorter side holds nothing
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def choose_boxes(boxes: Tensor, probabilities: Tensor, thresholds: BoxThresholds
     scores = probabilities.amax(1)
     sure = (scores > thresholds.box) & (probabilities.amin(1) > thresholds.text)
     boxes, scores = boxes[sure], scores[sure]
-    large = remove_small_boxes(boxes, LEAST_SIDE)
+    large = remove_small_boxes(boxes, MIN_SIDE)
     boxes, scores = boxes[large], scores[large]
     kept = nms(boxes, scores, thresholds.nms_iou)
     return boxes[kept].cpu(), scores[kept].cpu()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ovsdino.masks.errors import MaskError
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor

@@ -28,7 +28,7 @@ from ovsdino.masks.teachers.tflite import TEACHERS, Segmenter
 from ovsdino.masks.teachers.views import CORNER, label_in_views
 from ovsdino.masks.teachers.word_boxes import NamedBox, WordBoxes
 from ovsdino_runtime.files.labeled_folder import NOTHING, read_labels
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 NAME = "segmenters"
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -114,7 +114,7 @@ class Segmenters:
             return [NamedBox(WHOLE, self.options.classes[image], 1.0)], True
         if self.word_boxes is None:
             return [], False
-        return self.word_boxes(photo, least=SURE), False
+        return self.word_boxes(photo, minimum=SURE), False
 
 
 def photo_set(image: str) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.store.shards import PhotoMasks
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 
 class Source(Protocol):

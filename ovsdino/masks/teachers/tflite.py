@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovsdino.masks.errors import MaskError
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 ByteLabels = NDArray[np.uint8]  # (h, w)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ovsdino.masks.errors import MaskError
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 SCALES = ((1.0, 1), (0.55, 3))  # (side of the box over the photo's, boxes along each side)
 INPUT = 224  # [px] the classifier's input
@@ -60,7 +60,7 @@ class WordBoxes:
             raise MaskError(f"{checkpoint}: not {NAME} ({' '.join(str(error).split())[:120]})") from error
 
     @torch.inference_mode()
-    def __call__(self, photo: Photo, *, least: float) -> list[NamedBox]:
+    def __call__(self, photo: Photo, *, minimum: float) -> list[NamedBox]:
         """Name the boxes that are at least so probable. Shape: photo (H, W, 3) RGB."""
         image, boxes = Image.fromarray(photo), grid()
         scale = np.array([image.width, image.height] * 2)
@@ -80,5 +80,5 @@ class WordBoxes:
                 (round(b[0], 3), round(b[1], 3), round(b[2], 3), round(b[3], 3)), int(i), round(float(p), 3)
             )
             for b, p, i in zip(boxes, sure, label, strict=True)
-            if p >= least
+            if p >= minimum
         ]

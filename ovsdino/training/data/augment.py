@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as colours
 
 from ovsdino.training.data.ssd_colours import jitter_as_ssd
 from ovsdino.training.data_recipe import DataRecipe
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 Mask = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]

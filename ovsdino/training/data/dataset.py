@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.masks.store.shards import MaskReader, PhotoMasks
 from ovsdino.network.config import ModelConfig
 from ovsdino.training.data.augment import Square, cut_photo, draw_square, jitter_colours, normalise_pixels
@@ -23,7 +23,7 @@ from ovsdino.training.data.synonyms import read_synonyms
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.photo import load_photo
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 __all__ = ["Batch", "DataRecipe", "MaskDataset", "Sample", "WeakBox", "training_words"]
 
@@ -64,7 +64,7 @@ class MaskDataset(Dataset[Sample]):
         photos: Path,
         text: Bank,
         recipe: DataRecipe,
-        config: ModelConfig | SegConfig,
+        config: ModelConfig | Dinov3segConfig,
         *,
         teacher: TeacherFeatures | None = None,
     ) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.v2 import functional as colours
 
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 BRIGHTNESS = 32  # most that is added to all colours
 REACH = 0.5  # of the factors on contrast and saturation, around 1

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ovsdino.network.checkpoint import CheckpointError
-from ovsdino.publish import publish
 from ovsdino.training.optimizer import Parts, fingerprint, make_optimizer, prepare, wake
 from ovsdino.training.recipe import Recipe, differences
 from ovsdino.training.systems.system import Network
+from ovsdino_runtime.base.atomic import replace_file
 
 VERSION = 1  # of the state file
 STATE = "state.safetensors"
@@ -89,7 +89,7 @@ def save_state(learner: Learner, settings: dict[str, Any], folder: Path) -> None
     partial = folder / f"{STATE}.partial"
     contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
     save_file(contiguous, partial, metadata={"state": json.dumps(asdict(header))})
-    publish(partial, folder / STATE)
+    replace_file(partial, folder / STATE)
 
 
 def read_header(folder: Path) -> Header | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, read_model
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.masks.store.shards import MaskReader
@@ -21,13 +21,13 @@ from ovsdino.training.data.dataset import MaskDataset, training_words
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import Parts, split_seg_parameters
-from ovsdino.training.systems.dinov3seg_losses import seg_loss_terms
+from ovsdino.training.systems.dinov3seg_losses import dinov3seg_loss_terms
 from ovsdino.training.systems.dinov3seg_validation import embed_classes, label_view
 from ovsdino.training.systems.ovsdino import Job, check_files, hash_listing, is_network
 from ovsdino.training.systems.validation import measure
 from ovsdino.training.targets.sam_features import hash_file
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
-from ovsdino_runtime.geometry.metrics import Scores
+from ovsdino_runtime.geometry.types import Scores
 
 # What each file of first weights is, by the option that takes it.
 DINOTXT_FILES = {
@@ -47,7 +47,7 @@ class TokenBank:
         config: the prompt and the tokenizer.
     """
 
-    def __init__(self, words: Iterable[str], config: SegConfig) -> None:
+    def __init__(self, words: Iterable[str], config: Dinov3segConfig) -> None:
         self.place = {word: index for index, word in enumerate(dict.fromkeys(words))}
         self.ids = tokenize([config.templates[0].format(word) for word in self.place], config.vlm)  # (N, T)
 
@@ -57,12 +57,12 @@ class TokenBank:
 
 
 @dataclass(frozen=True)
-class SegInputs:
+class Dinov3segInputs:
     """dinov3.seg, and what a run of it reads, opened: a :class:`ovsdino.training.systems.system.System`."""
 
     job: Job
     team: Team
-    config: SegConfig
+    config: Dinov3segConfig
     photos: int  # how many have masks
     bank: TokenBank
     labelled: LabelledPhotos | None
@@ -99,7 +99,7 @@ class SegInputs:
 
     def loss_terms(self, model: Dinov3Seg, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:
         """Return the loss terms of a batch, not weighted."""
-        return seg_loss_terms(model, batch, data, self.job.recipe.weights)
+        return dinov3seg_loss_terms(model, batch, data, self.job.recipe.weights)
 
     def validate(self, model: Dinov3Seg) -> Scores:
         """Measure the network on the labelled photos, with the prompt that it learns from."""
@@ -114,14 +114,14 @@ class SegInputs:
         )
 
 
-def open_seg_inputs(job: Job, team: Team) -> SegInputs:
+def open_seg_inputs(job: Job, team: Team) -> Dinov3segInputs:
     """Open and check everything that a run reads; write nothing.
 
     Raises:
         OvsdinoError: something is missing, damaged or does not belong together.
     """
     config = job.recipe.model
-    if not isinstance(config, SegConfig):
+    if not isinstance(config, Dinov3segConfig):
         raise TypeError(f"{config.name} is not a dinov3.seg")
     check_files(job, config.vlm.backbone)
     check_weights(job, config)
@@ -132,10 +132,10 @@ def open_seg_inputs(job: Job, team: Team) -> SegInputs:
         settings[name] = "none" if path is None else hash_file(path)
     labelled = None if job.validate is None else open_labelled(job.validate)
     bank = TokenBank(training_words(job.masks), config)
-    return SegInputs(job, team, config, len(reader), bank, labelled, settings)
+    return Dinov3segInputs(job, team, config, len(reader), bank, labelled, settings)
 
 
-def check_weights(job: Job, config: SegConfig) -> None:
+def check_weights(job: Job, config: Dinov3segConfig) -> None:
     """Refuse to begin without the public weights that the network rests on, and files that are not there.
 
     Raises:
@@ -156,7 +156,7 @@ def check_weights(job: Job, config: SegConfig) -> None:
         raise CheckpointError(f"{config.name} learns from public weights; give {'; '.join(missing)}")
 
 
-def public_weights(job: Job, config: SegConfig) -> PublicWeights:
+def public_weights(job: Job, config: Dinov3segConfig) -> PublicWeights:
     """Say which public file goes where."""
     if config.vlm.kind == "clip":
         return PublicWeights(clip=job.init, sam=job.sam, anyup=job.anyup)

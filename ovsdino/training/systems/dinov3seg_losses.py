@@ -15,7 +15,7 @@ from ovsdino.training.data_recipe import DataRecipe, LossWeights
 from ovsdino.training.systems.ovsdino_losses import decide, words_cross_entropy
 
 
-def seg_loss_terms(
+def dinov3seg_loss_terms(
     model: Dinov3Seg, batch: Batch, recipe: DataRecipe, weights: LossWeights
 ) -> dict[str, Tensor]:
     """Return the loss terms of a batch: ``bce`` of the logits, and the correlation's own where it weighs.

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.local_global import predict
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.training.systems.validation import Labels
-from ovsdino_runtime.geometry.preprocess import Photo, Preprocessing, normalise
+from ovsdino_runtime.geometry.preprocess import Preprocessing, normalise
+from ovsdino_runtime.geometry.types import Photo
 
 
 @torch.inference_mode()
@@ -32,7 +33,7 @@ def embed_classes(model: Dinov3Seg, classes: Sequence[Sequence[str]]) -> Tensor:
     return torch.stack(means)
 
 
-def read_pixels(photo: Photo, config: SegConfig) -> Tensor:
+def read_pixels(photo: Photo, config: Dinov3segConfig) -> Tensor:
     """Normalise a photo: (H, W, 3) -> (1, 3, H, W)."""
     pixels = normalise(photo, Preprocessing(mean=config.mean, std=config.std))
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovsdino.network.config import ModelConfig
-from ovsdino.publish import publish
+from ovsdino_runtime.base.atomic import replace_file
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.text.vocabulary import load_templates
 
@@ -179,4 +179,4 @@ def _write(path: Path, known: dict[str, Tensor]) -> None:
     save_file(
         {"vectors": torch.stack(list(known.values()))}, partial, metadata={"words": json.dumps(list(known))}
     )
-    publish(partial, path)
+    replace_file(partial, path)

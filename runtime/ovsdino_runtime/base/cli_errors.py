@@ -9,14 +9,16 @@ import click
 from ovsdino_runtime.base.errors import OvsdinoError
 
 
-class RefusedError(click.ClickException):
+class UserError(click.ClickException):
     """Bad input, a missing package, or a file that cannot be read or written."""
 
     exit_code = 2
 
 
 @contextmanager
-def refusing(who: str = "this", *, extra: str | Callable[[str | None], str] | None = None) -> Iterator[None]:
+def user_errors(
+    who: str = "this", *, extra: str | Callable[[str | None], str] | None = None
+) -> Iterator[None]:
     """Turn what the user can mend into one line; faults of the program pass.
 
     Args:
@@ -29,10 +31,10 @@ def refusing(who: str = "this", *, extra: str | Callable[[str | None], str] | No
         if extra is None:
             raise
         wanted = extra if isinstance(extra, str) else extra(error.name)
-        raise RefusedError(
+        raise UserError(
             f"{who} needs {error.name}, which is not installed: pip install 'ovsdino[{wanted}]'"
         ) from error
     except (OvsdinoError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise  # who read our output has gone: click ends quietly
-        raise RefusedError(" ".join(str(error).split())) from error
+        raise UserError(" ".join(str(error).split())) from error

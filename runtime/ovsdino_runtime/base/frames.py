@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ovsdino_runtime.base.errors import PhotoError
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.base.segmentation import Region, Segmentation
-from ovsdino_runtime.geometry.merge import Labels
+from ovsdino_runtime.geometry.types import Labels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,11 +127,11 @@ def _plan_legend(regions: list[Region], width: int, height: int) -> _Legend:
     text = max(font.getlength(name) + font.getlength(share) for _, name, share in names)
     column = round(text + 3.8 * size)  # swatch and gaps
     columns = 1 if beside else max(1, (width - margin) // column)
-    most = max(8, (height - 2 * margin) // line if beside else height * 3 // 5 // line) * columns
-    entries: list[tuple[int | None, str, str]] = list(names[:most])
-    if len(names) > most:
-        rest = sum(region.coverage for region in regions[most - 1 :])
-        entries[-1] = (None, f"{len(names) - most + 1} more", _percent(rest))
+    max_count = max(8, (height - 2 * margin) // line if beside else height * 3 // 5 // line) * columns
+    entries: list[tuple[int | None, str, str]] = list(names[:max_count])
+    if len(names) > max_count:
+        rest = sum(region.coverage for region in regions[max_count - 1 :])
+        entries[-1] = (None, f"{len(names) - max_count + 1} more", _percent(rest))
     lines = -(-len(entries) // columns)
     return _Legend(
         tuple(entries),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ovsdino_runtime.base.errors import NotAPhotoError, PhotoError, TooLargeError
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ def load_photo(path: str | Path) -> Photo:
 
 
 def read_photo(
-    file: Path | BinaryIO, *, formats: tuple[str, ...] | None = None, most_pixels: int | None = None
+    file: Path | BinaryIO, *, formats: tuple[str, ...] | None = None, max_pixels: int | None = None
 ) -> Photo:
     """Decode a photo that may come from a stranger: its format and size are looked at before it is decoded.
 
@@ -61,7 +61,7 @@ def read_photo(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a large photo and odd metadata are no reason to complain
             with Image.open(file, formats=formats) as image:
-                _check_size(image.size, most_pixels)
+                _check_size(image.size, max_pixels)
                 image.load()
                 return decode_image(image)
     except Image.DecompressionBombError as error:
@@ -73,11 +73,11 @@ def read_photo(
         raise PhotoError(f"broken photo: {' '.join(str(error).split())}") from error
 
 
-def _check_size(size: tuple[int, int], most_pixels: int | None) -> None:
+def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
     width, height = size
-    if most_pixels is not None and width * height > most_pixels:
+    if max_pixels is not None and width * height > max_pixels:
         raise TooLargeError(
-            f"{width}x{height} px: expected at most {most_pixels / 1e6:g} megapixels; "
+            f"{width}x{height} px: expected at most {max_pixels / 1e6:g} megapixels; "
             "scale the photo down first"
         )
 

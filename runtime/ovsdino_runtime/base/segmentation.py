@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_runtime.geometry.merge import Labels
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Labels, Photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +36,7 @@ class Segmentation:
     model: str
     engine: str
     timings: Mapping[str, float]  # [ms] by stage, in their order
-    others: tuple[str, ...] = ()  # names of what was looked for and is background
+    background_classes: tuple[str, ...] = ()  # names of what was looked for and is background
 
     def regions(self) -> list[Region]:
         """List the classes that occur, the largest first."""

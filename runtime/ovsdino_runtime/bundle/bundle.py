@@ -31,18 +31,18 @@ from pathlib import Path, PurePosixPath
 
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.manifest import (
-    DENSE_STAGES,
+    DINOV3SEG_STAGES,
     GRAPHS,
     SCHEMA_VERSION,
-    Dense,
+    Dinov3seg,
     Graph,
     GraphName,
     Head,
     Manifest,
     Parity,
     ParityThresholds,
-    Precision,
     Tensor,
     TextInfo,
 )
@@ -54,7 +54,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TOKENIZER",
     "Bundle",
-    "Dense",
+    "Dinov3seg",
     "Graph",
     "GraphName",
     "Head",
@@ -117,12 +117,12 @@ def at_short_side(bundle: Bundle, short_side: int) -> Bundle:
         BundleError: a window would be larger than the photo, or the model sees only squares of one size.
     """
     manifest = bundle.manifest
-    least, most = manifest.windows.size, manifest.preprocessing.long_side
-    if manifest.dense is not None:
-        raise BundleError(f"{bundle.path}: sees a square of {most} px only; leave the short side out")
-    if not least <= short_side <= most:
+    minimum, max_count = manifest.windows.size, manifest.preprocessing.long_side
+    if manifest.dinov3seg is not None:
+        raise BundleError(f"{bundle.path}: sees a square of {max_count} px only; leave the short side out")
+    if not minimum <= short_side <= max_count:
         raise BundleError(
-            f"{bundle.path}: a short side of {short_side} px: expected {least}, its window, to {most}"
+            f"{bundle.path}: a short side of {short_side} px: expected {minimum}, its window, to {max_count}"
         )
     return replace(
         bundle,
@@ -191,12 +191,12 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _check_graphs(manifest_file: Path, manifest: Manifest) -> None:
-    dense = manifest.dense
-    known = [name for name in GRAPHS if dense or name.partition(".")[0] not in DENSE_STAGES]
+    dinov3seg = manifest.dinov3seg
+    known = [name for name in GRAPHS if dinov3seg or name.partition(".")[0] not in DINOV3SEG_STAGES]
     if unknown := sorted(manifest.graphs.keys() - set(known)):
         raise BundleError(f"{manifest_file}: unknown graph {unknown[0]}, expected {', '.join(known)}")
-    needed = {"vision", "text"} | ({"late", "decoder"} if dense else set())
-    if dense and dense.whole == "view":
+    needed = {"vision", "text"} | ({"late", "decoder"} if dinov3seg else set())
+    if dinov3seg and dinov3seg.whole == "view":
         needed.add("whole")
     if missing := sorted(needed - manifest.graphs.keys()):
         raise BundleError(f"{manifest_file}: graph {missing[0]} is missing; export the model again")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.kernels import Kernel
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
 
 SCHEMA_VERSION = 1
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
 GraphName = Literal[
     "vision",
     "vision.fp16",
@@ -28,7 +28,7 @@ GraphName = Literal[
     "text",
 ]
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)  # the first and the last are in every bundle
-DENSE_STAGES = ("whole", "guidance", "refine", "late", "decoder")  # only where `Manifest.dense` is
+DINOV3SEG_STAGES = ("whole", "guidance", "refine", "late", "decoder")  # only where `Manifest.dense` is
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dinov3seg:
     """How dinov3.seg goes from windows to labels: on one square view, through a decoder instead of a cosine.
 
     Features of `Manifest.windows` on the view are averaged where they overlap, then with those of the whole.
@@ -124,7 +124,7 @@ class Dense:
         """
         if self.view < 1 or self.pad_length < 1:
             raise ValueError(f"view and pad_length must be positive, got {self.view} and {self.pad_length}")
-        if not self.halves or any(not 0 <= first < behind for first, behind in self.halves):
+        if not self.halves or any(not 0 <= first < stop for first, stop in self.halves):
             raise ValueError(f"halves must be columns from, to; got {self.halves}")
 
 
@@ -146,4 +146,4 @@ class Manifest:
     made_by: dict[str, str]  # program -> version
     kernels: tuple[Kernel, ...] = ()
     files: dict[str, str] = field(default_factory=dict)  # path -> sha256, of every file but bundle.json
-    dense: Dense | None = None  # dinov3.seg; None: the cosine head
+    dinov3seg: Dinov3seg | None = None  # dinov3.seg; None: the cosine head

@@ -9,6 +9,7 @@ from typing import Any
 
 from ovsdino_runtime.base.errors import EngineError, OvsdinoError, PhotoError
 from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import MANIFEST
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.cluster.journal import Journal
@@ -18,7 +19,6 @@ from ovsdino_runtime.files.output import Kind, version
 from ovsdino_runtime.files.report import table
 from ovsdino_runtime.files.result_writer import ResultFiles, name_results
 from ovsdino_runtime.files.sources import read_frames
-from ovsdino_runtime.runtime_options import ModelChoice
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.stream import Result, Stream
 from ovsdino_runtime.text.vocabulary import Vocabulary
@@ -30,7 +30,8 @@ AT_ONCE = 8  # sources that a worker is given
 class FolderJob:
     """What is to be done with every source."""
 
-    choice: ModelChoice
+    model: str
+    options: RuntimeOptions
     vocabulary: Vocabulary
     threshold: float | None
     kinds: tuple[Kind, ...]
@@ -38,19 +39,31 @@ class FolderJob:
 
     def described(self) -> dict[str, object]:
         """Give all that decides what the results are."""
-        choice = asdict(self.choice)
-        for name in ("model", "threads", "device", "engine"):
-            del choice[name]
+        options = self.options
         return {
             "classes": self.vocabulary.classes,
-            "others": self.vocabulary.others,
+            "background_classes": self.vocabulary.background_classes,
             "background": self.vocabulary.background,
             "threshold": self.threshold,
             "save": self.kinds,
-            "model": hashlib.sha256((find_bundle(self.choice.model) / MANIFEST).read_bytes()).hexdigest(),
+            "model": hashlib.sha256((find_bundle(self.model) / MANIFEST).read_bytes()).hexdigest(),
             "ovsdino": version(),
-            **choice,
+            "precision": options.precision,
+            "templates": options.templates,
+            "inference": options.inference,
+            "short_side": options.short_side,
+            "antialias": options.antialias,
         }
+
+
+def model_for_others(model: str) -> str:
+    """Name a model so that processes elsewhere find it: a path from the root, or a packaged name.
+
+    Raises:
+        BundleError: there is none.
+    """
+    path = find_bundle(model)
+    return str(path.resolve()) if Path(model).exists() else model
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class FolderWorker:
     def _label(self, source: Source, shown: Source, stem: str) -> Outcome:
         job = self._job
         if self._segmenter is None:
-            self._segmenter = job.choice.load()
+            self._segmenter = Segmenter.load(job.model, job.options)
         errors: list[str] = []
         last, done = None, 0
         with ResultFiles([source], job.out, job.kinds, stems={source: stem}) as files:
@@ -121,8 +134,8 @@ def label_on_cluster(
     """
     if live := next((source for source in sources if source.kind == "live"), None):
         raise PhotoError(f"{live.name}: a live source is not for a cluster; leave --ray out")
-    job = replace(job, choice=job.choice.for_others(), out=job.out.resolve())
-    threads = job.choice.threads or 1
+    job = replace(job, model=model_for_others(job.model), out=job.out.resolve())
+    threads = job.options.threads or 1
     journal, described = Journal(job.out), job.described()
     done = journal.done(described)
     rows = [row for row in _rows(sources) if row["key"] not in done]
@@ -131,10 +144,10 @@ def label_on_cluster(
     local = min(workers or max(1, available_threads() // threads), len(rows))
     with connected(address, local * threads) as there:
         if workers is None:
-            workers = local if address == LOCAL else _room(job.choice.device, there, threads)
-        gpus = gpus_each(job.choice.device, workers, there, processors=threads)
+            workers = local if address == LOCAL else _room(job.options.device, there, threads)
+        gpus = gpus_each(job.options.device, workers, there, processors=threads)
         journal.begin(described)
-        job = replace(job, choice=replace(job.choice, threads=threads))
+        job = replace(job, options=replace(job.options, threads=threads))
         for row in _run(rows, job, min(workers, len(rows)), gpus):
             if row["refused"]:
                 raise EngineError(f"a Ray worker: {row['refused']}")
@@ -174,7 +187,7 @@ def _run(rows: list[dict[str, str]], job: FolderJob, workers: int, gpus: float) 
         worker,
         fn_constructor_args=(job,),
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=job.choice.threads,
+        num_cpus=job.options.threads,
         num_gpus=gpus,
     )
     return data.iter_rows()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from ovsdino_runtime.base.cli_errors import RefusedError, refusing
+from ovsdino_runtime.base.cli_errors import UserError, user_errors
 from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.cluster.folder import FolderJob, label_on_cluster
 
@@ -19,9 +19,9 @@ def check_options(address: str | None, *, fixed: bool) -> str:
         fixed: whether the words are given once, and no trace is asked for.
     """
     if address is None:
-        raise RefusedError("--workers is for a cluster: give --ray ADDRESS as well, or --ray local")
+        raise UserError("--workers is for a cluster: give --ray ADDRESS as well, or --ray local")
     if not fixed:
-        raise RefusedError("--ray works in many processes: neither --classes - nor --trace goes with it")
+        raise UserError("--ray works in many processes: neither --classes - nor --trace goes with it")
     return address
 
 
@@ -30,7 +30,7 @@ def share_work(
 ) -> None:
     """Print each outcome in the sources' order, and leave with the exit code where something failed."""
     began, seen, failed = time.monotonic(), 0, []
-    with refusing("`ovsdino-run --ray`", extra="cluster"):
+    with user_errors("`ovsdino-run --ray`", extra="cluster"):
         for outcome in label_on_cluster(job, sources, address=address, workers=workers):
             seen += 1
             if not outcome.done:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.bundle.kernels import Kernel
 from ovsdino_runtime.cuda.graph import Graph, capture
+from ovsdino_runtime.geometry.types import Array
 
-Array = npt.NDArray[Any]
 Pycuda: TypeAlias = Any  # an object of pycuda, which ships no types
 NON_BLOCKING = 1  # a stream that does not wait for the default stream, on which others may work
-MOST_SHARED = 48 << 10  # [bytes] of a block, unless the function is told of more
+MAX_SHARED = 48 << 10  # [bytes] of a block, unless the function is told of more
 INSTALL = (
     "pip install 'ovsdino[cuda]'; pycuda is compiled while it is installed, which needs a C++ compiler and "
     "CUDA's headers (put CUDA's bin folder, the one with nvcc, on the PATH)"
@@ -173,7 +173,7 @@ class CudaDevice:
     def load(self, kernel: Kernel, ptx: bytes) -> Launch:
         """See `Device.load`."""
         function = self._driver.module_from_buffer(ptx + b"\0").get_function(kernel.entry)
-        if kernel.shared_memory > MOST_SHARED:
+        if kernel.shared_memory > MAX_SHARED:
             attribute = self._driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
             function.set_attribute(attribute, kernel.shared_memory)
         layout = ["i" if argument.role == "integer" else "P" for argument in kernel.arguments]

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ovsdino_runtime.base.errors import ClassesError, OvsdinoError, PhotoError
-from ovsdino_runtime.demo.answers import Answers, split_words
+from ovsdino_runtime.demo.responses import Answers, split_words
 from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
 
 LOG = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ def answer(
     try:
         words = split_words(chips if isinstance(chips, list) else [])
         parted = words if words != chips else parted
-        others = SURROUNDINGS if around is True else None
-        return parted, _question(answers, _uploaded(file, uploads), words, threshold, others)
+        background_classes = SURROUNDINGS if around is True else None
+        return parted, _question(answers, _uploaded(file, uploads), words, threshold, background_classes)
     except OvsdinoError as error:
         return parted, {"error": str(error)}
     except Exception:  # no traceback reaches the page, whatever went wrong
@@ -112,13 +112,13 @@ def _uploaded(file: object, uploads: Path) -> Path | None:
 
 
 def _question(
-    answers: Answers, file: Path | None, words: list[str], threshold: object, others: str | None
+    answers: Answers, file: Path | None, words: list[str], threshold: object, background_classes: str | None
 ) -> dict[str, Any]:
     if file is None:
         return {"message": EMPTY}
     if not isinstance(threshold, int | float):
         raise ClassesError(f"the background's threshold must be in 0..1, got {threshold!r}")
-    return {"answer": asdict(answers(file, words, threshold, others))}
+    return {"answer": asdict(answers(file, words, threshold, background_classes))}
 
 
 def _photo() -> gr.Image:

@@ -13,8 +13,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ovsdino_runtime.base.errors import OutputError
-from ovsdino_runtime.demo.answers import LIMITS, Answers
 from ovsdino_runtime.demo.page import build_page, read_asset
+from ovsdino_runtime.demo.responses import LIMITS, Answers
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SESSIONS = 64  # whose state Gradio keeps

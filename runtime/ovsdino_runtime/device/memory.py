@@ -6,9 +6,9 @@ from typing import TypeVar
 import numpy as np
 
 from ovsdino_runtime.cuda.arena import ALIGNMENT, Arena, Reserved
-from ovsdino_runtime.cuda.driver import Array, Block, Device, Pinned
+from ovsdino_runtime.cuda.driver import Block, Device, Pinned
 from ovsdino_runtime.device.plan import SCORES_BYTES, PhotoPlan
-from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.geometry.types import Array, Floats
 
 CLASSES = 256  # whose embeddings have room from the start
 R = TypeVar("R", bound=Reserved)

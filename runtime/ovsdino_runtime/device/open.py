@@ -1,6 +1,7 @@
 """Open a device pipeline: the GPU, the engine that was asked for, and proof that it reproduces the model."""
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.cuda.driver import open_cuda
 from ovsdino_runtime.device.pipeline import DevicePipeline
@@ -10,10 +11,9 @@ from ovsdino_runtime.engines.onnxruntime import Engine, open_engine, verify_gold
 from ovsdino_runtime.engines.onnxruntime_cuda import OrtStreamEngine
 from ovsdino_runtime.engines.stream_engine import StreamEngine
 from ovsdino_runtime.engines.tensorrt import open_cached_engine
-from ovsdino_runtime.pipelines.pipeline import PipelineOptions
 
 
-def open_device_pipeline(bundle: Bundle, options: PipelineOptions) -> DevicePipeline:
+def open_device_pipeline(bundle: Bundle, options: RuntimeOptions) -> DevicePipeline:
     """Open the pipeline of the first GPU.
 
     Raises:
@@ -40,7 +40,7 @@ def open_device_pipeline(bundle: Bundle, options: PipelineOptions) -> DevicePipe
     return DevicePipeline(bundle, open_cuda(), open_vision, open_text, options)
 
 
-def vision_graph(bundle: Bundle, options: PipelineOptions) -> str:
+def vision_graph(bundle: Bundle, options: RuntimeOptions) -> str:
     """Name the vision graph of a precision.
 
     Raises:

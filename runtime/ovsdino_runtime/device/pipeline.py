@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.cuda.driver import Device, Stream
 from ovsdino_runtime.cuda.graph import Graph
@@ -29,9 +30,9 @@ from ovsdino_runtime.device.stages import CutWindows, EncodeBatch, LabelPixels, 
 from ovsdino_runtime.device.streams import Streams
 from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.engines.stream_engine import StreamEngine
-from ovsdino_runtime.geometry.preprocess import Floats, Photo
+from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.pipelines.host_stages import Merge, Prepare
-from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, NameSeen, PipelineOptions, Pixels, Seen
+from ovsdino_runtime.pipelines.pipeline import ImageFeatures, NameSeen, Pixels
 
 FULL_HD = (1080, 1920)  # [px] photos that have room from the start
 
@@ -71,13 +72,13 @@ class DevicePipeline:
         device: Device,
         open_vision: OpenVision,
         open_text: OpenText,
-        options: PipelineOptions = DEFAULT_OPTIONS,
+        options: RuntimeOptions = DEFAULT_OPTIONS,
     ) -> None:
-        if options.windows == "none":
+        if options.inference == "whole":
             raise EngineError(f"{device.name}: whole photos in one window run on device 'cpu' alone")
         self._manifest, self._device, self._options = bundle.manifest, device, options
         self._open_text = open_text
-        self.prepare = Prepare(bundle.manifest, options.antialias, options.windows)
+        self.prepare = Prepare(bundle.manifest, options.antialias, options.inference)
         self._name = NameSeen(bundle.graph_digest("vision"), Merge(bundle.manifest.head), options.trace)
         self._lock = threading.Lock()  # one photo at a time: memory and streams are shared
         size, width = bundle.manifest.windows.size, bundle.manifest.text.width
@@ -96,7 +97,7 @@ class DevicePipeline:
             self.memory = DeviceMemory(
                 device,
                 plan,
-                pixels=4 * self.vision.most * 3 * size**2,
+                pixels=4 * self.vision.max_count * 3 * size**2,
                 contexts=self.vision.contexts,
                 features=4 * width * plan.grid[0] * plan.grid[1],
                 width=width,
@@ -111,7 +112,7 @@ class DevicePipeline:
         with self._device.current():
             return self._open_text(self._streams)
 
-    def see(self, photo: Photo) -> Seen:
+    def encode(self, photo: Photo) -> ImageFeatures:
         """Go the way as far as no words are needed, and bring the features to the host.
 
         Raises:
@@ -129,14 +130,16 @@ class DevicePipeline:
                     copy.copy_out(pinned, self.memory.at["features"])
                 prepared = self.prepare(photo)  # meanwhile
                 copy.synchronize()
-                return Seen(self._name.model, photo, prepared, pinned.copy(), self._clock.finish())
+                return ImageFeatures(self._name.model, photo, prepared, pinned.copy(), self._clock.finish())
             except BaseException:
                 self._abandon()
                 raise
 
-    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+    def segment(
+        self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
+    ) -> Pixels:
         """Go the rest of the way, on the processor; see `NameSeen`."""
-        return self._name(seen, text, threshold=threshold, scores=scores)
+        return self._name(image_features, text, threshold=threshold, scores=scores)
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
         """Go the way once; the text is waited for while windows are in flight.
@@ -247,11 +250,11 @@ class DevicePipeline:
 
     def _encode_windows(self, plan: PhotoPlan, vision: Sequence[Stream]) -> None:
         """Cut and encode all windows, some at a time, in the engine's contexts in turns."""
-        at, most = self.memory.at, self.vision.most
-        for turn, first in enumerate(range(0, plan.windows, most)):
+        at, max_count = self.memory.at, self.vision.max_count
+        for turn, first in enumerate(range(0, plan.windows, max_count)):
             context = turn % len(vision)
             stream, track = vision[context], f"vision {context}"
-            batch = min(most, plan.windows - first)
+            batch = min(max_count, plan.windows - first)
             with self._clock.span("resize", stream, track):
                 pixels = at[f"pixels.{context}"]
                 self._cut(plan, at, first=first, batch=batch, pixels=pixels, stream=stream)

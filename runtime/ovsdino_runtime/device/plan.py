@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from ovsdino_runtime.bundle.bundle import Manifest
 from ovsdino_runtime.cuda.arena import ALIGNMENT
-from ovsdino_runtime.cuda.driver import Array
 from ovsdino_runtime.device.resampling_tables import Taps, cut_side, merge_bands, node_offsets, resize_taps
 from ovsdino_runtime.geometry.merge import merge_geometry
-from ovsdino_runtime.geometry.preprocess import Floats, fit_size
+from ovsdino_runtime.geometry.preprocess import fit_size
+from ovsdino_runtime.geometry.types import Array, Floats
 from ovsdino_runtime.geometry.windows import plan_windows
 
 SCORES_BYTES = 8 << 20  # scores of the classes that are taken at once: memory does not grow with their number

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_runtime.geometry.preprocess import Floats, bilinear_taps
+from ovsdino_runtime.geometry.preprocess import bilinear_taps
+from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.geometry.windows import Window
 
 Indices = npt.NDArray[np.int32]

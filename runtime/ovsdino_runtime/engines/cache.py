@@ -19,8 +19,9 @@ from typing import IO, Literal, get_args
 
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import EngineError, OutputError
+from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.bundle.bundle import Bundle, Precision
+from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.cuda.devices import Gpu
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -90,10 +91,10 @@ class EngineRecord:
 
 def profile(bundle: Bundle, graph: str) -> tuple[int, int, int]:
     """Return how many windows or classes an engine of a graph takes at once: least, best, most."""
-    dense = bundle.manifest.dense
+    dinov3seg = bundle.manifest.dinov3seg
     stage = graph.partition(".")[0]
-    if stage == "late" and dense is not None:
-        return 1, min(32, dense.pad_length), dense.pad_length
+    if stage == "late" and dinov3seg is not None:
+        return 1, min(32, dinov3seg.pad_length), dinov3seg.pad_length
     if stage in ("whole", "guidance", "refine"):
         return 1, 1, 1  # nothing varies
     return DECODED if stage == "decoder" else BATCHES

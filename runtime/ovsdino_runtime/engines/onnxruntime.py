@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Precision
+from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
 from ovsdino_runtime.engines.allocator import return_large_blocks
 from ovsdino_runtime.geometry.preprocess import normalise
+from ovsdino_runtime.geometry.types import Array
 
-Array = npt.NDArray[Any]
 GOLDEN_COSINE = 0.995  # FP16 on real photos has >= 0.999; a wrong graph or kernel is far below
 GOLDEN_COSINE_INT8 = 0.97
 log = logging.getLogger(__name__)
@@ -150,10 +150,10 @@ def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) ->
             "bf16 is for TensorRT: ONNX Runtime has no BF16 products on a CPU; use fp32 or int8"
         )
     engine = open_engine(bundle, graph, threads=threads)
-    least = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
+    minimum = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
     once_per_machine(
         (bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], engine.description),
-        lambda: verify_golden(bundle, engine, least=least),
+        lambda: verify_golden(bundle, engine, minimum=minimum),
     )
     return engine
 
@@ -177,7 +177,7 @@ def once_per_machine(key: Sequence[str], verify: Callable[[], object]) -> None:
         log.debug("%s: %s", stamp, error)
 
 
-def verify_golden(bundle: Bundle, engine: Engine, *, least: float = GOLDEN_COSINE) -> float:
+def verify_golden(bundle: Bundle, engine: Engine, *, minimum: float = GOLDEN_COSINE) -> float:
     """Run the bundle's golden image and compare with the features that the torch model gave.
 
     Returns:
@@ -192,9 +192,9 @@ def verify_golden(bundle: Bundle, engine: Engine, *, least: float = GOLDEN_COSIN
     features = engine.run({"pixels": np.ascontiguousarray(pixels)})["features"][0]  # (D, h, w)
     lengths = np.linalg.norm(features, axis=0) * np.linalg.norm(expected, axis=0)
     cosine = float(((features * expected).sum(axis=0) / lengths).mean())
-    if not cosine >= least:
+    if not cosine >= minimum:
         raise EngineError(
             f"{engine.description} does not reproduce {bundle.path / GOLDEN}: mean cosine {cosine:.5f}, "
-            f"expected at least {least}; install another version of the engine"
+            f"expected at least {minimum}; install another version of the engine"
         )
     return cosine

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.cuda.driver import Stream
 from ovsdino_runtime.engines.onnxruntime import run_session
 from ovsdino_runtime.engines.stream_engine import Place
+from ovsdino_runtime.geometry.types import Array
 
-Array = npt.NDArray[Any]
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PLACES = {CUDA: "cuda", CPU: "cpu"}
 WINDOWS_AT_ONCE = 4
@@ -66,7 +65,7 @@ class OrtStreamEngine:
         self._run_options = _import_ort(provider).RunOptions()
         self._run_options.add_run_config_entry(NO_WAIT, "1")
         self.contexts = 1
-        self.most = WINDOWS_AT_ONCE
+        self.max_count = WINDOWS_AT_ONCE
         self.capturable = False  # it takes memory as it runs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -22,7 +22,7 @@ class StreamEngine(Engine, Protocol):
     """An engine that a device pipeline can use."""
 
     contexts: int  # how many runs may be in flight, each on a stream of its own
-    most: int  # windows at once
+    max_count: int  # windows at once
     capturable: bool  # a CUDA graph may hold its runs
 
     def enqueue(

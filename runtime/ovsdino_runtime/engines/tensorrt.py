@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.bundle.bundle import Bundle
@@ -28,8 +27,8 @@ from ovsdino_runtime.engines.cache import (
 )
 from ovsdino_runtime.engines.onnxruntime import verify_golden
 from ovsdino_runtime.engines.stream_engine import Place, Stream
+from ovsdino_runtime.geometry.types import Array
 
-Array = npt.NDArray[Any]
 Trt: TypeAlias = Any  # an object of TensorRT, which ships no types
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 EXTRAS: dict[Flavour, str] = {"tensorrt": "ovsdino[tensorrt]", "tensorrt-rtx": "ovsdino[rtx]"}
@@ -133,7 +132,7 @@ class GpuEngine:
         self.outputs = [name for name in names if name not in self.inputs]
         self.description = f"{flavour} {trt.__version__} on {self._driver.name}"
         self.contexts = CONTEXTS
-        self.most = BATCHES[1]
+        self.max_count = BATCHES[1]
         self.capturable = flavour == "tensorrt"  # the other one's kernels are still being chosen as it runs
 
     def inspect(self) -> str:

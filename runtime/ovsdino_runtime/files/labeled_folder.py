@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.photo import BROKEN, load_photo
 from ovsdino_runtime.base.photo_files import PHOTO_SUFFIXES, photo_size
-from ovsdino_runtime.geometry.metrics import IGNORED, Truth
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.metrics import IGNORED
+from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.text.vocabulary import BACKGROUND, Vocabulary, parse_classes
 
 IMAGES, LABELS, NAMES = "images", "labels", "names.txt"

@@ -142,7 +142,7 @@ def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
         "model": segmentation.model,
         "classes": segmentation.classes,
         "background": segmentation.background,
-        "others": segmentation.others,
+        "background_classes": segmentation.background_classes,
         "regions": [
             asdict(region) | {"coverage": round(region.coverage, 6), "score": _round(region.score)}
             for region in segmentation.regions()

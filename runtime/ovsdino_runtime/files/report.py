@@ -10,8 +10,8 @@ import click
 from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.stream import Result, Stream
 
-MOST_ROWS = 20  # of a table
-MOST_ERRORS = 5  # of one video
+MAX_ROWS = 20  # of a table
+MAX_ERRORS = 5  # of one video
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Report:
         tally = self._tallies.setdefault(source, _Tally(began=time.monotonic()))
         if result.segmentation is None:
             tally.errors += 1
-            if source.kind != "video" or tally.errors <= MOST_ERRORS:
+            if source.kind != "video" or tally.errors <= MAX_ERRORS:
                 self._say(f"Error: {result.error}", err=True)
             return
         tally.done += 1
@@ -114,12 +114,12 @@ def table(result: Result) -> str:
     segmentation = result.segmentation
     assert segmentation is not None
     regions = segmentation.regions()
-    wide = max(len(region.name) for region in regions[:MOST_ROWS])
+    wide = max(len(region.name) for region in regions[:MAX_ROWS])
     rows = [
         f"  {region.name:{wide}}  {region.coverage:6.1%}  {'#' * round(30 * region.coverage)}".rstrip()
-        for region in regions[:MOST_ROWS]
+        for region in regions[:MAX_ROWS]
     ]
-    rest = [f"  and {len(regions) - MOST_ROWS} more"] if len(regions) > MOST_ROWS else []
+    rest = [f"  and {len(regions) - MAX_ROWS} more"] if len(regions) > MAX_ROWS else []
     height, width = segmentation.labels.shape
     took = sum(segmentation.timings.values()) / 1000
     head = f"{result.frame.source.name} ({width}x{height})"

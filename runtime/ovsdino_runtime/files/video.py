@@ -16,7 +16,7 @@ import numpy as np
 from ovsdino_runtime.base.errors import OutputError, PhotoError
 from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 
 Container: TypeAlias = Any  # these two are PyAV's, which is imported when it is needed
 Picture: TypeAlias = Any
@@ -34,13 +34,13 @@ class Patience:
     """How a live source that was lost is sought again: after ``first`` seconds, then twice as many, ..."""
 
     first: float = 0.5  # [s]
-    most: float = 30.0  # [s]
+    max_count: float = 30.0  # [s]
     tries: int = 10  # in vain, one after the other
     timeout: float = 10.0  # [s] without any data
 
     def pause(self, tries: int) -> float:
         """How long to wait before a try [s]; the first is number 1."""
-        return min(self.most, self.first * 2.0 ** (tries - 1))
+        return min(self.max_count, self.first * 2.0 ** (tries - 1))
 
 
 PATIENCE = Patience()

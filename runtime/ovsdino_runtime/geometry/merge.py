@@ -19,10 +19,10 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_runtime.geometry.preprocess import Floats, bilinear_taps
+from ovsdino_runtime.geometry.preprocess import bilinear_taps
+from ovsdino_runtime.geometry.types import Floats, Labels
 from ovsdino_runtime.geometry.windows import Window
 
-Labels = npt.NDArray[np.uint16]
 MOSAIC_BYTES = 8 << 20  # scores of all nodes for the classes that are taken at once
 # Scores interpolated at once. Few enough to stay in the processor's cache, and for OpenBLAS to stay in one
 # thread: its threads wait for each other, which on a busy machine takes 30 times the work itself.
@@ -71,9 +71,9 @@ def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tup
     mosaic = _mosaic(features, geometry)  # (window rows * h, window columns * w, D)
     flat = mosaic.reshape(-1, mosaic.shape[2])
     best = BestClass(geometry)
-    for first in range(0, len(text), best.most):
+    for first in range(0, len(text), best.max_count):
         # In one product: many small ones are slower.
-        best.take((flat @ text[first : first + best.most].T).reshape(*mosaic.shape[:2], -1), first=first)
+        best.take((flat @ text[first : first + best.max_count].T).reshape(*mosaic.shape[:2], -1), first=first)
     return best.labels, best.scores
 
 
@@ -86,7 +86,7 @@ class BestClass:
 
     def __init__(self, geometry: MergeGeometry) -> None:
         nodes = geometry.rows.shape[1] * geometry.columns.shape[1]
-        self.most = max(1, MOSAIC_BYTES // (4 * nodes))  # classes to give at once
+        self.max_count = max(1, MOSAIC_BYTES // (4 * nodes))  # classes to give at once
         self.labels: Labels = np.zeros((len(geometry.rows), len(geometry.columns)), np.uint16)
         self.scores = np.full(self.labels.shape, -np.inf, np.float32)
         self._tiles = list(product(_bands(geometry.rows), _bands(geometry.columns)))

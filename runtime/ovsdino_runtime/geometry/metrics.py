@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Truth = npt.NDArray[np.int32]  # (H, W): a class, or IGNORED
+from ovsdino_runtime.geometry.types import Truth
+
 Counted = npt.NDArray[np.int64]
 IGNORED = -1
 DILATION = 0.02  # width of the boundary band, as a share of the photo's diagonal

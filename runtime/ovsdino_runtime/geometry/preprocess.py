@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.geometry.windows import Window
-
-Photo = npt.NDArray[np.uint8]  # (H, W, 3) RGB
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The way of a photo through a dinov3.seg model: the `dense_stages`, composed."""
+"""The way of a photo through a dinov3.seg model: the `dinov3seg_stages`, composed."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.bundle.manifest import Dense, Manifest
+from ovsdino_runtime.bundle.manifest import Dinov3seg, Manifest
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine
 from ovsdino_runtime.geometry.merge import BestClass
-from ovsdino_runtime.geometry.preprocess import Floats, Photo, normalise
+from ovsdino_runtime.geometry.preprocess import normalise
+from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.pipelines.dinov3seg_stages import (
     ChooseClasses,
     DecodeSome,
@@ -24,30 +26,23 @@ from ovsdino_runtime.pipelines.dinov3seg_stages import (
     spread,
 )
 from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Prepare, put_background
-from ovsdino_runtime.pipelines.pipeline import (
-    DEFAULT_OPTIONS,
-    Laps,
-    PipelineOptions,
-    Pixels,
-    Seen,
-    check_seen,
-)
+from ovsdino_runtime.pipelines.pipeline import ImageFeatures, Pixels, StageTimer, check_seen
 
 
 @dataclass(frozen=True, eq=False)
-class DenseSeen(Seen):
+class Dinov3segFeatures(ImageFeatures):
     """A photo as a dinov3.seg model saw it; ``features`` (1, D, g, g) are fused and refined."""
 
     guidance: Mapping[str, Floats]  # SAM's maps by the names of their inputs; empty where there is no SAM
 
 
-class DensePipeline:
+class Dinov3segPipeline:
     """The stages, composed on the host; SAM's guidance is computed in a thread beside the vision graph.
 
     Args:
         bundle: the model.
         engines: what runs its graphs, by stage: all that it has but text.
-        options: how. ``windows="none"`` sees the photo only as a whole; ``antialias`` has no effect, since
+        options: how. ``inference="whole"`` sees the photo only as a whole; ``antialias`` has no effect, since
             the network's view is always made with two taps a side.
         open_text: opens what runs the text graph; None runs it on the processor.
     """
@@ -56,7 +51,7 @@ class DensePipeline:
         self,
         bundle: Bundle,
         engines: Mapping[str, Engine],
-        options: PipelineOptions = DEFAULT_OPTIONS,
+        options: RuntimeOptions = DEFAULT_OPTIONS,
         open_text: Callable[[], Engine] | None = None,
     ) -> None:
         manifest = bundle.manifest
@@ -64,13 +59,13 @@ class DensePipeline:
         self._open_text = open_text or (lambda: open_engine(bundle, "text", threads=options.threads))
         self._options = options
         self._model = model_digest(bundle)
-        self.dense = dense_of(manifest)
+        self.dinov3seg = dinov3seg_of(manifest)
         self.stages = {name: GraphStage(manifest.graphs[name], engine) for name, engine in engines.items()}
         self.vision = engines["vision"]
-        self.prepare = Prepare(manifest, windows=options.windows)
+        self.prepare = Prepare(manifest, inference=options.inference)
         self.encode_windows = EncodeWindows(manifest, self.vision)
-        self.fuse = FuseFeatures(self.dense, patch_size(manifest))
-        self.choose = ChooseClasses(self.dense)
+        self.fuse = FuseFeatures(self.dinov3seg, patch_size(manifest))
+        self.choose = ChooseClasses(self.dinov3seg)
         self.decode = DecodeSome(self.stages["decoder"])
         self._beside = ThreadPoolExecutor(1, "guidance")
 
@@ -78,16 +73,16 @@ class DensePipeline:
         """Open the engine that runs the text graph."""
         return self._open_text()
 
-    def see(self, photo: Photo) -> DenseSeen:
+    def encode(self, photo: Photo) -> Dinov3segFeatures:
         """Go the way as far as no words are needed."""
-        lap = Laps(self._options.trace)
+        lap = StageTimer(self._options.trace)
         with lap("resize"):
             prepared = self.prepare(photo)
             view = normalise(prepared.resized, self._bundle.manifest.preprocessing)  # (V, V, 3)
             pixels = np.ascontiguousarray(view.transpose(2, 0, 1)[None])  # (1, 3, V, V)
         guidance = self._beside.submit(self.guide, pixels)
         local = None
-        if self._options.windows == "model":
+        if self._options.inference == "slide":
             with lap("vision"):
                 local = self.encode_windows(prepared.resized, prepared.windows)  # (B, D, s, s)
         with lap("whole"):
@@ -96,7 +91,7 @@ class DensePipeline:
             features = self.refine(pixels, self.fuse(prepared.windows, local, whole))  # (1, D, g, g)
         with lap("guidance"):
             maps = guidance.result()
-        return DenseSeen(self._model, photo, prepared, features, lap.times, maps)
+        return Dinov3segFeatures(self._model, photo, prepared, features, lap.times, maps)
 
     def guide(self, pixels: Floats) -> dict[str, Floats]:
         """Look with SAM, where the model has it: (1, 3, V, V) -> maps by name."""
@@ -107,7 +102,7 @@ class DensePipeline:
 
     def see_whole(self, pixels: Floats) -> Floats:
         """Look at the view at once: (1, 3, V, V) -> (1, D, g', g')."""
-        if self.dense.whole == "window":
+        if self.dinov3seg.whole == "window":
             pixels = resize_map(pixels, self._bundle.manifest.windows.size)
             return self.stages["vision"]({"pixels": pixels})["features"]
         return self.stages["whole"]({"pixels": pixels})["features"]
@@ -118,28 +113,32 @@ class DensePipeline:
             return features
         return self.stages["refine"]({"pixels": pixels, "features": features})["refined"]
 
-    def refine_costs(self, seen: DenseSeen, text: Floats) -> Floats:
+    def refine_costs(self, image_features: Dinov3segFeatures, text: Floats) -> Floats:
         """Correlate and refine late: text (n, W) of at most ``pad_length`` classes -> (n, C, g, g)."""
-        return self.stages["late"]({**seen.guidance, "features": seen.features, "text": text})["costs"]
+        return self.stages["late"](
+            {**image_features.guidance, "features": image_features.features, "text": text}
+        )["costs"]
 
-    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+    def segment(
+        self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
+    ) -> Pixels:
         """Go the rest of the way; memory does not grow with the number of classes.
 
         Raises:
             PhotoError: another model saw the photo.
         """
-        seen = check_seen(seen, DenseSeen, self._model)
-        lap = Laps(self._options.trace)
+        image_features = check_seen(image_features, Dinov3segFeatures, self._model)
+        lap = StageTimer(self._options.trace)
         with lap("text"):
             embeddings = text.result()  # (N, W)
         with lap("late"):
-            chosen = self.choose(seen.features, embeddings)  # (K,)
-            costs = self.refine_costs(seen, embeddings[chosen])  # (K, C, g, g)
+            chosen = self.choose(image_features.features, embeddings)  # (K,)
+            costs = self.refine_costs(image_features, embeddings[chosen])  # (K, C, g, g)
         fine = 4 * costs.shape[-1]
-        best = BestClass(spread(self.dense.view, fine, seen.prepared.size))
-        for some in portions(len(costs), best.most):
+        best = BestClass(spread(self.dinov3seg.view, fine, image_features.prepared.size))
+        for some in portions(len(costs), best.max_count):
             with lap("decoder"):
-                probabilities = self.decode(costs[some], seen.guidance)  # (n, 4g, 4g)
+                probabilities = self.decode(costs[some], image_features.guidance)  # (n, 4g, 4g)
             with lap("merge"):
                 best.take(probabilities.transpose(1, 2, 0), first=some.start)
         labels = chosen[best.labels].astype(np.uint16)
@@ -148,9 +147,9 @@ class DensePipeline:
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
         """Go the way once; the text is waited for when the features are there."""
-        seen = self.see(photo)
-        pixels = self.name(seen, text, threshold=threshold, scores=scores)
-        return replace(pixels, timings={**seen.timings, **pixels.timings})
+        image_features = self.encode(photo)
+        pixels = self.segment(image_features, text, threshold=threshold, scores=scores)
+        return replace(pixels, timings={**image_features.timings, **pixels.timings})
 
     def close(self) -> None:
         """Give back the thread."""
@@ -163,12 +162,12 @@ def model_digest(bundle: Bundle) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def dense_of(manifest: Manifest) -> Dense:
+def dinov3seg_of(manifest: Manifest) -> Dinov3seg:
     """Return how a dinov3.seg model works.
 
     Raises:
         BundleError: it is none.
     """
-    if manifest.dense is None:
+    if manifest.dinov3seg is None:
         raise BundleError(f"{manifest.name} has a cosine head and no decoder; use HostPipeline")
-    return manifest.dense
+    return manifest.dinov3seg

@@ -3,19 +3,19 @@
 import numpy as np
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
-from ovsdino_runtime.bundle.manifest import DENSE_STAGES
+from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.engines.cache import FLAVOURS
 from ovsdino_runtime.engines.onnxruntime import GOLDEN_COSINE, Engine, once_per_machine, open_engine
 from ovsdino_runtime.engines.onnxruntime_cuda import OrtGpuEngine
 from ovsdino_runtime.engines.tensorrt import read_cached_engine
-from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
-from ovsdino_runtime.pipelines.pipeline import PipelineOptions
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
 
 GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on photos has >= 0.99
 
 
-def open_dense_pipeline(bundle: Bundle, options: PipelineOptions) -> DensePipeline:
+def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3segPipeline:
     """Open the pipeline of a model with a decoder.
 
     On a GPU each graph runs there, on a stream of its own, so that SAM's guidance is computed beside the
@@ -26,24 +26,24 @@ def open_dense_pipeline(bundle: Bundle, options: PipelineOptions) -> DensePipeli
         BundleError: the bundle has no graphs of this precision.
     """
     suffix = "" if options.precision == "fp32" else f".{options.precision}"
-    stages = [stage for stage in ("vision", *DENSE_STAGES) if stage in bundle.manifest.graphs]
+    stages = [stage for stage in ("vision", *DINOV3SEG_STAGES) if stage in bundle.manifest.graphs]
     if missing := [stage + suffix for stage in stages if stage + suffix not in bundle.manifest.graphs]:
         raise BundleError(
             f"{bundle.path}: has no {options.precision} graph {missing[0]}, only "
             f"{', '.join(bundle.manifest.graphs)}"
         )
     engines = {stage: open_graph(bundle, stage + suffix, options) for stage in stages}
-    pipeline = DensePipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
+    pipeline = Dinov3segPipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
     if options.device == "cpu":
         digests = [bundle.graph_digest(stage + suffix) for stage in stages]
         key = (*digests, bundle.manifest.files[GOLDEN], engines["vision"].description)
-        once_per_machine(key, lambda: verify_dense(bundle, pipeline))
+        once_per_machine(key, lambda: verify_dinov3seg(bundle, pipeline))
     else:  # another GPU may be there the next time
-        verify_dense(bundle, pipeline)
+        verify_dinov3seg(bundle, pipeline)
     return pipeline
 
 
-def open_graph(bundle: Bundle, graph: str, options: PipelineOptions) -> Engine:
+def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
     """Open what runs a graph on the device and engine that are asked for; TensorRT has none for the text.
 
     Raises:
@@ -57,7 +57,7 @@ def open_graph(bundle: Bundle, graph: str, options: PipelineOptions) -> Engine:
     return OrtGpuEngine(bundle.file(bundle.manifest.graphs[graph].file))
 
 
-def verify_dense(bundle: Bundle, pipeline: DensePipeline) -> float:
+def verify_dinov3seg(bundle: Bundle, pipeline: Dinov3segPipeline) -> float:
     """Go the whole way on the bundle's golden view and compare with the logits that the torch model gave.
 
     Returns:
@@ -69,10 +69,12 @@ def verify_dense(bundle: Bundle, pipeline: DensePipeline) -> float:
     with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
         view, text = golden["view"], golden["text"]  # (V, V, 3), (n, W)
         expected = golden["logits"].astype(np.float32)  # (n, 4g, 4g)
-    seen = pipeline.see(view)
-    chosen = pipeline.choose(seen.features, text)  # (K,): the model leaves the others out as well
+    image_features = pipeline.encode(view)
+    chosen = pipeline.choose(image_features.features, text)  # (K,): the model leaves the others out as well
     expected = expected[chosen]  # (K, 4g, 4g)
-    logits = pipeline.decode.logits(pipeline.refine_costs(seen, text[chosen]), seen.guidance)
+    logits = pipeline.decode.logits(
+        pipeline.refine_costs(image_features, text[chosen]), image_features.guidance
+    )
     lengths = np.linalg.norm(logits, axis=0) * np.linalg.norm(expected, axis=0)
     cosine = float(((logits * expected).sum(axis=0) / lengths).mean())
     agreement = float((logits.argmax(axis=0) == expected.argmax(axis=0)).mean())

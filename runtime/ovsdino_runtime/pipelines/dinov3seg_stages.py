@@ -1,4 +1,4 @@
-"""The stages of a dinov3.seg model on the processor; `dense_pipeline` composes them.
+"""The stages of a dinov3.seg model on the processor; `dinov3seg` composes them.
 
 view - windows - vision -> FuseFeatures -> refine -> features (1, D, g, g)
    |------------ whole ---------|                       |
@@ -10,15 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from ovsdino_runtime.bundle.manifest import Dense, Graph, Manifest
+from ovsdino_runtime.bundle.manifest import Dinov3seg, Graph, Manifest
 from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.geometry.merge import MergeGeometry, merge_geometry
-from ovsdino_runtime.geometry.preprocess import Floats, resize_bilinear
+from ovsdino_runtime.geometry.preprocess import resize_bilinear
+from ovsdino_runtime.geometry.types import Floats, Indices
 from ovsdino_runtime.geometry.windows import Window
 
-Indices = npt.NDArray[np.intp]
 EPSILON = 1e-6  # least length of a feature vector, as in the network
 DECODED_AT_ONCE = 8  # classes: more are no faster, and each takes memory
 COMPARED_AT_ONCE = 256  # classes
@@ -43,7 +42,7 @@ class FuseFeatures:
     Source: dinov3.seg, section 3, as ``ovsdino.dinov3seg.local_global.fuse_features``.
     """
 
-    dense: Dense
+    dinov3seg: Dinov3seg
     patch: int  # [px]
 
     def __call__(self, windows: Sequence[Window], local: Floats | None, whole: Floats) -> Floats:
@@ -51,11 +50,11 @@ class FuseFeatures:
 
         Shape: local (B, D, s, s), whole (1, D, g', g') -> (1, D, g, g).
         """
-        grid = self.dense.view // self.patch
+        grid = self.dinov3seg.view // self.patch
         parts = [resize_map(whole, grid)]
         if local is not None:
             parts.append(self._average(windows, local, grid))
-        if self.dense.unit_length:
+        if self.dinov3seg.unit_length:
             parts = [unit(part, axis=1) for part in parts]
         fused: Floats = np.mean(parts, axis=0)
         return fused
@@ -78,21 +77,21 @@ class ChooseClasses:
     Source: as ``ovsdino.dinov3seg.correlation.best_classes``.
     """
 
-    dense: Dense
+    dinov3seg: Dinov3seg
 
     def __call__(self, features: Floats, text: Floats) -> Indices:
         """Number the chosen classes, in ascending order. Shape: (1, D, g, g), (N, W) -> (min(most, N),)."""
-        if len(text) <= self.dense.pad_length:
+        if len(text) <= self.dinov3seg.pad_length:
             return np.arange(len(text))
         patches = unit(features[0].reshape(features.shape[1], -1), axis=0)  # (D, L)
         best = np.full(len(text), -np.inf, np.float32)
         for first in range(0, len(text), COMPARED_AT_ONCE):
             some = text[first : first + COMPARED_AT_ONCE]
-            for start, behind in self.dense.halves:
-                cosines = unit(some[:, start:behind], axis=1) @ patches  # (n, L)
+            for start, stop in self.dinov3seg.halves:
+                cosines = unit(some[:, start:stop], axis=1) @ patches  # (n, L)
                 part = best[first : first + len(some)]
                 np.maximum(part, cosines.max(axis=1), out=part)
-        return np.sort(np.argsort(-best, kind="stable")[: self.dense.pad_length])
+        return np.sort(np.argsort(-best, kind="stable")[: self.dinov3seg.pad_length])
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,6 @@ def sigmoid(logits: Floats) -> Floats:
     return probabilities.astype(np.float32, copy=False)
 
 
-def portions(count: int, most: int) -> Iterable[slice]:
+def portions(count: int, max_count: int) -> Iterable[slice]:
     """Cut ``count`` things into runs of at most ``most``."""
-    return (slice(first, min(first + most, count)) for first in range(0, count, most))
+    return (slice(first, min(first + max_count, count)) for first in range(0, count, max_count))

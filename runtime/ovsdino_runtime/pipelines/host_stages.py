@@ -6,27 +6,23 @@ words ---------------------------------------------> text (N, D)        Merge --
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from ovsdino_runtime.base.options import Inference
 from ovsdino_runtime.bundle.bundle import Head, Manifest
 from ovsdino_runtime.engines.onnxruntime import Engine
-from ovsdino_runtime.geometry.merge import Labels, merge_argmax, merge_geometry
+from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
 from ovsdino_runtime.geometry.preprocess import (
-    Floats,
-    Photo,
     cut_windows,
     fit_size,
     normalise,
     resize_bilinear,
     resize_photo,
 )
+from ovsdino_runtime.geometry.types import Floats, Labels, Photo, Scores
 from ovsdino_runtime.geometry.windows import Window, plan_windows
 
-Scores = npt.NDArray[np.float16]
-Windows = Literal["model", "none"]
 WINDOWS_AT_ONCE = 1  # two together take 10 % longer on a CPU, whose caches hold less of each, and more memory
 
 
@@ -45,7 +41,7 @@ class Prepare:
 
     manifest: Manifest
     antialias: bool = True
-    windows: Windows = "model"
+    inference: Inference = "slide"
 
     def __call__(self, photo: Photo) -> Prepared:
         """Prepare a photo. Shape: (H, W, 3)."""
@@ -54,18 +50,18 @@ class Prepare:
 
     def resize(self, photo: Photo) -> Photo | Floats:
         """Bring a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
-        if self.manifest.dense is not None:  # exactly as in training: two taps a side, not rounded
-            return resize_bilinear(photo, self.manifest.dense.view, self.manifest.dense.view)
+        if self.manifest.dinov3seg is not None:  # exactly as in training: two taps a side, not rounded
+            return resize_bilinear(photo, self.manifest.dinov3seg.view, self.manifest.dinov3seg.view)
         limits = self.manifest.preprocessing
         height, width = fit_size(*photo.shape[:2], short_side=limits.short_side, long_side=limits.long_side)
-        if self.windows == "none":
+        if self.inference == "whole":
             height, width = self._whole(height, width)
         return resize_photo(photo, height, width, antialias=self.antialias)
 
     def plan(self, resized: Photo | Floats) -> list[Window]:
         """Plan the windows of a resized photo; without windows it is one."""
         height, width = resized.shape[:2]
-        if self.windows == "none":
+        if self.inference == "whole":
             return [Window(0, 0, height, width)]
         policy = self.manifest.windows
         return plan_windows(height, width, size=policy.size, stride=policy.stride)
@@ -85,12 +81,12 @@ class EncodeWindows:
 
     manifest: Manifest
     vision: Engine
-    windows: Windows = "model"
+    inference: Inference = "slide"
 
     def __call__(self, resized: Photo | Floats, windows: Sequence[Window]) -> Floats:
         """Encode the windows of a resized photo. Shape: (H', W', 3) -> (B, D, h, w)."""
         pixels = normalise(resized, self.manifest.preprocessing)
-        if self.windows == "none":  # nothing is cut
+        if self.inference == "whole":  # nothing is cut
             whole = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # (1, 3, H', W')
             return self.vision.run({"pixels": whole})["features"]
         size = self.manifest.windows.size

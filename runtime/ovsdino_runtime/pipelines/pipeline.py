@@ -16,29 +16,14 @@ from pkgutil import resolve_name
 from typing import Protocol, TypeVar
 
 from ovsdino_runtime.base.errors import EngineError, PhotoError
+from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
-from ovsdino_runtime.bundle.bundle import Bundle, Precision
+from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine, open_vision
-from ovsdino_runtime.geometry.merge import Labels
-from ovsdino_runtime.geometry.preprocess import Floats, Photo
-from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared, Scores, Windows
+from ovsdino_runtime.geometry.types import Floats, Labels, Photo, Scores
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared
 
-
-@dataclass(frozen=True)
-class PipelineOptions:
-    """What a pipeline is opened with."""
-
-    device: str = "cpu"
-    engine: str = "onnxruntime"
-    precision: Precision = "fp32"
-    threads: int | None = None
-    antialias: bool = True
-    windows: Windows = "model"
-    trace: Trace = NO_TRACE
-
-
-DEFAULT_OPTIONS = PipelineOptions()
-Sight = TypeVar("Sight", bound="Seen")
+Sight = TypeVar("Sight", bound="ImageFeatures")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +35,7 @@ class Pixels:
     timings: Mapping[str, float]
 
 
-class Laps:
+class StageTimer:
     """Times of a photo's stages [ms], in their order; those of a stage that comes again are added up.
 
     Each goes into the trace as well.
@@ -70,7 +55,7 @@ class Laps:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ImageFeatures:
     """A photo as the model saw it, before any words: any number of word lists can be named on it."""
 
     model: str  # digest of the vision graph: no other model's words fit
@@ -80,15 +65,15 @@ class Seen:
     timings: Mapping[str, float]  # [ms] of the stages so far
 
 
-def check_seen(seen: Seen, kind: type[Sight], model: str) -> Sight:
+def check_seen(image_features: ImageFeatures, kind: type[Sight], model: str) -> Sight:
     """Return what was seen, if this model saw it.
 
     Raises:
         PhotoError: another one did.
     """
-    if not isinstance(seen, kind) or seen.model != model:
+    if not isinstance(image_features, kind) or image_features.model != model:
         raise PhotoError("another model saw this photo, its features mean nothing here; see it again")
-    return seen
+    return image_features
 
 
 @dataclass(frozen=True)
@@ -99,18 +84,22 @@ class NameSeen:
     merge: Merge
     trace: Trace = NO_TRACE
 
-    def __call__(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+    def __call__(
+        self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
+    ) -> Pixels:
         """Name the pixels of a photo; the timings are those of this call alone.
 
         Raises:
             PhotoError: another model saw the photo.
         """
-        check_seen(seen, Seen, self.model)
-        lap = Laps(self.trace)
+        check_seen(image_features, ImageFeatures, self.model)
+        lap = StageTimer(self.trace)
         with lap("text"):
             embeddings = text.result()  # (N, D)
         with lap("merge"):
-            labels, confidence = self.merge(seen.prepared, seen.features, embeddings, threshold=threshold)
+            labels, confidence = self.merge(
+                image_features.prepared, image_features.features, embeddings, threshold=threshold
+            )
         return Pixels(labels, confidence if scores else None, lap.times)
 
 
@@ -122,9 +111,11 @@ class Pipeline(Protocol):
 
     def open_text(self) -> Engine: ...
 
-    def see(self, photo: Photo) -> Seen: ...
+    def encode(self, photo: Photo) -> ImageFeatures: ...
 
-    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels: ...
+    def segment(
+        self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
+    ) -> Pixels: ...
 
     def label(
         self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool
@@ -133,8 +124,8 @@ class Pipeline(Protocol):
     def close(self) -> None: ...
 
 
-DENSE_PIPELINE = (
-    "ovsdino_runtime.pipelines.dinov3seg_open:open_dense_pipeline"  # of dinov3.seg, for any device
+DINOV3SEG_PIPELINE = (
+    "ovsdino_runtime.pipelines.dinov3seg_open:open_dinov3seg_pipeline"  # of dinov3.seg, for any device
 )
 PIPELINES = {  # (device, engine) -> the function that opens the pipeline: (bundle, options) -> Pipeline
     ("cpu", "onnxruntime"): "ovsdino_runtime.pipelines.pipeline:open_host_pipeline",
@@ -144,7 +135,7 @@ PIPELINES = {  # (device, engine) -> the function that opens the pipeline: (bund
 }
 
 
-def open_pipeline(bundle: Bundle, options: PipelineOptions) -> Pipeline:
+def open_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
     """Open the pipeline of a device and an engine; its module is imported when it is asked for.
 
     Raises:
@@ -154,13 +145,13 @@ def open_pipeline(bundle: Bundle, options: PipelineOptions) -> Pipeline:
     if way is None:
         known = ", ".join(f"{device} with {engine}" for device, engine in PIPELINES)
         raise EngineError(f"device {options.device!r} with engine {options.engine!r}: expected {known}")
-    if bundle.manifest.dense is not None:
-        way = DENSE_PIPELINE
-    open_it: Callable[[Bundle, PipelineOptions], Pipeline] = resolve_name(way)
+    if bundle.manifest.dinov3seg is not None:
+        way = DINOV3SEG_PIPELINE
+    open_it: Callable[[Bundle, RuntimeOptions], Pipeline] = resolve_name(way)
     return open_it(bundle, options)
 
 
-def open_host_pipeline(bundle: Bundle, options: PipelineOptions) -> Pipeline:
+def open_host_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
     """Open the pipeline on the processor; see `open_vision` for what can go wrong."""
     vision = open_vision(bundle, threads=options.threads, precision=options.precision)
     return HostPipeline(bundle, vision, options)
@@ -175,13 +166,13 @@ class HostPipeline:
         options: how.
     """
 
-    def __init__(self, bundle: Bundle, vision: Engine, options: PipelineOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(self, bundle: Bundle, vision: Engine, options: RuntimeOptions = DEFAULT_OPTIONS) -> None:
         manifest = bundle.manifest
         self._bundle = bundle
         self._options = options
         self.vision = vision
-        self.prepare = Prepare(manifest, options.antialias, options.windows)
-        self.encode_windows = EncodeWindows(manifest, vision, options.windows)
+        self.prepare = Prepare(manifest, options.antialias, options.inference)
+        self.encode_windows = EncodeWindows(manifest, vision, options.inference)
         self.merge = Merge(manifest.head)
         self._name = NameSeen(bundle.graph_digest("vision"), self.merge, options.trace)
 
@@ -189,24 +180,26 @@ class HostPipeline:
         """Open the engine that runs the text graph."""
         return open_engine(self._bundle, "text", threads=self._options.threads)
 
-    def see(self, photo: Photo) -> Seen:
+    def encode(self, photo: Photo) -> ImageFeatures:
         """Go the way as far as no words are needed: it is by far the longer part."""
-        lap = Laps(self._options.trace)
+        lap = StageTimer(self._options.trace)
         with lap("resize"):
             prepared = self.prepare(photo)
         with lap("vision"):
             features = self.encode_windows(prepared.resized, prepared.windows)  # (B, D, h, w)
-        return Seen(self._name.model, photo, prepared, features, lap.times)
+        return ImageFeatures(self._name.model, photo, prepared, features, lap.times)
 
-    def name(self, seen: Seen, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
+    def segment(
+        self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
+    ) -> Pixels:
         """Go the rest of the way; see `NameSeen`."""
-        return self._name(seen, text, threshold=threshold, scores=scores)
+        return self._name(image_features, text, threshold=threshold, scores=scores)
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
         """Go the way once; the text is waited for when the features are there."""
-        seen = self.see(photo)
-        pixels = self.name(seen, text, threshold=threshold, scores=scores)
-        return replace(pixels, timings={**seen.timings, **pixels.timings})
+        image_features = self.encode(photo)
+        pixels = self.segment(image_features, text, threshold=threshold, scores=scores)
+        return replace(pixels, timings={**image_features.timings, **pixels.timings})
 
     def close(self) -> None:
         """Give back what the pipeline holds: nothing, on the processor."""

@@ -20,11 +20,16 @@ from ovsdino_runtime.base.errors import (
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.cli_classes import Background, with_background
 from ovsdino_runtime.files.output import version
-from ovsdino_runtime.serve.answers import Found, Problem, write_png, write_rle
-from ovsdino_runtime.serve.gate import Gate, refusal
+from ovsdino_runtime.serve.request_limits import Gate, refusal
+from ovsdino_runtime.serve.responses import Found, Problem, write_png, write_rle
 from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service
 from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload_classes
-from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, read_others, with_others
+from ovsdino_runtime.text.vocabulary import (
+    Vocabulary,
+    load_vocabulary,
+    read_background_classes,
+    with_background_classes,
+)
 
 PATH = "/segment"
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
@@ -103,7 +108,7 @@ async def _segment(
         str | None,
         Form(description="'none', or a confidence in 0..1 below which a pixel is background."),
     ] = None,
-    others: Annotated[
+    background_classes: Annotated[
         str | None,
         Form(
             description="What is background as well: words, or a packaged vocabulary, such as surroundings."
@@ -115,8 +120,8 @@ async def _segment(
     service: Service = request.app.state.service
     limits = service.options.limits
     words, threshold = _read_words(classes, vocabulary, background, limits)
-    if others is not None:
-        words = _read_others(words, others, background, limits)
+    if background_classes is not None:
+        words = _read_background_classes(words, background_classes, background, limits)
     order = Order(await photo.read(), words, threshold, scores=format == "rle")
     write, kind = (write_png, "image/png") if format == "png" else (write_rle, "application/json")
 
@@ -155,11 +160,13 @@ def _read_words(
     return with_background(check_count(words, limits), _read_background(background))
 
 
-def _read_others(words: Vocabulary, others: str, background: str | None, limits: UploadLimits) -> Vocabulary:
+def _read_background_classes(
+    words: Vocabulary, background_classes: str, background: str | None, limits: UploadLimits
+) -> Vocabulary:
     if background == "none":
-        raise ClassesError("others belong to the background: leave out background 'none'")
-    found = read_others(others, lambda text: read_upload_classes(text, limits))
-    return check_count(with_others(words, found), limits)
+        raise ClassesError("background_classes belong to the background: leave out background 'none'")
+    found = read_background_classes(background_classes, lambda text: read_upload_classes(text, limits))
+    return check_count(with_background_classes(words, found), limits)
 
 
 def _read_background(text: str | None) -> Background:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ovsdino_runtime.base.errors import EngineError
-from ovsdino_runtime.engines.onnxruntime import Array, Engine
-from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
+from ovsdino_runtime.engines.onnxruntime import Engine
+from ovsdino_runtime.geometry.types import Array
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
 from ovsdino_runtime.pipelines.pipeline import HostPipeline, Pipeline
 
 
@@ -42,9 +43,9 @@ class SharedBatches:
         saw: told of each run's length.
     """
 
-    def __init__(self, engine: Engine, most: int, saw: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(self, engine: Engine, max_count: int, saw: Callable[[int], object] = lambda _: None) -> None:
         self.description = engine.description
-        self._engine, self._most, self._saw = engine, most, saw
+        self._engine, self._max_count, self._saw = engine, max_count, saw
         self._waiting = deque[_Order]()
         self._changing = threading.Lock()  # held to touch what waits
         self._running = threading.Lock()  # held to run
@@ -86,7 +87,7 @@ class SharedBatches:
         """Take what waits from the front, as much as fits into one run."""
         with self._changing:
             taken = [self._waiting.popleft()]
-            room = self._most - len(taken[0])
+            room = self._max_count - len(taken[0])
             while (
                 self._waiting and len(self._waiting[0]) <= room and self._waiting[0].shapes == taken[0].shapes
             ):
@@ -95,15 +96,15 @@ class SharedBatches:
         return taken
 
 
-def share_batches(pipeline: Pipeline, most: int, saw: Callable[[int], object]) -> None:
+def share_batches(pipeline: Pipeline, max_count: int, saw: Callable[[int], object]) -> None:
     """Let photos that a pipeline sees at the same time share runs of its vision engine; see `SharedBatches`.
 
     Raises:
         EngineError: it is a device's, which sees one photo at a time.
     """
-    if not isinstance(pipeline, HostPipeline | DensePipeline):
+    if not isinstance(pipeline, HostPipeline | Dinov3segPipeline):
         raise EngineError(
             "windows of several photos are run together on the processor alone; leave out --batch"
         )
     stage = pipeline.encode_windows
-    pipeline.encode_windows = replace(stage, vision=SharedBatches(stage.vision, most, saw))
+    pipeline.encode_windows = replace(stage, vision=SharedBatches(stage.vision, max_count, saw))

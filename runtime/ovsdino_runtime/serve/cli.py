@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_runtime.base.cli_errors import RefusedError, refusing
+from ovsdino_runtime.base.cli_errors import UserError, user_errors
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.runtime_options import ModelChoice
+    from ovsdino_runtime.base.options import RuntimeOptions
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,47 +51,49 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of a photo.",
 )
-@click.option("--most-classes", type=click.IntRange(min=1), default=2000, show_default=True)
+@click.option("--max-classes", type=click.IntRange(min=1), default=2000, show_default=True)
 @click.option("--access-log", is_flag=True, help="Write a line about each request.")
 def serve(  # noqa: PLR0913 - one argument for each option
     host: str,
     port: int,
-    choice: "ModelChoice",
+    model: str,
+    options: "RuntimeOptions",
     workers: int,
     batch: int,
     queue: int,
     seconds: float,
     megabytes: float,
     megapixels: float,
-    most_classes: int,
+    max_classes: int,
     access_log: bool,
 ) -> None:
     """Label photos over HTTP: POST /segment, GET /healthz, /metrics and /openapi.json.
 
     SIGTERM or Ctrl-C ends it when all is answered that was taken on.
     """
-    with refusing("`ovsdino serve`", extra="serve"):
+    with user_errors("`ovsdino serve`", extra="serve"):
         from ovsdino_runtime.bundle.models import offer_download
         from ovsdino_runtime.engines.onnxruntime import available_threads
+        from ovsdino_runtime.segmenter import Segmenter
         from ovsdino_runtime.serve.metrics import Metrics
         from ovsdino_runtime.serve.server import Server, listen
         from ovsdino_runtime.serve.service import Service, ServiceOptions
         from ovsdino_runtime.serve.upload import UploadLimits
 
-        if workers > 1 and choice.device != "cpu":
-            raise RefusedError(
-                f"--workers {workers}: a {choice.device} device takes one photo at a time; leave it out"
+        if workers > 1 and options.device != "cpu":
+            raise UserError(
+                f"--workers {workers}: a {options.device} device takes one photo at a time; leave it out"
             )
         if batch > 1 and workers == 1:
-            raise RefusedError(f"--batch {batch}: one worker has one photo's windows; add --workers {batch}")
+            raise UserError(f"--batch {batch}: one worker has one photo's windows; add --workers {batch}")
         door = listen(host, port)
-        offer_download(choice.model)
+        offer_download(model)
         at_once = 1 if batch > 1 else workers  # runs of the model
-        share = choice.threads or max(1, available_threads() // at_once)
-        segmenter = replace(choice, threads=share).load()
-        limits = UploadLimits(megabytes, megapixels, most_classes)
+        share = options.threads or max(1, available_threads() // at_once)
+        segmenter = Segmenter.load(model, replace(options, threads=share))
+        limits = UploadLimits(megabytes, megapixels, max_classes)
         service = Service(segmenter, ServiceOptions(workers, batch, queue, seconds, limits), Metrics())
-        say = partial(_say, host, door.getsockname()[1], choice.model)
+        say = partial(_say, host, door.getsockname()[1], model)
         Server(service, say, access_log=access_log).run([door])
 
 

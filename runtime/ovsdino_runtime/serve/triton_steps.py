@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import ClassesError, EngineError, OvsdinoError
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.bundle.bundle import load_bundle
-from ovsdino_runtime.geometry.preprocess import Floats, cut_windows, fit_size, normalise
+from ovsdino_runtime.geometry.preprocess import cut_windows, fit_size, normalise
+from ovsdino_runtime.geometry.types import Array, Floats
 from ovsdino_runtime.geometry.windows import plan_windows
 from ovsdino_runtime.pipelines.host_stages import Merge, Prepare, Prepared
 from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder
 from ovsdino_runtime.text.vocabulary import Vocabulary, parse_classes
-
-Array = npt.NDArray[Any]
 
 
 class Step(Protocol):

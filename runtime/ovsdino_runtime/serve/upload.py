@@ -5,7 +5,7 @@ from io import BytesIO
 
 from ovsdino_runtime.base.errors import ClassesError, TooLargeError
 from ovsdino_runtime.base.photo import read_photo
-from ovsdino_runtime.geometry.preprocess import Photo
+from ovsdino_runtime.geometry.types import Photo
 from ovsdino_runtime.text.vocabulary import Vocabulary, parse_classes
 
 # Formats of photos whose decoders stay in this process: Pillow hands PostScript to another program.
@@ -41,7 +41,7 @@ def read_upload(data: bytes, limits: UploadLimits) -> Photo:
             f"{len(data) / 1e6:.1f} megabytes: expected at most {limits.megabytes:g}; "
             "scale the photo down first"
         )
-    return read_photo(BytesIO(data), formats=_readable(), most_pixels=int(limits.megapixels * 1_000_000))
+    return read_photo(BytesIO(data), formats=_readable(), max_pixels=int(limits.megapixels * 1_000_000))
 
 
 def read_upload_classes(text: str, limits: UploadLimits) -> Vocabulary:

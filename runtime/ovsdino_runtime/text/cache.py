@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.geometry.types import Floats
 
 WAIT_S = 10.0  # for another process that is writing
 # The journal is SQLite's default, not WAL: WAL needs shared memory, which home directories on a network lack.

@@ -11,7 +11,7 @@ from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.bundle.bundle import TOKENIZER, Bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine
-from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.packs import Packs
 from ovsdino_runtime.text.vocabulary import Vocabulary

@@ -17,7 +17,7 @@ import numpy as np
 
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.bundle.bundle import Bundle, write_bundle
-from ovsdino_runtime.geometry.preprocess import Floats
+from ovsdino_runtime.geometry.types import Floats
 
 FOLDER = "vocabularies"
 

@@ -10,7 +10,7 @@ from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import ClassesError
 
 BACKGROUND = "background"
-MOST_CLASSES = 65535  # labels are 16-bit; one value is left for the background
+MAX_CLASSES = 65535  # labels are 16-bit; one value is left for the background
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class Vocabulary:
     background: bool = False  # label 0 is "none of these"
     name: str = ""
     source: str = ""
-    others: tuple[tuple[str, ...], ...] = ()  # what belongs to the background: it has words, but no label
+    background_classes: tuple[
+        tuple[str, ...], ...
+    ] = ()  # what belongs to the background: it has words, but no label
 
     def __post_init__(self) -> None:
         """Refuse classes that cannot be told apart.
@@ -30,10 +32,13 @@ class Vocabulary:
             ClassesError: there is no class, too many, a class without a word, or two of the same name; or
                 there are others without a background.
         """
-        if not self.classes or len(self.entries) > MOST_CLASSES:
-            raise ClassesError(f"got {len(self.entries)} classes: expected 1 to {MOST_CLASSES}")
-        if self.others and not self.background:
-            raise ClassesError(f"{self.others[0][0]!r} is to be background, and there is none; give it one")
+        if not self.classes or len(self.entries) > MAX_CLASSES:
+            raise ClassesError(f"got {len(self.entries)} classes: expected 1 to {MAX_CLASSES}")
+        if self.background_classes and not self.background:
+            raise ClassesError(
+                f"background class {self.background_classes[0][0]!r}: the vocabulary has no background; "
+                "set background=True"
+            )
         seen: dict[str, int] = {BACKGROUND: 0} if self.background else {}
         for number, words in enumerate(self.classes, 1):
             if not words or not all(words):
@@ -49,7 +54,7 @@ class Vocabulary:
     @property
     def entries(self) -> tuple[tuple[str, ...], ...]:
         """All that is looked for: the classes, then the others."""
-        return self.classes + self.others
+        return self.classes + self.background_classes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,7 +99,7 @@ def parse_classes(classes: str | Sequence[str]) -> Vocabulary:
 
 
 def as_vocabulary(
-    classes: str | Sequence[str] | Vocabulary, *, background: bool, others: str | None = None
+    classes: str | Sequence[str] | Vocabulary, *, background: bool, background_classes: str | None = None
 ) -> Vocabulary:
     """Accept classes in the forms in which callers have them.
 
@@ -108,22 +113,24 @@ def as_vocabulary(
     """
     if not isinstance(classes, Vocabulary):
         classes = parse_classes(classes)
-    if others is not None:
-        return with_others(classes, read_others(others))
+    if background_classes is not None:
+        return with_background_classes(classes, read_background_classes(background_classes))
     return replace(classes, background=True) if background else classes
 
 
-def with_others(vocabulary: Vocabulary, others: Vocabulary) -> Vocabulary:
+def with_background_classes(vocabulary: Vocabulary, background_classes: Vocabulary) -> Vocabulary:
     """Give a vocabulary a background to which also belongs what others win; see `read_others`.
 
     What shares a word with a class is left out.
     """
     taken = {word.casefold() for words in vocabulary.classes for word in words}
-    kept = tuple(words for words in others.classes if not taken & {word.casefold() for word in words})
-    return replace(vocabulary, background=True, others=kept)
+    kept = tuple(
+        words for words in background_classes.classes if not taken & {word.casefold() for word in words}
+    )
+    return replace(vocabulary, background=True, background_classes=kept)
 
 
-def read_others(text: str, parse: Callable[[str], Vocabulary] = parse_classes) -> Vocabulary:
+def read_background_classes(text: str, parse: Callable[[str], Vocabulary] = parse_classes) -> Vocabulary:
     """Read what belongs to the background: words, or a packaged vocabulary's name, such as "surroundings".
 
     Args:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ovsdino.dinov3seg.checkpoint import read_model
 from ovsdino.training.run.checkpointing import STATE
 from ovsdino.training.run.loop import train
-from tests.training.seg_run import SMALL_SEG, run_seg, save_start, seg_job, train_seg_until
+from tests.training.dinov3seg_run import SMALL_SEG, dinov3seg_job, run_seg, save_start, train_seg_until
 from tests.training.test_checkpointing import assert_same_tensors, steps
 from tests.training.test_distributed import free_port
 from tests.training.tiny_run import NOUNS, make_data, run_child, start_child
@@ -41,7 +41,7 @@ def write_labelled(folder):
 
 def test_queries_and_values_learn_and_all_else_of_the_vlm_stays_bit_by_bit(folder, tmp_path):
     labelled = write_labelled(tmp_path / "labelled")
-    weights = train(seg_job(folder, tmp_path / "out", validate=labelled))
+    weights = train(dinov3seg_job(folder, tmp_path / "out", validate=labelled))
     before, after = load_file(folder / "start.safetensors"), load_file(weights)
     assert before.keys() == after.keys()
     for name, old in before.items():

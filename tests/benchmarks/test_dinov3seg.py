@@ -21,7 +21,7 @@ from ovsdino_benchmarks.datasets.protocol import (
     own_protocol,
     words_of,
 )
-from ovsdino_benchmarks.model_variants import dinov3seg as dense_forms
+from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
 from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
 from ovsdino_benchmarks.model_variants.models import open_bundle
 from ovsdino_benchmarks.model_variants.zero_shot import ZeroShot, best_classes
@@ -29,9 +29,9 @@ from ovsdino_benchmarks.results import results
 from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 from tests.dinov3seg.small import SMALL_VLM
-from tests.runtime.dense_bundle import colour_bundle
-from tests.runtime.dense_cases import build, manifest_of, photo_of, reference
-from tests.runtime.test_dense_pipeline import known, words
+from tests.runtime.dinov3seg_bundle import colour_bundle
+from tests.runtime.dinov3seg_cases import build, manifest_of, photo_of, reference
+from tests.runtime.test_dinov3seg_pipeline import known, words
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_the_torch_form_labels_as_the_network_does():
     for changes in ({}, {"prior": None, "early": False}):
         network, photo, text = build(**changes), photo_of(117, 203), words(11)  # of which 8 are refined
         bundle = Bundle(None, with_outputs(manifest_of(network)))
-        way = dense_forms.open_torch(bundle, network, threads=1)
+        way = dinov3seg_forms.open_torch(bundle, network, threads=1)
         found = way.label(photo, known(text), threshold=None, scores=True)
         assert (found.labels == reference(network, photo, text)[0]).mean() >= 0.999
         assert "torch" in way.vision.description

@@ -15,8 +15,9 @@ import numpy as np
 from ovsdino_runtime.base.errors import ClassesError
 from ovsdino_runtime.base.overlay import palette
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.geometry.preprocess import Photo, resize_photo
-from ovsdino_runtime.pipelines.pipeline import Seen
+from ovsdino_runtime.geometry.preprocess import resize_photo
+from ovsdino_runtime.geometry.types import Photo
+from ovsdino_runtime.pipelines.pipeline import ImageFeatures
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload
 from ovsdino_runtime.text.vocabulary import parse_classes
@@ -51,7 +52,7 @@ class Answer:
     background: bool  # label 0 is the background
     model: str
     engine: str
-    seen: float  # [ms] to see the photo, when that was done
+    image_features: float  # [ms] to see the photo, when that was done
     new: bool  # it was done for this answer
     words: float  # [ms] to wait for the words' embeddings
     naming: float  # [ms] from features and words to labels
@@ -70,11 +71,13 @@ class Answers:
     def __init__(self, segmenter: Segmenter, limits: UploadLimits = LIMITS) -> None:
         self._segmenter = segmenter
         self._limits = limits
-        self._seen: OrderedDict[object, tuple[Seen, str]] = OrderedDict()  # and the photo as it is shown
+        self._seen: OrderedDict[object, tuple[ImageFeatures, str]] = (
+            OrderedDict()
+        )  # and the photo as it is shown
         self._lock = threading.Lock()  # of the photos that are kept
 
     def __call__(
-        self, file: Path, words: Sequence[str], background: float, others: str | None = None
+        self, file: Path, words: Sequence[str], background: float, background_classes: str | None = None
     ) -> Answer:
         """Name the pixels of a photo.
 
@@ -90,8 +93,10 @@ class Answers:
         """
         start = time.perf_counter()
         vocabulary = check_count(parse_classes(words), self._limits)
-        seen, photo, new = self._see(file)
-        segmentation = self._segmenter.name(seen, vocabulary, background=background or None, others=others)
+        image_features, photo, new = self._see(file)
+        segmentation = self._segmenter.segment(
+            image_features, vocabulary, background=background or None, background_classes=background_classes
+        )
         drawing = time.perf_counter()
         labels, entries = pack_labels(segmentation), list_entries(segmentation)
         end = time.perf_counter()
@@ -102,7 +107,7 @@ class Answers:
             background=segmentation.background is not None,
             model=segmentation.model,
             engine=segmentation.engine,
-            seen=sum(seen.timings.values()),
+            image_features=sum(image_features.timings.values()),
             new=new,
             words=segmentation.timings["text"],
             naming=segmentation.timings["merge"],
@@ -110,7 +115,7 @@ class Answers:
             total=1000 * (end - start),
         )
 
-    def _see(self, file: Path) -> tuple[Seen, str, bool]:
+    def _see(self, file: Path) -> tuple[ImageFeatures, str, bool]:
         """Give a photo's features, the photo as a data URL, and whether it had to be looked at."""
         state = file.stat()
         key = file, state.st_size, state.st_mtime_ns
@@ -119,7 +124,7 @@ class Answers:
                 self._seen.move_to_end(key)
                 return *self._seen[key], False
         photo = fit_photo(read_upload(file.read_bytes(), self._limits))
-        found = self._segmenter.see(photo), show_photo(photo)
+        found = self._segmenter.encode(photo), show_photo(photo)
         with self._lock:
             self._seen[key] = found
             while len(self._seen) > KEPT:

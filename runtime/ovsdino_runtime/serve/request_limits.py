@@ -74,14 +74,14 @@ class Gate:
             service.metrics.seconds.observe(time.monotonic() - start)
 
     @property
-    def _most(self) -> int:
+    def _max_count(self) -> int:
         return self._service.options.limits.bytes + MORE_BYTES
 
     def _refusal(self, headers: Headers) -> JSONResponse | None:
         if self._service.stopping:
             return refusal(503, "the server is stopping; ask another one")
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._most:
+        if length.isdecimal() and int(length) > self._max_count:
             return refusal(413, self._too_large)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != FORM:
@@ -109,8 +109,8 @@ class Gate:
             nonlocal received
             message = await one()
             received += len(message.get("body", b""))
-            if received > self._most:
-                while message.get("more_body") and received < DISCARDED * self._most:
+            if received > self._max_count:
+                while message.get("more_body") and received < DISCARDED * self._max_count:
                     message = await one()
                     received += len(message.get("body", b""))
                 raise HTTPException(413, self._too_large)

@@ -13,12 +13,12 @@ import torch
 from ovsdino.dinov3seg.correlation import best_classes, correlate, text_halves
 from ovsdino.dinov3seg.local_global import fuse_features
 from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.base.trace import Trace
 from ovsdino_runtime.geometry.merge import BestClass
 from ovsdino_runtime.pipelines.dinov3seg_stages import ChooseClasses, FuseFeatures, spread
-from ovsdino_runtime.pipelines.pipeline import PipelineOptions
 from tests.dinov3seg.small import SMALL
-from tests.runtime.dense_cases import PATCH, build, manifest_of, open_torch, photo_of, reference
+from tests.runtime.dinov3seg_cases import PATCH, build, manifest_of, open_torch, photo_of, reference
 
 
 def known(text) -> Future:
@@ -75,11 +75,11 @@ def test_of_many_classes_the_best_are_refined(network, count):
     found = open_torch(network).label(photo, known(text), threshold=None, scores=True)
     assert (found.labels == reference(network, photo, text)[0]).mean() >= 0.999
     with torch.no_grad():
-        features = torch.from_numpy(open_torch(network).see(photo).features)
+        features = torch.from_numpy(open_torch(network).encode(photo).features)
         costs = correlate(features, text_halves(torch.from_numpy(text), network.config))
         chosen = best_classes(costs, torch.ones(count, dtype=torch.bool), 8)[0]
     assert set(np.unique(found.labels)) <= set(chosen.tolist())
-    choose = ChooseClasses(manifest_of(network).dense)
+    choose = ChooseClasses(manifest_of(network).dinov3seg)
     assert choose(features.numpy(), text).tolist() == sorted(chosen.tolist())
 
 
@@ -115,7 +115,7 @@ def test_overlapping_windows_are_averaged_then_with_the_whole(network):
         crops = [view[:, :, w.top : w.top + w.height, w.left : w.left + w.width] for w in windows]
         local = network.vlm.vision(torch.from_numpy(np.concatenate(crops))).numpy()
         whole = network.vlm.vision(torch.from_numpy(view)).numpy()
-    fuse = FuseFeatures(manifest.dense, PATCH)
+    fuse = FuseFeatures(manifest.dinov3seg, PATCH)
     np.testing.assert_allclose(fuse(windows, local, whole), expected, atol=1e-5)
     alone = whole / np.linalg.norm(whole, axis=1, keepdims=True)
     np.testing.assert_allclose(fuse(windows, None, whole), alone, atol=1e-6)
@@ -123,17 +123,17 @@ def test_overlapping_windows_are_averaged_then_with_the_whole(network):
 
 def test_without_windows_the_photo_is_seen_only_as_a_whole(network):
     photo, text = photo_of(90, 120), words(6)
-    way = open_torch(network, PipelineOptions(windows="none"))
+    way = open_torch(network, RuntimeOptions(inference="whole"))
     found = way.label(photo, known(text), threshold=None, scores=True)
     assert "vision" not in found.timings
-    pixels = torch.from_numpy(way.see(photo).prepared.resized).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(way.encode(photo).prepared.resized).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(row)[:, None, None] * 255 for row in (SMALL.vlm.mean, SMALL.vlm.std))
     with torch.no_grad():
         whole = network.vlm.vision((pixels - mean) / std)
         alone = network.refine_patches((pixels - mean) / std, whole / whole.norm(dim=1, keepdim=True))
-    np.testing.assert_allclose(way.see(photo).features, alone.numpy(), atol=1e-4)
-    windowed = open_torch(network).see(photo).features
-    assert np.abs(windowed - way.see(photo).features).max() > 0.01
+    np.testing.assert_allclose(way.encode(photo).features, alone.numpy(), atol=1e-4)
+    windowed = open_torch(network).encode(photo).features
+    assert np.abs(windowed - way.encode(photo).features).max() > 0.01
 
 
 def test_probabilities_go_by_the_view_to_the_photo():
@@ -148,7 +148,7 @@ def test_probabilities_go_by_the_view_to_the_photo():
 
 def test_guidance_runs_beside_the_windows(network, tmp_path):
     with Trace(tmp_path / "trace.json") as trace:
-        way = open_torch(network, PipelineOptions(trace=trace))
+        way = open_torch(network, RuntimeOptions(trace=trace))
         begun = threading.Event()
         look, guide = way.vision.function, way.stages["guidance"].engine.function
 
@@ -166,24 +166,24 @@ def test_guidance_runs_beside_the_windows(network, tmp_path):
     events = json.loads((tmp_path / "trace.json").read_text())
     tracks = {event["args"]["name"]: event["tid"] for event in events if event["ph"] == "M"}
     graph = next(event for event in events if event["name"] == "guidance graph")
-    seen = next(event for event in events if event["name"] == "vision")
-    assert graph["tid"] == tracks["guidance_0"] != seen["tid"]
-    assert graph["ts"] < seen["ts"] + seen["dur"]
+    image_features = next(event for event in events if event["name"] == "vision")
+    assert graph["tid"] == tracks["guidance_0"] != image_features["tid"]
+    assert graph["ts"] < image_features["ts"] + image_features["dur"]
     stages = ["resize", "vision", "whole", "refine", "guidance", "text", "late", "decoder", "merge"]
     assert list(found.timings) == stages
 
 
 def test_memory_does_not_grow_with_the_number_of_classes(network):
     way = open_torch(network)
-    seen = way.see(photo_of(480, 640))
+    image_features = way.encode(photo_of(480, 640))
 
     def peak(count: int) -> int:
         text = known(words(count))
         tracemalloc.start()
-        way.name(seen, text, threshold=None, scores=True)
-        most = tracemalloc.get_traced_memory()[1]
+        way.segment(image_features, text, threshold=None, scores=True)
+        max_count = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return most
+        return max_count
 
     peak(8)
     assert peak(4000) < peak(40) + 2e6  # a few numbers a class; the embeddings are the caller's
@@ -191,10 +191,10 @@ def test_memory_does_not_grow_with_the_number_of_classes(network):
 
 def test_one_view_serves_many_word_lists_of_its_own_model(network):
     photo, way = photo_of(90, 120), open_torch(network)
-    seen = way.see(photo)
+    image_features = way.encode(photo)
     for count in (3, 12):
         text = words(count, seed=count)
-        found = way.name(seen, known(text), threshold=None, scores=True)
+        found = way.segment(image_features, known(text), threshold=None, scores=True)
         assert (found.labels == way.label(photo, known(text), threshold=None, scores=True).labels).all()
     with pytest.raises(PhotoError, match="another model saw this photo"):
-        way.name(replace(seen, model="other"), known(words(3)), threshold=None, scores=True)
+        way.segment(replace(image_features, model="other"), known(words(3)), threshold=None, scores=True)

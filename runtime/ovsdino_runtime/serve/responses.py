@@ -44,7 +44,7 @@ class Found(BaseModel):
     model: str
     classes: list[str] = Field(description="the name of each label")
     background: float | None = Field(description="confidence below which a pixel is background, label 0")
-    others: list[str] = Field(description="names of what is background as well")
+    background_classes: list[str] = Field(description="names of what is background as well")
     regions: list[FoundRegion]
     versions: dict[str, str]
     timings_ms: dict[str, float]
@@ -81,6 +81,9 @@ def write_rle(segmentation: Segmentation) -> bytes:
         }
         for region, record in zip(segmentation.regions(), rle_records(segmentation), strict=True)
     ]
-    kept = {key: about[key] for key in ("model", "classes", "background", "others", "versions", "timings_ms")}
+    kept = {
+        key: about[key]
+        for key in ("model", "classes", "background", "background_classes", "versions", "timings_ms")
+    }
     answer = {"width": width, "height": height, **kept, "regions": regions}
     return json.dumps(answer, ensure_ascii=False).encode()

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from ovsdino.dinov3seg import local_global
 from ovsdino.dinov3seg.checkpoint import load_seg
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.network.checkpoint import save_model
@@ -31,14 +31,14 @@ from ovsdino_runtime.engines.cache import profile
 from ovsdino_runtime.engines.onnxruntime import open_engine, verify_golden
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.segmenter import Segmenter
-from tests.export.seg_small import MICRO, VARIANTS, make_network
+from tests.export.dinov3seg_small import MICRO, VARIANTS, make_network
 
 
 @pytest.fixture(scope="module", autouse=True)
 def presets() -> Iterator[None]:
     """Make the small network, and what cannot be exported, known by name."""
     how = MICRO.inference
-    known: dict[str, SegConfig] = {
+    known: dict[str, Dinov3segConfig] = {
         "micro": MICRO,
         "micro-probabilities": replace(MICRO, inference=replace(how, fusion="probabilities")),
         "micro-full": replace(MICRO, class_attention="full"),
@@ -74,15 +74,19 @@ def made(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_the_manifest_says_how_photos_are_labelled(made: Bundle) -> None:
     manifest = made.manifest
     assert list(manifest.graphs) == ["vision", "whole", "guidance", "refine", "late", "decoder", "text"]
-    assert manifest.dense is not None
-    assert (manifest.dense.view, manifest.dense.whole, manifest.dense.unit_length) == (96, "view", True)
-    assert (manifest.dense.pad_length, manifest.dense.absent_logit) == (8, -100.0)
-    assert manifest.dense.halves == ((0, 64), (64, 128))
+    assert manifest.dinov3seg is not None
+    assert (manifest.dinov3seg.view, manifest.dinov3seg.whole, manifest.dinov3seg.unit_length) == (
+        96,
+        "view",
+        True,
+    )
+    assert (manifest.dinov3seg.pad_length, manifest.dinov3seg.absent_logit) == (8, -100.0)
+    assert manifest.dinov3seg.halves == ((0, 64), (64, 128))
     assert (manifest.windows.size, manifest.windows.stride) == (64, 32)
     assert (manifest.head.scale, manifest.head.bias, manifest.head.background) == (1.0, 0.0, 0.5)
     assert manifest.preprocessing.mean == (0.5, 0.5, 0.5)
     assert manifest.templates == ("{}",)
-    assert SegConfig.from_dict(manifest.model) == MICRO
+    assert Dinov3segConfig.from_dict(manifest.model) == MICRO
     shapes = {tensor.name: tensor.shape for tensor in manifest.graphs["late"].inputs}
     assert shapes == {"features": (1, 64, 6, 6), "text": ("classes", 128), "image": (1, 8, 6, 6)}
     assert manifest.graphs["decoder"].outputs[0].shape == ("classes", 24, 24)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ovsdino_runtime.bundle.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo, write_bundle
-from ovsdino_runtime.bundle.manifest import Dense
+from ovsdino_runtime.bundle.manifest import Dinov3seg
 from ovsdino_runtime.geometry.preprocess import Preprocessing, resize_bilinear
 from ovsdino_runtime.geometry.windows import WindowPolicy
 
@@ -69,10 +69,10 @@ def table() -> np.ndarray:
 
 def _cosine(half: str, start: int) -> list[onnx.NodeProto]:
     """Cosine of all patches, already unit length and (D, L), with one half of the text."""
-    behind = start + WIDTH
+    stop = start + WIDTH
     return [
         helper.make_node(
-            "Slice", ["text", f"start{start}", f"start{behind}", "one"], [f"{half}_columns"], name=half
+            "Slice", ["text", f"start{start}", f"start{stop}", "one"], [f"{half}_columns"], name=half
         ),
         helper.make_node("LpNormalization", [f"{half}_columns"], [f"{half}_unit"], axis=1, p=2),
         helper.make_node("MatMul", [f"{half}_unit", "patches"], [f"{half}_flat"]),
@@ -171,7 +171,7 @@ def slow_logits(view: np.ndarray, text: np.ndarray) -> np.ndarray:
     return np.stack(logits).astype(np.float32)
 
 
-def dense_manifest(**changes) -> Manifest:
+def dinov3seg_manifest(**changes) -> Manifest:
     def tensors(shapes, kind="float32"):
         return tuple(Tensor(key, kind, shape) for key, shape in shapes.items())
 
@@ -197,7 +197,7 @@ def dense_manifest(**changes) -> Manifest:
         "parity": {},
         "licences": (),
         "made_by": {},
-        "dense": Dense(VIEW, "view", True, ((0, WIDTH), (WIDTH, 2 * WIDTH)), 8, -100.0),
+        "dinov3seg": Dinov3seg(VIEW, "view", True, ((0, WIDTH), (WIDTH, 2 * WIDTH)), 8, -100.0),
     }
     return Manifest(**{**fields, **changes})
 
@@ -225,4 +225,4 @@ def colour_bundle(folder: Path) -> Bundle:
     staging = folder / "staging"
     staging.mkdir(parents=True)
     stage(staging)
-    return write_bundle(folder / "colours.ovs", dense_manifest(), staging)
+    return write_bundle(folder / "colours.ovs", dinov3seg_manifest(), staging)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ovsdino.dinov3seg.config import LocalGlobalConfig, SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig, LocalGlobalConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import DINOTXT_TINY
 from tests.dinov3seg.small import SMALL, SMALL_CLIP, SMALL_VLM, randomise
@@ -29,7 +29,7 @@ MICRO = replace(
     early_shrink=2,
     inference=LocalGlobalConfig(view=96, window=64, stride=32),  # 6 patches: windows of 4 shift
 )
-VARIANTS: dict[str, SegConfig] = {
+VARIANTS: dict[str, Dinov3segConfig] = {
     "whole": MICRO,
     "no-prior": replace(MICRO, prior=None),
     "no-early": replace(MICRO, early=False),
@@ -41,7 +41,7 @@ VARIANTS: dict[str, SegConfig] = {
 }
 
 
-def make_network(config: SegConfig) -> Dinov3Seg:
+def make_network(config: Dinov3segConfig) -> Dinov3Seg:
     """Build a network whose every part shows in its result."""
     torch.manual_seed(0)
     network = Dinov3Seg(config).eval()

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ovsdino_runtime.base.errors import ClassesError, NotAPhotoError, TooLargeError
-from ovsdino_runtime.demo import answers as module
-from ovsdino_runtime.demo.answers import Answers, fit_photo, split_words
+from ovsdino_runtime.demo import responses as module
+from ovsdino_runtime.demo.responses import Answers, fit_photo, split_words
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.upload import UploadLimits
 from tests.demo.conftest import ROOT
@@ -37,12 +37,12 @@ def test_an_answer_is_the_segmenters(tiny, flag, background):
     assert len({entry.colour for entry in answer.entries}) == len(answer.entries) >= 2
     assert np.abs(decode(answer.photo).astype(int) - expected.photo).mean() < 10  # it is a JPEG
     assert (answer.model, answer.engine) == ("tiny", expected.engine)
-    assert answer.total >= answer.seen + answer.naming > 0
+    assert answer.total >= answer.image_features + answer.naming > 0
 
 
 def test_what_others_win_is_background(tiny, flag):
     answer = Answers(tiny)(flag, ["red"], 0, "green, blue")
-    expected = tiny(flag, "red", others="green, blue")
+    expected = tiny(flag, "red", background_classes="green, blue")
     assert [(entry.name, entry.share) for entry in answer.entries] == list(expected.coverage().items())
     assert {entry.name for entry in answer.entries} == {"red", "background"}
     assert answer.background
@@ -60,7 +60,7 @@ def test_more_words_do_not_look_at_the_photo_again(tiny, flag, monkeypatch):
     monkeypatch.setattr(tiny.vision, "run", None)  # calling it would fail
     second = answers(flag, ["red", "black"], 0.5)
     assert (first.new, second.new) == (True, False)
-    assert first.seen == second.seen
+    assert first.image_features == second.image_features
     assert {entry.name for entry in second.entries} <= {"background", "red", "black"}
 
 

@@ -22,7 +22,7 @@ from ovsdino_export.dinov3seg.rewrite import RowwiseGroupNorm
 from ovsdino_export.graphs.graph import export_graph
 from ovsdino_export.rewrite.half_precision import TYPES
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from tests.export.seg_small import MICRO, VARIANTS, make_network
+from tests.export.dinov3seg_small import MICRO, VARIANTS, make_network
 
 CLOSE = {"rtol": 1e-3, "atol": 2e-5}  # FP32, through some dozen layers
 ALL = ["vision", "whole", "guidance", "refine", "late", "decoder"]
@@ -152,9 +152,9 @@ def test_group_norm_of_a_large_map_is_as_exact_in_onnx_runtime_as_in_torch(tmp_p
     norm = nn.GroupNorm(1, 4)
     nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
     expected = norm.double()(x.double())
-    for layer, least, most in ((norm.float(), 2e-5, 1.0), (RowwiseGroupNorm(norm), 0.0, 2e-6)):
+    for layer, minimum, max_count in ((norm.float(), 2e-5, 1.0), (RowwiseGroupNorm(norm), 0.0, 2e-6)):
         graph = export_graph(nn.Sequential(layer), (x,), spec({"x": {}}, "y"))
         onnx.save(graph, tmp_path / "norm.onnx")
         actual = OnnxRuntimeEngine(tmp_path / "norm.onnx").run({"x": x.numpy()})["y"]
         error = (torch.from_numpy(actual) - expected).abs().max() / expected.abs().max()
-        assert least <= error <= most
+        assert minimum <= error <= max_count

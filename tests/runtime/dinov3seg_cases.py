@@ -7,17 +7,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ovsdino.dinov3seg.config import SegConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.decoder import fit
 from ovsdino.dinov3seg.local_global import labels, predict
 from ovsdino.dinov3seg.model import Dinov3Seg
+from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo
-from ovsdino_runtime.bundle.manifest import Dense
+from ovsdino_runtime.bundle.manifest import Dinov3seg
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
-from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
-from ovsdino_runtime.pipelines.pipeline import DEFAULT_OPTIONS, PipelineOptions
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
 from tests.dinov3seg.small import SMALL, randomise
 
 PATCH = 16
@@ -89,7 +89,7 @@ def functions(network: Dinov3Seg):
     return parts
 
 
-def inputs_of(config: SegConfig, name: str) -> tuple[str, ...]:
+def inputs_of(config: Dinov3segConfig, name: str) -> tuple[str, ...]:
     prior = config.prior is not None
     return {
         "refine": ("pixels", "features"),
@@ -121,14 +121,16 @@ def manifest_of(network: Dinov3Seg) -> Manifest:
         parity={},
         licences=(),
         made_by={},
-        dense=Dense(how.view, how.whole, how.unit_length, halves, config.pad_length, config.absent_logit),
+        dinov3seg=Dinov3seg(
+            how.view, how.whole, how.unit_length, halves, config.pad_length, config.absent_logit
+        ),
     )
 
 
-def open_torch(network: Dinov3Seg, options: PipelineOptions = DEFAULT_OPTIONS) -> DensePipeline:
+def open_torch(network: Dinov3Seg, options: RuntimeOptions = DEFAULT_OPTIONS) -> Dinov3segPipeline:
     """The pipeline with torch behind every graph."""
     engines = {name: TorchEngine(function) for name, function in functions(network).items()}
-    return DensePipeline(Bundle(Path("none"), manifest_of(network)), engines, options)
+    return Dinov3segPipeline(Bundle(Path("none"), manifest_of(network)), engines, options)
 
 
 def photo_of(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def publish(partial: Path, path: Path) -> None:
+def replace_file(partial: Path, path: Path) -> None:
     """Give a finished file its name; after a kill or a power cut there is the old file or the new one."""
     with partial.open("r+b") as file:
         os.fsync(file.fileno())

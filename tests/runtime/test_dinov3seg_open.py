@@ -8,19 +8,20 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ovsdino_runtime.base.errors import BundleError, EngineError, PhotoError
-from ovsdino_runtime.bundle.manifest import DENSE_STAGES
+from ovsdino_runtime.base.options import RuntimeOptions
+from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.cli import run
 from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.engines.onnxruntime_cuda import CPU, OrtGpuEngine
 from ovsdino_runtime.geometry.preprocess import resize_bilinear
-from ovsdino_runtime.pipelines import dinov3seg_open as dense_open
-from ovsdino_runtime.pipelines.dinov3seg import DensePipeline
-from ovsdino_runtime.pipelines.dinov3seg_open import verify_dense
-from ovsdino_runtime.pipelines.pipeline import HostPipeline, PipelineOptions, open_pipeline
+from ovsdino_runtime.pipelines import dinov3seg_open
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
+from ovsdino_runtime.pipelines.dinov3seg_open import verify_dinov3seg
+from ovsdino_runtime.pipelines.pipeline import HostPipeline, open_pipeline
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.encoder import TextEncoder
 from ovsdino_runtime.text.prefetch import pack_vocabularies, prefetch
-from tests.runtime.dense_bundle import VIEW, colour_bundle, slow_logits, table
+from tests.runtime.dinov3seg_bundle import VIEW, colour_bundle, slow_logits, table
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def colours(tmp_path_factory):
 
 @pytest.fixture
 def engines(colours):
-    return {name: open_engine(colours, name, threads=1) for name in ("vision", *DENSE_STAGES)}
+    return {name: open_engine(colours, name, threads=1) for name in ("vision", *DINOV3SEG_STAGES)}
 
 
 def test_a_photo_is_labelled_as_the_chain_restated_says(colours, flag):
@@ -50,11 +51,11 @@ def test_words_background_and_word_lists_on_one_view(colours, flag):
     result = segmenter(flag, "red", background=0.9)
     assert (result.labels[:, 10:40] == 1).all()
     assert (result.labels[:, 60:] == 0).all()
-    seen = segmenter.see(flag)
+    image_features = segmenter.encode(flag)
     for classes in ("red, green, blue", "green|red, blue"):
-        assert (segmenter.name(seen, classes).labels == segmenter(flag, classes).labels).all()
+        assert (segmenter.segment(image_features, classes).labels == segmenter(flag, classes).labels).all()
     with pytest.raises(PhotoError, match="another model saw this photo"):
-        Segmenter.load("nano", threads=1).name(seen, "red, green")
+        Segmenter.load("nano", threads=1).segment(image_features, "red, green")
 
 
 def test_thirty_classes_of_which_eight_are_refined(colours, flag):
@@ -83,10 +84,10 @@ def test_the_command_line_writes_overlay_labels_and_trace(colours, flag_file, tm
 
 
 def test_a_pipeline_of_its_own_kind(colours, shared_bundle):
-    assert isinstance(open_pipeline(colours, PipelineOptions(threads=1)), DensePipeline)
-    assert isinstance(open_pipeline(shared_bundle, PipelineOptions(threads=1)), HostPipeline)
+    assert isinstance(open_pipeline(colours, RuntimeOptions(threads=1)), Dinov3segPipeline)
+    assert isinstance(open_pipeline(shared_bundle, RuntimeOptions(threads=1)), HostPipeline)
     with pytest.raises(BundleError, match="tiny has a cosine head and no decoder"):
-        DensePipeline(shared_bundle, {"vision": open_engine(shared_bundle, "vision")})
+        Dinov3segPipeline(shared_bundle, {"vision": open_engine(shared_bundle, "vision")})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_pipeline_of_its_own_kind(colours, shared_bundle):
 )
 def test_what_it_cannot_do_is_said_in_one_line(colours, options, error, why):
     with pytest.raises(error, match=why) as refusal:
-        open_pipeline(colours, PipelineOptions(threads=1, **options))
+        open_pipeline(colours, RuntimeOptions(threads=1, **options))
     assert "\n" not in str(refusal.value)
 
 
@@ -111,9 +112,9 @@ def on_a_gpu(monkeypatch):
         opened.append((kind, file.stem))
         return OrtGpuEngine(file, CPU)
 
-    monkeypatch.setattr(dense_open, "OrtGpuEngine", lambda file: open_it(file, "onnxruntime"))
+    monkeypatch.setattr(dinov3seg_open, "OrtGpuEngine", lambda file: open_it(file, "onnxruntime"))
     read = lambda bundle, graph, flavour: open_it(bundle.file(f"{graph}.onnx"), flavour)  # noqa: E731
-    monkeypatch.setattr(dense_open, "read_cached_engine", read)
+    monkeypatch.setattr(dinov3seg_open, "read_cached_engine", read)
     return opened
 
 
@@ -124,11 +125,11 @@ def test_each_graph_is_opened_on_the_gpu_and_labels_are_the_processors(colours, 
     expected = Segmenter.load(colours.path, threads=1)(flag, "blue, red, green")
     np.testing.assert_array_equal(result.labels, expected.labels)
     graphs = {name for kind, name in opened if kind == engine}
-    assert graphs - {"text"} == {"vision", *DENSE_STAGES}
+    assert graphs - {"text"} == {"vision", *DINOV3SEG_STAGES}
     assert ("text" in graphs) == (engine == "onnxruntime")  # TensorRT has no engine of it
-    monkeypatch.setattr(dense_open, "GOLDEN_AGREEMENT", 1.1)
+    monkeypatch.setattr(dinov3seg_open, "GOLDEN_AGREEMENT", 1.1)
     with pytest.raises(EngineError, match="does not reproduce"):  # proven each time: GPUs change
-        open_pipeline(colours, PipelineOptions("cuda", engine))
+        open_pipeline(colours, RuntimeOptions(device="cuda", engine=engine))
 
 
 @pytest.mark.gpu
@@ -139,7 +140,7 @@ def test_labels_on_a_gpu_are_those_of_the_processor(colours, flag):
 
 
 def test_the_golden_view_is_reproduced(colours, engines):
-    assert verify_dense(colours, DensePipeline(colours, engines)) > 0.9999
+    assert verify_dinov3seg(colours, Dinov3segPipeline(colours, engines)) > 0.9999
 
 
 @pytest.mark.parametrize("part", ["whole", "late", "decoder"])
@@ -151,15 +152,15 @@ def test_an_engine_that_computes_something_else_is_refused(colours, engines, par
 
     engines[part].run = wrong
     with pytest.raises(EngineError, match=r"does not reproduce .*golden.npz: mean cosine .* of the labels"):
-        verify_dense(colours, DensePipeline(colours, engines))
+        verify_dinov3seg(colours, Dinov3segPipeline(colours, engines))
 
 
 def test_it_is_verified_once_on_a_machine(colours, monkeypatch):
     verified = []
-    real = dense_open.verify_dense
-    monkeypatch.setattr(dense_open, "verify_dense", lambda *both: verified.append(1) or real(*both))
+    real = dinov3seg_open.verify_dinov3seg
+    monkeypatch.setattr(dinov3seg_open, "verify_dinov3seg", lambda *both: verified.append(1) or real(*both))
     for _ in range(2):
-        open_pipeline(colours, PipelineOptions(threads=1, windows="none"))
+        open_pipeline(colours, RuntimeOptions(threads=1, inference="whole"))
     assert verified == [1]
 
 

@@ -11,8 +11,8 @@ import torch
 from ovsdino.dinov3seg.config import LocalGlobalConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.network.checkpoint import save_model
-from ovsdino.training.data_recipe import SEG_DATA
-from ovsdino.training.recipe import SEG_RECIPE, Phase, Recipe
+from ovsdino.training.data_recipe import DINOV3SEG_DATA
+from ovsdino.training.recipe import DINOV3SEG_RECIPE, Phase, Recipe
 from ovsdino.training.systems.ovsdino import Job
 from tests.dinov3seg.small import SMALL, SMALL_VLM
 from tests.training.tiny_run import die_at
@@ -27,19 +27,19 @@ SMALL_SEG = replace(
 )
 
 
-def seg_recipe(**changes) -> Recipe:
-    data = replace(SEG_DATA, size=32, largest=48)
+def dinov3seg_recipe(**changes) -> Recipe:
+    data = replace(DINOV3SEG_DATA, size=32, largest=48)
     phases = (Phase(32, 0, 4, 2, steps=4),)
     values = {"name": "small", "model": SMALL_SEG, "data": data, "phases": phases, "precision": "fp32"}
     # Decay and rates so large that a weight which should be frozen would show it.
     values |= {"new_rate": 1e-2, "backbone_rate": 1e-3, "weight_decay": 0.1}
-    return replace(SEG_RECIPE, **(values | changes))
+    return replace(DINOV3SEG_RECIPE, **(values | changes))
 
 
-def seg_job(folder: Path, out: Path, recipe: Recipe | None = None, **changes) -> Job:
+def dinov3seg_job(folder: Path, out: Path, recipe: Recipe | None = None, **changes) -> Job:
     """Return a job that begins with FOLDER/start.safetensors."""
     start = folder / "start.safetensors"
-    job = Job(recipe or seg_recipe(), folder / "photos", folder / "masks", out, init=start, workers=0)
+    job = Job(recipe or dinov3seg_recipe(), folder / "photos", folder / "masks", out, init=start, workers=0)
     return replace(job, **{"device": "cpu", "save_every": 0.0} | changes)
 
 
@@ -65,4 +65,4 @@ def run_seg(folder: Path, out: Path, rank: int, size: int, port: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    train(seg_job(folder, out))
+    train(dinov3seg_job(folder, out))

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ovsdino_runtime.base.cli_errors import refusing
+from ovsdino_runtime.base.cli_errors import user_errors
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.base.out_folder import check_out
 
@@ -17,7 +17,7 @@ from ovsdino_runtime.base.out_folder import check_out
 def invoke(error, **options):
     @click.command()
     def command():
-        with refusing("the tool", **options):
+        with user_errors("the tool", **options):
             raise error
 
     return CliRunner().invoke(command)

@@ -11,9 +11,9 @@ from ovsdino.dinov3seg.correlation import text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.training.data.batch import OTHER, UNKNOWN, Batch
 from ovsdino.training.data.dataset import DataError
-from ovsdino.training.data_recipe import SEG_DATA, SEG_TINY_DATA, LossWeights
-from ovsdino.training.systems.dinov3seg_losses import one_hot_bce, seg_loss_terms
-from tests.training.seg_run import SMALL_SEG
+from ovsdino.training.data_recipe import DINOV3SEG_DATA, DINOV3SEG_TINY_DATA, LossWeights
+from ovsdino.training.systems.dinov3seg_losses import dinov3seg_loss_terms, one_hot_bce
+from tests.training.dinov3seg_run import SMALL_SEG
 
 WORDS = ("cat", "tabby", "dog", "grass", "sky")
 WEIGHTS = LossWeights(align_cosine=0.0, align_mse=0.0, dice=0.0, bce=1.0, cross_entropy=0.5)
@@ -71,7 +71,7 @@ def test_one_hot_targets_count_every_pixel(batch, decoded):
                     right = int(batch.labels[photo, row, column]) == word
                     total += softplus(-logit) if right else softplus(logit)
                     count += 1
-    found = one_hot_bce(logits, batch, batch.labels, SEG_DATA)
+    found = one_hot_bce(logits, batch, batch.labels, DINOV3SEG_DATA)
     assert float(found) == pytest.approx(total / count, rel=1e-5)
 
 
@@ -94,16 +94,16 @@ def test_guarded_targets_leave_out_what_nobody_knows(batch):
                     logit = float(dense[photo, place, row, column])
                     total += softplus(-logit) if label == word else softplus(logit)
                     count += 1
-    found = one_hot_bce(logits, batch, batch.labels, replace(SEG_TINY_DATA, decoded=3))
+    found = one_hot_bce(logits, batch, batch.labels, replace(DINOV3SEG_TINY_DATA, decoded=3))
     assert float(found) == pytest.approx(total / count, rel=1e-5)
 
 
 def test_both_terms_come_from_one_pass_and_reach_both_towers(batch):
     torch.manual_seed(1)
     model = Dinov3Seg(SMALL_SEG)
-    recipe = replace(SEG_TINY_DATA, balance=0.0)
+    recipe = replace(DINOV3SEG_TINY_DATA, balance=0.0)
     batch = replace(batch, decoded=torch.tensor([1, 3]), valid=torch.ones_like(batch.valid))
-    terms = seg_loss_terms(model, batch, recipe, WEIGHTS)
+    terms = dinov3seg_loss_terms(model, batch, recipe, WEIGHTS)
     (terms["bce"] + terms["cross_entropy"]).backward()
     assert model.vlm.text.token_embedding.weight.grad.abs().sum() > 0
     assert model.vlm.vision.backbone.patch_embed.proj.weight.grad.abs().sum() > 0
@@ -130,10 +130,10 @@ def test_both_terms_come_from_one_pass_and_reach_both_towers(batch):
 def test_a_term_without_a_weight_is_not_computed(batch, monkeypatch):
     model = Dinov3Seg(SMALL_SEG)
     monkeypatch.setattr(model, "decode", None)  # would fail
-    terms = seg_loss_terms(model, batch, SEG_TINY_DATA, replace(WEIGHTS, bce=0.0))
+    terms = dinov3seg_loss_terms(model, batch, DINOV3SEG_TINY_DATA, replace(WEIGHTS, bce=0.0))
     assert list(terms) == ["cross_entropy"]
 
 
 def test_masks_that_overlap_are_refused(batch):
     with pytest.raises(DataError, match="a, b: masks that may overlap"):
-        seg_loss_terms(Dinov3Seg(SMALL_SEG), replace(batch, labels=None), SEG_DATA, WEIGHTS)
+        dinov3seg_loss_terms(Dinov3Seg(SMALL_SEG), replace(batch, labels=None), DINOV3SEG_DATA, WEIGHTS)
