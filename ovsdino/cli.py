@@ -76,9 +76,11 @@ class LazyGroup(click.Group):
             module, _, attribute = verb.target.partition(":")
             command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
-            wanted = f"ovsdino[{verb.extra}]" if verb.extra else "ovsdino"
+            from ovsdino_runtime.base.install import install_command  # here: --help imports no room
+
             raise MissingExtraError(
-                f"`ovsdino {cmd_name}` needs {error.name}, which is not installed: pip install '{wanted}'"
+                f"`ovsdino {cmd_name}` needs {error.name}, which is not installed: "
+                f"{install_command(verb.extra or '')}"
             ) from error
         assert isinstance(command, click.Command)
         return command

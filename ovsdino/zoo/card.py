@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from ovsdino import __version__
 from ovsdino.network.checkpoint import CheckpointError
 from ovsdino.training.run.checkpointing import BEST, LAST, Header, read_header
+from ovsdino_runtime.base.install import install_command
 
 WEIGHTS = "model.safetensors"  # as the Hub expects it
 LATEST = 100  # steps whose loss is averaged
@@ -109,7 +110,7 @@ def _how_to_use(name: str, repo: str, text: str) -> str:
     more = " --text-checkpoint CLIP" if text.startswith("clip") else ""
     return (
         "## Use\n\n```bash\n"
-        "pip install 'ovsdino[hub,export,cpu]'\n"
+        f"{install_command('hub,export,cpu')}\n"
         f"ovsdino models pull {repo} --out weights.safetensors\n"
         f"ovsdino-export --model {name} --checkpoint weights.safetensors{more} --out .\n"
         f"ovsdino-run PHOTO --model {name}.ovs --classes 'cat, grass, sky'\n```"

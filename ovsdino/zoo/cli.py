@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
+from ovsdino_runtime.base.install import install_command
 
 if TYPE_CHECKING:
     from ovsdino.zoo.download import Progress
@@ -151,7 +152,7 @@ def ask(name: str) -> None:
     if not missing_files(name):
         command = f"`ovsdino models prepare {name}` exports the files that were fetched"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UserError(f"{name} is not here yet: {command} (pip install 'ovsdino[{EXTRAS}]')")
+        raise UserError(f"{name} is not here yet: {command} ({install_command(EXTRAS)})")
     click.echo(f"{name}: {entry.what}\nlicence: {entry.licence}", err=True)
     if not click.confirm(f"{command}, a bundle of at most that size; do it now?", err=True):
         raise UserError(f"{name} is not here yet: {command}")

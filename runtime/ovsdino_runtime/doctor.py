@@ -14,6 +14,7 @@ from typing import Literal
 import click
 
 from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.cuda.devices import Gpu, find_gpus
 from ovsdino_runtime.engines.cache import EngineRecord, engines_dir, list_engines
 
@@ -104,7 +105,7 @@ def examine_packages(versions: dict[str, str]) -> Iterator[Finding]:
         if name in versions:
             yield Finding("ok", f"{name} {versions[name]}: {purpose}")
         else:
-            yield Finding("note", f"{name} is not installed", f"it {purpose}: pip install 'ovsdino[{extra}]'")
+            yield Finding("note", f"{name} is not installed", f"it {purpose}: {install_command(extra)}")
     if "onnxruntime" in versions and "onnxruntime-gpu" in versions:
         yield Finding(
             "warning",
@@ -112,11 +113,11 @@ def examine_packages(versions: dict[str, str]) -> Iterator[Finding]:
             "they overwrite each other's files: uninstall both, then install the one that you want",
         )
     if not {"onnxruntime", "onnxruntime-gpu"} & versions.keys():
-        yield Finding("warning", "no ONNX Runtime", "`ovsdino run` has no engine: pip install 'ovsdino[cpu]'")
+        yield Finding("warning", "no ONNX Runtime", f"`ovsdino run` has no engine: {install_command('cpu')}")
     missing = [name for name in EXPORT_PACKAGES if name not in versions]
     present = ", ".join(f"{name} {versions[name]}" for name in EXPORT_PACKAGES if name in versions)
     if missing:
-        cure = "only `ovsdino export` and training need them: pip install 'ovsdino[export]'"
+        cure = f"only `ovsdino export` and training need them: {install_command('export')}"
         yield Finding("note", f"not installed: {', '.join(missing)}", cure)
     if present:
         yield Finding("ok", present)
@@ -137,7 +138,7 @@ def examine_gpus(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Find
             yield Finding(
                 "warning",
                 f"TensorRT for RTX does not know {gpu.capability}",
-                "use TensorRT: pip install 'ovsdino[tensorrt]', on a Jetson the one of JetPack",
+                f"use TensorRT: {install_command('tensorrt')}, on a Jetson the one of JetPack",
             )
 
 

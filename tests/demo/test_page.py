@@ -177,4 +177,4 @@ def test_the_command_without_gradio_says_what_to_install(monkeypatch):
         monkeypatch.delitem(sys.modules, f"ovsdino_runtime.demo.{name}", raising=False)
     done = CliRunner().invoke(demo, ["--port", "0"])
     assert done.exit_code == 2
-    assert "needs gradio, which is not installed: pip install 'ovsdino[demo]'" in done.output
+    assert "needs gradio, which is not installed: pip install '.[demo]'" in done.output

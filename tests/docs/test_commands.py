@@ -45,7 +45,7 @@ def test_every_reason_is_needed(pattern):
         "ovsdino evaluate --model nano",
         "torchrun --no-python --nproc-per-node 8 ovsdino train --photos p --masks m --out o --bach 3",
         "torchrun --processes 8 ovsdino doctor",
-        "pip install 'ovsdino[gpu]'",
+        "pip install '.[gpu]'",
         "python recipes/nano/evaluate_dev.py --dat DATA",
         "pytest -m gpu tests/export/test_nothing.py",
         "docker build -f docker/Dockerfile --build-arg ENGIN=tensorrt -t ovsdino .",

@@ -131,9 +131,9 @@ def test_bad_input_is_refused_before_any_work(made, empty_cache, monkeypatch, tm
 def test_an_engine_without_its_package_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(engine_run.MODULES, "tensorrt", "no_such_tensorrt")
     said = refusal("--engine", "tensorrt", "--out", tmp_path)
-    assert "pip install 'ovsdino[tensorrt]'" in said
+    assert "pip install '.[tensorrt]'" in said
     monkeypatch.setitem(engine_run.MODULES, "tensorrt-rtx", "no_such_tensorrt")
-    assert "pip install 'ovsdino[rtx]'" in refusal("--engine", "tensorrt-rtx", "--gpu", "sm_89")
+    assert "pip install '.[rtx]'" in refusal("--engine", "tensorrt-rtx", "--gpu", "sm_89")
     assert not list(tmp_path.iterdir())
 
 

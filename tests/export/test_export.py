@@ -191,5 +191,5 @@ def test_without_torch_the_command_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "pip install 'ovsdino[export,cpu]'" in done.stderr
+    assert "pip install '.[export,cpu]'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -36,5 +36,5 @@ def test_a_missing_extra_is_named_in_one_line(monkeypatch):
     monkeypatch.setitem(VERBS, "export", Verb("no_such_package.cli:export", "Export.", "export"))
     result = CliRunner().invoke(main, ["export"])
     assert result.exit_code == 2
-    assert "pip install 'ovsdino[export]'" in result.stderr
+    assert "pip install '.[export]'" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

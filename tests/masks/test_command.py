@@ -206,7 +206,7 @@ def test_a_folder_with_something_else_is_left_alone(arguments):
 
 
 def test_some_photos_only(arguments):
-    assert run(arguments, max_count=2).exit_code == 0
+    assert run(arguments, max_photos=2).exit_code == 0
     reader = MaskReader(Path(arguments["--out"]))
     assert sorted((*reader.images, *reader.skipped)) == ["a.jpg", "sub/c.png"]
 

@@ -31,12 +31,12 @@ def invoke(error, **options):
         (
             ModuleNotFoundError(name="ray"),
             {"extra": "cluster"},
-            "the tool needs ray, which is not installed: pip install 'ovsdino[cluster]'",
+            "the tool needs ray, which is not installed: pip install '.[cluster]'",
         ),
         (
             ModuleNotFoundError(name="ray"),
             {"extra": {"ray": "cluster"}.get},
-            "the tool needs ray, which is not installed: pip install 'ovsdino[cluster]'",
+            "the tool needs ray, which is not installed: pip install '.[cluster]'",
         ),
     ],
 )

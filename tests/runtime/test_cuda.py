@@ -25,7 +25,7 @@ from ovsdino_runtime.segmenter import Segmenter
 def test_without_pycuda_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    wanted = r"^device 'cuda' needs pycuda, .*: pip install 'ovsdino\[cuda\]'; .* C\+\+ compiler and CUDA's"
+    wanted = r"^device 'cuda' needs pycuda, .*: pip install '\.\[cuda\]'; .* C\+\+ compiler and CUDA's"
     with pytest.raises(EngineError, match=wanted):
         cuda.open_cuda()
     for engine in ("onnxruntime", "tensorrt", "tensorrt-rtx"):

@@ -66,8 +66,8 @@ def test_versions_compare_as_numbers():
 
 def test_what_is_missing_is_named_with_its_extra():
     said = text_of(examine_packages({}))
-    assert "pip install 'ovsdino[tensorrt]'" in said
-    assert "`ovsdino run` has no engine: pip install 'ovsdino[cpu]'" in said
+    assert "pip install '.[tensorrt]'" in said
+    assert "`ovsdino run` has no engine: pip install '.[cpu]'" in said
     both = {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}
     assert "both installed" in text_of(examine_packages(both))
 

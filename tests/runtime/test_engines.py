@@ -113,7 +113,7 @@ open_engine(load_bundle({str(shared_bundle.path)!r}), "vision")
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=source
     )
     assert "EngineError: ONNX Runtime cannot be imported" in done.stderr
-    assert "pip install 'ovsdino[cpu]'" in done.stderr
+    assert "pip install '.[cpu]'" in done.stderr
 
 
 def test_available_threads():

@@ -169,4 +169,4 @@ def test_a_missing_package_is_named(folder, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     line = refusal(run(folder, out=str(tmp_path / "out")))
-    assert "`ovsdino train` needs rich.console, which is not installed: pip install 'ovsdino[train]'" in line
+    assert "`ovsdino train` needs rich.console, which is not installed: pip install '.[train]'" in line

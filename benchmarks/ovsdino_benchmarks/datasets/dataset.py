@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ovsdino_benchmarks.datasets.benchmark_list import Benchmark, Layout, benchmarks
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.photo_files import photo_size
 from ovsdino_runtime.files.labeled_folder import (
     NAMES,
@@ -218,7 +219,7 @@ def _read_matlab(file: Path) -> Truth:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise DataError(f"{file}: reading .mat files needs scipy: pip install 'ovsdino[bench]'") from error
+        raise DataError(f"{file}: reading .mat files needs scipy: {install_command('bench')}") from error
     labels: Truth = loadmat(file)["LabelMap"].astype(np.int32)
     return labels
 

@@ -22,6 +22,7 @@ from ovsdino_benchmarks.kernels.report import write_kernel_report
 from ovsdino_benchmarks.kernels.results import Dtype, KernelBenchError, KernelReport, KernelResult, WayTime
 from ovsdino_benchmarks.results.environment import command, read_environment
 from ovsdino_benchmarks.results.results import Skipped, Times
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.out_folder import check_out
 
 Report = Callable[[str], None]
@@ -49,7 +50,7 @@ def require_gpu() -> None:
     try:
         import torch
     except ImportError as error:
-        raise KernelBenchError("the kernels need torch: pip install 'ovsdino[export,bench]'") from error
+        raise KernelBenchError(f"the kernels need torch: {install_command('export,bench')}") from error
     from ovsdino.kernels.ops import has_triton
 
     if not torch.cuda.is_available():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
@@ -75,7 +76,7 @@ def load_network(bundle: Bundle, checkpoint: Path | None, *, random_weights: boo
         from ovsdino.network.checkpoint import CheckpointError
     except ImportError as error:
         raise EngineError(
-            f"the torch form needs {error.name}, which is not installed: pip install 'ovsdino[train]'"
+            f"the torch form needs {error.name}, which is not installed: {install_command('train')}"
         ) from error
     try:
         config = Dinov3segConfig.from_dict(bundle.manifest.model)

@@ -14,6 +14,7 @@ from ovsdino_benchmarks.datasets.protocol import Protocol, require_runnable, tem
 from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
 from ovsdino_benchmarks.model_variants.sam_structure import SamStructure
 from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.bundle.bundle import Bundle, Head, load_bundle
@@ -156,7 +157,7 @@ def load_torch(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False)
         from ovsdino.network.model import OVSDINO
     except ImportError as error:
         raise EngineError(
-            f"the torch form needs {error.name}, which is not installed: pip install 'ovsdino[export]'"
+            f"the torch form needs {error.name}, which is not installed: {install_command('export')}"
         ) from error
     if random_weights and spec.checkpoint is None and bundle.manifest.name not in PACKAGED:
         try:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 
 Tensor = Any  # torch.Tensor; torch is imported when it runs
@@ -38,7 +39,7 @@ class SamStructure:
             self.teacher = SamTeacher(sam)
         except ImportError as error:
             raise EngineError(
-                f"--sam needs {error.name}, which is not installed: pip install 'ovsdino[train]'"
+                f"--sam needs {error.name}, which is not installed: {install_command('train')}"
             ) from error
         self.model = model
         self.mean, self.std = (

@@ -10,6 +10,7 @@ import numpy as np
 
 from ovsdino_benchmarks.datasets.protocol import Protocol, ProtocolError
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.engines.onnxruntime import available_threads
@@ -103,7 +104,7 @@ def open_zero_shot(model: str, checkpoint: Path | None, protocol: Protocol, thre
         from ovsdino.zoo.checkpoint import load_vlm
     except ImportError as error:
         raise EngineError(
-            f"the torch form needs {error.name}, which is not installed: pip install 'ovsdino[export]'"
+            f"the torch form needs {error.name}, which is not installed: {install_command('export')}"
         ) from error
     if protocol.templates == "model":
         raise ProtocolError("--templates model: zero-shot dino.txt has no bundle; give a set or a phrase")

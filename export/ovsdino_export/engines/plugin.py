@@ -8,6 +8,7 @@ as ``tuple[...]``.
 from typing import Any, Tuple, Union
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.bundle.kernels import GridAxis, Kernel, Operator
 
@@ -51,7 +52,7 @@ def find_tensorrt() -> Any:
         import tensorrt.plugin as plugin
     except ImportError as error:
         raise EngineError(
-            f"the kernels need TensorRT 10.9 or later: {error}; pip install 'ovsdino[tensorrt]'"
+            f"the kernels need TensorRT 10.9 or later: {error}; {install_command('tensorrt')}"
         ) from error
     if not hasattr(trt, "QuickPluginCreationRequest") or not hasattr(plugin, "aot_impl"):
         raise EngineError(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import click
 
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.install import install_command
 
 
 class UserError(click.ClickException):
@@ -32,7 +33,7 @@ def user_errors(
             raise
         wanted = extra if isinstance(extra, str) else extra(error.name)
         raise UserError(
-            f"{who} needs {error.name}, which is not installed: pip install 'ovsdino[{wanted}]'"
+            f"{who} needs {error.name}, which is not installed: {install_command(wanted)}"
         ) from error
     except (OvsdinoError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.bundle.kernels import Kernel
 from ovsdino_runtime.cuda.graph import Graph, capture
 from ovsdino_runtime.geometry.types import Array
@@ -20,7 +21,7 @@ Pycuda: TypeAlias = Any  # an object of pycuda, which ships no types
 NON_BLOCKING = 1  # a stream that does not wait for the default stream, on which others may work
 MAX_SHARED = 48 << 10  # [bytes] of a block, unless the function is told of more
 INSTALL = (
-    "pip install 'ovsdino[cuda]'; pycuda is compiled while it is installed, which needs a C++ compiler and "
+    f"{install_command('cuda')}; pycuda is compiled while it is installed, which needs a C++ compiler and "
     "CUDA's headers (put CUDA's bin folder, the one with nvcc, on the PATH)"
 )
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
@@ -50,7 +51,7 @@ class OnnxRuntimeEngine:
             from onnxruntime.capi import onnxruntime_pybind11_state as state
         except ImportError as error:
             raise EngineError(
-                f"ONNX Runtime cannot be imported ({error}); pip install 'ovsdino[cpu]' "
+                f"ONNX Runtime cannot be imported ({error}); {install_command('cpu')} "
                 "(or 'ovsdino[cuda]' with a GPU)"
             ) from error
         options = ort.SessionOptions()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.cuda.driver import Stream
 from ovsdino_runtime.engines.onnxruntime import run_session
 from ovsdino_runtime.engines.stream_engine import Place
@@ -125,13 +126,11 @@ def _import_ort(provider: str) -> Any:  # noqa: ANN401 - ONNX Runtime ships no t
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise EngineError(
-            f"ONNX Runtime cannot be imported ({error}); pip install 'ovsdino[cuda]'"
-        ) from error
+        raise EngineError(f"ONNX Runtime cannot be imported ({error}); {install_command('cuda')}") from error
     if provider not in ort.get_available_providers():
         raise EngineError(
             f"ONNX Runtime {ort.__version__} is built without {provider}; "
-            "pip uninstall onnxruntime, then pip install 'ovsdino[cuda]'"
+            f"pip uninstall onnxruntime, then {install_command('cuda')}"
         )
     if provider == CUDA:
         load_cuda()

@@ -15,6 +15,7 @@ import numpy as np
 
 from ovsdino_runtime.base.errors import OutputError, PhotoError
 from ovsdino_runtime.base.frames import Frame, Source
+from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.geometry.types import Photo
 
@@ -105,7 +106,7 @@ def import_av(address: str) -> ModuleType:
         import av
     except ImportError as error:
         raise PhotoError(
-            f"{address}: videos, cameras and streams need PyAV ({error}); pip install 'ovsdino[video]'"
+            f"{address}: videos, cameras and streams need PyAV ({error}); {install_command('video')}"
         ) from error
     return av
 
