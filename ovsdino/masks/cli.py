@@ -23,11 +23,11 @@ COUNT = click.IntRange(min=1)
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Where the shards go; goes on there.")
 @click.option(
     "--source",
-    type=click.Choice(["grounded-sam", "segmenters", "labels"]),
+    type=click.Choice(["grounded-sam", "segmenters", "labels", "sets"]),
     default="grounded-sam",
     show_default=True,
-    help="Grounding DINO and SAM (OVS-DINO's), segmenters of fixed vocabularies (nano's), or label maps "
-    "(dinov3.seg's COCO-Stuff).",
+    help="Grounding DINO and SAM (OVS-DINO's), segmenters of fixed vocabularies (nano's first masks), label "
+    "maps of one set (dinov3.seg's COCO-Stuff), or of several sets (nano's true masks).",
 )
 @click.option(
     "--detector",
@@ -67,6 +67,16 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--names", type=FOLDER, metavar="FILE", help="What their values mean: one class a line, from 0."
 )
+@click.option(
+    "--sets",
+    type=FOLDER,
+    metavar="FILE",
+    help="Which folders below --photos are labelled sets, and what their names mean.",
+)
+@click.option(
+    "--join", multiple=True, metavar="FOLDER=MASKS",
+    help="With --source sets: add finished masks of the photos in FOLDER below --photos. May be repeated.",
+)  # fmt: skip
 @click.option(
     "--max-photos", type=COUNT, metavar="N", help="Take so many photos only, spread over the folder."
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ovsdino.masks.errors import MaskError
 from ovsdino.masks.make import Job
@@ -24,6 +25,35 @@ if TYPE_CHECKING:
 
 NAME = "labels"
 UNUSED = "-"  # in the list of names: a value that no pixel should have; it is left out
+BACKGROUND = "background"  # in the list of names: none of the others
+
+
+Meaning = Literal["none", "absent", "rest", "unknown"]
+
+
+@dataclass(frozen=True)
+class LabelNames:
+    """What the values of a set's label maps mean."""
+
+    names: tuple[str | None, ...]  # of each value, from 0; None: nothing is known where it stands
+    background: Meaning = "absent"  # what the name `background` says, see `ovsdino.masks.label_sets.LabelSet`
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The words that the set teaches; several values may share one."""
+        return tuple(dict.fromkeys(n for n in self.names if n is not None and n not in (UNUSED, BACKGROUND)))
+
+    @property
+    def values(self) -> Mapping[int, int]:
+        """Value in a file -> class; background -> the number after the last class, or IGNORED."""
+        classes = self.classes
+        table = {name: number for number, name in enumerate(classes)}
+        nothing = IGNORED if self.background == "unknown" else len(classes)
+        special = {None: IGNORED, BACKGROUND: nothing}
+        used = {value: name for value, name in enumerate(self.names) if name != UNUSED}
+        return {value: table.get(n, special.get(n, IGNORED)) for value, n in used.items()} | {
+            NOTHING: IGNORED
+        }
 
 
 @dataclass(frozen=True)
@@ -31,23 +61,12 @@ class LabelFiles:
     """Where the label maps are, and what their values mean."""
 
     labels: Path  # a PNG for each photo, by its path below the photos
-    names: tuple[str, ...]  # of each value, from 0
+    names: LabelNames
 
     @property
     def name(self) -> str:
         """The source's name."""
         return NAME
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names that are used."""
-        return tuple(name for name in self.names if name != UNUSED)
-
-    @property
-    def values(self) -> Mapping[int, int]:
-        """Value in a file -> class, or IGNORED."""
-        used = [value for value, name in enumerate(self.names) if name != UNUSED]
-        return {value: number for number, value in enumerate(used)} | {NOTHING: IGNORED}
 
     def file(self, image: str) -> Path:
         """Return a photo's label map."""
@@ -55,7 +74,7 @@ class LabelFiles:
 
     def described(self) -> dict[str, object]:
         """Return what the masks depend on."""
-        return {"names": list(self.names)}
+        return {"names": list(self.names.names)}
 
     def open(self) -> LabelReader:
         """Return the source."""
@@ -63,7 +82,7 @@ class LabelFiles:
 
 
 class LabelReader:
-    """Turn a photo's label map into masks, one a class; all other classes are surely absent.
+    """Turn a photo's label map into masks, one a class.
 
     Args:
         options: the files and their values.
@@ -79,25 +98,46 @@ class LabelReader:
             LabelError: it is broken, or a value has no name.
             DataError: it has another size than its photo.
         """
-        file, classes = self.options.file(task.image), self.options.classes
-        labels = to_classes(read_labels(file), self.options.values, str(file))  # (H, W)
-        height, width = labels.shape
-        require_same_size(Path(task.image), (photo.shape[1], photo.shape[0]), (width, height))
-        regions = []
-        for number in np.unique(labels[labels != IGNORED]):
-            mask = labels == number
-            regions.append(Region(classes[number], Rle.encode(mask), 1.0, bounds(mask)))
-        unknown = labels == IGNORED
-        return PhotoMasks(
-            image=task.image,
-            height=height,
-            width=width,
-            source=NAME,
-            regions=tuple(regions),
-            exclusive=True,
-            closed=classes,
-            ignore=Rle.encode(unknown) if unknown.any() else None,
-        )
+        file = self.options.file(task.image)
+        raw = read_labels(file)  # (H, W)
+        require_same_size(Path(task.image), (photo.shape[1], photo.shape[0]), (raw.shape[1], raw.shape[0]))
+        return label_masks(task.image, raw, self.options.names, str(file))
+
+
+def label_masks(image: str, raw: npt.NDArray[np.int32], names: LabelNames, where: str) -> PhotoMasks:
+    """Turn a label map into masks that exclude each other.
+
+    Args:
+        image: the photo's path below the photo folder.
+        raw: values as the file has them. Shape: (H, W).
+        names: what they mean.
+        where: the file, for messages.
+
+    Returns:
+        One mask a class. Where no mask is and nothing is ignored, the set's classes are absent; with
+        ``background="rest"`` only those that the photo holds.
+
+    Raises:
+        LabelError: a value has no name.
+    """
+    classes = names.classes
+    labels = to_classes(raw, names.values, where)  # (H, W)
+    regions = []
+    for number, noun in enumerate(classes):
+        mask = labels == number
+        if mask.any():
+            regions.append(Region(noun, Rle.encode(mask), 1.0, bounds(mask)))
+    unknown = labels == IGNORED
+    return PhotoMasks(
+        image=image,
+        height=labels.shape[0],
+        width=labels.shape[1],
+        source=NAME,
+        regions=tuple(regions),
+        exclusive=True,
+        closed=() if names.background == "rest" else classes,
+        ignore=Rle.encode(unknown) if unknown.any() else None,
+    )
 
 
 def label_job(request: Request) -> Job:
@@ -114,7 +154,7 @@ def label_job(request: Request) -> Job:
         raise MaskError(
             f"--labels {request.labels}: no such folder; give the label maps, a PNG for each photo"
         )
-    options = LabelFiles(request.labels.resolve(), read_names(request.names))
+    options = LabelFiles(request.labels.resolve(), LabelNames(read_names(request.names)))
     images = [image for image in list_photos(request.photos) if options.file(image).is_file()]
     if not images:
         raise MaskError(
@@ -126,7 +166,7 @@ def label_job(request: Request) -> Job:
         tasks=tuple(PhotoNouns(image, (), ()) for image in spread(images, request.max_photos)),
         source=options,
         shard_size=request.shard_size,
-        beside={SYNONYMS: {name: [name] for name in options.classes}},  # training's words: all of them
+        beside={SYNONYMS: {name: [name] for name in options.names.classes}},  # training's words: all of them
     )
 
 

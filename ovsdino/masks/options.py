@@ -36,6 +36,8 @@ class Request:
     classifier: Path | None
     labels: Path | None
     names: Path | None
+    sets: Path | None
+    join: tuple[str, ...]
     max_photos: int | None
     shard_size: int
     sheet: int

@@ -92,6 +92,10 @@ def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
         from ovsdino.masks.label_files import label_job
 
         return Plan(request, label_job(request), ())
+    if request.source == "sets":
+        from ovsdino.masks.label_sets import set_job
+
+        return Plan(request, set_job(request), ())
     if request.captions is None:
         raise MaskError("--captions is missing: the words to look for stand in the photos' captions")
     captions = read_captions(request.captions, request.photos)

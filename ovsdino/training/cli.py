@@ -44,8 +44,29 @@ COUNT = click.IntRange(min=1)
 @click.option("--batch", type=COUNT, help="Photos of a step, over all processes.  [default: the preset's]")
 @click.option("--micro-batch", type=COUNT, help="Photos in memory together.  [default: the preset's]")
 @click.option(
-    "--phase", "phases", multiple=True, metavar="SIZExEPOCHS@BATCH", help="In place of the preset's."
+    "--phase", "phases", multiple=True, metavar="SIZExEPOCHS@BATCH|SIZExSTEPSs@BATCH",
+    help="In place of the preset's; such as 288x5@16 or 288x500s@16. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--share", "shares", multiple=True, metavar="FOLDER=WEIGHT",
+    help="How often each photo below FOLDER is drawn, in place of the preset's shares. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--distractors",
+    type=click.IntRange(min=0),
+    help="Nouns of all photos that join each batch.  [default: the preset's]",
 )
+@click.option(
+    "--listed-distractors", type=click.IntRange(min=0),
+    help="Words of the masks' distractors.json that join each batch.  [default: the preset's]",
+)  # fmt: skip
+@click.option(
+    "--warmup", type=click.FloatRange(min=0), help="Of the first phase's epochs.  [default: the preset's]"
+)
+@click.option(
+    "--average", type=click.FloatRange(0, 1, max_open=True),
+    help="Decay of the running average of the weights.  [default: the preset's]",
+)  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: the preset's]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -112,14 +133,19 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
         recipe = with_steps(recipe, options["steps"])
     if options["batch"] or options["micro_batch"]:
         recipe = with_batch(recipe, options["batch"], options["micro_batch"])
-    given = {name: options[name] for name in ("precision", "seed") if options[name] is not None}
+    fields = {"precision": "precision", "seed": "seed", "warmup": "warmup_epochs", "average": "average"}
+    given = {field: options[name] for name, field in fields.items() if options[name] is not None}
+    counts = ("distractors", "listed_distractors")
+    data = {name: options[name] for name in counts if options[name] is not None}
     if crops := options["crops"] or int(options["sam_cache"] is not None):
-        given["data"] = replace(recipe.data, crops=crops)
-    return replace(recipe, **given)
+        data["crops"] = crops
+    if options["shares"]:
+        data["shares"] = tuple(read_share(text) for text in options["shares"])
+    return replace(recipe, **given, data=replace(recipe.data, **data))
 
 
 def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module imports more than click
-    """Read ``288x5@16``: squares of 288 px, 5 epochs, batches of 16.
+    """Read ``288x5@16``: squares of 288 px, 5 epochs, batches of 16; or ``288x500s@16``: 500 steps.
 
     Raises:
         RecipeError: it is not of that form.
@@ -128,11 +154,37 @@ def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module import
 
     from ovsdino.training.recipe import Phase, RecipeError
 
-    found = re.fullmatch(r"(\d+)x(\d+)@(\d+)", text)
+    found = re.fullmatch(r"(\d+)x(\d+)(s?)@(\d+)", text)
     if found is None:
-        raise RecipeError(f"--phase {text}: expected SIZExEPOCHS@BATCH, such as 288x5@16")
-    size, epochs, batch = map(int, found.groups())
-    return Phase(size, epochs, batch, batch)
+        raise RecipeError(
+            f"--phase {text}: expected SIZExEPOCHS@BATCH or SIZExSTEPSs@BATCH, such as 288x5@16"
+        )
+    size, count, batch = int(found[1]), int(found[2]), int(found[4])
+    if found[3]:
+        return Phase(size, 0, batch, batch, steps=count)
+    return Phase(size, count, batch, batch)
+
+
+def read_share(text: str) -> tuple[str, float]:
+    """Read ``voc=0.2``: each photo below voc/ is drawn with weight 0.2.
+
+    Raises:
+        RecipeError: it is not of that form.
+    """
+    import math
+
+    from ovsdino.training.recipe import RecipeError
+
+    folder, _, weight = text.rpartition("=")
+    try:
+        share = float(weight)
+    except ValueError:
+        share = math.nan
+    if not folder or not 0 <= share < math.inf:
+        raise RecipeError(
+            f"--share {text}: expected FOLDER=WEIGHT with a weight of at least 0, such as voc=0.2"
+        )
+    return folder.strip("/"), share
 
 
 def check_resume(out: Path, resume: str) -> None:

@@ -31,7 +31,10 @@ class DataRecipe:
     label_stride: int = 1  # [px] between the pixels on which logits and masks are compared
     positives: int = 16  # most masks of a photo that one sample carries
     negatives: int = 24  # words of the batch's other photos that a photo surely lacks
-    distractors: int = 0  # words of no photo that join each batch
+    distractors: int = 0  # nouns drawn from all that are known, that join each batch
+    listed_distractors: int = (
+        0  # words drawn from the masks' own list (distractors.json) that join each batch
+    )
     draw_synonyms: bool = False  # call a noun by any of its names, drawn for each batch
     similar: float | None = None  # cosine of two nouns above which neither is the other's negative
     words: Literal["drawn", "all"] = "drawn"  # of a batch: those in its squares and drawn ones, or all nouns
@@ -43,7 +46,9 @@ class DataRecipe:
     balance: float = 0.0  # a word of n pixels weighs n ** -balance in the cross-entropy
     weak_words: int = 0  # most words without a mask that one sample carries
     weak_top: float = 0.25  # share of its box that a word without a mask must win
-    shares: tuple[tuple[str, float], ...] = ()  # top folder of the photos -> how often it is drawn
+    shares: tuple[
+        tuple[str, float], ...
+    ] = ()  # folder of photos -> how often each one is drawn; the longest counts
 
     structure_target: Literal["sam", "gradients", "none"] = "sam"  # what the SAE's output is aligned with
     view: int = 1024  # [px] side at which SAM reads the square
@@ -58,7 +63,7 @@ class DataRecipe:
             raise ValueError(f"label_stride must divide size={self.size}, got {self.label_stride}")
         if self.crop == "zoom" and self.largest < self.size:
             raise ValueError(f"largest must be at least size={self.size}, got {self.largest}")
-        counts = ("crops", "negatives", "distractors", "weak_words", "decoded")
+        counts = ("crops", "negatives", "distractors", "listed_distractors", "weak_words", "decoded")
         for name in counts:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

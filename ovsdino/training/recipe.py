@@ -86,7 +86,7 @@ class Recipe:
                     f"the training square must be a multiple of the patch, {self.model.patch_size} px, "
                     f"got {phase.size}"
                 )
-        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs and self.epochs and self.warmup_epochs >= self.epochs:
             raise RecipeError(
                 f"the warm-up takes {self.warmup_epochs:g} epochs, so there must be more than that in all, "
                 f"got {self.epochs}"

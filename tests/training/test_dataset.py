@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ovsdino.network.config import NANO
 from ovsdino.training.data.batch import OTHER, UNKNOWN
-from ovsdino.training.data.dataset import DataError, MaskDataset, training_words
+from ovsdino.training.data.dataset import DataError, MaskDataset, share_of, training_words
 from ovsdino.training.data.synonyms import Synonyms
 from ovsdino.training.data_recipe import NANO_DATA, DataRecipe
 from ovsdino.training.targets.word_bank import WordBank, WordError
@@ -112,6 +112,18 @@ def test_shares_say_how_often_a_folder_is_drawn(exclusive):
     assert counts.total() == 1200
     assert abs(counts["a"] - 900) < 5 * (1200 * 0.75 * 0.25) ** 0.5  # five standard deviations
     assert sorted(exclusive.order(0)) == list(range(6)), "without shares each photo comes once"
+
+
+def test_the_longest_folder_with_a_share_counts():
+    shares = {"old": 2.0, "old/rooms": 0.5}
+    images = ("old/rooms/a.png", "old/b.png", "old/rooms/deep/c.png", "new/d.png", "e.png")
+    assert [share_of(image, shares) for image in images] == [0.5, 2.0, 0.5, 1.0, 1.0]
+
+
+def test_shares_that_leave_no_photo_are_refused(exclusive):
+    recipe = replace(SMALL, shares=(("a", 0.0), ("b", 0.0)))
+    with pytest.raises(DataError, match="leave no photo to draw"):
+        MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, recipe, NANO)
 
 
 def test_labels_are_the_colours_of_the_pixels_they_stand_for(tmp_path, exclusive):

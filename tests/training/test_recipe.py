@@ -31,6 +31,14 @@ def test_nano_has_the_steps_that_it_was_trained_with():
     assert (epochs[-1].end, warm_steps(NANO_RECIPE, epochs)) == (9 * 242 + 323, 58)
 
 
+def test_phases_may_be_counted_in_steps():
+    phases = (Phase(288, 0, 16, 16, steps=300), Phase(448, 0, 12, 12, steps=150))
+    recipe = replace(NANO_RECIPE, phases=phases, warmup_epochs=0.1)
+    epochs = plan_epochs(recipe, 3882, processes=1)
+    assert [(epoch.phase.size, epoch.steps) for epoch in epochs] == [(288, 242), (288, 58), (448, 150)]
+    assert warm_steps(recipe, epochs) == 24
+
+
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_processes_share_each_step_without_gap_or_overlap(processes):
     recipe = replace(PAPER, phases=(Phase(448, 2, batch=8, micro_batch=2),))

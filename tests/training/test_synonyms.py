@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovsdino.masks.store.shards import write_beside
-from ovsdino.training.data.synonyms import SynonymError, Synonyms, read_synonyms
+from ovsdino.training.data.synonyms import SynonymError, Synonyms, read_distractors, read_synonyms
 
 NOUNS = st.sampled_from(list("abcdefgh"))
 TREES = st.builds(
@@ -50,6 +50,18 @@ def test_without_files_a_compound_is_held_by_its_last_word():
     assert not known.related(["hot dog", "dog"])["dog"], "files know better"
 
 
+def test_parts_may_be_right_where_their_wholes_are_but_not_where_other_parts_are():
+    synonyms = Synonyms(parts={"window": ("building", "wall"), "door": ("building",)})
+    found = synonyms.overlapping(["window", "door", "building", "sky"])
+    assert found == {
+        "window": {"building"},
+        "door": {"building"},
+        "building": {"window", "door"},
+        "sky": frozenset(),
+    }
+    assert not synonyms.related(["window", "building"])["window"], "a list of labels may tell them apart"
+
+
 @given(TREES, st.lists(NOUNS))
 def test_relations_are_mutual_and_end_in_circles(synonyms, nouns):
     related = synonyms.related(nouns)
@@ -64,8 +76,20 @@ def test_files_come_back_as_they_were(tmp_path):
     write_beside(tmp_path, "synonyms.json", synonyms.names)
     write_beside(tmp_path, "wider.json", synonyms.wider)
     assert read_synonyms(tmp_path) == synonyms
+    assert read_distractors(tmp_path) == ()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["synonyms.json", "wider.json"]
     assert read_synonyms(tmp_path / "elsewhere") == Synonyms()
+    write_beside(tmp_path, "parts.json", {"wheel": ["car"]})
+    write_beside(tmp_path, "distractors.json", ["spoon", "fork", "spoon"])
+    assert read_synonyms(tmp_path).parts == {"wheel": ("car",)}
+    assert read_distractors(tmp_path) == ("spoon", "fork")
+
+
+@pytest.mark.parametrize("text", ['{"spoon": 1}', '["spoon", 3]', "["])
+def test_a_broken_list_of_distractors_is_named(tmp_path, text):
+    (tmp_path / "distractors.json").write_text(text)
+    with pytest.raises(SynonymError, match=r"distractors\.json"):
+        read_distractors(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +97,7 @@ def test_files_come_back_as_they_were(tmp_path):
     [
         ("synonyms.json", '{"car": "automobile"}', "'car': got 'automobile', expected a list of names"),
         ("synonyms.json", '{"car": []}', "expected a list of names"),
+        ("parts.json", '{"wheel": "car"}', "'wheel': got 'car', expected a list of names"),
         ("synonyms.json", "{", r"synonyms.json: damaged \("),
         ("wider.json", '["car"]', "got list, expected an object"),
         ("wider.json", '{"taxi": ["car"]}', "expected the wider noun"),

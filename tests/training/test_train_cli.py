@@ -20,7 +20,11 @@ from ovsdino.training.systems import ovsdino as inputs_module
 from ovsdino_runtime.base.errors import OvsdinoError
 from tests.training.tiny_run import TINY, make_data, tiny_recipe
 
-NOTHING = {parameter.name: None for parameter in train.params} | {"variant": "ours", "phases": ()}
+NOTHING = {parameter.name: None for parameter in train.params} | {
+    "variant": "ours",
+    "phases": (),
+    "shares": (),
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,8 @@ def test_a_run_ends_with_the_command_that_comes_next(folder, tmp_path):
         (("--variant", "registers"), {}, "tiny has no variant registers"),
         (("--batch", "64"), {}, "12 photos do not fill a batch of 64; give a smaller --batch"),
         (("--phase", "32*2"), {}, r"--phase 32\*2: expected SIZExEPOCHS@BATCH"),
+        (("--share", "voc"), {}, "--share voc: expected FOLDER=WEIGHT"),
+        (("--share", "voc=-1"), {}, "--share voc=-1: expected FOLDER=WEIGHT"),
         (("--precision", "fp16"), {}, "--precision fp16 needs a GPU"),
         (("--resume", "yes"), {}, "no state.safetensors in"),
         ((), {"preset": "ovsdino-vitb14"}, "paper aligns with SAM ViT-B: give its weights with --sam FILE"),
@@ -152,6 +158,20 @@ def test_options_change_the_preset():
         Phase(320, 2, 8, 8),
     )
     assert read_phase("448x1@12") == NANO_RECIPE.phases[1]
+    assert read_phase("448x150s@12") == Phase(448, 0, 12, 12, steps=150)
+    several = choose_recipe(
+        NOTHING
+        | {
+            "preset": "nano",
+            "shares": ("voc=0.2", "pseudo/coco/=2"),
+            "distractors": 0,
+            "listed_distractors": 9,
+        }
+        | {"warmup": 0.0, "average": 0.9}
+    )
+    assert several.data.shares == (("voc", 0.2), ("pseudo/coco", 2.0))
+    assert (several.data.distractors, several.data.listed_distractors) == (0, 9)
+    assert (several.warmup_epochs, several.average) == (0.0, 0.9)
     cached = choose_recipe(NOTHING | {"preset": "ovsdino-vitb14", "sam_cache": Path("c")})
     assert cached.data.crops == 1
 

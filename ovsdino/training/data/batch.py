@@ -39,7 +39,7 @@ class Batch:
     valid: Tensor  # (B, N) bool: may this word be judged in this photo
     closed: Tensor  # (B, N) bool: is this word absent outside its own regions
     related: Tensor  # (N, N) bool: synonyms, wider and narrower words
-    similar: Tensor  # (N, N) bool: words that mean nearly the same by their embeddings
+    similar: Tensor  # (N, N) bool: words that mean nearly the same, or may be right at the same pixels
     boxes: tuple[WeakBox, ...]  # words without a mask
     photos: tuple[str, ...]  # names, for messages
     decoded: Tensor | None = None  # (K,) int64: the words that dinov3.seg decodes; None: all

@@ -25,6 +25,7 @@ class Lexicon:
     nouns: tuple[str, ...]
     synonyms: Synonyms
     bank: Bank
+    distractors: tuple[str, ...] = ()  # nouns that `DataRecipe.listed_distractors` draws from
 
 
 def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) -> Batch:
@@ -35,6 +36,7 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
     truths = [sample.truth for sample in samples]
     others = {word for truth in truths for word in (*truth.nouns, *truth.absent)}
     related = lexicon.synonyms.related([*words, *others])
+    overlapping = lexicon.synonyms.overlapping(words)
     pairs = [(b, place[truth.nouns[p]]) for b, truth in enumerate(truths) for p in truth.places]
     names = [lexicon.synonyms.names_of(word) for word in words]
     picks = [int(generator.integers(len(some))) if recipe.draw_synonyms else 0 for some in names]
@@ -51,7 +53,8 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
         valid=torch.stack([judged(sample, words, related, recipe, generator) for sample in samples]),
         closed=membership([truth.closed for truth in truths], place),
         related=membership([related[word] for word in words], place),
-        similar=similar_words(lexicon.bank([some[0] for some in names]), recipe.similar),
+        similar=similar_words(lexicon.bank([some[0] for some in names]), recipe.similar)
+        | membership([overlapping[word] for word in words], place),
         boxes=tuple(
             WeakBox(b, place[truth.nouns[p]], box) for b, truth in enumerate(truths) for p, box in truth.weak
         ),
@@ -65,13 +68,23 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
 def draw_words(
     samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe, generator: np.random.Generator
 ) -> tuple[str, ...]:
-    """Choose the batch's words: those in the squares, those that are closed, and distractors; or all."""
+    """Choose the batch's words: those in the squares, those that are closed, and distractors; or all.
+
+    A distractor that a photo holds is no distractor there: `judged` and `guard` see to that.
+    """
     if recipe.words == "all":
         return lexicon.nouns
     words = {word for sample in samples for word in (*sample.truth.visible, *sample.truth.closed)}
-    count = min(recipe.distractors, len(lexicon.nouns))
-    words |= {lexicon.nouns[index] for index in generator.choice(len(lexicon.nouns), count, replace=False)}
+    words |= draw_some(lexicon.nouns, recipe.distractors, generator)
+    words |= draw_some(lexicon.distractors, recipe.listed_distractors, generator)
     return tuple(sorted(words))
+
+
+def draw_some(words: Sequence[str], count: int, generator: np.random.Generator) -> set[str]:
+    """Draw so many different words, or all where there are no more."""
+    if not words or not count:
+        return set()
+    return {words[index] for index in generator.choice(len(words), min(count, len(words)), replace=False)}
 
 
 def draw_decoded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from ovsdino.training.data.augment import Square, cut_photo, draw_square, jitter
 from ovsdino.training.data.batch import Batch, WeakBox
 from ovsdino.training.data.collate import Bank, Lexicon, assemble
 from ovsdino.training.data.sample import Sample, cut_truth
-from ovsdino.training.data.synonyms import read_synonyms
+from ovsdino.training.data.synonyms import read_distractors, read_synonyms
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.photo import load_photo
@@ -43,7 +43,7 @@ class MaskDataset(Dataset[Sample]):
     """The photos of a folder of masks, drawn anew in each epoch.
 
     Sample ``i`` of an epoch depends on the recipe, its seed, the epoch and ``i`` alone. The photo is drawn
-    already: without shares each photo comes once an epoch, with shares as often as its top folder says.
+    already: without shares each photo comes once an epoch, with shares as often as its folder says.
 
     Args:
         masks: a folder that ``ovsdino pseudo-masks`` made.
@@ -73,11 +73,14 @@ class MaskDataset(Dataset[Sample]):
         if teacher is not None and not recipe.crops:
             raise DataError("SAM's features from disk are of fixed crops: got crops=0, expected 1 or more")
         synonyms = read_synonyms(masks)
-        nouns = tuple(dict.fromkeys([*self.reader.vocabulary, *synonyms.nouns]))
-        self.lexicon = Lexicon(nouns, synonyms, text)
+        distractors = read_distractors(masks)
+        nouns = tuple(dict.fromkeys([*self.reader.vocabulary, *synonyms.nouns, *distractors]))
+        self.lexicon = Lexicon(nouns, synonyms, text, distractors)
         self._check_photos()
         shares = dict(recipe.shares)
-        weights = np.array([shares.get(image.split("/")[0], 1.0) for image in self.reader.images])
+        weights = np.array([share_of(image, shares) for image in self.reader.images])
+        if shares and not weights.sum():
+            raise DataError(f"the shares {recipe.shares} leave no photo to draw; give one of them a weight")
         self._chance = weights / weights.sum() if shares else None
         self._epoch = torch.zeros((), dtype=torch.long)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it, too
@@ -158,6 +161,13 @@ class MaskDataset(Dataset[Sample]):
             )
 
 
+def share_of(image: str, shares: Mapping[str, float]) -> float:
+    """Return the share of the longest folder above a photo that has one; 1 where none has."""
+    folders = image.split("/")[:-1]
+    above = ("/".join(folders[:end]) for end in range(len(folders), 0, -1))
+    return next((shares[folder] for folder in above if folder in shares), 1.0)
+
+
 def sam_view(photo: Photo, square: Square, size: int) -> Tensor:
     """Cut the same square at SAM's size: (3, size, size) uint8.
 
@@ -169,5 +179,5 @@ def sam_view(photo: Photo, square: Square, size: int) -> Tensor:
 def training_words(masks: Path) -> tuple[str, ...]:
     """Return all words that a data set of these masks may ask a word bank for."""
     synonyms = read_synonyms(masks)
-    nouns = {*MaskReader(masks).vocabulary, *synonyms.nouns}
+    nouns = {*MaskReader(masks).vocabulary, *synonyms.nouns, *read_distractors(masks)}
     return tuple(sorted({name for noun in nouns for name in synonyms.names_of(noun)}))

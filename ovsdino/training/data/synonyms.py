@@ -1,4 +1,4 @@
-"""Which names a noun has, and which nouns must never be taken for each other's opposite."""
+"""What nouns are called, which must never be taken for each other's opposite, and extra distractors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from ovsdino_runtime.base.errors import OvsdinoError
 
 SYNONYMS, WIDER = "synonyms.json", "wider.json"
+PARTS, DISTRACTORS = "parts.json", "distractors.json"
 
 
 class SynonymError(OvsdinoError):
@@ -26,6 +27,7 @@ class Synonyms:
 
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # noun -> its names, itself first
     wider: Mapping[str, str] = field(default_factory=dict)  # noun -> the next wider noun
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # noun -> right at the same pixels
 
     @property
     def nouns(self) -> tuple[str, ...]:
@@ -54,6 +56,15 @@ class Synonyms:
                 found[other].add(noun)
         return {noun: frozenset(others - {noun}) for noun, others in found.items()}
 
+    def overlapping(self, nouns: Iterable[str]) -> dict[str, frozenset[str]]:
+        """Find for each noun those that may be right at the same pixels: a window is on a building."""
+        found: dict[str, set[str]] = {noun: set() for noun in nouns}
+        for noun, others in found.items():
+            for whole in found.keys() & set(self.parts.get(noun, ())):
+                others.add(whole)
+                found[whole].add(noun)
+        return {noun: frozenset(others - {noun}) for noun, others in found.items()}
+
     def _wider_than(self, noun: str) -> list[str]:
         """Return all wider nouns, from the next to the widest."""
         if not self.names and not self.wider:
@@ -66,29 +77,51 @@ class Synonyms:
 
 
 def read_synonyms(folder: Path) -> Synonyms:
-    """Read ``synonyms.json`` and ``wider.json`` where they lie beside the masks; both may be missing.
+    """Read ``synonyms.json``, ``wider.json`` and ``parts.json`` beside the masks; each may be missing.
 
     Raises:
         SynonymError: a file is not of that form.
     """
-    names = _read(folder / SYNONYMS)
-    for noun, found in names.items():
-        if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
-            raise SynonymError(f"{folder / SYNONYMS}: {noun!r}: got {found!r}, expected a list of names")
+    names, parts = _read_lists(folder / SYNONYMS), _read_lists(folder / PARTS)
     wider = _read(folder / WIDER)
     for noun, above in wider.items():
         if not isinstance(above, str):
             raise SynonymError(f"{folder / WIDER}: {noun!r}: got {above!r}, expected the wider noun")
-    return Synonyms({noun: tuple(dict.fromkeys(found)) for noun, found in names.items()}, wider)
+    return Synonyms(names, wider, parts)
+
+
+def read_distractors(folder: Path) -> tuple[str, ...]:
+    """Read ``distractors.json`` beside the masks: words that no mask has and that many photos lack.
+
+    Raises:
+        SynonymError: it is no list of words.
+    """
+    path = folder / DISTRACTORS
+    found = _load(path) if path.exists() else []
+    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+        raise SynonymError(f"{path}: got {type(found).__name__}, expected a list of words")
+    return tuple(dict.fromkeys(found))
+
+
+def _read_lists(path: Path) -> dict[str, tuple[str, ...]]:
+    lists = _read(path)
+    for noun, found in lists.items():
+        if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+            raise SynonymError(f"{path}: {noun!r}: got {found!r}, expected a list of names")
+    return {noun: tuple(dict.fromkeys(found)) for noun, found in lists.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SynonymError(f"{path}: damaged ({error}); make it again or delete it") from error
+    raw = _load(path)
     if not isinstance(raw, dict):
         raise SynonymError(f"{path}: got {type(raw).__name__}, expected an object {{noun: ...}}")
     return raw
+
+
+def _load(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SynonymError(f"{path}: damaged ({error}); make it again or delete it") from error
