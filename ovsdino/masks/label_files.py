@@ -47,13 +47,10 @@ class LabelNames:
     def values(self) -> Mapping[int, int]:
         """Value in a file -> class; background -> the number after the last class, or IGNORED."""
         classes = self.classes
-        table = {name: number for number, name in enumerate(classes)}
-        nothing = IGNORED if self.background == "unknown" else len(classes)
-        special = {None: IGNORED, BACKGROUND: nothing}
-        used = {value: name for value, name in enumerate(self.names) if name != UNUSED}
-        return {value: table.get(n, special.get(n, IGNORED)) for value, n in used.items()} | {
-            NOTHING: IGNORED
-        }
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+        numbers |= {None: IGNORED, BACKGROUND: IGNORED if self.background == "unknown" else len(classes)}
+        named = {value: numbers[name] for value, name in enumerate(self.names) if name != UNUSED}
+        return named | {NOTHING: IGNORED}
 
 
 @dataclass(frozen=True)

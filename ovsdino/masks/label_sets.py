@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovsdino.masks.errors import MaskError
 from ovsdino.masks.label_files import BACKGROUND, LabelNames, Meaning, label_masks, read_names
@@ -150,7 +150,8 @@ def set_job(request: Request) -> Job:
     if both := sorted(names.keys() & joined.keys()):
         raise MaskError(f"--join {both[0]}: {request.sets} names a set of this folder already")
     options = LabelSets(request.photos.resolve(), file, names, joined)
-    synonyms, wider = {}, {}
+    synonyms: dict[str, Any] = {}
+    wider: dict[str, Any] = {}
     for folder in joined.values():
         synonyms |= read_beside(folder / SYNONYMS)
         wider |= read_beside(folder / WIDER)
@@ -219,7 +220,7 @@ def read_join(text: str, photos: Path) -> tuple[str, Path]:
     return folder, Path(masks).resolve()
 
 
-def read_beside(path: Path) -> dict[str, object]:
+def read_beside(path: Path) -> dict[str, Any]:
     """Read a JSON object beside finished masks; none is an empty one.
 
     Raises:

@@ -67,6 +67,10 @@ COUNT = click.IntRange(min=1)
     "--average", type=click.FloatRange(0, 1, max_open=True),
     help="Decay of the running average of the weights.  [default: the preset's]",
 )  # fmt: skip
+@click.option(
+    "--loss", "losses", multiple=True, metavar="TERM=FACTOR",
+    help="A term's factor in the sum of losses, such as bce=4, in place of the preset's. May be repeated.",
+)  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: the preset's]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -139,6 +143,8 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
     data = {name: options[name] for name in counts if options[name] is not None}
     if crops := options["crops"] or int(options["sam_cache"] is not None):
         data["crops"] = crops
+    if options["losses"]:
+        given["weights"] = replace(recipe.weights, **dict(read_loss(text) for text in options["losses"]))
     if options["shares"]:
         data["shares"] = tuple(read_share(text) for text in options["shares"])
     return replace(recipe, **given, data=replace(recipe.data, **data))
@@ -165,8 +171,36 @@ def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module import
     return Phase(size, count, batch, batch)
 
 
+def read_loss(text: str) -> tuple[str, float]:
+    """Read ``bce=4``: the term's factor in the sum of losses.
+
+    Raises:
+        RecipeError: it is not of that form, or there is no such term.
+    """
+    from dataclasses import fields
+
+    from ovsdino.training.data_recipe import LossWeights
+    from ovsdino.training.recipe import RecipeError
+
+    term, factor = read_assignment("--loss", text, example="bce=4")
+    known = [field.name for field in fields(LossWeights)]
+    if term not in known:
+        raise RecipeError(f"--loss {text}: unknown term {term}, expected one of {', '.join(known)}")
+    return term, factor
+
+
 def read_share(text: str) -> tuple[str, float]:
     """Read ``voc=0.2``: each photo below voc/ is drawn with weight 0.2.
+
+    Raises:
+        RecipeError: it is not of that form.
+    """
+    folder, weight = read_assignment("--share", text, example="voc=0.2")
+    return folder.strip("/"), weight
+
+
+def read_assignment(option: str, text: str, *, example: str) -> tuple[str, float]:
+    """Read ``NAME=NUMBER`` with a number of at least 0.
 
     Raises:
         RecipeError: it is not of that form.
@@ -175,16 +209,16 @@ def read_share(text: str) -> tuple[str, float]:
 
     from ovsdino.training.recipe import RecipeError
 
-    folder, _, weight = text.rpartition("=")
+    name, _, number = text.rpartition("=")
     try:
-        share = float(weight)
+        value = float(number)
     except ValueError:
-        share = math.nan
-    if not folder or not 0 <= share < math.inf:
+        value = math.nan
+    if not name or not 0 <= value < math.inf:
         raise RecipeError(
-            f"--share {text}: expected FOLDER=WEIGHT with a weight of at least 0, such as voc=0.2"
+            f"{option} {text}: expected NAME=NUMBER with a number of at least 0, such as {example}"
         )
-    return folder.strip("/"), share
+    return name, value
 
 
 def check_resume(out: Path, resume: str) -> None:

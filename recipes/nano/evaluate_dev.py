@@ -16,8 +16,10 @@ from PIL import Image
 from rich.progress import track
 
 from ovsdino.training.data.synonyms import read_synonyms
+from ovsdino_benchmarks.datasets.label_values import stuff_pixels
 from ovsdino_runtime.base.options import Inference
 from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.files.labeled_folder import Values, to_classes
 from ovsdino_runtime.geometry.metrics import IGNORED, Counts, count, scores
 from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.segmenter import Segmenter
@@ -29,6 +31,7 @@ from ovsdino_runtime.text.vocabulary import (
     with_background_classes,
 )
 
+NEARLY_NEVER = 0.01  # IoU
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -40,6 +43,8 @@ class Bench:
     vocabulary: str
     words: int | None = None  # only the first so many
     first: int = 0  # label of the first word; smaller ones are ignored
+    values: Values | None = None  # value in a label file -> word, in place of `first`
+    without_background: bool = False  # leave the background of the vocabulary out
     teacher: float | None = None
 
 
@@ -51,6 +56,8 @@ BENCHES = {
     "VOC21": Bench("voc", "voc21", teacher=57.9),
     "VOC21, samples": Bench("voc_samples", "voc21", teacher=63.5),
     "COCO-Object": Bench("coco_object", "coco_object81"),
+    "COCO-80": Bench("coco_object", "coco_object81", first=1, without_background=True),
+    "COCO-Stuff-171": Bench("coco_stuff", "coco_stuff171", values=stuff_pixels()),
 }
 
 
@@ -58,24 +65,44 @@ def words_of(bench: Bench, *, synonyms: bool) -> Vocabulary:
     """Return the words of a set, each alone or with its packaged synonyms."""
     whole = load_vocabulary(bench.vocabulary)
     classes = whole.classes[: bench.words]
-    return Vocabulary(classes if synonyms else tuple(c[:1] for c in classes), background=whole.background)
+    background = whole.background and not bench.without_background
+    return Vocabulary(classes if synonyms else tuple(c[:1] for c in classes), background=background)
 
 
 def read_pairs(bench: Bench, data: Path, words: int) -> Iterator[tuple[Photo, Truth]]:
     """Read a set's photos and their truth as numbers of its words. Shape: (H, W, 3), (H, W)."""
     folder = data / "dev" / bench.folder
     for path in track(sorted((folder / "labels").glob("*.png")), description=bench.folder):
-        truth = np.asarray(Image.open(path)).astype(np.int32) - bench.first
-        truth[(truth < 0) | (truth >= words)] = IGNORED
+        truth = np.asarray(Image.open(path)).astype(np.int32)
+        if bench.values is not None:
+            truth = to_classes(truth, bench.values, str(path))
+        else:
+            truth -= bench.first
+            truth[(truth < 0) | (truth >= words)] = IGNORED
         yield load_photo(next((folder / "images").glob(f"{path.stem}.*"))), truth
 
 
-def measure(segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, cut: float | None) -> Counts:
-    """Label every photo of a set and compare it with its truth."""
-    total = Counts.zero(len(words.names))
+def measure(
+    segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, cut: float | None
+) -> tuple[Counts, float]:
+    """Label every photo of a set and compare it with its truth.
+
+    Returns:
+        The counts, and the mean share of a photo's area that goes to words which its truth does not hold.
+    """
+    total, absent = Counts.zero(len(words.names)), []
     for photo, truth in read_pairs(bench, data, len(words.names)):
-        total += count(truth, segmenter(photo, words, background=cut).labels, len(words.names))
-    return total
+        labels = segmenter(photo, words, background=cut).labels
+        total += count(truth, labels, len(words.names))
+        absent.append(1 - np.isin(labels, truth[truth != IGNORED]).mean())
+    return total, float(np.mean(absent))
+
+
+def nearly_never_found(words: Vocabulary, counts: Counts) -> list[str]:
+    """Return the words that occur in the truth and whose IoU is below 1 %."""
+    occurs = counts.confusion.sum(axis=1) > 0
+    found = zip(words.names, scores(counts).iou, occurs, strict=True)
+    return [name for name, iou, here in found if here and (iou or 0) < NEARLY_NEVER]
 
 
 def taught_words(masks: Path) -> set[str]:
@@ -107,6 +134,7 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 @click.option(
     "--background-classes", help="What is background as well, where there is one; such as surroundings."
 )
+@click.option("--lost-words", is_flag=True, help="Name the words below 1 IoU.")
 @click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
 @click.option("--masks", type=FOLDER, help="Its training's: tell their words from others.")
 def main(  # noqa: PLR0913 - one argument for each option
@@ -118,6 +146,7 @@ def main(  # noqa: PLR0913 - one argument for each option
     inference: Inference,
     short_side: int | None,
     background_classes: str | None,
+    lost_words: bool,
     synonyms: bool,
     masks: Path | None,
 ) -> None:
@@ -131,10 +160,16 @@ def main(  # noqa: PLR0913 - one argument for each option
         words = words_of(bench, synonyms=synonyms)
         if background_classes and words.background:
             words = with_background_classes(words, read_background_classes(background_classes))
-        counts = measure(segmenter, bench, data, words, background if words.background else None)
-        found = scores(counts)
+        counts, absent = measure(segmenter, bench, data, words, background if words.background else None)
+        found, lost = scores(counts), nearly_never_found(words, counts)
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
-        click.echo(f"{name:16} {figures}   teacher {bench.teacher or '-'}")
+        occurring = int((counts.confusion.sum(axis=1) > 0).sum())
+        click.echo(
+            f"{name:16} {figures}   teacher {bench.teacher or '-'}   absent words {100 * absent:.0f} %   "
+            f"below 1 IoU: {len(lost)} of {occurring} words"
+        )
+        if lost_words and lost:
+            click.echo(f"{'':16} {', '.join(lost)}")
         if masks:
             click.echo(split(words, counts, taught_words(masks)))
 

@@ -24,6 +24,7 @@ NOTHING = {parameter.name: None for parameter in train.params} | {
     "variant": "ours",
     "phases": (),
     "shares": (),
+    "losses": (),
 }
 
 
@@ -79,8 +80,10 @@ def test_a_run_ends_with_the_command_that_comes_next(folder, tmp_path):
         (("--variant", "registers"), {}, "tiny has no variant registers"),
         (("--batch", "64"), {}, "12 photos do not fill a batch of 64; give a smaller --batch"),
         (("--phase", "32*2"), {}, r"--phase 32\*2: expected SIZExEPOCHS@BATCH"),
-        (("--share", "voc"), {}, "--share voc: expected FOLDER=WEIGHT"),
-        (("--share", "voc=-1"), {}, "--share voc=-1: expected FOLDER=WEIGHT"),
+        (("--share", "voc"), {}, "--share voc: expected NAME=NUMBER"),
+        (("--share", "voc=-1"), {}, "--share voc=-1: expected NAME=NUMBER"),
+        (("--loss", "bce=x"), {}, "--loss bce=x: expected NAME=NUMBER"),
+        (("--loss", "focal=1"), {}, "--loss focal=1: unknown term focal, expected one of align_cosine"),
         (("--precision", "fp16"), {}, "--precision fp16 needs a GPU"),
         (("--resume", "yes"), {}, "no state.safetensors in"),
         ((), {"preset": "ovsdino-vitb14"}, "paper aligns with SAM ViT-B: give its weights with --sam FILE"),
@@ -167,8 +170,9 @@ def test_options_change_the_preset():
             "distractors": 0,
             "listed_distractors": 9,
         }
-        | {"warmup": 0.0, "average": 0.9}
+        | {"warmup": 0.0, "average": 0.9, "losses": ("bce=4", "weak=0")}
     )
+    assert several.weights == replace(NANO_RECIPE.weights, bce=4.0, weak=0.0)
     assert several.data.shares == (("voc", 0.2), ("pseudo/coco", 2.0))
     assert (several.data.distractors, several.data.listed_distractors) == (0, 9)
     assert (several.warmup_epochs, several.average) == (0.0, 0.9)

@@ -13,9 +13,9 @@ from ovsdino.network.model import OVSDINO
 from ovsdino.training.distributed import Team
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos
 from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
-from ovsdino_runtime.geometry.metrics import Counts, count, scores
+from ovsdino_runtime.geometry.metrics import Counts, Scores, count, scores
 from ovsdino_runtime.geometry.preprocess import Preprocessing, cut_windows, fit_size, normalise, resize_photo
-from ovsdino_runtime.geometry.types import Photo, Scores
+from ovsdino_runtime.geometry.types import Photo
 from ovsdino_runtime.geometry.windows import plan_windows
 
 Labels = npt.NDArray[np.int32]  # (H, W)
