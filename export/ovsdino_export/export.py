@@ -15,13 +15,15 @@ import torch
 
 from ovsdino import __version__
 from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
+from ovsdino.network.checkpoint import save_model, survives_half
 from ovsdino.network.head import unit
+from ovsdino.network.model import OVSDINO
 from ovsdino_export import parity
 from ovsdino_export.dinov3seg.export import export_seg
 from ovsdino_export.engines.kernels import compile_kernels, plan_kernels
 from ovsdino_export.graphs.graph import VISION, describe, export_graph
 from ovsdino_export.graphs.local_functions import call_functions
-from ovsdino_export.graphs.storage import save_sharing_weights, store_as_half
+from ovsdino_export.graphs.storage import Checkpoint, save_sharing_weights, store_as_half
 from ovsdino_export.graphs.versions import program_versions
 from ovsdino_export.networks import Network, licences, load_network, preprocessing, windows
 from ovsdino_export.photos import TestPhotos, gather_photos
@@ -44,6 +46,7 @@ VISION_GRAPHS: dict[bundle.Precision, bundle.GraphName] = {
     "bf16": "vision.bf16",
 }
 DATA_FILE = "vision.data"  # weights that vision.onnx and vision.fp16.onnx share
+CHECKPOINT = "vision.safetensors"  # the same as a checkpoint, which torch reads as well
 PROGRAMS = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
 
@@ -128,7 +131,11 @@ def export_vision(
         store_as_half(models["vision.int8.onnx"])
         graphs["vision.int8"] = describe(models["vision.int8.onnx"], "vision.int8.onnx", "int8")
     store_as_half(models["vision.onnx"])
-    if len(models) > 1:
+    if isinstance(model, OVSDINO) and survives_half(model):
+        save_model(model, staging / CHECKPOINT, dtype=torch.float16)
+        held = Checkpoint(staging / CHECKPOINT)
+        save_sharing_weights(models, staging, DATA_FILE, checkpoint=held)
+    elif len(models) > 1:
         save_sharing_weights(models, staging, DATA_FILE)
     else:
         onnx.save(models["vision.onnx"], staging / "vision.onnx")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from torch import nn
 
+from ovsdino.network.checkpoint import TEXT, packaged_file
 from ovsdino.network.config import ModelConfig
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.text.vocabulary import load_templates
-
-NANO_WEIGHTS = "nano-text.safetensors"
-NANO_TOKENIZER = "nano-tokenizer.json"  # beside the weights
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:
     if config.text_encoder == "nano":
         if checkpoint is not None:
             return _load_nano(checkpoint)
-        with as_file(files("ovsdino") / "weights") as folder:
-            return _load_nano(folder / NANO_WEIGHTS)
+        return _load_nano(packaged_file(TEXT))
     if config.text_encoder == "clip-vit-b-16":
         if checkpoint is None:
             raise OvsdinoError(
@@ -56,12 +52,10 @@ def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:
 
 
 def _load_nano(weights: Path) -> TextHalf:
-    from ovsdino.network.text_tower import load_text_tower
+    from ovsdino.network.text_tower import find_tokenizer, load_text_tower
 
     tower = load_text_tower(weights)
-    file = weights.with_name(NANO_TOKENIZER)
-    if not file.is_file():
-        raise OvsdinoError(f"no tokenizer at {file}; it belongs beside the weights {weights.name}")
+    file = find_tokenizer(weights)
     return TextHalf(tower, Tokenizer.from_file(str(file)), tower.config.context, load_templates("name"))
 
 

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ovsdino.network.checkpoint import TEXT as CHECKPOINT
+from ovsdino.network.checkpoint import survives_half
+from ovsdino.network.text_tower import TextTower, save_text_tower
 from ovsdino_export import parity
 from ovsdino_export.graphs.graph import TEXT, describe, export_graph
-from ovsdino_export.graphs.storage import save_alone, store_as_half
+from ovsdino_export.graphs.storage import Checkpoint, save_alone, save_sharing_weights, store_as_half
 from ovsdino_export.pipeline import TextPipeline
 from ovsdino_export.text import TextHalf
 from ovsdino_runtime.bundle import bundle
@@ -29,7 +32,12 @@ def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.Gr
     graph = export_graph(TextPipeline(text.tower), example, TEXT)
     store_as_half(graph)
     described = describe(graph, "text.onnx", "fp32")
-    save_alone(graph, staging / "text.onnx")
+    if isinstance(text.tower, TextTower) and survives_half(text.tower):
+        save_text_tower(text.tower, staging / CHECKPOINT)
+        held = Checkpoint(staging / CHECKPOINT)
+        save_sharing_weights({"text.onnx": graph}, staging, "text.data", checkpoint=held)
+    else:
+        save_alone(graph, staging / "text.onnx")
     return {"text": described}
 
 

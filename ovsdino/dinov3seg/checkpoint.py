@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -21,7 +20,7 @@ from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.semantic_prior import SemanticPrior
 from ovsdino.dinov3seg.vlm import Vlm
-from ovsdino.network.checkpoint import CheckpointError, check_keys, read_tensors
+from ovsdino.network.checkpoint import TEXT, CheckpointError, check_keys, packaged_file, read_tensors
 from ovsdino.network.clip_text import TEXT_KEYS, ClipTextTower
 from ovsdino.network.text_tower import TextTower, load_text_tower
 
@@ -70,8 +69,7 @@ def load_public(model: Dinov3Seg, weights: PublicWeights) -> None:
         CheckpointError: a file is missing, broken, or of another network.
     """
     if isinstance(model.vlm.text, TextTower):
-        with as_file(files("ovsdino") / "weights" / "nano-text.safetensors") as path:
-            model.vlm.text.load_state_dict(load_text_tower(path).state_dict())
+        model.vlm.text.load_state_dict(load_text_tower(packaged_file(TEXT)).state_dict())
     if weights.backbone is not None:
         load_backbone(model.vlm, weights.backbone)
     if weights.dinotxt is not None:

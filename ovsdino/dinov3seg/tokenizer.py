@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import cast
 
 import torch
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ovsdino.dinov3seg.config import VlmConfig
+from ovsdino.network.checkpoint import TOKENIZER, packaged_file
 
 
 def tokenize(prompts: Sequence[str], config: VlmConfig) -> Tensor:
@@ -32,5 +32,4 @@ def _clip() -> SimpleTokenizer:
 
 @cache
 def _nano() -> Tokenizer:
-    text = (files("ovsdino") / "weights" / "nano-tokenizer.json").read_text(encoding="utf-8")
-    return Tokenizer.from_str(text)
+    return Tokenizer.from_file(str(packaged_file(TOKENIZER)))

@@ -6,7 +6,6 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
-from importlib.resources import as_file, files
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -14,15 +13,17 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovsdino.network.backbone import Backbone, resize_positions
 from ovsdino.network.config import PRESETS, ModelConfig
 from ovsdino.network.model import OVSDINO
 from ovsdino_runtime.base.atomic import replace_file
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle.models import packaged_models
 
-PACKAGED = {"nano": "nano.safetensors"}  # presets whose weights lie in this package
+PACKAGED = ("nano",)  # presets whose weights lie in the package, in their bundle
+VISION, TEXT, TOKENIZER = "vision.safetensors", "text.safetensors", "tokenizer.json"  # in a bundle
 
 
 class CheckpointError(OvsdinoError):
@@ -58,6 +59,11 @@ def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.floa
     replace_file(partial, path)
 
 
+def survives_half(model: nn.Module) -> bool:
+    """Say whether FP16 holds every weight without a loss, as of a network that was read from FP16."""
+    return all(torch.equal(value, value.half().to(value.dtype)) for value in model.state_dict().values())
+
+
 def load_model(name: str, checkpoint: Path | None = None) -> OVSDINO:
     """Build a preset and load its weights: those of ``checkpoint``, else the packaged ones.
 
@@ -79,8 +85,15 @@ def load_model(name: str, checkpoint: Path | None = None) -> OVSDINO:
         raise CheckpointError(
             f"{name} has no public weights: give a checkpoint that you trained (--checkpoint FILE)"
         )
-    with as_file(files("ovsdino") / "weights" / PACKAGED[name]) as path:
-        return read_model(PRESETS[name], path)
+    return read_model(PRESETS[name], packaged_file(VISION, name))
+
+
+def packaged_file(file: str, name: str = "nano") -> Path:
+    """Find a file of a packaged model.
+
+    Its weights lie once in the tree, in the bundle that the runtime runs.
+    """
+    return packaged_models()[name] / file
 
 
 def read_model(config: ModelConfig, path: Path) -> OVSDINO:

@@ -174,3 +174,16 @@ def load_text_tower(weights: Path) -> TextTower:
     check_keys(shapes, tensors, weights, "a text tower")
     tower.load_state_dict({key: value.float() for key, value in tensors.items()})
     return tower.eval()
+
+
+def find_tokenizer(weights: Path) -> Path:
+    """Find the tokenizer beside a tower's weights: ``tokenizer.json``, or NAME-tokenizer.json of NAME-text.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    names = ("tokenizer.json", f"{weights.stem.removesuffix('-text')}-tokenizer.json")
+    for name in names:
+        if (file := weights.with_name(name)).is_file():
+            return file
+    raise CheckpointError(f"no {' or '.join(names)} beside {weights}; the tokenizer belongs there")

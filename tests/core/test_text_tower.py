@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
-from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.network.checkpoint import TEXT, TOKENIZER, CheckpointError, packaged_file
 from ovsdino.network.text_tower import (
     SelfAttention,
     TextConfig,
@@ -154,14 +153,14 @@ def test_onnx_equals_torch_at_other_sizes_than_traced(tower, tmp_path: Path):
         np.testing.assert_allclose(out, tower(ids).detach().numpy(), rtol=0, atol=1e-5)
 
 
-WEIGHTS = files("ovsdino") / "weights"
+TOWER, PIECES = packaged_file(TEXT), packaged_file(TOKENIZER)
 
 
 def embed(texts: list[str]) -> np.ndarray:
-    tokenizer = Tokenizer.from_str((WEIGHTS / "nano-tokenizer.json").read_text())
+    tokenizer = Tokenizer.from_file(str(PIECES))
     ids = torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(texts)])
     with torch.inference_mode():
-        return load_text_tower(Path(str(WEIGHTS / "nano-text.safetensors")))(ids).numpy()
+        return load_text_tower(TOWER)(ids).numpy()
 
 
 def test_nanos_synonyms_are_neighbours():
@@ -186,8 +185,8 @@ def test_nanos_synonyms_are_neighbours():
 
 
 def test_nanos_tokenizer_truncates_pads_and_spells_unknown_words():
-    tokenizer = Tokenizer.from_str((WEIGHTS / "nano-tokenizer.json").read_text())
-    config = load_text_tower(Path(str(WEIGHTS / "nano-text.safetensors"))).config
+    tokenizer = Tokenizer.from_file(str(PIECES))
+    config = load_text_tower(TOWER).config
     assert tokenizer.get_vocab_size() == config.pieces
     assert tokenizer.token_to_id("[PAD]") == config.pad
     short, long = tokenizer.encode_batch(["Zxqwv-9", "dog " * 100])

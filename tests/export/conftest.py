@@ -96,7 +96,7 @@ def weights(tiny, tower, tmp_path_factory):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.enable_truncation(TINY_TEXT.context)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
-    tokenizer.save(str(folder / "nano-tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     from PIL import Image
 
     (folder / "photos").mkdir()

@@ -5,8 +5,9 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 
-from ovsdino_export.graphs.storage import STORED, as_half, save_sharing_weights, store_as_half
+from ovsdino_export.graphs.storage import STORED, Checkpoint, as_half, save_sharing_weights, store_as_half
 
 
 def exact(*shape, seed=0):
@@ -85,3 +86,49 @@ def test_shared_tensors_are_aligned_and_distinct_ones_kept(tmp_path):
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), exact(33, 17, seed=seed))
     offsets = {entry.value for entry in other.graph.initializer[0].external_data if entry.key == "offset"}
     assert all(int(offset) % 64 == 0 and int(offset) > 0 for offset in offsets)
+
+
+def test_graphs_read_their_weights_from_a_checkpoint_of_torch(tmp_path):
+    """A matrix as torch holds it, a vector in another shape, and one tensor that the checkpoint lacks."""
+    linear, scale, own = exact(32, 64), exact(32, seed=1), exact(32, 32, seed=2)
+    save_file(
+        {"linear.weight": linear.astype(np.float16), "scale": scale, "other": exact(8)},
+        tmp_path / "v.safetensors",
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["a"]),
+            helper.make_node("Mul", ["a", "s"], ["b"]),
+            helper.make_node("MatMul", ["b", "own"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 32])],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(linear.T), "w"),
+            numpy_helper.from_array(scale.reshape(1, 32), "s"),
+            numpy_helper.from_array(own, "own"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    store_as_half(model)
+    held = Checkpoint(tmp_path / "v.safetensors")
+    save_sharing_weights({"g.onnx": model}, tmp_path, "g.data", checkpoint=held)
+    assert (tmp_path / "g.data").stat().st_size == own.size * 2  # FP16: all that the checkpoint lacks
+    assert (tmp_path / "g.onnx").stat().st_size < 1500
+    x = exact(5, 64, seed=3)
+    expected = (x @ linear.T * scale) @ own
+    np.testing.assert_allclose(run(str(tmp_path / "g.onnx"), x), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_no_file_of_weights_where_the_checkpoint_holds_them_all(tmp_path):
+    weights = exact(64, 32)
+    save_file({"w": weights.astype(np.float16)}, tmp_path / "v.safetensors")
+    model = matmul(weights)
+    store_as_half(model)
+    save_sharing_weights(
+        {"g.onnx": model}, tmp_path, "g.data", checkpoint=Checkpoint(tmp_path / "v.safetensors")
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"g.onnx", "v.safetensors"}
+    x = exact(3, 64, seed=1)
+    np.testing.assert_allclose(run(str(tmp_path / "g.onnx"), x), x @ weights, rtol=1e-5, atol=1e-4)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
 from ovsdino.network.checkpoint import CheckpointError
 from ovsdino.network.clip_text import ClipTextTower
@@ -106,10 +108,10 @@ def test_a_damaged_file_and_missing_weights_are_named(tmp_path):
         load_prompter(VITB14)
     with pytest.raises(WordError, match=r"nowhere\.pt given; get it"):
         load_prompter(VITB14, Path("nowhere.pt"))
-    (tmp_path / "nano-tokenizer.json").write_text("{}")
+    Tokenizer(WordPiece({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_prompter(NANO, tmp_path / "tower.safetensors")
-    with pytest.raises(WordError, match="no tokenizer at"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json or tower-tokenizer\.json beside"):
         load_prompter(NANO, tmp_path / "sub" / "tower.safetensors")
 
 

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +21,7 @@ from ovsdino.dinov3seg.checkpoint import load_seg
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
+from ovsdino.network.checkpoint import TOKENIZER, packaged_file
 from ovsdino.network.text_tower import TextTower
 from ovsdino_export import parity
 from ovsdino_export.clip import clip_tokenizer
@@ -41,7 +41,7 @@ from ovsdino_export.networks import OTHER_LICENCES
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.request import ExportRequest, check_target
 from ovsdino_export.rewrite.half_precision import ATTENTION
-from ovsdino_export.text import NANO_TOKENIZER, TextHalf
+from ovsdino_export.text import TextHalf
 from ovsdino_export.text_graph import export_text, text_parity
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.bundle import bundle
@@ -153,8 +153,7 @@ def text_half(model: Dinov3Seg) -> TextHalf:
     """Take the text tower out of a network, with the tokenizer that belongs to it."""
     config, tower = model.config, model.vlm.text
     if isinstance(tower, TextTower):
-        source = files("ovsdino") / "weights" / NANO_TOKENIZER
-        tokenizer = Tokenizer.from_str(source.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_file(str(packaged_file(TOKENIZER)))
         return TextHalf(tower, tokenizer, tower.config.context, config.templates)
     return TextHalf(cast(nn.Module, tower), clip_tokenizer(), config.vlm.text_context, config.templates)
 

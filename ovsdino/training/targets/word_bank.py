@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ovsdino.network.checkpoint import TEXT, packaged_file
 from ovsdino.network.config import ModelConfig
 from ovsdino_runtime.base.atomic import replace_file
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.text.vocabulary import load_templates
 
-NANO_TOWER, NANO_TOKENIZER = "nano-text.safetensors", "nano-tokenizer.json"
 CLIP_SOURCE = "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors --local-dir ."
 BATCH = 256  # prompts encoded at once
 SAVE_EVERY = 60  # [s]
@@ -103,8 +102,7 @@ def load_prompter(config: ModelConfig, checkpoint: Path | None = None) -> Prompt
         CheckpointError: the weights are missing or not those of this tower.
     """
     if config.text_encoder == "nano":
-        with as_file(files("ovsdino") / "weights") as folder:
-            return _load_nano(checkpoint or folder / NANO_TOWER)
+        return _load_nano(checkpoint or packaged_file(TEXT))
     if checkpoint is None or not checkpoint.is_file():
         raise WordError(
             f"{config.name} needs CLIP ViT-B/16's text encoder, {checkpoint or 'no file'} given; "
@@ -122,12 +120,10 @@ def load_prompter(config: ModelConfig, checkpoint: Path | None = None) -> Prompt
 def _load_nano(weights: Path) -> Prompter:
     from tokenizers import Tokenizer
 
-    from ovsdino.network.text_tower import load_text_tower
+    from ovsdino.network.text_tower import find_tokenizer, load_text_tower
 
-    file = weights.with_name(NANO_TOKENIZER)
-    if not file.is_file():
-        raise WordError(f"no tokenizer at {file}; it belongs beside the weights {weights.name}")
-    tower, tokenizer = load_text_tower(weights), Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_file(str(find_tokenizer(weights)))
+    tower = load_text_tower(weights)
 
     def tokenize(prompts: list[str]) -> Tensor:
         return torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(prompts)])

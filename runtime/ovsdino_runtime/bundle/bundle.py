@@ -19,6 +19,7 @@ V px, of g patches a side; features are not of unit length; what an ablation lac
   late.onnx          features (1, D, g, g), image, text (N, W) -> costs (N, C, g, g), N <= ``pad_length``
   decoder.onnx       costs (N, C, g, g), fine1, fine2 -> logits (N, 4g, 4g), any N
   golden.npz         also view (V, V, 3) uint8 RGB, text (n, W), logits (n, 4g, 4g) float16
+  vision.safetensors, text.safetensors     a checkpoint of torch, from which graphs read their weights
   vision.data, guidance.data, text.data    weights of graphs that would be too large; whole's are vision's
 """
 
@@ -89,8 +90,9 @@ class Bundle:
         files = self.manifest.files
         file = self.manifest.graphs[name].file
         stem = file.partition(".")[0]
-        weights = f"{'vision' if stem == 'whole' else stem}.data"  # where ONNX keeps weights apart
-        parts = [file, weights, TOKENIZER if name == "text" else ""]
+        stem = "vision" if stem == "whole" else stem
+        weights = [f"{stem}.data", f"{stem}.safetensors"]  # where graphs keep weights apart
+        parts = [file, *weights, TOKENIZER if name == "text" else ""]
         return hashlib.sha256("".join(files.get(part, "") for part in parts).encode()).hexdigest()
 
 
