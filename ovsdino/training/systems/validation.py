@@ -22,13 +22,26 @@ Labels = npt.NDArray[np.int32]  # (H, W)
 WINDOWS_AT_ONCE = 8
 
 
-@torch.inference_mode()
 def label_photo(model: OVSDINO, photo: Photo, text: Tensor, *, background: bool) -> Labels:
-    """Give each pixel a class: short side one window, windows half a window apart, cosines averaged.
+    """Give each pixel a class, see `photo_cosines`.
+
+    Shape: (H, W, 3), text (N, D) of unit length -> (H, W), in 0..N-1, or 0..N with a background.
+    """
+    labels, cosine = photo_cosines(model, photo, text)  # (H, W) each
+    if not background:
+        return labels
+    scale, bias = float(model.head.scale.detach()), float(model.head.bias.detach())
+    confidence = 1 / (1 + np.exp(-(scale * cosine + bias)))
+    return np.where(confidence < model.config.background, 0, labels + 1).astype(np.int32)
+
+
+@torch.inference_mode()
+def photo_cosines(model: OVSDINO, photo: Photo, text: Tensor) -> tuple[Labels, npt.NDArray[np.float32]]:
+    """Return each pixel's best class and its cosine: short side one window, windows half a window apart.
 
     Source: OVS-DINO, section 4 (short side 448, stride 224).
 
-    Shape: (H, W, 3), text (N, D) of unit length -> (H, W), in 0..N-1, or 0..N with a background.
+    Shape: (H, W, 3), text (N, D) of unit length -> (H, W), in 0..N-1, and (H, W).
     """
     config = model.config
     size = config.image_size
@@ -43,12 +56,8 @@ def label_photo(model: OVSDINO, photo: Photo, text: Tensor, *, background: bool)
     features = torch.nn.functional.normalize(torch.cat(maps), dim=1).numpy()  # (B, D, h, w)
     grid = (features.shape[2], features.shape[3])
     geometry = merge_geometry(windows, grid, resized=(height, width), photo=photo.shape[:2])
-    labels, cosine = merge_argmax(features, text.numpy(), geometry)  # (H, W) each
-    if not background:
-        return labels.astype(np.int32)
-    scale, bias = float(model.head.scale), float(model.head.bias)
-    confidence = 1 / (1 + np.exp(-(scale * cosine + bias)))
-    return np.where(confidence < config.background, 0, labels + 1).astype(np.int32)
+    labels, cosine = merge_argmax(features, text.numpy(), geometry)
+    return labels.astype(np.int32), cosine
 
 
 def validate(model: OVSDINO, labelled: LabelledPhotos, text: Tensor, team: Team) -> Scores:
