@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
 from ovsdino.network.checkpoint import load_model
 from ovsdino.network.clip_text import CONTEXT
-from ovsdino.network.config import PRESETS, ModelConfig
+from ovsdino.network.config import PRESETS, ModelConfig, window_taper
 from ovsdino.network.model import OVSDINO
 from ovsdino.zoo import catalogue, checkpoint, store
 from ovsdino.zoo.config import TALK2DINO, ZERO_SHOT, ZooConfig
@@ -86,7 +86,8 @@ def preprocessing(config: Config) -> Preprocessing:
 def windows(config: Config) -> WindowPolicy:
     """Return how photos are cut for a model."""
     stride = config.image_size // 2 if isinstance(config, ModelConfig) else config.stride
-    return WindowPolicy(config.image_size, stride)
+    taper = window_taper(config) if isinstance(config, ModelConfig) else None
+    return WindowPolicy(config.image_size, stride, taper=taper)
 
 
 def licences(name: str) -> tuple[str, ...]:

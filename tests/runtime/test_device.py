@@ -15,6 +15,7 @@ from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.base.trace import Trace
 from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.pipelines.pipeline import HostPipeline
 
@@ -234,8 +235,7 @@ def test_whole_photos_are_refused(device_bundle):
 
 
 def test_nano_gives_the_hosts_labels(tmp_path):
-    models = Path(sys.modules["ovsdino_runtime.bundle.bundle"].__file__).parent / "models"
-    packaged = load_bundle(models / "nano.ovs")
+    packaged = load_bundle(find_bundle("nano"))
     bundle = with_kernels(packaged.path, packaged.manifest, tmp_path)
     from PIL import Image
 

@@ -65,14 +65,15 @@ def test_bands_hold_the_merges_matrices(photo):
     resized = fit_size(*photo, short_side=SIZE, long_side=4 * SIZE)
     windows = plan_windows(*resized, size=SIZE, stride=STRIDE)
     grid = (3, 4)
-    geometry = merge_geometry(windows, grid, resized=resized, photo=photo)
+    geometry = merge_geometry(windows, grid, resized=resized, photo=photo, taper=0.4)
     offsets = node_offsets(windows, grid)
     numbered = np.arange(len(windows) * 12).reshape(len(windows), *grid)
-    across = geometry.columns.shape[1] // 4
+    across = geometry.columns.nodes // 4
     mosaic = numbered.reshape(-1, across, *grid).transpose(0, 2, 1, 3).reshape(-1, across * 4)
     np.testing.assert_array_equal(np.add.outer(*offsets), mosaic)
-    for matrix, places in zip((geometry.rows, geometry.columns), offsets, strict=True):
-        bands = merge_bands(matrix, places, pixels=8)
+    for axis, places in zip((geometry.rows, geometry.columns), offsets, strict=True):
+        matrix = axis.weights(0, axis.length)
+        bands = merge_bands(axis, places, pixels=8)
         assert bands.nodes.shape[1] % 16 == 0
         rebuilt = np.zeros((len(bands.weights), int(places.max()) + 1), np.float32)
         for pixel, weights in enumerate(bands.weights):

@@ -27,6 +27,7 @@ class Protocol:
     merge: Literal["logits", "probabilities", "local-global"]  # what is averaged where windows overlap
     templates: str  # a packaged set, one phrase, or "model": the bundle's own
     threshold: float | None = None  # of the background, where there is one; None: the model's own
+    taper: float | None = None  # of windows where they overlap; see `WindowPolicy`
     words: str | None = None  # "first": a class is its first word; None: the mean of all its words
 
     def describe(self) -> str:
@@ -38,10 +39,11 @@ class Protocol:
         )
         kind = f"{self.interpolation}{' with' if self.antialias else ', no'} antialias"
         cut = "the model's own" if self.threshold is None else f"{self.threshold:g}"
+        taper = "" if self.taper is None else f" tapered over {self.taper:g} of a side"
         words = ", first word of each class" if self.words == "first" else ""
         return (
-            f"{self.name}: {size} ({kind}), windows {self.window}/{self.stride}, {self.merge} averaged, "
-            f"templates {self.templates}{words}, background threshold {cut}"
+            f"{self.name}: {size} ({kind}), windows {self.window}/{self.stride}{taper}, "
+            f"{self.merge} averaged, templates {self.templates}{words}, background threshold {cut}"
         )
 
 
@@ -120,6 +122,7 @@ def own_protocol(manifest: Manifest) -> Protocol:
         antialias=True,
         window=windows.size,
         stride=windows.stride,
+        taper=windows.taper,
         merge="logits",
         templates="model",
     )

@@ -123,7 +123,7 @@ def open_bundle(model: str, protocol: Protocol) -> Bundle:
         return Bundle(bundle.path, replace(bundle.manifest, windows=windows))
     limits = bundle.manifest.preprocessing
     sizes = Preprocessing(protocol.short_side, protocol.long_side, mean=limits.mean, std=limits.std)
-    windows = WindowPolicy(protocol.window, protocol.stride)
+    windows = WindowPolicy(protocol.window, protocol.stride, taper=protocol.taper)
     return Bundle(bundle.path, replace(bundle.manifest, preprocessing=sizes, windows=windows))
 
 

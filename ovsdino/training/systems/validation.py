@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ovsdino.network.config import window_taper
 from ovsdino.network.model import OVSDINO
 from ovsdino.training.distributed import Team
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos
@@ -39,7 +40,7 @@ def label_photo(model: OVSDINO, photo: Photo, text: Tensor, *, background: bool)
 def photo_cosines(model: OVSDINO, photo: Photo, text: Tensor) -> tuple[Labels, npt.NDArray[np.float32]]:
     """Return each pixel's best class and its cosine: short side one window, windows half a window apart.
 
-    Source: OVS-DINO, section 4 (short side 448, stride 224).
+    Source: OVS-DINO, section 4 (short side 448, stride 224); nano weighs its windows, see `window_taper`.
 
     Shape: (H, W, 3), text (N, D) of unit length -> (H, W), in 0..N-1, and (H, W).
     """
@@ -55,7 +56,8 @@ def photo_cosines(model: OVSDINO, photo: Photo, text: Tensor) -> tuple[Labels, n
     maps = [model(pixels[i : i + WINDOWS_AT_ONCE].to(device)).float().cpu() for i in starts]
     features = torch.nn.functional.normalize(torch.cat(maps), dim=1).numpy()  # (B, D, h, w)
     grid = (features.shape[2], features.shape[3])
-    geometry = merge_geometry(windows, grid, resized=(height, width), photo=photo.shape[:2])
+    taper = window_taper(config)
+    geometry = merge_geometry(windows, grid, resized=(height, width), photo=photo.shape[:2], taper=taper)
     labels, cosine = merge_argmax(features, text.numpy(), geometry)
     return labels.astype(np.int32), cosine
 

@@ -79,7 +79,7 @@ class DevicePipeline:
         self._manifest, self._device, self._options = bundle.manifest, device, options
         self._open_text = open_text
         self.prepare = Prepare(bundle.manifest, options.antialias, options.inference)
-        self._name = NameSeen(bundle.graph_digest("vision"), Merge(bundle.manifest.head), options.trace)
+        self._name = NameSeen(bundle.graph_digest("vision"), Merge(bundle.manifest), options.trace)
         self._lock = threading.Lock()  # one photo at a time: memory and streams are shared
         size, width = bundle.manifest.windows.size, bundle.manifest.text.width
         with device.current():

@@ -75,15 +75,15 @@ def plan_photo(
     windows = plan_windows(*resized, size=policy.size, stride=policy.stride)
     grid = _grid(manifest)
     tables: dict[str, Array] = {"cut.colours": _colours(manifest)}
-    geometry = merge_geometry(windows, grid, resized=resized, photo=photo)
-    matrices = geometry.rows, geometry.columns
+    geometry = merge_geometry(windows, grid, resized=resized, photo=photo, taper=policy.taper)
+    axes = geometry.rows, geometry.columns
     for axis, side in enumerate(("row", "column")):
         taps = resize_taps(photo[axis], resized[axis], antialias=antialias)
         starts = sorted({(window.top, window.left)[axis] for window in windows})
         length = (windows[0].height, windows[0].width)[axis]
         taps = Taps(*(np.concatenate([table, table[-1:]]) for table in (taps.starts, taps.weights)))
         cut = cut_side(starts, length, size=policy.size)
-        bands = merge_bands(matrices[axis], node_offsets(windows, grid)[axis], pixels=tile[axis])
+        bands = merge_bands(axes[axis], node_offsets(windows, grid)[axis], pixels=tile[axis])
         tables |= {f"cut.{side}_lows": cut.lows, f"cut.{side}_shares": cut.shares}
         tables |= {f"cut.{side}_starts": taps.starts, f"cut.{side}_weights": taps.weights}
         tables |= {f"merge.{side}_nodes": bands.nodes, f"merge.{side}_weights": bands.weights}

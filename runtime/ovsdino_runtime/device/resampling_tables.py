@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ovsdino_runtime.geometry.merge import MergeAxis
 from ovsdino_runtime.geometry.preprocess import bilinear_taps
 from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.geometry.windows import Window
@@ -83,23 +84,22 @@ def cut_side(starts: Sequence[int], length: int, *, size: int) -> Cut:
     return Cut(np.add.outer(starts, low).ravel().astype(np.int32), np.tile(blend, len(starts)))
 
 
-def merge_bands(matrix: Floats, offsets: Indices, *, pixels: int) -> Bands:
+def merge_bands(axis: MergeAxis, offsets: Indices, *, pixels: int) -> Bands:
     """Cut one matrix of a merge into bands.
 
     Args:
-        matrix: of `merge.MergeGeometry`, (side, nodes).
+        axis: of `merge.MergeGeometry`.
         offsets: where the score of each node lies, in values.
         pixels: of a band.
     """
-    bands = [matrix[start : start + pixels] for start in range(0, len(matrix), pixels)]
-    found = [np.flatnonzero(band.any(axis=0)) for band in bands]
-    count = -(-max(map(len, found)) // BLOCK) * BLOCK
+    bands = list(axis.bands(pixels))
+    count = -(-max(len(band.nodes) for band in bands) // BLOCK) * BLOCK
     nodes = np.empty((len(bands), count), np.int32)
     weights = np.zeros((len(bands), pixels, count), np.float32)
-    for index, (band, some) in enumerate(zip(bands, found, strict=True)):
-        nodes[index] = offsets[some[0]]
-        nodes[index, : len(some)] = offsets[some]
-        weights[index, : len(band), : len(some)] = band[:, some]
+    for index, band in enumerate(bands):
+        nodes[index] = offsets[band.nodes[0]]
+        nodes[index, : len(band.nodes)] = offsets[band.nodes]
+        weights[index, : len(band.weights), : len(band.nodes)] = band.weights
     return Bands(nodes, weights.reshape(-1, count))
 
 

@@ -1,4 +1,4 @@
-"""From the windows' features and the classes' embeddings to one label a pixel: exact, fast, in little memory.
+"""Find each pixel's best class from the windows' features and the classes' embeddings, in little memory.
 
 Scores are cosines at the nodes of each window's coarse grid. To get one score a pixel, each window is
 upsampled to its size in the resized photo, overlapping windows are averaged, and the average is resized to
@@ -8,54 +8,107 @@ the photo. All three are linear and separable, and windows form a grid, so for e
 
 with the mosaic of all windows' nodes (window rows * h, window columns * w) and two banded matrices that
 depend on the geometry alone. Their entries are >= 0 and each of their rows sums to 1: within a tile of the
-photo no class scores more than its best node there, so one that stays below another's worst node cannot win
-and is left out. Classes are taken some at a time with a running best: memory does not grow with their number.
+photo no class scores more than its best node there, so a class that stays below another's worst node cannot
+win and is skipped. Classes are taken in portions with a running best: memory does not grow with their number.
+The photo is taken in tiles along both sides, and the matrices in bands: memory grows with the pixels alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.geometry.preprocess import bilinear_taps
 from ovsdino_runtime.geometry.types import Floats, Labels
-from ovsdino_runtime.geometry.windows import Window
+from ovsdino_runtime.geometry.windows import Window, window_weights
 
 MOSAIC_BYTES = 8 << 20  # scores of all nodes for the classes that are taken at once
 # Scores interpolated at once. Few enough to stay in the processor's cache, and for OpenBLAS to stay in one
 # thread: its threads wait for each other, which on a busy machine takes 30 times the work itself.
 TILE_SCORES = 1 << 15
 SLACK = 1e-5  # on what cannot win: more than rounding can add to a score
+MIN_BAND, MAX_BAND = 16, 4096  # [px] along one side of a tile
 
 
 @dataclass(frozen=True)
+class Band:
+    """Some neighbouring pixels along one side, the nodes that they depend on, and how."""
+
+    pixels: slice
+    nodes: npt.NDArray[np.intp]  # (k,)
+    weights: Floats  # (pixels, k)
+
+
+@dataclass(frozen=True, eq=False)
+class MergeAxis:
+    """How the nodes of all windows are spread along one side of a photo.
+
+    The matrix (length, nodes) is never held as a whole, since a side may have millions of pixels: its rows
+    are computed from those of the resized photo where they are needed.
+    """
+
+    merged: Floats  # (side of the resized photo, nodes): the overlapping windows' average; rows sum to 1
+    length: int  # of the photo's side [px]
+
+    @property
+    def nodes(self) -> int:
+        """Count the nodes along this side."""
+        return self.merged.shape[1]
+
+    def weights(self, start: int, stop: int) -> Floats:
+        """Compute the rows of some pixels. Shape: (stop - start, nodes), each row sums to 1."""
+        return self._spread(start, stop, np.arange(self.nodes))
+
+    def bands(self, step: int) -> Iterator[Band]:
+        """Yield ``step`` pixels at a time with the nodes that matter to them, in their order."""
+        for start in range(0, self.length, step):
+            stop = min(start + step, self.length)
+            low, high, _ = bilinear_taps(len(self.merged), self.length, start=start, stop=stop)
+            near = np.flatnonzero(self.merged[low[0] : high[-1] + 1].any(axis=0))
+            weights = self._spread(start, stop, near)
+            used = weights.any(axis=0)
+            yield Band(slice(start, stop), near[used], np.ascontiguousarray(weights[:, used]))
+
+    def _spread(self, start: int, stop: int, nodes: npt.NDArray[np.intp]) -> Floats:
+        low, high, blend = bilinear_taps(len(self.merged), self.length, start=start, stop=stop)
+        merged = self.merged[low[0] : high[-1] + 1, nodes]
+        low, high = low - low[0], high - low[0]
+        weights: Floats = merged[low] * (1 - blend[:, None]) + merged[high] * blend[:, None]
+        return weights
+
+
+@dataclass(frozen=True, eq=False)
 class MergeGeometry:
     """How the coarse scores of all windows are spread over the photo."""
 
-    rows: Floats  # (H, window rows * h), each row sums to 1
-    columns: Floats  # (W, window columns * w), each row sums to 1
+    rows: MergeAxis  # (H, window rows * h)
+    columns: MergeAxis  # (W, window columns * w)
 
 
 def merge_geometry(
-    windows: Sequence[Window], grid: tuple[int, int], *, resized: tuple[int, int], photo: tuple[int, int]
+    windows: Sequence[Window],
+    grid: tuple[int, int],
+    *,
+    resized: tuple[int, int],
+    photo: tuple[int, int],
+    taper: float | None = None,
 ) -> MergeGeometry:
-    """Work out the two matrices of a merge.
+    """Compute the two matrices of a merge.
 
     Args:
         windows: of the resized photo, in row-major order, forming a grid.
         grid: h and w of a window's features.
         resized: height and width that the windows were planned for [px].
         photo: height and width of the result [px].
+        taper: how windows are weighed where they overlap; see `window_weights`.
     """
     tops = sorted({window.top for window in windows})
     lefts = sorted({window.left for window in windows})
     first = windows[0]
-    return MergeGeometry(
-        _axis(tops, first.height, cells=grid[0], resized=resized[0], photo=photo[0]),
-        _axis(lefts, first.width, cells=grid[1], resized=resized[1], photo=photo[1]),
-    )
+    rows = _average_windows(tops, first.height, cells=grid[0], resized=resized[0], taper=taper)
+    columns = _average_windows(lefts, first.width, cells=grid[1], resized=resized[1], taper=taper)
+    return MergeGeometry(MergeAxis(rows, photo[0]), MergeAxis(columns, photo[1]))
 
 
 def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tuple[Labels, Floats]:
@@ -78,21 +131,22 @@ def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tup
 
 
 class BestClass:
-    """The best class of each pixel so far, and its score, as classes come some at a time.
+    """Keep the best class of each pixel, and its score, as classes come in portions.
+
+    Memory grows with the pixels alone: neither with the number of classes, nor with pixels times nodes.
 
     Args:
         geometry: how scores at the nodes are spread over the photo.
     """
 
     def __init__(self, geometry: MergeGeometry) -> None:
-        nodes = geometry.rows.shape[1] * geometry.columns.shape[1]
-        self.max_count = max(1, MOSAIC_BYTES // (4 * nodes))  # classes to give at once
-        self.labels: Labels = np.zeros((len(geometry.rows), len(geometry.columns)), np.uint16)
+        self._rows, self._columns = geometry.rows, geometry.columns
+        self.max_count = max(1, MOSAIC_BYTES // (4 * self._rows.nodes * self._columns.nodes))  # at once
+        self.labels: Labels = np.zeros((self._rows.length, self._columns.length), np.uint16)
         self.scores = np.full(self.labels.shape, -np.inf, np.float32)
-        self._tiles = list(product(_bands(geometry.rows), _bands(geometry.columns)))
 
     def take(self, scores: Floats, *, first: int) -> None:
-        """Improve the labels where one of some classes is better than all before.
+        """Improve the labels where a class of this portion is better than all before.
 
         Args:
             scores: of these classes at all nodes.
@@ -100,55 +154,52 @@ class BestClass:
 
         Shape: (window rows * h, window columns * w, n).
         """
-        for rows, columns in self._tiles:
+        for rows, columns in self._tiles():
             pixels = (rows.pixels, columns.pixels)
             _take_best(
                 scores, rows, columns, first=first, labels=self.labels[pixels], best=self.scores[pixels]
             )
 
+    def _tiles(self) -> Iterator[tuple[Band, Band]]:
+        """Yield all tiles; the bands of the shorter side are held, those of the longer one pass by."""
+        rows, columns = self._rows.bands(_step(self._rows)), self._columns.bands(_step(self._columns))
+        if self._rows.length < self._columns.length:
+            held = list(rows)
+            return ((band, column) for column in columns for band in held)
+        held = list(columns)
+        return ((row, band) for row in rows for band in held)
 
-def _axis(starts: list[int], length: int, *, cells: int, resized: int, photo: int) -> Floats:
+
+def _step(axis: MergeAxis) -> int:
+    """Choose how many pixels make a band: about two nodes, so that few classes compete in a tile."""
+    return min(MAX_BAND, max(MIN_BAND, 2 * axis.length // axis.nodes))
+
+
+def _average_windows(
+    starts: list[int], length: int, *, cells: int, resized: int, taper: float | None
+) -> Floats:
+    """Write one side of the windows' weighted average as a matrix. Shape: (resized, windows * cells)."""
     low, high, blend = bilinear_taps(cells, length)
     upsample = np.zeros((length, cells), np.float32)
     np.add.at(upsample, (np.arange(length), low), 1 - blend)
     np.add.at(upsample, (np.arange(length), high), blend)
+    upsample *= window_weights(length, taper)[:, None]
     merged = np.zeros((resized, len(starts) * cells), np.float32)
     for index, start in enumerate(starts):
         merged[start : start + length, index * cells : (index + 1) * cells] = upsample
-    merged /= merged.sum(axis=1, keepdims=True)  # how many windows overlap
-    low, high, blend = bilinear_taps(resized, photo)
-    weights: Floats = merged[low] * (1 - blend[:, None]) + merged[high] * blend[:, None]
-    return weights
+    merged /= merged.sum(axis=1, keepdims=True)
+    return merged
 
 
 def _mosaic(features: Floats, geometry: MergeGeometry) -> Floats:
     _, width, h, w = features.shape
-    down, across = geometry.rows.shape[1] // h, geometry.columns.shape[1] // w
+    down, across = geometry.rows.nodes // h, geometry.columns.nodes // w
     tiles = features.reshape(down, across, width, h, w).transpose(0, 3, 1, 4, 2)  # (down, h, across, w, D)
     return tiles.reshape(down * h, across * w, width)
 
 
-@dataclass(frozen=True)
-class _Band:
-    """Some pixels along one side, the nodes that they depend on, and how."""
-
-    pixels: slice
-    nodes: npt.NDArray[np.intp]  # (k,)
-    weights: Floats  # (pixels, k)
-
-
-def _bands(matrix: Floats) -> list[_Band]:
-    step = max(16, 2 * len(matrix) // matrix.shape[1])  # [px] about two nodes, so that few classes compete
-    bands = []
-    for start in range(0, len(matrix), step):
-        block = matrix[start : start + step]
-        nodes = np.flatnonzero(block.any(axis=0))
-        bands.append(_Band(slice(start, start + len(block)), nodes, np.ascontiguousarray(block[:, nodes])))
-    return bands
-
-
 def _take_best(
-    scores: Floats, rows: _Band, columns: _Band, *, first: int, labels: Labels, best: Floats
+    scores: Floats, rows: Band, columns: Band, *, first: int, labels: Labels, best: Floats
 ) -> None:
     nodes = scores[rows.nodes[:, None], columns.nodes]  # (k, k', n)
     floor = max(nodes.min(axis=(0, 1)).max(), best.min()) - SLACK

@@ -52,13 +52,19 @@ def fit_size(height: int, width: int, *, short_side: int, long_side: int) -> tup
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def bilinear_taps(source: int, target: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+def bilinear_taps(
+    source: int, target: int, *, start: int = 0, stop: int | None = None
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
     """Find the two source pixels and their blend for each target pixel along one side (half-pixel centres).
+
+    Args:
+        source, target: lengths of the side [px].
+        start, stop: target pixels to compute; all by default.
 
     Returns:
         Index of the lower and of the upper neighbour, and the weight of the upper one in 0..1.
     """
-    centre = (np.arange(target) + 0.5) * (source / target) - 0.5
+    centre = (np.arange(start, target if stop is None else stop) + 0.5) * (source / target) - 0.5
     centre = centre.clip(0, source - 1)
     low = np.floor(centre).astype(np.intp)
     high = np.minimum(low + 1, source - 1)

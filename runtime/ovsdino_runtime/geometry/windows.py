@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
+
+from ovsdino_runtime.geometry.types import Floats
+
+MAX_TAPER = 0.5  # share of a window's side: the weight rises up to its middle
+
 
 @dataclass(frozen=True)
 class Window:
@@ -16,19 +22,29 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowPolicy:
-    """The side of a window and the step from one window to the next [px]."""
+    """How a photo is cut, and how much each pixel of a window counts where windows overlap.
+
+    Args:
+        size: side of a window [px].
+        stride: step from one window to the next [px].
+        taper: share of a window's side, in 0..0.5, over which its weight rises from its edge; see
+            `window_weights`. None: all pixels of a window weigh the same, as in the papers' protocols.
+    """
 
     size: int
     stride: int
+    taper: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a stride that leaves gaps.
+        """Reject a stride that leaves gaps, and a taper that no window can have.
 
         Raises:
-            ValueError: the stride is not in 1..size.
+            ValueError: the stride is not in 1..size, or the taper is not in 0..0.5.
         """
         if not 1 <= self.stride <= self.size:
             raise ValueError(f"stride must be in 1..{self.size} (the window's side), got {self.stride}")
+        if self.taper is not None and not 0 < self.taper <= MAX_TAPER:
+            raise ValueError(f"taper must be above 0 and at most {MAX_TAPER}, got {self.taper}")
 
 
 def window_starts(length: int, *, size: int, stride: int) -> list[int]:
@@ -43,6 +59,27 @@ def window_starts(length: int, *, size: int, stride: int) -> list[int]:
     """
     count = max(0, -(-(length - size) // stride)) + 1
     return [max(0, min(i * stride, length - size)) for i in range(count)]
+
+
+def window_weights(length: int, taper: float | None) -> Floats:
+    """Weigh the pixels along one side of a window for the average of overlapping windows.
+
+    ``weight(i) = min(1, (d + 0.5) / (taper * length))``, where d is the distance of pixel i to the nearer end
+    of the side [px]. A window counts least at its edges, where it sees the least around a pixel, so that the
+    labels do not change at once where one window ends.
+
+    Args:
+        length: side of the window [px].
+        taper: share of the side over which the weight rises; None: all weights are 1.
+
+    Shape: (length,) in (0, 1].
+    """
+    if taper is None:
+        return np.ones(length, np.float32)
+    pixels = np.arange(length, dtype=np.float32)
+    distance = np.minimum(pixels, pixels[::-1]) + 0.5  # [px] from the centre of a pixel to the edge
+    weights: Floats = np.minimum(1, distance / np.float32(taper * length))
+    return weights
 
 
 def plan_windows(height: int, width: int, *, size: int, stride: int) -> list[Window]:

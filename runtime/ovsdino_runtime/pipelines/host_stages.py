@@ -99,9 +99,9 @@ class EncodeWindows:
 
 @dataclass(frozen=True)
 class Merge:
-    """Features and text to labels: the cosine head, the windows' merge, and the background."""
+    """Turn features and text into labels: the cosine head, the windows' merge, and the background."""
 
-    head: Head
+    manifest: Manifest
 
     def __call__(
         self, prepared: Prepared, features: Floats, text: Floats, *, threshold: float | None
@@ -109,10 +109,19 @@ class Merge:
         """Find each pixel's class and the confidence in it. Shape: (B, D, h, w), (N, D) -> (H, W) each."""
         grid = features.shape[2], features.shape[3]
         size = prepared.resized.shape[0], prepared.resized.shape[1]
-        geometry = merge_geometry(prepared.windows, grid, resized=size, photo=prepared.size)
+        taper = self.manifest.windows.taper
+        geometry = merge_geometry(prepared.windows, grid, resized=size, photo=prepared.size, taper=taper)
         labels, cosine = merge_argmax(features, text, geometry)  # (H, W) each
-        confidence = 1 / (1 + np.exp(-(self.head.scale * cosine + self.head.bias)))  # (H, W) in (0, 1)
-        return put_background(labels, confidence, threshold)
+        return put_background(labels, confidence(cosine, self.manifest.head), threshold)
+
+
+def confidence(cosine: Floats, head: Head) -> Floats:
+    """Turn cosines into confidence in (0, 1), in their memory: ``sigmoid(scale * cosine + bias)``."""
+    logits = np.multiply(cosine, -head.scale, out=cosine)
+    logits -= head.bias
+    np.exp(logits, out=logits)
+    logits += 1
+    return np.divide(1, logits, out=logits)
 
 
 def put_background(labels: Labels, confidence: Floats, threshold: float | None) -> tuple[Labels, Scores]:

@@ -173,7 +173,7 @@ class HostPipeline:
         self.vision = vision
         self.prepare = Prepare(manifest, options.antialias, options.inference)
         self.encode_windows = EncodeWindows(manifest, vision, options.inference)
-        self.merge = Merge(manifest.head)
+        self.merge = Merge(manifest)
         self._name = NameSeen(bundle.graph_digest("vision"), self.merge, options.trace)
 
     def open_text(self) -> Engine:

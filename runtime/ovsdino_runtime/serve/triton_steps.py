@@ -99,7 +99,7 @@ class HeadStep:
 
     def __init__(self, bundle: Path) -> None:
         self._manifest = load_bundle(bundle).manifest
-        self._merge = Merge(self._manifest.head)
+        self._merge = Merge(self._manifest)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Merge the windows and find each pixel's class."""
