@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from ovsdino_runtime.segmenter import Segmenter
     from ovsdino_runtime.stream import Stream
 
+WHERE = {
+    "Segmentation": "base.segmentation",
+    "Segmenter": "segmenter",
+    "Stream": "stream",
+    "read_frames": "files.sources",
+}
 __all__ = ["Segmentation", "Segmenter", "Stream", "read_frames"]
 
 
@@ -21,7 +27,11 @@ def __getattr__(name: str) -> object:
     """Import a name when it is first used: ``ovsdino-run --help`` needs none."""
     from importlib import import_module
 
-    if name not in __all__:
+    if name not in WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "sources" if name == "read_frames" else name.lower()
-    return getattr(import_module(f"ovsdino_runtime.{module}"), name)
+    return getattr(import_module(f"ovsdino_runtime.{WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return list(__all__)
