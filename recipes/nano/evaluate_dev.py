@@ -23,13 +23,8 @@ from ovsdino_runtime.files.labeled_folder import Values, to_classes
 from ovsdino_runtime.geometry.metrics import IGNORED, Counts, count, scores
 from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.text.vocabulary import (
-    Vocabulary,
-    load_templates,
-    load_vocabulary,
-    read_background_classes,
-    with_background_classes,
-)
+from ovsdino_runtime.text.class_lists import read_background_classes, with_background_classes
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_templates, load_vocabulary
 
 NEARLY_NEVER = 0.01  # IoU
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -5,11 +5,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from ovsdino_runtime.base.frames import Source
     from ovsdino_runtime.base.options import RuntimeOptions
     from ovsdino_runtime.base.trace import Trace
-    from ovsdino_runtime.cli_classes import Words
+    from ovsdino_runtime.cli_classes import CommandClasses
     from ovsdino_runtime.files.output import Kind
     from ovsdino_runtime.segmenter import Segmenter
+    from ovsdino_runtime.text.class_lists import Background
 
 KINDS = ("overlay", "labels", "json")
 MORE_KINDS = ("rle", "geojson")
@@ -36,15 +37,11 @@ def _split_kinds(_context: click.Context, _option: click.Parameter, value: str) 
     return kinds
 
 
-def _read_background(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> float | Literal["none"] | None:
-    if value is None or value == "none":
-        return value  # type: ignore[return-value] # a str that is "none"
-    with suppress(ValueError):
-        if 0 <= (threshold := float(value)) <= 1:
-            return threshold
-    raise click.BadParameter(f"{value!r} is neither 'none' nor a number in 0..1")
+def _read_background(_context: click.Context, _option: click.Parameter, value: str | None) -> "Background":
+    with user_errors():
+        from ovsdino_runtime.text.class_lists import parse_background
+
+        return parse_background(value)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,7 +94,7 @@ def run(  # noqa: PLR0913 - one argument for each option
     vocabulary: str | None,
     out: Path,
     save: "tuple[Kind, ...]",
-    background: "float | Literal['none'] | None",
+    background: "Background",
     background_classes: str | None,
     model: str,
     options: "RuntimeOptions",
@@ -116,7 +113,7 @@ def run(  # noqa: PLR0913 - one argument for each option
         from ovsdino_runtime.base.out_folder import check_out
         from ovsdino_runtime.base.trace import Trace
         from ovsdino_runtime.bundle.models import offer_download
-        from ovsdino_runtime.cli_classes import Words
+        from ovsdino_runtime.cli_classes import CommandClasses
         from ovsdino_runtime.files.sources import find_sources
         from ovsdino_runtime.segmenter import Segmenter
 
@@ -126,7 +123,9 @@ def run(  # noqa: PLR0913 - one argument for each option
             if prefetch is not None:
                 return
             raise click.UsageError("Missing argument 'PHOTO...'.")
-        words = Words(classes, vocabulary, background, background_classes)
+        chosen = CommandClasses(
+            classes, vocabulary, background=background, background_classes=background_classes
+        )
         sources = find_sources(photos)
         check_out(out)
         offer_download(model)
@@ -135,18 +134,18 @@ def run(  # noqa: PLR0913 - one argument for each option
             from ovsdino_runtime.cluster.progress import check_options, share_work
 
             address = check_options(ray, fixed=classes != "-" and trace is None)
-            job = FolderJob(model, options, words.vocabulary, words.threshold, save, out)
+            job = FolderJob(model, options, chosen.vocabulary, chosen.background, save, out)
             share_work(job, sources, address=address, workers=workers, quiet=quiet)
             return
         with Trace(trace) as tracer:
             segmenter = Segmenter.load(model, replace(options, trace=tracer))
-            _label(segmenter, sources, words, out=out, kinds=save, quiet=quiet, trace=tracer)
+            _label(segmenter, sources, chosen, out=out, kinds=save, quiet=quiet, trace=tracer)
 
 
 def _label(
     segmenter: "Segmenter",
     sources: "list[Source]",
-    words: "Words",
+    chosen: "CommandClasses",
     *,
     out: Path,
     kinds: "tuple[Kind, ...]",
@@ -162,9 +161,9 @@ def _label(
     frames = read_frames(sources, stop=stop, trace=trace)
     with ResultFiles(sources, out, kinds, trace=trace) as files, _finishing(stop):
         stream = Stream(
-            segmenter, frames, words.vocabulary, background=words.threshold, consume=files.write, stop=stop
+            segmenter, frames, chosen.vocabulary, background=chosen.background, consume=files.write, stop=stop
         )
-        words.follow(stream)
+        chosen.follow(stream)
         Report(len(sources), quiet=quiet, geojson="geojson" in kinds).follow(stream)
 
 
@@ -195,10 +194,10 @@ def packs(names: tuple[str, ...], model: str) -> None:
 
 
 def _prefetch(file: str, model: str, options: "RuntimeOptions", *, quiet: bool) -> None:
+    from ovsdino_runtime.text.class_lists import read_classes
     from ovsdino_runtime.text.prefetch import prefetch, words_of
-    from ovsdino_runtime.text.vocabulary import parse_classes
 
-    words = words_of(parse_classes(f"@{file}"))
+    words = words_of(read_classes(f"@{file}"))
     encode = partial(prefetch, model, words, templates=options.templates, threads=options.threads)
     if quiet:
         encode()

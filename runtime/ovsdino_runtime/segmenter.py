@@ -1,40 +1,43 @@
-"""Name every pixel of photos: a model, its pipeline on some device, and the text beside it."""
+"""Segment photos into classes that the caller names: a pipeline on a device, and a text encoder."""
 
+import math
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.base.errors import OptionError
+from ovsdino_runtime.base.image_input import Channels, ImageInput, as_photo
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, OptionChanges, RuntimeOptions
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.base.photo import to_photo
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.bundle.bundle import Bundle, at_short_side, load_bundle
+from ovsdino_runtime.bundle.bundle import Bundle, Head, at_short_side, load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.geometry.windows import Window
-from ovsdino_runtime.pipelines.host_stages import EncodeWindows
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows, takes_any_size
 from ovsdino_runtime.pipelines.pipeline import HostPipeline, ImageFeatures, Pipeline, Pixels, open_pipeline
 from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.class_lists import Background, Classes, choose_classes
 from ovsdino_runtime.text.encoder import ClassEncoder, TextEncoder
-from ovsdino_runtime.text.vocabulary import Vocabulary, as_vocabulary
+from ovsdino_runtime.text.vocabulary import Vocabulary, check_templates
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from typing_extensions import Unpack
 
 KEPT = 8  # vocabularies whose embeddings stay: photos, and those who ask at the same time, often share them
+SINGLE_CLASS_THRESHOLD = 0.2  # measured with nano
 
 
 class Segmenter:
-    """Names every pixel of photos. Make one with `Segmenter.load`, then call it.
+    """Segments photos into classes. Open one with `Segmenter.load`, call it, and close it or use ``with``.
 
     Args:
         bundle: the model.
@@ -42,7 +45,7 @@ class Segmenter:
         text: encodes classes.
         templates: prompts around each word; None takes the bundle's own.
         antialias: how photos are made smaller; see `resize_photo`.
-        pipeline: the way of photos; None goes through ``vision`` on the processor.
+        pipeline: takes photos to labels; None runs ``vision`` on the processor.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Segmenter:
         pipeline: Pipeline | None = None,
     ) -> None:
         self.bundle = bundle
-        self.templates = tuple(templates or bundle.manifest.templates)
+        self.templates = check_templates(templates or bundle.manifest.templates)
         self.pipeline = pipeline or HostPipeline(bundle, vision, RuntimeOptions(antialias=antialias))
         self._text = text
         self._beside = ThreadPoolExecutor(1, "text")  # encodes text while windows are in flight
@@ -82,101 +85,165 @@ class Segmenter:
         Raises:
             BundleError: no such model, its bundle is damaged, or it does not work at that short side.
             EngineError: the engine is not installed, or does not reproduce the model.
+            OptionError: an option has a value that it cannot have, or one that another leaves without effect.
+            ClassesError: a template is not valid.
             TypeError: ``changes`` names a field that `RuntimeOptions` does not have.
         """
         options = replace(options or DEFAULT_OPTIONS, **changes)
+        if options.templates is not None:
+            options = replace(options, templates=check_templates(options.templates))
         bundle = load_bundle(find_bundle(model))
         if options.short_side is not None:
+            if options.inference == "whole" and not takes_any_size(bundle.manifest):
+                side = bundle.manifest.windows.size
+                raise OptionError(
+                    f"short_side={options.short_side} has no effect with inference 'whole': "
+                    f"{bundle.path.name} takes a whole photo at {side}x{side} px only; leave one of them out"
+                )
             bundle = at_short_side(bundle, options.short_side)
         pipeline = open_pipeline(bundle, options)
         cache = TextCache(cache_dir() / "text.sqlite3")
         text = TextEncoder(bundle, cache, engine=pipeline.open_text, trace=options.trace)
         return cls(bundle, pipeline.vision, text, templates=options.templates, pipeline=pipeline)
 
+    @overload
     def __call__(
         self,
-        image: "str | Path | Photo | Image",
-        classes: str | Sequence[str] | Vocabulary,
+        image: "list[ImageInput]",
+        classes: Classes,
         *,
-        background: float | None = None,
-        background_classes: str | None = None,
+        background: Background = None,
+        background_classes: Classes | None = None,
         scores: bool = True,
-    ) -> Segmentation:
-        """Give each pixel of a photo one of the classes.
+        channels: Channels = "rgb",
+    ) -> list[Segmentation]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: ImageInput,
+        classes: Classes,
+        *,
+        background: Background = None,
+        background_classes: Classes | None = None,
+        scores: bool = True,
+        channels: Channels = "rgb",
+    ) -> Segmentation: ...
+
+    def __call__(
+        self,
+        image: "ImageInput | list[ImageInput]",
+        classes: Classes,
+        *,
+        background: Background = None,
+        background_classes: Classes | None = None,
+        scores: bool = True,
+        channels: Channels = "rgb",
+    ) -> Segmentation | list[Segmentation]:
+        """Give each pixel of a photo one of the classes; a list of photos gives a list of results.
 
         Args:
-            image: a path, an RGB array (H, W, 3) or a Pillow image.
-            classes: such as "cat, car|automobile, sky" or ["cat", "car|automobile", "sky"], or a vocabulary.
-            background: confidence in 0..1 below which a pixel is background, label 0; None: only where the
-                vocabulary has a background, at the model's own threshold, or at 0 where there are others.
-            others: what is background as well: words as in ``classes``, or the name of a packaged vocabulary,
-                such as "surroundings".
-            scores: give each pixel's confidence as well; a GPU is a little faster without.
+            image: a path, URL, bytes, file, array, Pillow image or tensor; see `as_photo`.
+            classes: "cat, car|automobile, sky", a list of names, a mapping of names to synonyms, the name of
+                a packaged vocabulary, or a `Vocabulary`; see `read_classes`.
+            background: confidence in 0..1 below which a pixel is background, label 0; "none" for none. None:
+                the model's threshold where the vocabulary has a background or there is one class alone.
+            background_classes: classes that count as background, such as "surroundings".
+            scores: give each pixel's confidence as well. Choose False to save a little time on a GPU.
+            channels: the order of an array's colours. Choose "bgr" for arrays from OpenCV.
 
         Raises:
             PhotoError: the photo cannot be read.
             ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
         """
-        vocabulary = as_vocabulary(
-            classes, background=background is not None, background_classes=background_classes
-        )
-        threshold = self._threshold(vocabulary, background)
-        photo, decode = _decode(image)
-        text = self._begin_text(vocabulary)  # (N, D), when it is there
-        pixels = self.pipeline.label(photo, text, threshold=threshold, scores=scores)
-        pixels = replace(pixels, timings={"decode": decode, **pixels.timings})
-        return self._segmentation(photo, pixels, vocabulary, threshold)
+        choice = self.choose(classes, background=background, background_classes=background_classes)
+        if isinstance(image, list | tuple):
+            return [self._label(each, choice, scores=scores, channels=channels) for each in image]
+        return self._label(image, choice, scores=scores, channels=channels)
 
-    def encode(self, image: "str | Path | Photo | Image") -> ImageFeatures:
-        """Do all that needs no words, once for any number of word lists; see `name`.
+    def encode(self, image: ImageInput, *, channels: Channels = "rgb") -> ImageFeatures:
+        """Run everything that does not depend on the classes, once for any number of lists; see `segment`.
 
         Args:
-            image: a path, an RGB array (H, W, 3) or a Pillow image.
+            image: see `as_photo`.
+            channels: the order of an array's colours. Choose "bgr" for arrays from OpenCV.
 
         Raises:
             PhotoError: the photo cannot be read.
         """
-        photo, decode = _decode(image)
+        photo, decode = _decode(image, channels)
         image_features = self.pipeline.encode(photo)
         return replace(image_features, timings={"decode": decode, **image_features.timings})
 
     def segment(
         self,
         image_features: ImageFeatures,
-        classes: str | Sequence[str] | Vocabulary,
+        classes: Classes,
         *,
-        background: float | None = None,
-        background_classes: str | None = None,
+        background: Background = None,
+        background_classes: Classes | None = None,
         scores: bool = True,
     ) -> Segmentation:
-        """Give each pixel of a photo that was seen one of the classes, as a call with the photo itself does.
+        """Give each pixel of an encoded photo one of the classes, as a call with the photo itself does.
 
         Args:
-            seen: by this model; the way there may have been on another device.
-            classes, background, others, scores: as in a call.
+            image_features: what `encode` of this model returned, on any device.
+            classes, background, background_classes, scores: as in a call.
 
         Returns:
-            The same as the call, with the timings of the naming alone.
+            The same as the call, with the timings of this step alone.
 
         Raises:
-            PhotoError: another model saw the photo.
+            PhotoError: another model encoded the photo.
             ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
         """
-        vocabulary = as_vocabulary(
-            classes, background=background is not None, background_classes=background_classes
-        )
-        threshold = self._threshold(vocabulary, background)
-        text = self._begin_text(vocabulary)  # (N, D), when it is there
-        pixels = self.pipeline.segment(image_features, text, threshold=threshold, scores=scores)
-        return self._segmentation(image_features.photo, pixels, vocabulary, threshold)
+        choice = self.choose(classes, background=background, background_classes=background_classes)
+        text = self._begin_text(choice.vocabulary)  # (N, D), when it is there
+        pixels = self.pipeline.segment(image_features, text, threshold=choice.threshold, scores=scores)
+        return self._segmentation(image_features.photo, pixels, choice)
+
+    def choose(
+        self, classes: Classes, *, background: Background = None, background_classes: Classes | None = None
+    ) -> "Choice":
+        """Read classes and say which threshold holds for them; see the call for the arguments.
+
+        Raises:
+            ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
+        """
+        vocabulary = choose_classes(classes, background=background, background_classes=background_classes)
+        head = self.bundle.manifest.head
+        if background == "none":
+            return Choice(vocabulary, None)
+        if background is not None:
+            return Choice(vocabulary, float(background))
+        if vocabulary.background_classes:
+            return Choice(vocabulary, 0.0)
+        if vocabulary.background:
+            return Choice(vocabulary, head.background)
+        if len(vocabulary.classes) == 1:
+            return Choice(replace(vocabulary, background=True), single_class_threshold(head))
+        return Choice(vocabulary, None)
 
     @property
     def vision(self) -> Engine:
         """The engine that runs the vision graph."""
         return self.pipeline.vision
 
+    def __enter__(self) -> "Segmenter":
+        """Return the segmenter itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
     def close(self) -> None:
-        """Give back threads and what the device holds; a segmenter that is dropped does so by itself."""
+        """Release threads and device memory. Also happens on garbage collection."""
         self._beside.shutdown()
         self.pipeline.close()
 
@@ -207,10 +274,17 @@ class Segmenter:
                 del self._texts[next(iter(self._texts))]
         return text
 
-    def _segmentation(
-        self, photo: Photo, pixels: Pixels, vocabulary: Vocabulary, threshold: float | None
+    def _label(
+        self, image: ImageInput, choice: "Choice", *, scores: bool, channels: Channels
     ) -> Segmentation:
-        labels = pixels.labels
+        photo, decode = _decode(image, channels)
+        text = self._begin_text(choice.vocabulary)  # (N, D), when it is there
+        pixels = self.pipeline.label(photo, text, threshold=choice.threshold, scores=scores)
+        pixels = replace(pixels, timings={"decode": decode, **pixels.timings})
+        return self._segmentation(photo, pixels, choice)
+
+    def _segmentation(self, photo: Photo, pixels: Pixels, choice: "Choice") -> Segmentation:
+        labels, vocabulary = pixels.labels, choice.vocabulary
         if vocabulary.background_classes:
             labels = np.where(labels < len(vocabulary.names), labels, 0).astype(labels.dtype)
         return Segmentation(
@@ -218,23 +292,35 @@ class Segmenter:
             labels=labels,
             scores=pixels.scores,
             classes=vocabulary.names,
-            background=threshold,
+            background=choice.threshold,
             background_classes=tuple(words[0] for words in vocabulary.background_classes),
             model=self.bundle.manifest.name,
+            model_digest=self.bundle.digest,
+            doubt=self.bundle.manifest.head.background,
             engine=self.pipeline.vision.description,
             timings=pixels.timings,
         )
 
-    def _threshold(self, vocabulary: Vocabulary, asked: float | None) -> float | None:
-        if asked is not None and not 0 <= asked <= 1:
-            raise ClassesError(f"the background's threshold must be in 0..1, got {asked}")
-        if asked is None and vocabulary.background:
-            return 0.0 if vocabulary.background_classes else self.bundle.manifest.head.background
-        return asked
+
+@dataclass(frozen=True)
+class Choice:
+    """Classes as they are used: with the background that holds for them, and its threshold."""
+
+    vocabulary: Vocabulary
+    threshold: float | None  # None: every pixel gets a class
 
 
-def _decode(image: "str | Path | Photo | Image") -> tuple[Photo, float]:
-    """Give the photo, and how long it took [ms]."""
+def single_class_threshold(head: Head) -> float:
+    """Give the background's threshold for one class alone, which would otherwise take every pixel.
+
+    It is 0.2, or the model's own where confidences do not come that low.
+    """
+    lowest = 1 / (1 + math.exp(head.scale - head.bias))  # of a cosine of -1
+    return SINGLE_CLASS_THRESHOLD if lowest < SINGLE_CLASS_THRESHOLD else head.background
+
+
+def _decode(image: ImageInput, channels: Channels) -> tuple[Photo, float]:
+    """Return the photo, and how long decoding took [ms]."""
     start = time.perf_counter()
-    photo = to_photo(image)  # (H, W, 3)
+    photo = as_photo(image, channels=channels)  # (H, W, 3)
     return photo, round((time.perf_counter() - start) * 1000, 2)

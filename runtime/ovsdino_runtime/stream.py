@@ -6,7 +6,7 @@ read_frames ── some wait ──► Segmenter ── some wait ──► cons
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.frames import Frame
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.text.vocabulary import Vocabulary, as_vocabulary
+from ovsdino_runtime.text.class_lists import Background, Classes, choose_classes
 
 WAITING = 4  # pictures that are decoded, and results that are not yet consumed
 PATIENCE_S = 0.1  # between looks at whether to stop
@@ -54,9 +54,9 @@ class Stream:
         self,
         segmenter: Segmenter,
         frames: Iterable[Frame],
-        classes: str | Sequence[str] | Vocabulary,
+        classes: Classes,
         *,
-        background: float | None = None,
+        background: Background = None,
         consume: Consume | None = None,
         stop: threading.Event | None = None,
     ) -> None:
@@ -72,16 +72,16 @@ class Stream:
         """How many pictures of live sources were too old when their turn came."""
         return self._ahead.dropped if self._ahead else 0
 
-    def set_classes(
-        self, classes: str | Sequence[str] | Vocabulary, *, background: float | None = None
-    ) -> None:
+    def set_classes(self, classes: Classes, *, background: Background = None) -> None:
         """Change the classes, from any thread; they hold from the next picture on.
 
         Raises:
             ClassesError: they make no valid vocabulary; the old ones stay.
         """
-        vocabulary = as_vocabulary(classes, background=background is not None)
-        self._words = vocabulary, background  # in one step: both or neither
+        self._classes = (
+            choose_classes(classes, background=background),
+            background,
+        )  # in one step: both or neither
 
     def stop(self) -> None:
         """End the row, from any thread: what is being labelled and written is finished, no more is begun."""
@@ -118,7 +118,7 @@ class Stream:
     def _label(self, frame: Frame) -> Result:
         if frame.photo is None:
             return Result(frame, error=frame.error)
-        vocabulary, background = self._words
+        vocabulary, background = self._classes
         try:
             segmentation = self._segmenter(frame.photo, vocabulary, background=background)
         except MemoryError:

@@ -164,14 +164,17 @@ def check_refusal(result, message, tmp_path):
         (["FLAG", "--classes", ""], "no class is given"),
         (["FLAG", "--classes", "red, Red"], "class 2 has the name of class 1: 'Red'"),
         (["FLAG", "--classes", "@nothing.txt"], "nothing.txt: cannot be read"),
-        (["FLAG", "--classes", "background", "--background", "0.5"], "has the name of class 0"),
+        (["FLAG", "--classes", "background", "--background", "0.5"], "the only class is 'background'"),
         (
             ["FLAG", "--classes", "red", "--background-classes", "sky", "--background", "none"],
-            "--background-classes is what belongs to the background: leave out --background none",
+            "--background-classes belong to the background: leave out --background none",
         ),
         (["FLAG", "--vocabulary", "imagenet"], "unknown vocabulary 'imagenet': expected one of ade150"),
         (["FLAG", "--classes", "red", "--templates", "none"], "unknown templates 'none'"),
-        (["FLAG", "--classes", "red", "--background", "2"], "'2' is neither 'none' nor a number in 0..1"),
+        (
+            ["FLAG", "--classes", "red", "--background", "2"],
+            "background '2' is neither 'none' nor a number in 0..1",
+        ),
         (
             ["FLAG", "--classes", "red", "--save", "video"],
             "'video' is not one of overlay, labels, json, rle, geojson",

@@ -14,7 +14,7 @@ from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.pipelines.host_stages import Prepare
 from ovsdino_runtime.pipelines.pipeline import HostPipeline, open_pipeline
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.text.vocabulary import parse_classes
+from ovsdino_runtime.text.class_lists import read_classes
 
 COLOURS = "red, green, blue"
 
@@ -38,7 +38,7 @@ def test_label_is_its_stages_one_after_the_other(shared_bundle, flag):
     pipeline = open_pipeline(shared_bundle, RuntimeOptions(threads=1))
     assert isinstance(pipeline, HostPipeline)
     text = Future()
-    text.set_result(Segmenter.load(shared_bundle.path).encode_text(parse_classes(COLOURS)))
+    text.set_result(Segmenter.load(shared_bundle.path).encode_text(read_classes(COLOURS)))
     pixels = pipeline.label(flag, text, threshold=0.6, scores=True)
     prepared = pipeline.prepare(flag)
     features = pipeline.encode_windows(prepared.resized, prepared.windows)

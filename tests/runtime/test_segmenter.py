@@ -11,7 +11,8 @@ from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.geometry.preprocess import resize_bilinear
 from ovsdino_runtime.pipelines import host_stages
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, parse_classes
+from ovsdino_runtime.text.class_lists import read_classes
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 
 COLOURS = "red, green, blue, yellow|white, black"
 
@@ -43,7 +44,7 @@ def test_all_forms_of_a_photo_give_the_same(segmenter, flag, flag_file):
 
 def test_all_forms_of_classes_give_the_same(segmenter, flag):
     expected = segmenter(flag, COLOURS).labels
-    for form in (["red", "green", "blue", "yellow|white", "black"], parse_classes(COLOURS)):
+    for form in (["red", "green", "blue", "yellow|white", "black"], read_classes(COLOURS)):
         np.testing.assert_array_equal(segmenter(flag, form).labels, expected)
 
 
@@ -169,7 +170,7 @@ def test_classes_are_encoded_once_for_many_photos(segmenter, flag, monkeypatch):
 def test_templates_of_the_caller(shared_bundle, flag):
     segmenter = Segmenter.load(shared_bundle.path, templates=["red {}"])
     assert segmenter.templates == ("red {}",)
-    green = segmenter.encode_text(parse_classes("green"))[0]
+    green = segmenter.encode_text(read_classes("green"))[0]
     np.testing.assert_allclose(green[:3], np.array([0, 0, -1]), atol=1e-6)  # red + green, unit length
 
 
@@ -188,7 +189,7 @@ def test_templates_of_the_caller(shared_bundle, flag):
             (np.zeros((4, 4, 3), np.uint8), "background"),
             {"background": 0.5},
             ClassesError,
-            "has the name of class 0",
+            "the only class is 'background'",
         ),
     ],
 )

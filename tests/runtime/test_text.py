@@ -6,8 +6,9 @@ import pytest
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.text import encoder as text
 from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.class_lists import read_classes
 from ovsdino_runtime.text.encoder import TextEncoder
-from ovsdino_runtime.text.vocabulary import Vocabulary, parse_classes
+from ovsdino_runtime.text.vocabulary import Vocabulary
 
 TEMPLATES = ("a {}", "the {}")
 COLOURS = ["red", "green", "blue", "yellow", "white", "black"]
@@ -47,18 +48,18 @@ def batches(monkeypatch):
 
 
 def test_a_class_is_the_mean_of_its_words_in_all_templates(encoder):
-    embeddings = encoder.encode_classes(parse_classes("red, green|blue"), TEMPLATES)
+    embeddings = encoder.encode_classes(read_classes("red, green|blue"), TEMPLATES)
     assert embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, [unit(1, -1, -1), unit(-1, 0, 0)], atol=1e-6)
 
 
 def test_only_what_is_new_is_encoded(encoder, batches, shared_bundle, cache):
-    first = encoder.encode_classes(parse_classes("red, green"), TEMPLATES)
+    first = encoder.encode_classes(read_classes("red, green"), TEMPLATES)
     assert batches == [(4, 2)]
     again = TextEncoder(shared_bundle, TextCache(cache / "text.sqlite3"))
-    np.testing.assert_array_equal(again.encode_classes(parse_classes("red, green"), TEMPLATES), first)
+    np.testing.assert_array_equal(again.encode_classes(read_classes("red, green"), TEMPLATES), first)
     assert batches == [(4, 2)]
-    again.encode_classes(parse_classes("green, blue, red"), TEMPLATES)
+    again.encode_classes(read_classes("green, blue, red"), TEMPLATES)
     assert batches == [(4, 2), (2, 2)]
 
 
@@ -95,10 +96,10 @@ def test_what_was_encoded_before_a_failure_is_kept(encoder, batches, monkeypatch
 
 
 def test_nothing_is_loaded_when_all_is_known(encoder, shared_bundle, cache, monkeypatch):
-    encoder.encode_classes(parse_classes("red"), TEMPLATES)
+    encoder.encode_classes(read_classes("red"), TEMPLATES)
     monkeypatch.setattr(text, "open_engine", None)  # calling it would fail
     warm = TextEncoder(shared_bundle, TextCache(cache / "text.sqlite3"))
-    warm.encode_classes(parse_classes("red"), TEMPLATES)
+    warm.encode_classes(read_classes("red"), TEMPLATES)
 
 
 def test_batches_are_sorted_by_length_and_padding_changes_nothing(encoder, batches, monkeypatch):
@@ -126,7 +127,7 @@ def test_long_phrases_are_cut(encoder, batches):
 
 
 def test_words_without_an_embedding_give_no_numbers_that_are_none(encoder):
-    assert np.isfinite(encoder.encode_classes(parse_classes("xyzzy, the"), ("{}",))).all()
+    assert np.isfinite(encoder.encode_classes(read_classes("xyzzy, the"), ("{}",))).all()
 
 
 def test_a_text_graph_that_fails_is_refused(encoder, monkeypatch):

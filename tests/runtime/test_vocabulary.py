@@ -7,9 +7,9 @@ import ovsdino_runtime
 from ovsdino_runtime.base.errors import ClassesError
 from ovsdino_runtime.text.vocabulary import (
     Vocabulary,
+    check_templates,
     load_templates,
     load_vocabulary,
-    parse_classes,
     vocabulary_names,
 )
 
@@ -30,57 +30,10 @@ SIZES = {
 }
 
 
-def test_typed_classes():
-    vocabulary = parse_classes(" cat ,car | automobile,  traffic   light")
-    assert vocabulary.classes == (("cat",), ("car", "automobile"), ("traffic light",))
-    assert vocabulary.names == ("cat", "car", "traffic light")
-    assert not vocabulary.background
-
-
-def test_a_sequence_holds_one_class_in_each_text():
-    assert parse_classes(["a, b", "c|d"]).classes == (("a, b",), ("c", "d"))
-
-
-def test_classes_in_a_file(tmp_path):
-    file = tmp_path / "classes.txt"
-    file.write_bytes("\ufeff# things\r\ncat\r\n\r\ncar|automobile\r\nsky, Bäume\r\n".encode())
-    assert parse_classes(f"@{file}").classes == (("cat",), ("car", "automobile"), ("sky",), ("Bäume",))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no class is given; write some words"),
-        (" , ", "no class is given"),
-        ("cat,,grass", "class 2 has an empty name"),
-        ("cat,", "class 2 has an empty name"),
-        ("car||automobile", "class 1 has an empty name"),
-        ("cat, \udcff", r"class 2 is not text: '\\udcff'; write it in UTF-8"),  # a byte of another encoding
-        ("cat, dog, Cat", "class 3 has the name of class 1: 'Cat'"),
-        ("car|auto, bus|auto", "'auto' is in class 'car' and again in 'bus'"),
-        ("car|Car", "'Car' is in class 'car' and again in 'car'"),
-        ("@nowhere.txt", r"nowhere\.txt: cannot be read: No such file"),
-    ],
-)
-def test_classes_that_are_refused(text, message):
-    with pytest.raises(ClassesError, match=message):
-        parse_classes(text)
-
-
-def test_files_that_are_refused(tmp_path):
-    (tmp_path / "photo.txt").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(ClassesError, match=r"photo\.txt: cannot be read: not a text file in UTF-8"):
-        parse_classes(f"@{tmp_path / 'photo.txt'}")
-    (tmp_path / "empty.txt").write_text("# nothing\n\n")
-    with pytest.raises(ClassesError, match="no class is given"):
-        parse_classes(f"@{tmp_path / 'empty.txt'}")
-
-
 def test_the_background_is_label_0_and_its_name_is_taken():
     assert Vocabulary((("cat",),), background=True).names == ("background", "cat")
     with pytest.raises(ClassesError, match="class 2 has the name of class 0: 'Background'"):
         Vocabulary((("cat",), ("Background",)), background=True)
-    assert parse_classes("background").names == ("background",)
 
 
 def test_more_classes_than_labels_are_refused():
@@ -89,7 +42,7 @@ def test_more_classes_than_labels_are_refused():
 
 
 def test_the_packaged_vocabularies_are_those_of_the_benchmarks():
-    assert vocabulary_names() == sorted(SIZES)
+    assert vocabulary_names() == tuple(sorted(SIZES))
     for name, size in SIZES.items():
         vocabulary = load_vocabulary(name)
         assert vocabulary.name == name
@@ -157,3 +110,24 @@ def test_templates_that_are_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(ClassesError, match="no templates in it"):
         load_templates(f"@{tmp_path / 'mine.txt'}")
+
+
+def test_templates_in_python():
+    assert check_templates("a {} in the snow") == ("a {} in the snow",)
+    assert check_templates("simple") == ("a photo of a {}.",)
+    assert check_templates(["a {}", "the {}"]) == ("a {}", "the {}")
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ("a cat", r"unknown templates 'a cat': .* or a phrase with \{\}"),
+        (["a cat"], r"template 'a cat': expected \{\} once"),
+        (["a {}", 3], "template 3: expected"),
+        ([], r"templates are \[\]: expected a list"),
+        ({"a {}"}, "templates are {'a {}'}: expected a list"),
+    ],
+)
+def test_templates_that_python_may_not_give(templates, message):
+    with pytest.raises(ClassesError, match=message):
+        check_templates(templates)

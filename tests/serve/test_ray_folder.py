@@ -23,7 +23,7 @@ from ovsdino_runtime.cluster import folder as ray_folder
 from ovsdino_runtime.cluster.folder import FolderJob, FolderWorker
 from ovsdino_runtime.cluster.journal import FOLDER, Journal
 from ovsdino_runtime.files.video import VideoWriter
-from ovsdino_runtime.text.vocabulary import parse_classes
+from ovsdino_runtime.text.class_lists import read_classes
 
 PHOTOS = 24
 CLASSES = ["--classes", "red, green|lime, blue", "--background", "0.3"]
@@ -168,7 +168,7 @@ def test_a_worker_does_photos_and_videos_and_tells_what_is_wrong(tiny, folder, t
     assert alone.exit_code == 0, alone.output
     options = RuntimeOptions(threads=1)
     job = FolderJob(
-        str(tiny), options, parse_classes(CLASSES[1]), 0.3, ("labels", "json"), tmp_path / "worker"
+        str(tiny), options, read_classes(CLASSES[1]), 0.3, ("labels", "json"), tmp_path / "worker"
     )
     Journal(job.out).begin({})
     worker = FolderWorker(replace(job, vocabulary=replace(job.vocabulary, background=True)))

@@ -20,7 +20,8 @@ from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.cli import run
 from ovsdino_runtime.geometry.rle import decode_rle
 from ovsdino_runtime.serve.service import ServiceOptions
-from ovsdino_runtime.serve.upload import UploadLimits, read_upload, read_upload_classes
+from ovsdino_runtime.serve.upload import UploadLimits, read_upload
+from ovsdino_runtime.text.class_lists import read_classes
 from tests.serve.running import ask, png, read_png, running
 
 FLAG = np.repeat(np.eye(3, dtype=np.uint8) * 255, 50, axis=0)[None].repeat(90, axis=0)  # (90, 150, 3)
@@ -123,7 +124,7 @@ def test_names_of_any_characters(address, names):
     """An answer has the very names; where they make no vocabulary it says why, in one line."""
     answer = ask(address, png(FLAG), classes=(text := ",".join(names)))
     try:
-        expected = read_upload_classes(text, UploadLimits()).names
+        expected = read_classes(text, files=False).names
     except ClassesError as error:
         expect_refusal(answer, error, 422)
         return
@@ -197,8 +198,31 @@ def test_who_asks_before_sending_is_refused_at_once(address):
 
 def test_words_are_never_read_from_the_servers_files(address, tmp_path):
     (tmp_path / "words").write_text("secret\n")
-    _, names = read_png(ask(address, png(FLAG), classes=f"@{tmp_path / 'words'}"))
-    assert names == [f"@{tmp_path / 'words'}"]
+    for field in ("classes", "background_classes"):
+        answer = ask(address, png(FLAG), **{"classes": "red", field: f"@{tmp_path / 'words'}"})
+        assert answer.status_code == 422
+        assert "files are not read here; send the names" in answer.json()["error"]
+
+
+def test_json_arrays_are_read_as_such(address):
+    _, names = read_png(ask(address, png(FLAG), classes='["red", ["blue", "navy"], "green"]'))
+    assert names == ["red", "blue", "green"]
+    answer = ask(address, png(FLAG), classes='["red", 3]')
+    assert (answer.status_code, answer.json()) == (
+        422,
+        {"error": "class 2 is 3: expected text, such as 'cat' or 'car|automobile'"},
+    )
+
+
+def test_a_field_that_is_sent_twice_is_refused(address):
+    files = [
+        ("photo", ("a.png", png(FLAG), "image/png")),
+        ("classes", (None, "red")),
+        ("classes", (None, "blue")),
+    ]
+    answer = requests.post(f"{address}/segment", files=files, timeout=20)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "field 'classes' occurs 2 times; send it once"}
 
 
 @pytest.mark.parametrize(
@@ -214,10 +238,10 @@ def test_words_are_never_read_from_the_servers_files(address, tmp_path):
         (
             {"classes": "a", "background": "none", "background_classes": "b"},
             422,
-            "background_classes belong to the background",
+            "background classes belong to the background",
         ),
-        ({"classes": "a", "background_classes": "@/etc/passwd, "}, 422, "class 2 has an empty name"),
-        ({"classes": "background", "background": "0.5"}, 422, "class 1 has the name of class 0"),
+        ({"classes": "a", "background_classes": "@/etc/passwd, "}, 422, "files are not read here"),
+        ({"classes": "background", "background": "0.5"}, 422, "the only class is 'background'"),
         ({"vocabulary": "../voc21"}, 422, "unknown vocabulary '../voc21'"),
         ({"classes": "a", "format": "gif"}, 422, "format: Input should be 'png' or 'rle'"),
     ],

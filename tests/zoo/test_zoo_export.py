@@ -62,9 +62,9 @@ def test_talk2dino_becomes_a_bundle_that_the_runtime_opens(tmp_path, photos):
 
 def expected_scores(network, segmenter, photo, vocabulary):
     """The best class's sigmoid(cosine) of a photo as large as a window, in torch."""
-    from ovsdino_runtime.text.vocabulary import as_vocabulary
+    from ovsdino_runtime.text.class_lists import read_classes
 
-    words = torch.from_numpy(segmenter.encode_text(as_vocabulary(vocabulary, background=False)))
+    words = torch.from_numpy(segmenter.encode_text(read_classes(vocabulary)))
     colours = (photo / 255.0 - np.array(SMALL.mean)) / np.array(SMALL.std)
     pixels = torch.from_numpy(colours.transpose(2, 0, 1)[None].astype(np.float32))
     with torch.inference_mode():

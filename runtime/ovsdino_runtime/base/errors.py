@@ -28,6 +28,10 @@ class ClassesError(OvsdinoError):
     """The class names or the templates make no valid vocabulary."""
 
 
+class OptionError(OvsdinoError):
+    """An option of how a model runs has a value that it cannot have."""
+
+
 class EngineError(OvsdinoError):
     """The engine that was asked for is missing, or does not do what the bundle promises."""
 

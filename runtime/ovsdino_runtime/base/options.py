@@ -1,8 +1,9 @@
 """How a model runs: one class of options for the commands, for Python and for the pipelines."""
 
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
+from ovsdino_runtime.base.errors import OptionError
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -36,6 +37,29 @@ class RuntimeOptions:
     short_side: int | None = None
     antialias: bool = True
     trace: Trace = field(default=NO_TRACE, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Reject values that no option can have.
+
+        Raises:
+            OptionError: the message names the option, its value, and what it may be.
+        """
+        _check_choice("precision", self.precision, get_args(Precision))
+        _check_choice("inference", self.inference, get_args(Inference))
+        _check_count("threads", self.threads)
+        _check_count("short_side", self.short_side)
+        if not isinstance(self.antialias, bool):
+            raise OptionError(f"antialias must be True or False, got {self.antialias!r:.40}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name} {value!r:.40}: expected one of {', '.join(choices)}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise OptionError(f"{name} must be a whole number from 1 on, got {value!r:.40}")
 
 
 DEFAULT_OPTIONS = RuntimeOptions()

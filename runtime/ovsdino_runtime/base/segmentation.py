@@ -36,7 +36,9 @@ class Segmentation:
     model: str
     engine: str
     timings: Mapping[str, float]  # [ms] by stage, in their order
-    background_classes: tuple[str, ...] = ()  # names of what was looked for and is background
+    background_classes: tuple[str, ...] = ()  # names of classes that count as background
+    model_digest: str = ""  # of the bundle's graphs and weights: which weights made this
+    doubt: float = 0.0  # confidence below which the model would rather say background
 
     def regions(self) -> list[Region]:
         """List the classes that occur, the largest first."""

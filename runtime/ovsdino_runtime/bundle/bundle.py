@@ -28,6 +28,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ovsdino_runtime.base import strict_json
@@ -84,6 +85,12 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Return the path of a file that the manifest lists."""
         return self.path / name
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash the graphs, weights and tokenizer: two bundles of one name are told apart by it."""
+        files = {name: sha for name, sha in self.manifest.files.items() if "/" not in name}
+        return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
 
     def graph_digest(self, name: str) -> str:
         """Hash all that decides what a graph computes: its file, its weights, for text the tokenizer."""

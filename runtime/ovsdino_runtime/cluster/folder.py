@@ -21,6 +21,7 @@ from ovsdino_runtime.files.result_writer import ResultFiles, name_results
 from ovsdino_runtime.files.sources import read_frames
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.stream import Result, Stream
+from ovsdino_runtime.text.class_lists import Background
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 AT_ONCE = 8  # sources that a worker is given
@@ -33,7 +34,7 @@ class FolderJob:
     model: str
     options: RuntimeOptions
     vocabulary: Vocabulary
-    threshold: float | None
+    background: Background  # see `Segmenter`
     kinds: tuple[Kind, ...]
     out: Path
 
@@ -44,7 +45,7 @@ class FolderJob:
             "classes": self.vocabulary.classes,
             "background_classes": self.vocabulary.background_classes,
             "background": self.vocabulary.background,
-            "threshold": self.threshold,
+            "threshold": self.background,
             "save": self.kinds,
             "model": hashlib.sha256((find_bundle(self.model) / MANIFEST).read_bytes()).hexdigest(),
             "ovsdino": version(),
@@ -106,7 +107,7 @@ class FolderWorker:
                 self._segmenter,
                 read_frames([source]),
                 job.vocabulary,
-                background=job.threshold,
+                background=job.background,
                 consume=files.write,
             )
             for result in stream:

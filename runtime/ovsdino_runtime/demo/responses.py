@@ -20,7 +20,7 @@ from ovsdino_runtime.geometry.types import Photo
 from ovsdino_runtime.pipelines.pipeline import ImageFeatures
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload
-from ovsdino_runtime.text.vocabulary import parse_classes
+from ovsdino_runtime.text.class_lists import read_classes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,7 +92,7 @@ class Answers:
             ClassesError: the words make no valid vocabulary, or are too many.
         """
         start = time.perf_counter()
-        vocabulary = check_count(parse_classes(words), self._limits)
+        vocabulary = check_count(read_classes(list(words)), self._limits)
         image_features, photo, new = self._see(file)
         segmentation = self._segmenter.segment(
             image_features, vocabulary, background=background or None, background_classes=background_classes

@@ -1,7 +1,7 @@
 """Labelled photos in a folder: ``images/``, ``labels/*.png`` and ``names.txt``, checked before their use."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from ovsdino_runtime.base.photo import BROKEN, load_photo
 from ovsdino_runtime.base.photo_files import PHOTO_SUFFIXES, photo_size
 from ovsdino_runtime.geometry.metrics import IGNORED
 from ovsdino_runtime.geometry.types import Photo, Truth
-from ovsdino_runtime.text.vocabulary import BACKGROUND, Vocabulary, parse_classes
+from ovsdino_runtime.text.class_lists import read_classes
+from ovsdino_runtime.text.vocabulary import Vocabulary
 
 IMAGES, LABELS, NAMES = "images", "labels", "names.txt"
 LAYOUT = f"expected {IMAGES}/, {LABELS}/*.png (indexed or grey) and {NAMES} (one class a line)"
@@ -100,7 +101,7 @@ def require_folder(folder: Path) -> None:
 
 
 def read_names(file: Path) -> Vocabulary:
-    """Read one class a line, in the order of the labels; a first line ``background`` is what no word fits.
+    """Read one class a line, in the order of the labels; a first line ``background`` names label 0.
 
     Raises:
         DataError: there is no such file.
@@ -108,9 +109,7 @@ def read_names(file: Path) -> Vocabulary:
     """
     if not file.is_file():
         raise DataError(f"{file}: no such file; write one class a line, in the order of the labels")
-    classes = parse_classes(f"@{file}").classes
-    background = classes[0] == (BACKGROUND,)
-    return Vocabulary(classes[background:], background=background, name=file.stem)
+    return replace(read_classes(f"@{file}"), name=file.stem)
 
 
 def photos_by_stem(folder: Path) -> dict[str, Path]:

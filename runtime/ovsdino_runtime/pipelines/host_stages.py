@@ -69,10 +69,17 @@ class Prepare:
     def _whole(self, height: int, width: int) -> tuple[int, int]:
         """Whole patches where the graph takes any size, else the one size that it takes."""
         patch, size = self.manifest.model.get("patch_size"), self.manifest.windows.size
-        pixels = self.manifest.graphs["vision"].inputs[0].shape  # (B, 3, H, W)
-        if isinstance(patch, int) and all(isinstance(side, str) for side in pixels[2:]):
+        if isinstance(patch, int) and takes_any_size(self.manifest):
             return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
         return size, size
+
+
+def takes_any_size(manifest: Manifest) -> bool:
+    """Tell whether the vision graph takes photos of any size that is whole patches."""
+    pixels = manifest.graphs["vision"].inputs[0].shape  # (B, 3, H, W)
+    return isinstance(manifest.model.get("patch_size"), int) and all(
+        isinstance(side, str) for side in pixels[2:]
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The paths of the server, and what each can answer."""
 
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,18 +17,12 @@ from ovsdino_runtime.base.errors import (
     TooLargeError,
 )
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.cli_classes import Background, with_background
 from ovsdino_runtime.files.output import version
 from ovsdino_runtime.serve.request_limits import Gate, refusal
 from ovsdino_runtime.serve.responses import Found, Problem, write_png, write_rle
 from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service
-from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload_classes
-from ovsdino_runtime.text.vocabulary import (
-    Vocabulary,
-    load_vocabulary,
-    read_background_classes,
-    with_background_classes,
-)
+from ovsdino_runtime.serve.upload import check_count
+from ovsdino_runtime.text.class_lists import choose_classes, parse_background
 
 PATH = "/segment"
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
@@ -101,7 +94,8 @@ async def _segment(
     request: Request,
     photo: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, ...")],
     classes: Annotated[
-        str | None, Form(description="Words such as 'cat, car|automobile, sky'; or give a vocabulary.")
+        str | None,
+        Form(description="Words such as 'cat, car|automobile, sky', or a JSON array; or give a vocabulary."),
     ] = None,
     vocabulary: Annotated[str | None, Form(description="A packaged vocabulary, such as ade150.")] = None,
     background: Annotated[
@@ -110,19 +104,19 @@ async def _segment(
     ] = None,
     background_classes: Annotated[
         str | None,
-        Form(
-            description="What is background as well: words, or a packaged vocabulary, such as surroundings."
-        ),
+        Form(description="Classes that count as background: words, or a vocabulary such as surroundings."),
     ] = None,
     format: Annotated[Literal["png", "rle"], Form(description="Of the answer.")] = "png",  # noqa: A002
 ) -> Response:
     """Give each pixel of a photo one of the classes."""
     service: Service = request.app.state.service
     limits = service.options.limits
-    words, threshold = _read_words(classes, vocabulary, background, limits)
-    if background_classes is not None:
-        words = _read_background_classes(words, background_classes, background, limits)
-    order = Order(await photo.read(), words, threshold, scores=format == "rle")
+    await _refuse_repeated(request)
+    threshold = parse_background(background)
+    chosen = choose_classes(
+        classes, vocabulary, background=threshold, background_classes=background_classes, files=False
+    )
+    order = Order(await photo.read(), check_count(chosen, limits), threshold, scores=format == "rle")
     write, kind = (write_png, "image/png") if format == "png" else (write_rle, "application/json")
 
     def answer(segmentation: Segmentation) -> Response:
@@ -130,6 +124,17 @@ async def _segment(
         return Response(write(segmentation), media_type=kind, headers={"Server-Timing": stages})
 
     return await service.answer(order, answer, seconds=request.scope["deadline"] - time.monotonic())
+
+
+async def _refuse_repeated(request: Request) -> None:
+    """Reject a form with a field twice: which of the two was meant cannot be known.
+
+    Raises:
+        ClassesError: a field occurs more than once.
+    """
+    fields = [name for name, _ in (await request.form()).multi_items()]
+    if repeated := sorted({name for name in fields if fields.count(name) > 1}):
+        raise ClassesError(f"field {repeated[0]!r} occurs {fields.count(repeated[0])} times; send it once")
 
 
 async def _healthz(request: Request) -> Response:
@@ -149,32 +154,6 @@ async def _metrics(request: Request) -> Response:
     """Give the counters in Prometheus' format."""
     metrics = request.app.state.service.metrics
     return Response(metrics.text(), media_type=metrics.content_type)
-
-
-def _read_words(
-    classes: str | None, vocabulary: str | None, background: str | None, limits: UploadLimits
-) -> tuple[Vocabulary, float | None]:
-    if (classes is None) == (vocabulary is None):
-        raise ClassesError("give either classes, such as 'cat, grass, sky', or a vocabulary, such as ade150")
-    words = read_upload_classes(classes, limits) if classes is not None else load_vocabulary(vocabulary or "")
-    return with_background(check_count(words, limits), _read_background(background))
-
-
-def _read_background_classes(
-    words: Vocabulary, background_classes: str, background: str | None, limits: UploadLimits
-) -> Vocabulary:
-    if background == "none":
-        raise ClassesError("background_classes belong to the background: leave out background 'none'")
-    found = read_background_classes(background_classes, lambda text: read_upload_classes(text, limits))
-    return check_count(with_background_classes(words, found), limits)
-
-
-def _read_background(text: str | None) -> Background:
-    if text is None or text == "none":
-        return text  # type: ignore[return-value] # a str that is "none"
-    if re.fullmatch(r"\d*\.?\d+([eE]-?\d+)?|\d+\.", text, re.ASCII) and 0 <= (threshold := float(text)) <= 1:
-        return threshold
-    raise ClassesError(f"background {text[:40]!r} is neither 'none' nor a number in 0..1")
 
 
 async def _http_problem(_request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.batches import share_batches
 from ovsdino_runtime.serve.metrics import Metrics
 from ovsdino_runtime.serve.upload import UploadLimits, read_upload
+from ovsdino_runtime.text.class_lists import Background
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 Answer = TypeVar("Answer")
@@ -43,7 +44,7 @@ class Order:
 
     photo: bytes  # as it was sent
     vocabulary: Vocabulary
-    threshold: float | None
+    background: Background  # see `Segmenter`
     scores: bool
 
 
@@ -123,7 +124,7 @@ class Service:
         photo = read_upload(order.photo, self.options.limits)
         decode = _since(start)
         try:
-            found = self.segmenter(photo, order.vocabulary, background=order.threshold, scores=order.scores)
+            found = self.segmenter(photo, order.vocabulary, background=order.background, scores=order.scores)
         except MemoryError as error:
             height, width = photo.shape[:2]
             raise TooLargeError(

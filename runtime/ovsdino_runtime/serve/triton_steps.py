@@ -19,8 +19,9 @@ from ovsdino_runtime.geometry.windows import plan_windows
 from ovsdino_runtime.pipelines.host_stages import Merge, Prepare, Prepared
 from ovsdino_runtime.serve.upload import UploadLimits, check_count, read_upload
 from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.class_lists import read_classes
 from ovsdino_runtime.text.encoder import TextEncoder
-from ovsdino_runtime.text.vocabulary import Vocabulary, parse_classes
+from ovsdino_runtime.text.vocabulary import Vocabulary
 
 
 class Step(Protocol):
@@ -160,6 +161,6 @@ def read_names(classes: Array) -> Vocabulary:
         ClassesError: they make no valid vocabulary, or are not UTF-8.
     """
     try:
-        return parse_classes([bytes(name).decode() for name in classes.ravel()])
+        return read_classes([bytes(name).decode() for name in classes.ravel()])
     except UnicodeDecodeError as error:
         raise ClassesError(f"a class's name is not UTF-8: {error.object!r}") from error

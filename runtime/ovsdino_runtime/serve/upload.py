@@ -6,7 +6,7 @@ from io import BytesIO
 from ovsdino_runtime.base.errors import ClassesError, TooLargeError
 from ovsdino_runtime.base.photo import read_photo
 from ovsdino_runtime.geometry.types import Photo
-from ovsdino_runtime.text.vocabulary import Vocabulary, parse_classes
+from ovsdino_runtime.text.vocabulary import Vocabulary
 
 # Formats of photos whose decoders stay in this process: Pillow hands PostScript to another program.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -44,19 +44,8 @@ def read_upload(data: bytes, limits: UploadLimits) -> Photo:
     return read_photo(BytesIO(data), formats=_readable(), max_pixels=int(limits.megapixels * 1_000_000))
 
 
-def read_upload_classes(text: str, limits: UploadLimits) -> Vocabulary:
-    """Read classes that were sent, as `parse_classes` does, but never from a file of this machine.
-
-    Raises:
-        ClassesError: they make no valid vocabulary, or are too many.
-    """
-    return check_count(
-        parse_classes([entry for line in text.splitlines() for entry in line.split(",")]), limits
-    )
-
-
 def check_count(vocabulary: Vocabulary, limits: UploadLimits) -> Vocabulary:
-    """Refuse a vocabulary with too many classes.
+    """Reject a vocabulary with too many classes.
 
     Raises:
         ClassesError: it has too many.

@@ -1,13 +1,15 @@
-"""Class names: what the user types, files of names, and the lists of the well-known benchmarks."""
+"""Vocabularies: classes by name, the packaged lists of the benchmarks, and prompt templates."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.text.class_files import read_text, text_lines
 
 BACKGROUND = "background"
 MAX_CLASSES = 65535  # labels are 16-bit; one value is left for the background
@@ -21,16 +23,14 @@ class Vocabulary:
     background: bool = False  # label 0 is "none of these"
     name: str = ""
     source: str = ""
-    background_classes: tuple[
-        tuple[str, ...], ...
-    ] = ()  # what belongs to the background: it has words, but no label
+    background_classes: tuple[tuple[str, ...], ...] = ()  # count as background: they have words, but no label
 
     def __post_init__(self) -> None:
         """Refuse classes that cannot be told apart.
 
         Raises:
             ClassesError: there is no class, too many, a class without a word, or two of the same name; or
-                there are others without a background.
+                there are background classes without a background.
         """
         if not self.classes or len(self.entries) > MAX_CLASSES:
             raise ClassesError(f"got {len(self.entries)} classes: expected 1 to {MAX_CLASSES}")
@@ -53,7 +53,7 @@ class Vocabulary:
 
     @property
     def entries(self) -> tuple[tuple[str, ...], ...]:
-        """All that is looked for: the classes, then the others."""
+        """All that has words: the classes, then the background classes."""
         return self.classes + self.background_classes
 
     @property
@@ -72,82 +72,12 @@ class _VocabularyFile:
     classes: tuple[str, ...]
 
 
-def parse_classes(classes: str | Sequence[str]) -> Vocabulary:
-    """Read classes as they are typed: ``"cat, car|automobile, grass"``, or ``"@FILE"`` with one class a line.
-
-    Commas and line ends separate classes, ``|`` separates words for the same class. In a file, empty lines
-    and lines that begin with ``#`` are skipped. A sequence holds one class in each text.
-
-    Raises:
-        ClassesError: no class, an empty one, a word that occurs twice, or a file that cannot be read.
-    """
-    if isinstance(classes, str):
-        lines = _read_lines(classes[1:]) if classes.startswith("@") else [classes]
-        classes = [entry for line in lines for entry in line.split(",")]
-    if not any(entry.strip() for entry in classes):
-        raise ClassesError("no class is given; write some words, such as 'cat, grass, sky'")
-    vocabulary = Vocabulary(tuple(_words(entry) for entry in classes))
-    seen: dict[str, str] = {}
-    for words in vocabulary.classes:
-        for word in words:
-            if word.casefold() in seen:
-                raise ClassesError(
-                    f"{word!r} is in class {seen[word.casefold()]!r} and again in {words[0]!r}"
-                )
-            seen[word.casefold()] = words[0]
-    return vocabulary
-
-
-def as_vocabulary(
-    classes: str | Sequence[str] | Vocabulary, *, background: bool, background_classes: str | None = None
-) -> Vocabulary:
-    """Accept classes in the forms in which callers have them.
-
-    Args:
-        classes: as they are typed, one text for each, or a vocabulary.
-        background: whether label 0 is to be the background, whatever the vocabulary says.
-        others: what is background as well; see `read_others`.
-
-    Raises:
-        ClassesError: they make no valid vocabulary.
-    """
-    if not isinstance(classes, Vocabulary):
-        classes = parse_classes(classes)
-    if background_classes is not None:
-        return with_background_classes(classes, read_background_classes(background_classes))
-    return replace(classes, background=True) if background else classes
-
-
-def with_background_classes(vocabulary: Vocabulary, background_classes: Vocabulary) -> Vocabulary:
-    """Give a vocabulary a background to which also belongs what others win; see `read_others`.
-
-    What shares a word with a class is left out.
-    """
-    taken = {word.casefold() for words in vocabulary.classes for word in words}
-    kept = tuple(
-        words for words in background_classes.classes if not taken & {word.casefold() for word in words}
-    )
-    return replace(vocabulary, background=True, background_classes=kept)
-
-
-def read_background_classes(text: str, parse: Callable[[str], Vocabulary] = parse_classes) -> Vocabulary:
-    """Read what belongs to the background: words, or a packaged vocabulary's name, such as "surroundings".
-
-    Args:
-        text: as it was typed.
-        parse: reads words.
-
-    Raises:
-        ClassesError: they make no valid vocabulary.
-    """
-    return load_vocabulary(text) if text in vocabulary_names() else parse(text)
-
-
-def vocabulary_names() -> list[str]:
+@cache
+def vocabulary_names() -> tuple[str, ...]:
     """Name the packaged vocabularies."""
     files = (resources.files("ovsdino_runtime") / "data").iterdir()
     found = (re.fullmatch(r"vocabulary_(\w+)\.json", file.name) for file in files)
-    return sorted(match[1] for match in found if match)
+    return tuple(sorted(match[1] for match in found if match))
 
 
 def load_vocabulary(name: str) -> Vocabulary:
@@ -172,31 +102,41 @@ def load_templates(text: str) -> tuple[str, ...]:
     packaged: dict[str, list[str]] = strict_json.loads(_read_data("templates.json"))  # type: ignore[assignment]
     if text in packaged:
         return tuple(packaged[text])
-    if not text.startswith("@") and "{}" not in text:
-        raise ClassesError(
-            f"unknown templates {text!r}: expected one of {', '.join(packaged)}, @FILE, or a phrase with {{}}"
-        )
-    templates = _read_lines(text[1:]) if text.startswith("@") else [text]
+    if not text.startswith("@"):
+        if "{}" not in text:
+            raise ClassesError(
+                f"unknown templates {text!r}: expected one of {', '.join(packaged)}, @FILE, or a phrase with "
+                "{}"
+            )
+        return check_templates([text])
+    if templates := text_lines(read_text(Path(text[1:]))):
+        return check_templates(templates)
+    raise ClassesError(f"{text[1:]}: no templates in it; write one a line, such as 'a photo of a {{}}.'")
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """Check prompts: text with ``{}`` exactly once, where the class's name belongs.
+
+    Args:
+        templates: a list of prompts; a string is what `load_templates` takes.
+
+    Raises:
+        ClassesError: there is none, or one is no such text.
+    """
+    if isinstance(templates, str):
+        return load_templates(templates)
+    if not isinstance(templates, Sequence) or not templates:
+        raise ClassesError(f"templates are {templates!r:.40}: expected a list such as ['a photo of a {{}}.']")
     for template in templates:
-        if template.count("{}") != 1:
-            raise ClassesError(f"template {template!r}: expected {{}} once, where the class's name belongs")
-    if not templates:
-        raise ClassesError(f"{text[1:]}: no templates in it; write one a line, such as 'a photo of a {{}}.'")
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ClassesError(
+                f"template {template!r:.60}: expected {{}} once, where the class's name belongs"
+            )
     return tuple(templates)
 
 
 def _words(entry: str) -> tuple[str, ...]:
     return tuple(" ".join(word.split()) for word in entry.split("|"))
-
-
-def _read_lines(path: str) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
-        raise ClassesError(f"{path}: cannot be read: {reason}") from error
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _read_data(name: str) -> str:

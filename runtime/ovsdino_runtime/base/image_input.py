@@ -1,0 +1,83 @@
+"""Accept a photo in every form in which Python callers have one."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.photo import decode_image, load_photo, read_photo, to_photo
+from ovsdino_runtime.geometry.types import Array, Photo
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Channels = Literal["rgb", "bgr"]
+# A path or URL, a file's bytes, an open file, an array, a Pillow image, or a tensor (with DLPack).
+ImageInput: TypeAlias = "str | Path | bytes | BinaryIO | Array | Image | Any"
+EXPECTED = "expected a path, a URL, bytes, an open file, a uint8 array, a Pillow image or a tensor"
+
+
+def as_photo(image: ImageInput, *, channels: Channels = "rgb") -> Photo:
+    """Decode or convert a photo.
+
+    Args:
+        image: a path or URL; the bytes of a file; a file opened in binary mode; a uint8 array or tensor
+            (H, W, 3) or (H, W), a tensor also (3, H, W); or a Pillow image.
+        channels: the order of an array's or a tensor's colours. Choose "bgr" for arrays from OpenCV.
+
+    Shape: (H, W, 3) RGB.
+
+    Raises:
+        PhotoError: the photo cannot be read, or is of another type, shape or number type.
+    """
+    if channels not in ("rgb", "bgr"):
+        raise PhotoError(f"channels are {channels!r:.40}: expected 'rgb' or 'bgr'")
+    pixels = _as_array(image)
+    if pixels is not None:
+        photo = to_photo(pixels)
+        return np.ascontiguousarray(photo[:, :, ::-1]) if channels == "bgr" else photo
+    if channels == "bgr":
+        raise PhotoError(
+            f"channels='bgr' is for arrays and tensors, got {type(image).__name__}; leave it out"
+        )
+    return _decode(image)
+
+
+def _as_array(image: Any) -> Array | None:  # noqa: ANN401 - what is no photo is refused
+    """Give the pixels of an array or tensor; None for what must be decoded."""
+    if isinstance(image, np.ndarray):
+        return image
+    if not hasattr(image, "__dlpack__"):
+        return None
+    if getattr(image, "requires_grad", False):
+        image = image.detach()
+    try:
+        pixels: Array = np.from_dlpack(image)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        device = getattr(image, "device", "another device")
+        raise PhotoError(
+            f"the tensor cannot be read ({error}; device {device}): expected uint8 in host memory; "
+            "call .cpu()"
+        ) from error
+    if pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.shape[2] != 3:
+        return pixels.transpose(1, 2, 0)  # (3, H, W) -> (H, W, 3)
+    return pixels
+
+
+def _decode(image: Any) -> Photo:  # noqa: ANN401 - what is no photo is refused
+    if isinstance(image, str | Path):
+        return load_photo(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return read_photo(BytesIO(image))
+    if hasattr(image, "read") and not hasattr(image, "getexif"):
+        data = image.read()
+        if not isinstance(data, bytes):
+            raise PhotoError(f"the file is open in text mode ({EXPECTED}); open it with mode 'rb'")
+        return read_photo(BytesIO(data))
+    from PIL.Image import Image as PillowImage
+
+    if isinstance(image, PillowImage):
+        return decode_image(image)
+    raise PhotoError(f"the photo is {type(image).__name__}: {EXPECTED}")
