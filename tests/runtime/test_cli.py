@@ -164,7 +164,7 @@ def check_refusal(result, message, tmp_path):
         (["FLAG", "--classes", ""], "no class is given"),
         (["FLAG", "--classes", "red, Red"], "class 2 has the name of class 1: 'Red'"),
         (["FLAG", "--classes", "@nothing.txt"], "nothing.txt: cannot be read"),
-        (["FLAG", "--classes", "background", "--background", "0.5"], "the only class is 'background'"),
+        (["FLAG", "--classes", "background", "--background", "0"], "the only class is 'background'"),
         (
             ["FLAG", "--classes", "red", "--background-classes", "sky", "--background", "none"],
             "--background-classes belong to the background: leave out --background none",
