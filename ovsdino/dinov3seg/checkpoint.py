@@ -15,16 +15,17 @@ from ovsdino.dinov3seg.clip_vision import ClipVision
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
-from ovsdino.dinov3seg.early_refinement import EarlyRefinement
+from ovsdino.dinov3seg.early_refinement import EarlyRefinement, FeatureUnification
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS
+from ovsdino.dinov3seg.rope import ROPE_PERIODS, computed_periods
 from ovsdino.dinov3seg.semantic_prior import SemanticPrior
 from ovsdino.dinov3seg.vlm import Vlm
 from ovsdino.network.checkpoint import TEXT, CheckpointError, check_keys, packaged_file, read_tensors
 from ovsdino.network.clip_text import TEXT_KEYS, ClipTextTower
 from ovsdino.network.text_tower import TextTower, load_text_tower
 
-BFLOAT16 = 2**-8  # the official file's RoPE periods were rounded to BF16
+BFLOAT16 = 2**-8  # relative spacing of BF16, to which the official files round RoPE's periods
 
 # Official names of a block's parts -> timm's.
 BLOCK_NAMES = {
@@ -183,7 +184,18 @@ def load_sam(prior: SemanticPrior, path: Path) -> None:
 
 
 def load_anyup(early: EarlyRefinement, path: Path) -> None:
-    """Load official AnyUp weights into one early refinement."""
+    """Load official AnyUp weights into one early refinement.
+
+    Raises:
+        CheckpointError: the file is not AnyUp's, or the refinement unifies features in another order than
+            the code that the weights were trained with.
+    """
+    unification = cast(FeatureUnification, early.key_features_encoder[0])
+    if unification.order != "released":
+        raise CheckpointError(
+            f"{path}: official AnyUp weights belong to early_unification='released', this network has "
+            f"{unification.order!r}; change the configuration, or train early refinement from scratch"
+        )
     tensors = read_tensors(path)
     attention = _take(tensors, ANYUP_ATTENTION)
     if attention.keys() != {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"}:
@@ -197,11 +209,16 @@ def load_anyup(early: EarlyRefinement, path: Path) -> None:
 
 
 def fill_backbone(vision: Dinov3, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load official or timm names, strictly; a classifier is left out."""
+    """Load official or timm names, strictly; a classifier is left out.
+
+    RoPE's periods are the official file's (BF16-rounded), or for timm's names those that timm computes.
+    """
     if "storage_tokens" in tensors:
         tensors = official_to_timm(tensors, vision, path)
     tensors = {key: value for key, value in tensors.items() if not key.startswith("head.")}
     wanted = shapes(vision.backbone)
+    if ROPE_PERIODS in wanted and ROPE_PERIODS not in tensors:  # timm's files hold none: timm computes them
+        tensors[ROPE_PERIODS] = computed_periods(vision.backbone)
     if not any(key.endswith("q_bias") for key in tensors):  # timm's variant without biases, all 0
         absent = {key: shape for key, shape in wanted.items() if key.endswith((".q_bias", ".v_bias"))}
         tensors |= {key: torch.zeros(shape) for key, shape in absent.items()}
@@ -211,14 +228,17 @@ def fill_backbone(vision: Dinov3, tensors: dict[str, Tensor], path: Path) -> Non
 def official_to_timm(tensors: dict[str, Tensor], vision: Dinov3, path: Path) -> dict[str, Tensor]:
     """Rename an official DINOv3 checkpoint's keys to timm's.
 
-    Left out: the mask token of pre-training, the masked bias of the keys, and RoPE's periods, which timm
-    computes; they are checked.
+    The mask token of pre-training and the masked bias of the keys are left out. RoPE's periods are taken
+    from the file, which holds them rounded to BF16: the official code computes with these.
     """
     periods = tensors.get("rope_embed.periods")
-    ours = cast(Tensor, vision.backbone.rope.periods)  # type: ignore[union-attr]
-    if periods is None or not torch.allclose(periods.float(), ours, rtol=BFLOAT16, atol=0):
-        raise CheckpointError(f"{path}: its RoPE periods are not those of {vision.name}")
-    renamed: dict[str, Tensor] = {}
+    if periods is None or not torch.allclose(
+        periods.float(), computed_periods(vision.backbone), rtol=BFLOAT16, atol=0
+    ):
+        raise CheckpointError(
+            f"{path}: its RoPE periods are not those of {vision.name}; give the checkpoint of that backbone"
+        )
+    renamed: dict[str, Tensor] = {ROPE_PERIODS: periods}
     for key, value in tensors.items():
         if key.endswith("qkv.bias"):
             query, _, kept = value.chunk(3)

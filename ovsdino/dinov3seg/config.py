@@ -14,6 +14,8 @@ from typing import Any, Literal
 from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD, SAM_CHANNELS
 
 Half = Literal["global", "local"]
+UnificationOrder = Literal["released", "formula"]  # of AnyUp's softmax: its code's, or its paper's
+Patches = Literal["head", "backbone"]  # whose patches dino.txt compares with text
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Dinov3segConfig:
     early_heads: int = 4
     early_groups: int = 8  # of the encoders' GroupNorm
     early_basis: int = 5  # side of the kernels that bring features of any width to one width
+    early_unification: UnificationOrder = "released"  # "formula" for weights that were trained so
     early_window: float = 0.1  # half the side of the attention window, as a share of the image's side
     early_shrink: int = 1  # [px] the image is averaged over so many first; 1 is AnyUp's
     early_theta: float = 100.0  # RoPE: ratio of the highest to the lowest initial frequency
@@ -201,13 +204,20 @@ class Dinov3segConfig:
 class ZeroShotProtocol:
     """How dino.txt labels a photo without any training for it.
 
-    Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``.
+    The notebook leaves open which patches meet text. Its code unpacks ``cls, _, patches`` of
+    ``get_class_and_patch_tokens``, whose third value is, in the same repository, the backbone's patches
+    after the final norm; its comments and names speak of the patches of the head's blocks. ``head`` follows
+    the comments, ``backbone`` the code as published. Which of them gave the paper's figures is not known.
+
+    Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``,
+    ``dinov3/eval/text/vision_tower.py``.
     """
 
     short_side: int = 512  # [px], bicubic
     window: int = 384  # [px]
     stride: int = 192  # [px]
     half: Half = "local"  # of the class embedding
+    patches: Patches = "head"  # that meet text: the head's, or the backbone's as the notebook's code has it
     templates: str = "imagenet80"  # each prompt's half is normalised, then their mean
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
-import timm
 import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import VlmConfig
+from ovsdino.dinov3seg.config import Patches, VlmConfig
+from ovsdino.dinov3seg.rope import create_backbone
 
 
 class VisionHead(nn.Module):
@@ -52,7 +52,9 @@ class VisionHead(nn.Module):
 class DinoTxtVision(nn.Module):
     """Patches in the space of text: ``head(norm(backbone(pixels)))`` without class token and registers.
 
-    The raw backbone's patches are not aligned with text; these are.
+    dino.txt's training aligns the mean of the head's patches with text, so these are the default.
+    ``patches="backbone"`` returns the backbone's patches after its final norm instead, which the published
+    notebook compares with text (see `ovsdino.dinov3seg.config.ZeroShotProtocol`).
 
     Source: dinov3.seg, section 3; facebookresearch/dinov3, ``eval/text/vision_tower.py``.
 
@@ -65,28 +67,23 @@ class DinoTxtVision(nn.Module):
     def __init__(self, config: VlmConfig) -> None:
         super().__init__()
         self.name, self.patch_size = config.backbone, config.patch_size
-        size = {"img_size": config.position_size} if config.position_size else {}
-        self.backbone = timm.create_model(
-            config.backbone,
-            pretrained=False,
-            num_classes=0,
-            global_pool="",
-            dynamic_img_size=True,
-            **size,  # type: ignore[arg-type]
-        )
+        self.backbone = create_backbone(config.backbone, image_size=config.position_size)
         self.prefix = int(cast(int, self.backbone.num_prefix_tokens))  # class token and registers
         self.head = VisionHead(config)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the patches as a map."""
-        patches = self.tokens(pixels)[:, self.prefix :]  # (B, L, D)
+    def forward(self, pixels: Tensor, patches: Patches = "head") -> Tensor:
+        """Return the head's patches, or the backbone's after its final norm, as a map."""
+        tokens = self.tokens(pixels) if patches == "head" else self.backbone_tokens(pixels)
         size = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
-        return torch.unflatten(patches.transpose(1, 2), 2, size)  # (B, D, h, w)
+        return torch.unflatten(tokens[:, self.prefix :].transpose(1, 2), 2, size)  # (B, D, h, w)
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Return class token, registers and patches: (B, 3, H, W) -> (B, 1 + R + L, D)."""
-        features = cast(Tensor, self.backbone.forward_features(pixels))  # type: ignore[operator]
-        return cast(Tensor, self.head(features))
+        return cast(Tensor, self.head(self.backbone_tokens(pixels)))
+
+    def backbone_tokens(self, pixels: Tensor) -> Tensor:
+        """Return the backbone's tokens after its final norm: (B, 3, H, W) -> (B, 1 + R + L, D)."""
+        return cast(Tensor, self.backbone.forward_features(pixels))  # type: ignore[operator]
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return one vector a photo, class token then mean patch: (B, 3, H, W) -> (B, 2 D)."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovsdino.dinov3seg.config import Dinov3segConfig
+from ovsdino.dinov3seg.config import Dinov3segConfig, UnificationOrder
 from ovsdino.network.head import unit
 
-UNIFIED_AT_ONCE = 128  # feature channels unified in one go: bounds the memory, changes nothing else
+UNIFIED_AT_ONCE = 128  # feature channels, over the whole map, that are filtered in one go: bounds the memory
 
 
 class ResidualBlock(nn.Module):
@@ -41,33 +42,71 @@ def convolution(channels: int, out: int, kernel: int) -> nn.Conv2d:
 
 
 class FeatureUnification(nn.Module):
-    """Bring features of any width to ``M`` channels: which of M learned patterns does each channel show here?
+    """Bring features of any width ``D`` to ``M`` channels by filtering every channel with M learned kernels.
 
-    Each channel is filtered with the M kernels, near the border over what lies inside; a softmax over the M
-    answers; then the mean over channels.
+    Near the border a kernel sees what lies inside the map. The ``D * M`` answers of a place become ``M``
+    shares in one of two orders:
 
-    Source: AnyUp, section 3.1.
+    - ``formula``: as the paper writes it, a softmax over the M kernels for each channel, then the mean over
+      the channels.
+    - ``released``: as the released code computes it. Its grouped convolution gives the answers as
+      ``(D, M)``, which it views as ``(M, D)`` without transposing: its softmax runs over every D-th answer
+      of the flat list. The released weights were trained so; choose this one with them.
+
+    Source: AnyUp, section 3.1; wimmerth/anyup, ``layers/feature_unification.py``.
+
+    Args:
+        out_channels: M.
+        kernel: side of a kernel.
+        order: see above.
 
     Shape: features (B, D, h, w) -> (B, M, h, w), sums to 1 over M.
     """
 
-    def __init__(self, out_channels: int, kernel: int) -> None:
+    def __init__(self, out_channels: int, kernel: int, order: UnificationOrder) -> None:
         super().__init__()
+        self.order = order
         self.basis = nn.Parameter(torch.randn(out_channels, 1, kernel, kernel))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Unify some channels at a time."""
-        ones = torch.ones_like(features[:1, :1])
-        inside = self._filter(ones, torch.ones_like(self.basis[:1]))  # (1, 1, h, w)
-        total = torch.zeros_like(features[:, :1])
-        for part in torch.split(features, UNIFIED_AT_ONCE, dim=1):  # (B, d, h, w)
-            single = part.flatten(0, 1)[:, None]  # (B * d, 1, h, w)
-            shares = (self._filter(single, self.basis) / inside).softmax(1)  # (B * d, M, h, w)
-            total = total + torch.unflatten(shares, 0, part.shape[:2]).sum(1)  # (B, M, h, w)
-        return total / features.shape[1]
+        """Unify the features, a strip of rows at a time to bound the memory."""
+        inside = self.count_inside(features)  # (1, 1, h, w)
+        return torch.cat(
+            [
+                self.unify(answers / inside[:, :, rows])  # (B, M, r, w)
+                for rows, answers in self.filter_strips(features)
+            ],
+            dim=2,
+        )
 
-    def _filter(self, x: Tensor, kernels: Tensor) -> Tensor:
-        return F.conv2d(x, kernels, padding=kernels.shape[-1] // 2)
+    def count_inside(self, features: Tensor) -> Tensor:
+        """Count the kernel's places inside the map: (B, D, h, w) -> (1, 1, h, w)."""
+        return F.conv2d(
+            torch.ones_like(features[:1, :1]), torch.ones_like(self.basis[:1]), padding=self.margin
+        )
+
+    @property
+    def margin(self) -> int:
+        """Places from a kernel's centre to its edge."""
+        return self.basis.shape[-1] // 2
+
+    def filter_strips(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Filter every channel with every kernel. Yields rows and answers (B, D, M, r, w)."""
+        batch, channels, height, _ = features.shape
+        step = max(1, UNIFIED_AT_ONCE * height // channels)
+        padded = F.pad(features, (self.margin,) * 4)
+        for top in range(0, height, step):
+            rows = slice(top, min(top + step, height))
+            strip = padded[:, :, rows.start : rows.stop + 2 * self.margin].flatten(0, 1)[:, None]
+            yield rows, torch.unflatten(F.conv2d(strip, self.basis), 0, (batch, channels))
+
+    def unify(self, answers: Tensor) -> Tensor:
+        """Turn answers into shares, in this module's order: (B, D, M, r, w) -> (B, M, r, w)."""
+        channels, patterns = answers.shape[1:3]
+        if self.order == "formula":
+            return answers.softmax(2).mean(1)
+        viewed = torch.unflatten(answers.flatten(1, 2), 1, (patterns, channels))  # (B, M, D, r, w), scrambled
+        return viewed.softmax(1).mean(2)
 
 
 class ImageRope(nn.Module):
@@ -167,7 +206,7 @@ class EarlyRefinement(nn.Module):
         self.image_encoder = encoder(convolution(3, channels, 1), channels, groups)
         self.key_encoder = encoder(convolution(channels, channels, 1), channels, groups)
         self.query_encoder = encoder(convolution(channels, channels, 1), channels, groups)
-        unification = FeatureUnification(channels, config.early_basis)
+        unification = FeatureUnification(channels, config.early_basis, config.early_unification)
         self.key_features_encoder = encoder(unification, channels, groups)
         self.aggregation = encoder(convolution(2 * channels, channels, 3), channels, groups)
         self.query_aggregation = (

@@ -57,6 +57,7 @@ TINY = Dinov3segConfig(
     early_heads=2,
     early_groups=4,
     early_basis=3,
+    early_unification="formula",  # it starts from no AnyUp weights
     early_shrink=4,
     width=32,
     late_heads=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ovsdino.dinov3seg.config import VlmConfig, ZeroShotProtocol
+from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.dinov3seg.vlm import Vlm, take_half
 from ovsdino.network.head import cosine
@@ -59,11 +61,25 @@ def predict(vlm: Vlm, photo: Tensor, text: Tensor, protocol: ZeroShotProtocol) -
     for window in plan_windows(height, width, size=protocol.window, stride=protocol.stride):
         rows = slice(window.top, window.top + window.height)
         columns = slice(window.left, window.left + window.width)
-        scores = cosine(vlm.vision(stretch(photo[None, :, rows, columns], vlm.config.patch_size)), text)
+        crop = stretch(photo[None, :, rows, columns], vlm.config.patch_size)
+        scores = cosine(encode_patches(vlm, crop, protocol), text)  # (1, N, h, w)
         scores = F.interpolate(scores, (window.height, window.width), mode="bilinear", align_corners=False)
         total[:, rows, columns] += scores[0].softmax(0)
         count[rows, columns] += 1
     return total / count
+
+
+def encode_patches(vlm: Vlm, pixels: Tensor, protocol: ZeroShotProtocol) -> Tensor:
+    """Return the patches that the protocol compares with text: (B, 3, H, W) -> (B, D, h, w).
+
+    Raises:
+        ValueError: the protocol asks for the backbone's patches of a model without a vision head.
+    """
+    if isinstance(vlm.vision, DinoTxtVision):
+        return cast(Tensor, vlm.vision(pixels, protocol.patches))
+    if protocol.patches != "head":
+        raise ValueError(f"{vlm.config.name} has no vision head, so patches must be 'head'")
+    return cast(Tensor, vlm.vision(pixels))
 
 
 def stretch(pixels: Tensor, patch: int) -> Tensor:

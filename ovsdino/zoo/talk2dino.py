@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovsdino.dinov3seg.rope import create_backbone
 from ovsdino.network.backbone import Backbone
 from ovsdino.network.clip_text import ClipTextTower
 from ovsdino.zoo.config import Talk2DinoConfig
@@ -88,9 +88,7 @@ class Dinov3Patches(nn.Module):
     def __init__(self, config: Talk2DinoConfig) -> None:
         super().__init__()
         self.name, self.patch_size = config.backbone, config.patch_size
-        self.backbone = timm.create_model(
-            config.backbone, pretrained=False, num_classes=0, global_pool="", dynamic_img_size=True
-        )
+        self.backbone = create_backbone(config.backbone)
         self.prefix = int(cast(int, self.backbone.num_prefix_tokens))  # class token and registers
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ SMALL = replace(
     width=16,
     early_width=16,
     early_basis=5,
+    early_unification="released",
     early_shrink=1,
     guidance_width=8,
     late_window=4,

@@ -18,6 +18,7 @@ from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import TINY
+from ovsdino.dinov3seg.rope import ROPE_PERIODS, computed_periods
 from ovsdino.dinov3seg.vlm import Vlm
 from ovsdino.network.checkpoint import CheckpointError, save_model
 from ovsdino.network.text_tower import TextTower
@@ -111,6 +112,39 @@ def test_the_official_backbone_loads_and_its_key_bias_stays_masked(tmp_path: Pat
         x, block.qkv.weight, torch.cat([block.q_bias, block.k_bias, block.v_bias])
     )
     torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+def test_rope_turns_by_the_periods_of_the_official_file(tmp_path: Path) -> None:
+    tensors = official_backbone()
+    torch.save(tensors, tmp_path / "dinov3.pth")
+    vlm = Vlm(SMALL_VLM)
+    checkpoint.load_backbone(vlm, tmp_path / "dinov3.pth")
+    assert isinstance(vlm.vision, DinoTxtVision)
+    periods = tensors["rope_embed.periods"].float()
+    rows, columns = torch.arange(0.5, 3) / 3, torch.arange(0.5, 5) / 5
+    coords = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    angles = 2 * torch.pi * (2.0 * coords - 1.0)[:, :, None] / periods[None, None, :]  # (15, 2, 16)
+    angles = angles.flatten(1, 2).tile(2)  # (15, 64)
+    expected = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    rope = vlm.vision.backbone.rope
+    torch.testing.assert_close(rope.get_embed((3, 5)), expected, rtol=0, atol=1e-6)  # type: ignore[union-attr, operator]
+    assert (rope.periods - computed_periods(vlm.vision.backbone)).abs().max() > 0.01  # type: ignore[operator, union-attr]
+
+    network = Dinov3Seg(SMALL)
+    load_public(network, PublicWeights(backbone=tmp_path / "dinov3.pth"))
+    save_model(network, tmp_path / "ours.safetensors")
+    again = read_model(SMALL, tmp_path / "ours.safetensors")
+    torch.testing.assert_close(
+        again.vlm.state_dict()[f"vision.backbone.{ROPE_PERIODS}"], periods, rtol=0, atol=0
+    )
+
+
+def test_anyups_weights_are_refused_where_the_formula_is_computed(tmp_path: Path) -> None:
+    torch.save(official_anyup(), tmp_path / "anyup.pth")
+    network = Dinov3Seg(replace(SMALL, early_unification="formula"))
+    with pytest.raises(CheckpointError, match="belong to early_unification='released', this network has 'fo"):
+        load_public(network, PublicWeights(anyup=tmp_path / "anyup.pth"))
 
 
 def test_the_official_head_and_text_tower_load_strictly(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Early refinement against AnyUp's formulas, patch by patch."""
+"""Early refinement against AnyUp: the released code's order of operations, and the paper's formula."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_rope_turns_pairs_of_channels_by_place_times_frequency() -> None:
             assert float(out[0, channel + 4, row, column]) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_unification_is_a_softmax_over_kernels_for_each_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    unification = FeatureUnification(4, kernel=3)
+def test_the_formula_is_a_softmax_over_kernels_for_each_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    unification = FeatureUnification(4, kernel=3, order="formula")
     features = torch.randn(2, 7, 4, 5)
     expected = torch.zeros(2, 4, 4, 5)
     for photo in range(2):
@@ -65,6 +65,36 @@ def test_unification_is_a_softmax_over_kernels_for_each_channel(monkeypatch: pyt
     torch.testing.assert_close(unification(features), expected)
 
 
+def released_unification(features: Tensor, basis: Tensor) -> Tensor:
+    """The released code's order: one grouped convolution, whose output is viewed with M before D."""
+    photos, channels, height, width = features.shape
+    patterns, _, side, _ = basis.shape
+    border = side // 2
+    padded = F.pad(features, (border,) * 4, value=0)
+    grouped = F.conv2d(padded, basis.repeat(channels, 1, 1, 1), groups=channels)  # (B, D * M, h, w)
+    ones = F.pad(torch.ones(1, 1, height, width), (border,) * 4, value=0)
+    answers = grouped / F.conv2d(ones, torch.ones(1, 1, side, side))
+    viewed = answers.view(photos, patterns, channels, height, width)
+    return F.softmax(viewed, dim=1).mean(dim=2)
+
+
+@pytest.mark.parametrize("channels", [7, 8, 3])  # no multiple of the patterns, a multiple, fewer
+@pytest.mark.parametrize("at_once", [1, 128])
+@torch.no_grad()
+def test_the_released_order_equals_the_released_code(
+    channels: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_refinement, "UNIFIED_AT_ONCE", at_once)
+    torch.manual_seed(0)
+    unification = FeatureUnification(4, kernel=5, order="released")
+    features = torch.randn(2, channels, 6, 5)
+    expected = released_unification(features, unification.basis)
+    torch.testing.assert_close(unification(features), expected, rtol=1e-5, atol=1e-6)
+    formula = FeatureUnification(4, kernel=5, order="formula")
+    formula.load_state_dict(unification.state_dict())
+    assert (formula(features) - expected).abs().max() > 0.05  # the two orders are not the same thing
+
+
 def restated(early: EarlyRefinement, config: Dinov3segConfig, image: Tensor, patches: Tensor) -> Tensor:
     """AnyUp's forward at the patches' size, with torch's attention for the weights alone, as it does."""
     height, width = patches.shape[-2:]
@@ -72,7 +102,10 @@ def restated(early: EarlyRefinement, config: Dinov3segConfig, image: Tensor, pat
     code = early.rope(early.image_encoder(image))
     query = F.adaptive_avg_pool2d(early.query_encoder(code), (height, width))
     key = F.adaptive_avg_pool2d(early.key_encoder(code), (height, width))
-    unified = early.key_features_encoder(F.normalize(patches, dim=1))
+    unify, *blocks = early.key_features_encoder
+    unified = released_unification(F.normalize(patches, dim=1), unify.basis)
+    for block in blocks:
+        unified = block(unified)
     key = early.aggregation(torch.cat([key, unified], dim=1))
     query = early.weights.context(query)
     attention = nn.MultiheadAttention(config.early_width, config.early_heads, batch_first=True)
@@ -98,7 +131,7 @@ def restated(early: EarlyRefinement, config: Dinov3segConfig, image: Tensor, pat
 
 
 @torch.no_grad()
-def test_the_whole_block_equals_anyups_forward(config: Dinov3segConfig) -> None:
+def test_the_whole_block_equals_the_released_forward(config: Dinov3segConfig) -> None:
     torch.manual_seed(0)
     early = EarlyRefinement(config).eval()
     randomise(early)

@@ -13,14 +13,15 @@ from torch import Tensor
 from torchvision.transforms import functional as vision_functional
 
 from ovsdino.dinov3seg import local_global, zero_shot
-from ovsdino.dinov3seg.config import Dinov3segConfig, LocalGlobalConfig, ZeroShotProtocol
+from ovsdino.dinov3seg.config import Dinov3segConfig, LocalGlobalConfig, Patches, ZeroShotProtocol
+from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PROTOCOLS, VITL16
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.dinov3seg.vlm import Vlm
 from ovsdino_runtime.geometry.windows import plan_windows
 from ovsdino_runtime.text.vocabulary import load_templates
-from tests.dinov3seg.small import SMALL, SMALL_VLM
+from tests.dinov3seg.small import SMALL, SMALL_CLIP, SMALL_VLM, randomise
 
 
 def test_the_papers_view_has_four_windows_on_the_patch_grid() -> None:
@@ -104,11 +105,23 @@ def test_labels_are_the_best_class_of_each_pixel() -> None:
 PROTOCOL = ZeroShotProtocol(short_side=72, window=56, stride=24, templates="a photo of a {}.")
 
 
+def official_tokens(vision: DinoTxtVision, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return class token, head's and backbone's patches, as ``get_class_and_patch_tokens`` does."""
+    x = vision.backbone.forward_features(pixels)  # type: ignore[operator]
+    class_token, registers, patches = x[:, 0], x[:, 1:5], x[:, 5:]
+    image_tokens = vision.head(torch.cat([class_token.unsqueeze(1), registers, patches], dim=1))
+    return image_tokens[:, 0], image_tokens[:, 5:], patches
+
+
+@pytest.mark.parametrize("chosen", ["head", "backbone"])
 @torch.no_grad()
-def test_the_zero_shot_protocol_equals_its_notebook() -> None:
+def test_the_zero_shot_protocol_equals_its_notebook(chosen: Patches) -> None:
     """Window by window: stretch to whole patches, cosine, upsample, softmax of the raw cosine, average."""
     torch.manual_seed(0)
     vlm = Vlm(SMALL_VLM).eval()
+    randomise(vlm.vision.head)
+    assert isinstance(vlm.vision, DinoTxtVision)
+    protocol = replace(PROTOCOL, patches=chosen)
     photo = torch.randn(3, 72, 101)
     text = F.normalize(torch.randn(4, 192), dim=-1)
     total, count = torch.zeros(4, 72, 101), torch.zeros(72, 101)
@@ -116,14 +129,23 @@ def test_the_zero_shot_protocol_equals_its_notebook() -> None:
         for left in (0, 24, 45):
             window = photo[:, top : top + 56, left : left + 56]
             stretched = F.interpolate(window[None], (64, 64), mode="bicubic", align_corners=False)
-            patches = F.normalize(vlm.vision(stretched), dim=1)
-            cosines = torch.einsum("cd,bdhw->bchw", text, patches)
+            _, of_head, of_backbone = official_tokens(vlm.vision, stretched)
+            tokens = of_head if chosen == "head" else of_backbone  # the notebook as published: the latter
+            patches = F.normalize(tokens.reshape(1, 4, 4, -1), dim=-1)
+            cosines = torch.einsum("cd,bhwd->bchw", text, patches)
             up = F.interpolate(cosines, (56, 56), mode="bilinear", align_corners=False)[0]
             total[:, top : top + 56, left : left + 56] += up.softmax(0)
             count[top : top + 56, left : left + 56] += 1
-    torch.testing.assert_close(
-        zero_shot.predict(vlm, photo, text, PROTOCOL), total / count, rtol=1e-4, atol=1e-6
-    )
+    found = zero_shot.predict(vlm, photo, text, protocol)
+    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-6)
+    other = replace(protocol, patches="backbone" if chosen == "head" else "head")
+    assert (zero_shot.predict(vlm, photo, text, other) - found).abs().max() > 1e-3
+
+
+def test_the_backbones_patches_need_a_vision_head() -> None:
+    vlm, protocol = Vlm(SMALL_CLIP), replace(PROTOCOL, patches="backbone")
+    with pytest.raises(ValueError, match="small-clip has no vision head, so patches must be 'head'"):
+        zero_shot.encode_patches(vlm, torch.zeros(1, 3, 64, 64), protocol)
 
 
 def test_the_preset_carries_the_official_protocol() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ovsdino.dinov3seg.clip_vision import ClipVision
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.early_refinement import (
-    UNIFIED_AT_ONCE,
     FeatureUnification,
     ImageRope,
     WindowWeights,
@@ -105,16 +104,15 @@ class FixedUnification(FeatureUnification):
 
     def __init__(self, unification: FeatureUnification, grid: int) -> None:
         adopt(self, unification)
-        ones = torch.ones(1, 1, grid, grid)
-        self.register_buffer("inside", self._filter(ones, torch.ones_like(self.basis[:1])))  # (1, 1, g, g)
+        self.register_buffer("inside", unification.count_inside(torch.ones(1, 1, grid, grid)))  # (1, 1, g, g)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Unify some channels at a time."""
-        shares = [
-            (self._filter(part.flatten(0, 1)[:, None], self.basis) / self.inside).float().softmax(1).sum(0)
-            for part in torch.split(features, UNIFIED_AT_ONCE, dim=1)
-        ]  # each (M, g, g), of a batch of one
-        return (sum(shares[1:], shares[0]) / features.shape[1])[None].to(features.dtype)
+    def count_inside(self, features: Tensor) -> Tensor:  # noqa: ARG002 - as its parent
+        """Return the counts. Shape: (1, 1, g, g)."""
+        return self.inside
+
+    def unify(self, answers: Tensor) -> Tensor:
+        """Turn answers into shares, the softmax in FP32: (B, D, M, r, g) -> (B, M, r, g)."""
+        return super().unify(answers.float()).to(answers.dtype)
 
 
 class FixedWindowWeights(WindowWeights):
