@@ -25,7 +25,7 @@ from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision.int8_ladder import noisiest
 from ovsdino_export.precision.quantize import quantize
 from ovsdino_export.rewrite.cpu_fusions import call_attention
-from ovsdino_export.rewrite.fold_layerscale import shorten
+from ovsdino_export.rewrite.fold_layerscale import fold_layerscale
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 
@@ -43,12 +43,12 @@ def open_graphs(name: str, pixels: np.ndarray, shares: tuple[float, ...]) -> dic
             pipeline = change(pipeline)
         return export_graph(pipeline, example, VISION)
 
-    graph = export(shorten, call_attention)
+    graph = export(fold_layerscale, call_attention)
     order = noisiest(graph, pixels)
     graphs = {
         "FP32": graph,
         "FP32, GELU and LayerScale as in torch": export(call_attention),
-        "FP32, attention as operators": export(shorten),
+        "FP32, attention as operators": export(fold_layerscale),
     }
     for share in shares:
         count = round(share * len(order))

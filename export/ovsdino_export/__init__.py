@@ -1,1 +1,1 @@
-"""From a torch model to a bundle: rewriting, ONNX, parity. Importing this package imports nothing else."""
+"""Export a torch model to a bundle: rewrite, ONNX, parity. Importing this package imports nothing else."""

@@ -1,4 +1,4 @@
-"""The command ``ovsdino-export``, a skin over `ovsdino_export.export.export_bundle`."""
+"""The command ``ovsdino-export``, which calls `ovsdino_export.export.export_bundle`."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Clock:
 
 
 def show_parity(bundle: Bundle) -> None:
-    """Print how close each graph is to the torch model, and how close it had to be."""
+    """Print how close each graph is to the torch model, and the thresholds."""
     click.echo(f"\n{'graph':<12} {'cosine':>22} {'1st percentile':>22} {'same label':>22}")
     for name, figure in bundle.manifest.parity.items():
         minimum = figure.thresholds

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer in a form that runs without open_clip."""
+"""CLIP's tokenizer as a file that runs without open_clip."""
 
 from __future__ import annotations
 

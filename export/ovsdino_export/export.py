@@ -1,4 +1,4 @@
-"""A model in, a bundle out: the steps of an export, in order."""
+"""Export a model to a bundle: the steps, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ovsdino.network.checkpoint import save_model, survives_half
 from ovsdino.network.head import unit
 from ovsdino.network.model import OVSDINO
 from ovsdino_export import parity
-from ovsdino_export.dinov3seg.export import export_seg
+from ovsdino_export.dinov3seg.export import export_dinov3seg
 from ovsdino_export.engines.kernels import compile_kernels, plan_kernels
 from ovsdino_export.graphs.graph import VISION, describe, export_graph
 from ovsdino_export.graphs.local_functions import call_functions
@@ -29,10 +29,10 @@ from ovsdino_export.networks import Network, licences, load_network, preprocessi
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision import int8_gate, int8_ladder
-from ovsdino_export.precision.find_fp32_layers import climb
+from ovsdino_export.precision.find_fp32_layers import find_fp32_layers
 from ovsdino_export.request import ExportRequest, check_target, wanted_halves
 from ovsdino_export.rewrite.cpu_fusions import call_attention
-from ovsdino_export.rewrite.fold_layerscale import shorten
+from ovsdino_export.rewrite.fold_layerscale import fold_layerscale
 from ovsdino_export.text import TextHalf
 from ovsdino_export.text_graph import export_text, text_parity
 from ovsdino_runtime.bundle import bundle
@@ -54,17 +54,17 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
     """Export a model, compare every graph with it, and write the bundle.
 
     Args:
-        request: what and where to.
-        report: told of each step in a few words.
+        request: which model, which graphs and where to write.
+        report: called with a short description of each step.
 
     Returns:
-        The bundle, read back.
+        The bundle, read back from disk.
 
     Raises:
-        OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
+        OvsdinoError: weights are missing or do not fit, or a graph misses a threshold. Nothing is written.
     """
     if request.model in DINOV3SEG_PRESETS:
-        return export_seg(request, report)
+        return export_dinov3seg(request, report)
     target = check_target(request)
     labelled = int8_gate.find_sets(request.int8_data) if request.int8_data else ()
     report("loading weights")
@@ -80,7 +80,9 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         plans: dict[bundle.Precision, tuple[str, ...]] = {"fp32": ()}
         for precision in wanted_halves(request):
             report(f"trying {precision} on {photos.source}")
-            plans[precision] = climb(model, precision, pixels, expected=expected, bank=bank, report=report)
+            plans[precision] = find_fp32_layers(
+                model, precision, pixels, expected=expected, bank=bank, report=report
+            )
         fit = partial(int8_ladder.fit, pixels=pixels, expected=expected, bank=bank, report=report)
         quantize = fit if request.int8 else None
         graphs |= export_vision(model, staging, plans, report, inline=request.inline, quantize=quantize)
@@ -109,7 +111,16 @@ def export_vision(
     inline: bool = False,
     quantize: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
 ) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write the vision graphs, by precision with the layers kept in FP32; they share a file of weights."""
+    """Write one vision graph for each precision. All of them read the same file of weights.
+
+    Args:
+        model: the trained network.
+        staging: the folder of the bundle to be.
+        plans: precision to the names of layers that stay in FP32.
+        report: called with each step.
+        inline: write the fused operators as standard operators.
+        quantize: makes an INT8 graph of the FP32 one; None makes none.
+    """
     size = model.config.image_size
     models: dict[str, onnx.ModelProto] = {}
     graphs: dict[bundle.GraphName, bundle.Graph] = {}
@@ -121,7 +132,7 @@ def export_vision(
         pipeline = VisionPipeline(model, precision, fp32=kept)
         if not inline:
             if precision == "fp32":
-                pipeline = call_attention(shorten(pipeline))
+                pipeline = call_attention(fold_layerscale(pipeline))
             pipeline = call_functions(pipeline)
         models[file] = export_graph(pipeline, example, VISION, precision=precision, fp32=kept)
         graphs[name] = describe(models[file], file, precision, kept)
@@ -143,7 +154,7 @@ def export_vision(
 
 
 def features_of(model: Network, pixels: Floats) -> Floats:
-    """Return the torch model's own unit-length features: (n, 3, S, S) -> (n, D, h, w)."""
+    """Return the torch model's unit-length features: (n, 3, S, S) -> (n, D, h, w)."""
 
     def run(batch: Floats) -> Floats:
         with torch.inference_mode():
@@ -162,9 +173,10 @@ def vision_parity(
     expected: Floats,
     bank: Floats,
 ) -> dict[bundle.GraphName, bundle.Parity]:
-    """Compare the vision graphs with the model's features; halves also in arithmetic that really rounds.
+    """Compare the vision graphs with the model's features.
 
-    ONNX Runtime computes FP16 in FP32 on a CPU and BF16 not at all, so torch stands in for the engine.
+    FP16 and BF16 are also computed in torch, which rounds after each operation. On a CPU, ONNX Runtime
+    computes FP16 graphs in FP32 and cannot run BF16.
     """
     figures: dict[bundle.GraphName, bundle.Parity] = {}
     for name, graph in graphs.items():
@@ -184,7 +196,7 @@ def vision_parity(
 
 
 def write_golden(staging: Path, photos: TestPhotos, expected: Floats) -> None:
-    """Write the first photo and the torch model's features of it, which every engine must reproduce."""
+    """Write the golden pair, which every engine must reproduce: a photo and torch's features of it."""
     features = expected[0].astype(np.float16)  # (D, h, w)
     np.savez_compressed(staging / bundle.GOLDEN, image=photos.photos[0], features=features)
 
@@ -196,7 +208,7 @@ def make_manifest(
     figures: dict[bundle.GraphName, bundle.Parity],
     source: str,
 ) -> bundle.Manifest:
-    """Gather all that the runtime must know."""
+    """Build the manifest: everything that the runtime needs to know."""
     config = model.config
     made_by = {"ovsdino": __version__, "parity photos": source} | program_versions(PROGRAMS)
     return bundle.Manifest(

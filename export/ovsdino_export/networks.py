@@ -1,4 +1,4 @@
-"""The networks that go one way to a bundle: OVS-DINO, and the published models of the zoo."""
+"""Load the networks that `export_bundle` exports: OVS-DINO and the published models of the zoo."""
 
 from __future__ import annotations
 
@@ -78,20 +78,20 @@ def restate_network(network: Network) -> Network:
 
 
 def preprocessing(config: Config) -> Preprocessing:
-    """Return how photos are prepared for a model."""
+    """Return a model's preprocessing of photos."""
     short = config.image_size if isinstance(config, ModelConfig) else config.short_side
     return Preprocessing(short, max(LONG_SIDE, short), mean=config.mean, std=config.std)
 
 
 def windows(config: Config) -> WindowPolicy:
-    """Return how photos are cut for a model."""
+    """Return a model's windows."""
     stride = config.image_size // 2 if isinstance(config, ModelConfig) else config.stride
     taper = window_taper(config) if isinstance(config, ModelConfig) else None
     return WindowPolicy(config.image_size, stride, taper=taper)
 
 
 def licences(name: str) -> tuple[str, ...]:
-    """Return the terms of a bundle's parts."""
+    """Return the licences of a bundle's parts."""
     if name in catalogue.ENTRIES:
         return PROGRAM, f"weights: {catalogue.ENTRIES[name].licence}"
     return LICENCES.get(name, OTHER_LICENCES)

@@ -1,4 +1,7 @@
-"""Does the exported graph compute what the torch model computes? Measured on photos, and refused if not."""
+"""Parity: compare exported graphs with the torch model on photos, and refuse graphs that differ.
+
+All thresholds are in this file.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def compare(expected: Floats, actual: Floats, bank: Floats, thresholds: ParityTh
 
 
 def worse(one: Parity, other: Parity) -> Parity:
-    """Take the worse of each figure of two measurements."""
+    """Merge two measurements: the worse value of each figure."""
     return Parity(
         cosine_mean=min(one.cosine_mean, other.cosine_mean),
         cosine_p01=min(one.cosine_p01, other.cosine_p01),
@@ -71,7 +74,7 @@ def worse(one: Parity, other: Parity) -> Parity:
 
 
 def misses(parity: Parity) -> Iterator[str]:
-    """Yield each figure that is below its threshold, in words."""
+    """Describe each figure that is below its threshold."""
     for figure in ("cosine_mean", "cosine_p01", "label_agreement"):
         found, minimum = getattr(parity, figure), getattr(parity.thresholds, figure)
         if found < minimum:
@@ -84,7 +87,7 @@ def require(name: str, parity: Parity) -> None:
     """Refuse a graph, or a chain of graphs, that misses a threshold.
 
     Raises:
-        ParityError: it does; the message holds the figures.
+        ParityError: it misses one. The message holds the figures.
     """
     faults = list(misses(parity))
     if faults:
@@ -95,7 +98,7 @@ def require(name: str, parity: Parity) -> None:
 
 
 def in_batches(encode: Encoder, inputs: Floats) -> Floats:
-    """Encode a few at a time, so that the memory of a large model stays bounded: (n, ...) -> (n, ...)."""
+    """Encode in small batches, so that memory stays bounded: (n, ...) -> (n, ...)."""
     return np.concatenate([encode(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
 
 
@@ -113,9 +116,9 @@ def torch_encoder(pipeline: nn.Module) -> Encoder:
 def onnx_encoder(path: Path, spec: GraphSpec) -> Encoder:
     """Open a graph as the runtime does, on the CPU, as a function over arrays.
 
-    It cannot show that FP16 suffices: on a CPU, ONNX Runtime computes FP16 graphs in FP32 and drops casts
-    between nodes, so what overflows on a GPU is finite here. `torch_encoder` of the FP16 pipeline rounds
-    after each operation.
+    This cannot show that FP16 is enough: on a CPU, ONNX Runtime computes FP16 graphs in FP32 and drops casts
+    between nodes, so values that overflow on a GPU stay finite here. Use `torch_encoder` of the FP16
+    pipeline for that: it rounds after each operation.
 
     Raises:
         EngineError: ONNX Runtime is not installed, or cannot load the graph.

@@ -1,4 +1,4 @@
-"""The windows on which an exported graph is compared with the torch model."""
+"""The photos on which exported graphs are compared with the torch model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TestPhotos:
 
 
 def gather_photos(folder: Path | None, size: int) -> TestPhotos:
-    """Find photos: those of a folder, else the checkout's examples, else painted ones.
+    """Collect photos: from a folder, else from the clone's examples, else painted ones.
 
     Args:
         folder: where to look; up to eight are taken, spread evenly over the sorted names.
@@ -68,7 +68,7 @@ def middle(photo: Photo, size: int) -> Photo:
 
 
 def paint(seed: int, size: int) -> Photo:
-    """Paint coloured noise of many scales and a few plain shapes, always the same for a seed.
+    """Paint coloured noise of many scales and a few plain shapes. The result depends on the seed only.
 
     Shape: (size, size, 3) RGB.
     """

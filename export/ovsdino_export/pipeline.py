@@ -1,4 +1,4 @@
-"""The graphs exactly as they ship, each as one `forward`."""
+"""The graphs that ship: each class is one ONNX file, and its `forward` is exactly what the file computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user asks an export for."""
+"""The options of an export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovsdino_runtime.bundle import bundle
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, and where to."""
+    """What to export, and where to write it."""
 
     model: str  # a preset
     checkpoint: Path | None = None  # None takes the packaged weights
@@ -29,16 +29,16 @@ class ExportRequest:
 
 
 def wanted_halves(request: ExportRequest) -> list[bundle.Precision]:
-    """List the precisions below FP32 that are exported from torch; INT8 is made from the FP32 graph."""
+    """List the precisions below FP32 that are exported from torch (INT8 is made from the FP32 graph)."""
     wanted: dict[bundle.Precision, bool] = {"fp16": request.fp16, "bf16": request.bf16}
     return [precision for precision, asked in wanted.items() if asked]
 
 
 def check_target(request: ExportRequest) -> Path:
-    """Find where the bundle goes, and refuse a place that cannot be written before any work is done.
+    """Return the bundle's path. Refuse a path that cannot be written, before any work is done.
 
     Raises:
-        OutputError: it is taken, or no directory, or not writable.
+        OutputError: the path exists already, is not a directory, or cannot be written.
     """
     target = request.out / f"{request.model}.ovs"
     if target.exists() and not request.overwrite:

@@ -1,4 +1,4 @@
-"""A bundle as a model repository of Triton Inference Server.
+"""Write a bundle as a model repository of Triton Inference Server.
 
     photo ──► NAME_prepare ──► NAME_vision ──┐
     classes ► NAME_words ⇄ NAME_text ────────┼──► NAME_head ──► labels, scores
@@ -79,7 +79,7 @@ def write_repository(
         The folders of the models, the ensemble's last.
 
     Raises:
-        OutputError: the bundle's way has no such repository yet, or the folder cannot be written.
+        OutputError: dinov3.seg bundles have no repository yet, or the folder cannot be written.
     """
     name = bundle.manifest.name
     vision = "vision.fp16" if fp16 else "vision"

@@ -1,4 +1,4 @@
-"""The text half of a bundle: which encoder a model meets words with, its weights, tokenizer and templates."""
+"""The text half of a bundle: encoder, weights, tokenizer and templates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TextHalf:
 
 
 def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:
-    """Load the text encoder that a model's features were trained to meet.
+    """Load the text encoder that belongs to a model.
 
     Args:
         config: names the encoder.

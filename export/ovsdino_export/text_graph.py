@@ -1,4 +1,4 @@
-"""The text graph: words to embeddings, compared with torch on the words of a benchmark."""
+"""The text graph: export it, and compare it with torch on the class names of a benchmark."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BANK = "ade150"  # the words among which parity labels each position
 
 
 def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write text.onnx, its weights stored as FP16 where nothing is lost."""
+    """Write text.onnx. Weights are stored as FP16 where that loses no bit."""
     report("exporting text.onnx")
     example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
     graph = export_graph(TextPipeline(text.tower), example, TEXT)
@@ -47,7 +47,7 @@ def text_parity(
     """Encode the words of the bank in torch and in the graph.
 
     Returns:
-        What torch gives, (N, D), and how near the graph's directions are to it.
+        The embeddings of torch, (N, D), and the figures of the comparison.
     """
     ids = encode(text, [template.format(words[0]) for words in load_vocabulary(BANK).classes])
     given = parity.torch_encoder(text.tower)(ids)

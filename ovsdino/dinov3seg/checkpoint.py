@@ -84,7 +84,7 @@ def load_public(model: Dinov3Seg, weights: PublicWeights) -> None:
             load_anyup(cast(EarlyRefinement, early), weights.anyup)
 
 
-def load_seg(name: str, checkpoint: Path | None) -> Dinov3Seg:
+def load_dinov3seg(name: str, checkpoint: Path | None) -> Dinov3Seg:
     """Load a trained network by the name of its preset.
 
     Args:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, load_seg
+from ovsdino.dinov3seg.checkpoint import PublicWeights, load_dinov3seg, load_public
 from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.local_global import fuse_features, predict, resize
 from ovsdino.dinov3seg.model import Dinov3Seg
@@ -110,7 +110,7 @@ def main(
         mapped.vlm.vision = head  # type: ignore[assignment]
         ways["cosine, linear map"] = Way(mapped, linear(mapped))
     if checkpoint is not None:
-        trained = load_seg(PRESET, checkpoint)
+        trained = load_dinov3seg(PRESET, checkpoint)
         ways["cosine, its trained VLM"] = Way(trained, cosine_of_halves(trained))
         ways[PRESET] = Way(trained, lambda photo, text: predict(trained, photo, text))
     for name in names or SETS:

@@ -23,7 +23,7 @@ from ovsdino.training.data.plan import plan_epochs
 from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import rate_factor, set_rate
 from ovsdino.training.recipe import RECIPES
-from ovsdino.training.systems.dinov3seg import Dinov3segInputs, open_seg_inputs
+from ovsdino.training.systems.dinov3seg import Dinov3segInputs, open_dinov3seg_inputs
 from ovsdino.training.systems.ovsdino import Job
 from ovsdino.training.systems.ovsdino_losses import words_cross_entropy
 
@@ -67,7 +67,7 @@ def main(photos: Path, masks: Path, init: Path, out: Path) -> None:
     """Train the map."""
     recipe = RECIPES["dinov3seg-tiny"]
     job = Job(recipe, photos, masks, out.parent, init=init)
-    system = open_seg_inputs(job, ALONE)
+    system = open_dinov3seg_inputs(job, ALONE)
     model = system.make_model()
     head = LinearHead(model.vlm.vision, system.config.vlm.text_width)  # type: ignore[arg-type]
     group = {"params": list(head.map.parameters()), "peak": recipe.new_rate}

@@ -13,7 +13,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg import checkpoint
-from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, load_seg, read_model
+from ovsdino.dinov3seg.checkpoint import PublicWeights, load_dinov3seg, load_public, read_model
 from ovsdino.dinov3seg.dinotxt_text import DinoTxtText
 from ovsdino.dinov3seg.dinotxt_vision import DinoTxtVision
 from ovsdino.dinov3seg.model import Dinov3Seg
@@ -338,13 +338,13 @@ def test_a_trained_network_is_loaded_by_its_preset_s_name(tmp_path: Path) -> Non
     model = Dinov3Seg(TINY)
     path = tmp_path / "tiny.safetensors"
     save_model(model, path)
-    found = load_seg("dinov3seg-tiny", path)
+    found = load_dinov3seg("dinov3seg-tiny", path)
     assert found.config == TINY
     assert not found.training
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in model.state_dict().items())
     with pytest.raises(CheckpointError, match="unknown model 'dinov3seg'; known: dinov3seg-vitl16, "):
-        load_seg("dinov3seg", path)
+        load_dinov3seg("dinov3seg", path)
     with pytest.raises(CheckpointError, match="dinov3seg-vitl16 has no public weights: give a checkpoint"):
-        load_seg("dinov3seg-vitl16", None)
+        load_dinov3seg("dinov3seg-vitl16", None)
     with pytest.raises(CheckpointError, match="is not a checkpoint of dinov3seg-tiny-no-early"):
-        load_seg("dinov3seg-tiny-no-early", path)
+        load_dinov3seg("dinov3seg-tiny-no-early", path)

@@ -14,14 +14,20 @@ from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
 
 from ovsdino.dinov3seg import local_global
-from ovsdino.dinov3seg.checkpoint import load_seg
+from ovsdino.dinov3seg.checkpoint import load_dinov3seg
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.network.checkpoint import save_model
 from ovsdino_export.cli import export
-from ovsdino_export.dinov3seg.export import Labelled, export_chain, export_seg
-from ovsdino_export.dinov3seg.parity import CHAIN_THRESHOLDS, GraphSeg, chain_logits, compare_logits, onnx_run
+from ovsdino_export.dinov3seg.export import Labelled, export_chain, export_dinov3seg
+from ovsdino_export.dinov3seg.parity import (
+    CHAIN_THRESHOLDS,
+    GraphDinov3seg,
+    chain_logits,
+    compare_logits,
+    onnx_run,
+)
 from ovsdino_export.engines import build as engine_build
 from ovsdino_export.engines.build import choose_target
 from ovsdino_export.parity import ParityError, misses
@@ -103,11 +109,11 @@ def test_parity_of_the_chain_is_recorded(made: Bundle) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_the_files_label_as_the_network(made: Bundle, weights: Path, classes: int) -> None:
-    network = load_seg("micro", weights / "micro.safetensors")
+    network = load_dinov3seg("micro", weights / "micro.safetensors")
     view = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(classes))
     text = network.vlm.text(tokenize([f"thing {number}" for number in range(classes)], MICRO.vlm))
     graphs = {name: graph for name, graph in made.manifest.graphs.items() if name != "text"}
-    chain = GraphSeg(MICRO, list(graphs), onnx_run(made.path, graphs))
+    chain = GraphDinov3seg(MICRO, list(graphs), onnx_run(made.path, graphs))
     expected = local_global.predict(network, view, text)
     torch.testing.assert_close(local_global.predict(chain, view, text), expected, rtol=1e-3, atol=2e-5)
 
@@ -115,7 +121,7 @@ def test_the_files_label_as_the_network(made: Bundle, weights: Path, classes: in
 @torch.inference_mode()
 def test_the_runtime_labels_photos_as_the_network(made: Bundle, weights: Path) -> None:
     """From words and a photo; of 20 classes 8 are refined; permuted names permute the labels."""
-    network = load_seg("micro", weights / "micro.safetensors")
+    network = load_dinov3seg("micro", weights / "micro.safetensors")
     names = [f"thing {number}" for number in range(20)]
     photo = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
     pixels = torch.from_numpy(normalise(photo, made.manifest.preprocessing)).permute(2, 0, 1)[None]
@@ -129,7 +135,7 @@ def test_the_runtime_labels_photos_as_the_network(made: Bundle, weights: Path) -
 
 
 def test_text_and_tokenizer_are_the_networks(made: Bundle, weights: Path) -> None:
-    network = load_seg("micro", weights / "micro.safetensors")
+    network = load_dinov3seg("micro", weights / "micro.safetensors")
     words = ["a cat", "the evening sky"]
     tokenizer = Tokenizer.from_file(str(made.path / "tokenizer.json"))
     ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(words)])
@@ -145,7 +151,7 @@ def test_the_golden_pairs_are_the_networks(made: Bundle, weights: Path) -> None:
         view, text, logits = golden["view"], golden["text"], golden["logits"]
     assert (view.shape, text.shape, logits.shape) == ((96, 96, 3), (16, 128), (16, 24, 24))
     pixels = normalise(view, made.manifest.preprocessing).transpose(2, 0, 1)[None]
-    network = load_seg("micro", weights / "micro.safetensors")
+    network = load_dinov3seg("micro", weights / "micro.safetensors")
     with torch.inference_mode():
         expected = local_global.view_logits(network, torch.from_numpy(pixels.copy()), torch.from_numpy(text))
     np.testing.assert_allclose(logits, expected[0].numpy(), rtol=2e-3, atol=2e-3)  # stored as FP16
@@ -209,7 +215,7 @@ def test_ablations_become_bundles(
     request = ExportRequest(
         variant, tmp_path / "weights.safetensors", out=tmp_path, photos=weights / "photos"
     )
-    bundle = export_seg(request, lambda _: None)
+    bundle = export_dinov3seg(request, lambda _: None)
     assert not list(misses(bundle.manifest.parity["chain"]))
 
 

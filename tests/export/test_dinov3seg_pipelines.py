@@ -16,7 +16,7 @@ from ovsdino.dinov3seg.checkpoint import read_model
 from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.network.checkpoint import save_model
-from ovsdino_export.dinov3seg.parity import GraphSeg, torch_run
+from ovsdino_export.dinov3seg.parity import GraphDinov3seg, torch_run
 from ovsdino_export.dinov3seg.pipelines import make_stages, spec
 from ovsdino_export.dinov3seg.rewrite import RowwiseGroupNorm
 from ovsdino_export.graphs.graph import export_graph
@@ -51,7 +51,7 @@ def test_the_chain_gives_the_networks_probabilities(variant: str, classes: int, 
     config = VARIANTS[variant]
     network = make_network(config)
     stages = make_stages(network)
-    chain = GraphSeg(config, list(stages), torch_run(stages, "fp32"))
+    chain = GraphDinov3seg(config, list(stages), torch_run(stages, "fp32"))
     words = text(classes, config.vlm.text_width)
     expected = local_global.predict(network, view, words)
     torch.testing.assert_close(local_global.predict(chain, view, words), expected, **CLOSE)

@@ -13,7 +13,7 @@ from ovsdino_export.graphs.graph import VISION, describe, export_graph
 from ovsdino_export.graphs.lint import LintError, check, element_types, is_kept
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision import find_fp32_layers as ladder
-from ovsdino_export.precision.find_fp32_layers import climb, smallest, units
+from ovsdino_export.precision.find_fp32_layers import find_fp32_layers, smallest, units
 from ovsdino_export.rewrite.explicit_attention import ExplicitAttention
 from ovsdino_export.rewrite.half_precision import ATTENTION, Float32Part
 
@@ -55,7 +55,7 @@ def climbed(tiny, pixels, reference, monkeypatch, enough):
     monkeypatch.setattr(parity, "in_batches", lambda *_: None)
     monkeypatch.setattr(parity, "compare", lambda *_: kept[-1])
     monkeypatch.setattr(parity, "misses", lambda figure: [] if enough(figure) else ["cosine"])
-    return climb(tiny, "fp16", pixels.numpy(), **reference, report=reports.append), reports
+    return find_fp32_layers(tiny, "fp16", pixels.numpy(), **reference, report=reports.append), reports
 
 
 def test_the_cheapest_rung_that_passes_is_taken(tiny, pixels, reference, monkeypatch):
@@ -81,7 +81,9 @@ def test_a_layer_that_overflows_is_found(tiny, pixels, reference):
         expected = unit(model(pixels)).numpy()
     reports = []
     bank = reference["bank"]
-    kept = climb(model, "fp16", pixels.numpy(), expected=expected, bank=bank, report=reports.append)
+    kept = find_fp32_layers(
+        model, "fp16", pixels.numpy(), expected=expected, bank=bank, report=reports.append
+    )
     assert kept == ("backbone.vit.blocks.2",)
     assert reports[0] == "fp16 misses its thresholds; trying the attention in FP32"
 
@@ -124,5 +126,5 @@ def test_the_thresholds_are_those_of_the_precision(tiny, pixels, reference, monk
     impossible = replace(parity.THRESHOLDS["vision.bf16"], cosine_mean=1.1)
     monkeypatch.setitem(parity.THRESHOLDS, "vision.bf16", impossible)
     monkeypatch.setattr(ladder, "units", lambda _: ["projector"])
-    assert climb(tiny, "fp16", pixels.numpy(), **reference) == ()
-    assert climb(tiny, "bf16", pixels.numpy(), **reference) == ("projector",)
+    assert find_fp32_layers(tiny, "fp16", pixels.numpy(), **reference) == ()
+    assert find_fp32_layers(tiny, "bf16", pixels.numpy(), **reference) == ("projector",)

@@ -9,7 +9,7 @@ from timm.layers.layer_scale import LayerScale
 from torch import nn
 
 from ovsdino_export.export import export_vision
-from ovsdino_export.rewrite.fold_layerscale import FusableGelu, shorten
+from ovsdino_export.rewrite.fold_layerscale import FusableGelu, fold_layerscale
 from ovsdino_export.rewrite.rewrite import restate
 
 
@@ -30,13 +30,13 @@ def test_folded_scales_leave_the_numbers_as_they_are(scaled):
     pixels = torch.randn(2, 3, 160, 160)
     with torch.no_grad():
         expected = before(pixels)
-        actual = shorten(restate(scaled))(pixels)
+        actual = fold_layerscale(restate(scaled))(pixels)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     assert sum(isinstance(part, LayerScale) for part in before.modules()) == 12
 
 
 def test_no_scale_and_no_other_gelu_is_left(scaled):
-    parts = list(shorten(restate(scaled)).modules())
+    parts = list(fold_layerscale(restate(scaled)).modules())
     assert not any(isinstance(part, LayerScale | nn.GELU) for part in parts)
     assert sum(isinstance(part, FusableGelu) for part in parts) == 6
 

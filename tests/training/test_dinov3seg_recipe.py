@@ -21,7 +21,7 @@ from ovsdino.training.recipe import (
     with_epochs,
     with_steps,
 )
-from ovsdino.training.systems.dinov3seg import TokenBank, open_seg_inputs
+from ovsdino.training.systems.dinov3seg import TokenBank, open_dinov3seg_inputs
 from ovsdino.training.variants import DINOV3SEG_VARIANTS, apply_variant
 from tests.training.dinov3seg_run import SMALL_SEG, dinov3seg_job, dinov3seg_recipe, save_start
 from tests.training.tiny_run import NOUNS, make_data
@@ -129,14 +129,16 @@ def test_missing_weights_are_named(tmp_path, changes, message):
     make_data(tmp_path)
     paths = {name: path and tmp_path / path for name, path in changes.items()}
     with pytest.raises(CheckpointError, match=message):
-        open_seg_inputs(dinov3seg_job(tmp_path, tmp_path / "out", **paths), Team(0, 1, torch.device("cpu")))
+        open_dinov3seg_inputs(
+            dinov3seg_job(tmp_path, tmp_path / "out", **paths), Team(0, 1, torch.device("cpu"))
+        )
 
 
 def test_the_full_size_names_all_it_needs(tmp_path):
     make_data(tmp_path)
     job = dinov3seg_job(tmp_path, tmp_path / "out", DINOV3SEG_RECIPE, init=None)
     with pytest.raises(CheckpointError) as error:
-        open_seg_inputs(job, Team(0, 1, torch.device("cpu")))
+        open_dinov3seg_inputs(job, Team(0, 1, torch.device("cpu")))
     assert all(f"--{name} FILE" in str(error.value) for name in ("init", "text", "sam"))
     assert VITL16.prior is not None
     assert VITL16.prior.frozen
@@ -154,7 +156,7 @@ def test_a_batch_has_all_words_and_decodes_those_in_its_squares_first(tmp_path):
     make_data(tmp_path)
     save_start(tmp_path)
     recipe = dinov3seg_recipe()
-    inputs = open_seg_inputs(
+    inputs = open_dinov3seg_inputs(
         dinov3seg_job(tmp_path, tmp_path / "out", recipe), Team(0, 1, torch.device("cpu"))
     )
     data = recipe.data_of(recipe.phases[0])

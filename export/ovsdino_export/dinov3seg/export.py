@@ -1,4 +1,4 @@
-"""A dinov3.seg network in, a bundle out: the steps of its export, in order."""
+"""Export dinov3.seg to a bundle: the steps, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from ovsdino import __version__
-from ovsdino.dinov3seg.checkpoint import load_seg
+from ovsdino.dinov3seg.checkpoint import load_dinov3seg
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
@@ -27,7 +27,7 @@ from ovsdino_export import parity
 from ovsdino_export.clip import clip_tokenizer
 from ovsdino_export.dinov3seg.parity import (
     CHAIN_THRESHOLDS,
-    GraphSeg,
+    GraphDinov3seg,
     chain_logits,
     compare_logits,
     onnx_run,
@@ -58,7 +58,7 @@ PROGRAMS = ("torch", "timm", "segment-anything", "onnx", "onnxscript", "onnxrunt
 
 @dataclass(frozen=True)
 class Labelled:
-    """Photos as the network sees them, words, and what the network says."""
+    """Preprocessed photos, words, and the network's logits of them."""
 
     source: str
     views: Floats  # (n, 3, V, V)
@@ -66,17 +66,17 @@ class Labelled:
     logits: Floats  # (n, N, 4g, 4g)
 
 
-def export_seg(request: ExportRequest, report: Report) -> bundle.Bundle:
+def export_dinov3seg(request: ExportRequest, report: Report) -> bundle.Bundle:
     """Export dinov3.seg, compare the chain of its graphs with it, and write the bundle.
 
     Raises:
-        OvsdinoError: something is missing, does not fit or misses a threshold; nothing is written then.
+        OvsdinoError: weights are missing or do not fit, or a graph misses a threshold. Nothing is written.
     """
     config = DINOV3SEG_PRESETS[request.model]
     refuse(request, config)
     target = check_target(request)
     report("loading weights")
-    model = load_seg(request.model, request.checkpoint)
+    model = load_dinov3seg(request.model, request.checkpoint)
     photos = gather_photos(request.photos, config.inference.view)
     with tempfile.TemporaryDirectory(prefix="ovsdino-export-") as folder:
         staging = Path(folder)
@@ -123,7 +123,7 @@ def export_chain(
 
 
 def refuse(request: ExportRequest, config: Dinov3segConfig) -> None:
-    """Refuse what dinov3.seg has no graphs for, before any work is done.
+    """Refuse options that dinov3.seg bundles do not support, before any work is done.
 
     Raises:
         OvsdinoError: an option or a choice of the network; the message names it.
@@ -172,7 +172,7 @@ def try_half(
     kept: tuple[str, ...]
     for kept in ((), (ATTENTION,)):
         report(f"trying fp16{' with attention in FP32' if kept else ''} on {photos.source}")
-        chain = GraphSeg(model.config, list(stages), torch_run(stages, "fp16", kept))
+        chain = GraphDinov3seg(model.config, list(stages), torch_run(stages, "fp16", kept))
         actual = chain_logits(chain, photos.views, photos.text)
         figure = compare_logits(photos.logits, actual, CHAIN_THRESHOLDS["fp16"])
         if not list(parity.misses(figure)):
@@ -223,7 +223,7 @@ def chain_parity(
         for name, graph in graphs.items()
         if name != "text" and graph.precision == precision
     }
-    chain = GraphSeg(model.config, list(own), onnx_run(staging, own))
+    chain = GraphDinov3seg(model.config, list(own), onnx_run(staging, own))
     actual = chain_logits(chain, photos.views, photos.text)
     return compare_logits(photos.logits, actual, CHAIN_THRESHOLDS[precision])
 
@@ -264,7 +264,7 @@ def make_manifest(
     figures: Mapping[str, bundle.Parity],
     source: str,
 ) -> bundle.Manifest:
-    """Gather all that the runtime must know."""
+    """Build the manifest: everything that the runtime needs to know."""
     how = config.inference
     return bundle.Manifest(
         schema_version=bundle.SCHEMA_VERSION,

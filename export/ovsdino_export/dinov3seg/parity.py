@@ -1,4 +1,4 @@
-"""Does a chain of graphs label photos as the network does? The same steps, run once by each."""
+"""Parity of dinov3.seg: run the same steps with the network and with the chain of graphs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DECODED_AT_ONCE = 32  # classes
 LARGE = 256 << 20  # [bytes] a graph with more weights is closed after each run
 
 
-class GraphSeg:
+class GraphDinov3seg:
     """Stands for the network in `view_logits`: each part is computed by its graph.
 
     Args:
@@ -78,7 +78,7 @@ class GraphSeg:
         return put_classes(torch.cat(logits)[None], chosen, len(text), self.config.absent_logit)
 
 
-def chain_logits(model: Dinov3Seg | GraphSeg, views: Floats, text: Floats) -> Floats:
+def chain_logits(model: Dinov3Seg | GraphDinov3seg, views: Floats, text: Floats) -> Floats:
     """Segment photos one by one: views (n, 3, V, V), text (N, W) -> (n, N, 4g, 4g)."""
     with torch.inference_mode():
         logits = [

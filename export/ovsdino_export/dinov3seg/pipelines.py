@@ -1,4 +1,4 @@
-"""The graphs of dinov3.seg exactly as they ship, each as one `forward`; inputs and outputs are FP32."""
+"""The graphs of dinov3.seg that ship: each class is one ONNX file. Inputs and outputs are FP32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CORRELATION = "correlation"  # stays in FP32: cosines rank the classes
 
 @dataclass(frozen=True)
 class Stage:
-    """One graph: how its pipeline is made, what it is called by, an input of its sizes."""
+    """One graph: how to make its pipeline, its names, and an example input."""
 
     build: Callable[[Precision, Collection[str]], nn.Module]  # with layers that stay in FP32
     spec: GraphSpec
@@ -172,7 +172,7 @@ class LateStage(nn.Module):
         self.correlation = Correlation(model.config)
 
     def forward(self, features: Tensor, text: Tensor, image: Tensor | None = None) -> Tensor:
-        """Let patches and text meet."""
+        """Correlate patches and text."""
         costs, halves = self.correlation(features, text)  # (1, N, P, g, g), (N, P, D)
         known = torch.ones_like(text[:, 0], dtype=torch.bool)[None]  # (1, N)
         image = None if image is None else image.to(self.dtype)

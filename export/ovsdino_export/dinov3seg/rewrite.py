@@ -1,4 +1,4 @@
-"""Restate the parts of dinov3.seg that engines read badly, for one size of view, with the same numbers."""
+"""Replace parts of dinov3.seg that engines cannot read, for one view size, with the same numbers."""
 
 from __future__ import annotations
 

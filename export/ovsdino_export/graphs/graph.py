@@ -1,4 +1,4 @@
-"""From a pipeline to an ONNX graph that is clean: checked, without traces of the machine that made it."""
+"""Export a pipeline to an ONNX graph: checked, and without paths of the machine that made it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SDPA = "scaled_dot_product_attention"
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What a graph is called by: its inputs with the names of the axes that vary, and its outputs."""
+    """Names of a graph's inputs, of their dynamic axes, and of its outputs."""
 
     inputs: Mapping[str, Mapping[int, str]]
     outputs: tuple[str, ...]
@@ -59,9 +59,8 @@ def export_graph(
 
     Args:
         pipeline: takes the inputs of ``spec`` in their order and returns its outputs.
-        example: the input or inputs; every axis that varies must be at least 2 long, for torch takes 1 for a
-            constant.
-        spec: names and the axes that vary.
+        example: the input or inputs. Each dynamic axis must be at least 2 long: torch takes 1 for a constant.
+        spec: names and dynamic axes.
         precision: what the pipeline computes its products in.
         fp32: layers of it that stay in FP32, as in `ovsdino_export.rewrite.half_precision.to_half`.
 
@@ -69,7 +68,7 @@ def export_graph(
         The graph with its weights inside.
 
     Raises:
-        LintError: the graph holds what engines get wrong.
+        LintError: the graph holds an operator that engines get wrong.
         OvsdinoError: an attention was left to the exporter.
     """
     dims = {name: torch.export.Dim(name) for name in sorted(spec.dynamic)}
@@ -98,7 +97,7 @@ def export_graph(
 
 
 def refuse_fused_attention(program: torch.export.ExportedProgram) -> None:
-    """Refuse an attention that `ovsdino_export.rewrite.rewrite` did not write out.
+    """Refuse a fused attention that `ovsdino_export.rewrite.rewrite` did not write out.
 
     Raises:
         OvsdinoError: there is one; the message names its module.
@@ -112,7 +111,7 @@ def refuse_fused_attention(program: torch.export.ExportedProgram) -> None:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Remove what only the exporting machine needs: stack traces with their paths, and exporter metadata."""
+    """Remove stack traces with their paths, and the exporter's metadata."""
     graph = model.graph
     for item in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         item.doc_string = ""
@@ -126,7 +125,7 @@ def strip(model: onnx.ModelProto) -> None:
 def describe(
     model: onnx.ModelProto, file: str, precision: bundle.Precision, fp32: Collection[str] = ()
 ) -> bundle.Graph:
-    """Write down a graph's inputs and outputs for the manifest."""
+    """Describe a graph's inputs and outputs for the manifest."""
     return bundle.Graph(
         file=file,
         precision=precision,

@@ -1,6 +1,6 @@
-"""What a graph must not hold, so that every engine reads it alike.
+"""Lint: operators that a graph must not hold, because engines compute them differently.
 
-Each rule stands for a fault that others met: control flow and Range (TensorRT 10.3's parser), GridSample
+Each rule stands for a reported fault: control flow and Range (TensorRT 10.3's parser), GridSample
 (wrong from 10.13 on), dynamic sides (wrong in 10.3), float64 (not in TensorRT), norms in FP16 (overflow).
 """
 
@@ -29,12 +29,12 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter says which module a 
 
 
 class LintError(OvsdinoError):
-    """A graph holds something that engines are known to get wrong."""
+    """A graph holds an operator that engines are known to get wrong."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing wrong with a graph: the node, the module that it came from ("" if unknown), and why."""
+    """One fault of a graph: the node, the module that it came from ("" if unknown), and why."""
 
     node: str
     module: str
@@ -53,11 +53,11 @@ def check(
     Args:
         model: with shapes and types of its values, as the exporter writes them.
         precision: what its products must compute in.
-        dynamic: names that a dimension may have; every other one must be a number.
+        dynamic: names that a dimension may have. Every other dimension must be a number.
         fp32: layers whose products must compute in FP32 all the same; "attention" for those in attentions.
 
     Raises:
-        LintError: it breaks one; the message names nodes and modules.
+        LintError: it breaks a rule. The message names nodes and modules.
     """
     findings = list(lint(model, precision=precision, dynamic=dynamic, fp32=fp32))
     if findings:
@@ -69,7 +69,7 @@ def check(
 def lint(
     model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str], fp32: Collection[str] = ()
 ) -> Iterator[Finding]:
-    """Yield all that is wrong with a graph; the arguments are those of `check`."""
+    """Yield all faults of a graph. The arguments are those of `check`."""
     types = element_types(model)
     allowed = set(dynamic)
     functions = {(function.domain, function.name) for function in model.functions}
@@ -94,7 +94,7 @@ def lint(
 def _lint_call(
     call: onnx.NodeProto, model: onnx.ModelProto, types: dict[str, int], precision: Precision
 ) -> Iterator[Finding]:
-    """Yield what is wrong with a function's body for the types that one call gives it."""
+    """Yield the faults of a function's body, for the types of one call."""
     inputs = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in call.input]
     graph = onnx.helper.make_graph(
         [call], "call", inputs, [onnx.ValueInfoProto(name=name) for name in call.output]
@@ -125,7 +125,7 @@ def module_of(node: onnx.NodeProto) -> str:
 
 
 def is_kept(module: str, fp32: Collection[str]) -> bool:
-    """Tell whether a module belongs to the layers that stay in FP32, itself or as a part of one."""
+    """Tell whether a module, or a module that contains it, stays in FP32."""
     own = module.rpartition(".")[2] in ("attn", "attention")
     return ("attention" in fp32 and own) or any(f".{name}." in f".{module}." for name in fp32)
 

@@ -1,6 +1,6 @@
-"""The fused operators in a graph: calls of local functions, whose bodies are standard operators.
+"""The fused operators in a graph: calls of local functions whose bodies are standard operators.
 
-ONNX Runtime and TensorRT for RTX put the bodies in place of the calls. TensorRT from 10.9 on takes a plugin
+ONNX Runtime and TensorRT for RTX inline the bodies. TensorRT from 10.9 on takes a plugin
 of the same name where one is registered (`ovsdino_export.engines.plugin`), and so runs the kernel instead.
 """
 

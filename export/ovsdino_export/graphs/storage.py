@@ -25,10 +25,10 @@ SAFETENSORS_TYPES = {"F16": np.float16, "F32": np.float32}
 
 
 def store_as_half(model: onnx.ModelProto) -> int:
-    """Store weights as FP16 and cast them back, wherever that gives every one of their bits back.
+    """Store weights as FP16 with a Cast behind them, where that loses no bit.
 
-    Engines fold the cast when they load the graph. Weights that were saved as FP16, as nano's are, all
-    qualify; of others hardly any.
+    Engines fold the cast when they load the graph. All weights of a checkpoint in FP16, such as nano's,
+    qualify; hardly any of others do.
 
     Args:
         model: changed in place.

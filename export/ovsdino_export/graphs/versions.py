@@ -1,4 +1,4 @@
-"""Which programs made a bundle, with their versions."""
+"""The versions of the programs that made a bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module, metadata
 def program_versions(packages: Iterable[str]) -> dict[str, str]:
     """Look up the versions of packages that are installed.
 
-    ONNX Runtime says its own: it is installed under one of several names, such as onnxruntime-gpu.
+    ONNX Runtime reports its own version: it is installed under one of several names, such as onnxruntime-gpu.
 
     Raises:
         PackageNotFoundError: one is not installed.

@@ -1,7 +1,7 @@
-"""What must stay in FP32 so that a graph in FP16 or BF16 passes: nothing, the attention, or a few layers.
+"""Find the layers that must stay in FP32 so that a graph in FP16 or BF16 passes.
 
-Three rungs, the cheapest first; the last is found by bisection on the photos. FP32 attention is safe and a
-third slower (TensorRT-Model-Connect 780); nothing in FP32 is fast and, on some weights, wrong.
+Three plans are tried, the fastest first: no layer, the attention, or a few layers found by bisection on
+photos. Attention in FP32 is safe but a third slower (TensorRT-Model-Connect 780).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Report = Callable[[str], None]
 WHOLE = (Block, DepthwiseBlock, nn.Linear, nn.Conv2d)  # units that are kept in FP32 as a whole
 
 
-def climb(
+def find_fp32_layers(
     model: Network,
     precision: Precision,
     pixels: Floats,
@@ -36,7 +36,7 @@ def climb(
     bank: Floats,
     report: Report = lambda _: None,
 ) -> tuple[str, ...]:
-    """Find what must stay in FP32; measured in torch, whose arithmetic really rounds.
+    """Find the layers that must stay in FP32, measured in torch, which rounds after each operation.
 
     Args:
         model: the trained network.
@@ -44,10 +44,10 @@ def climb(
         pixels: windows of the photos, (n, 3, S, S).
         expected: the model's own features of them, (n, D, h, w).
         bank: embeddings of the words among which positions are labelled, (N, D).
-        report: told which rung was needed, if not the first.
+        report: told which plan was needed, if not the first.
 
     Returns:
-        Nothing, `ATTENTION`, or the names of layers. All layers, if even that is not enough.
+        No name, `ATTENTION`, or the names of layers. All layers if even that is not enough.
     """
     name: GraphName = "vision.bf16" if precision == "bf16" else "vision.fp16"
 
@@ -74,7 +74,7 @@ def climb(
 
 
 def units(model: nn.Module) -> list[str]:
-    """Name the layers that can be kept in FP32, in the model's order: blocks, and what is outside them."""
+    """List the layers that can stay in FP32, in the model's order: blocks, and modules outside of blocks."""
     found: list[str] = []
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{unit}.") for unit in found)

@@ -1,4 +1,4 @@
-"""Does INT8 cost quality? mIoU of a bundle on labelled photos at FP32 and at INT8, and a refusal."""
+"""Refuse INT8 that costs quality: compare the mIoU of a bundle at FP32 and at INT8."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def find_sets(folder: Path) -> tuple[LabelledPhotos, ...]:
 def gate(
     manifest: Manifest, staging: Path, sets: tuple[LabelledPhotos, ...], report: Report
 ) -> tuple[float, float]:
-    """Write a bundle to a place of its own, measure its mIoU at FP32 and at INT8, and refuse a drop.
+    """Write a temporary bundle, measure its mIoU at FP32 and at INT8, and refuse a drop.
 
     Args:
         manifest, staging: as for `write_bundle`.

@@ -1,4 +1,4 @@
-"""Which products of an INT8 graph take two passes: as few as the labels need, the noisiest first."""
+"""Choose the products of an INT8 graph that need two passes: as few as possible, the noisiest first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fit(
     bank: Floats,
     report: Report = lambda _: None,
 ) -> onnx.ModelProto:
-    """Quantize a vision graph with as few products in two passes as the label agreement needs.
+    """Quantize a vision graph, with as few two-pass products as the label agreement allows.
 
     Args:
         model: FP32, with its weights inside; it is left as it was.
@@ -39,7 +39,7 @@ def fit(
         report: told what was needed.
 
     Returns:
-        The graph. All products take two passes, if even that is not enough.
+        The graph. All products take two passes if fewer are not enough.
     """
     order = noisiest(model, pixels[:1])
 
@@ -54,7 +54,7 @@ def fit(
 
 
 def fewest(max_count: int, attempt: Callable[[int], onnx.ModelProto | None]) -> onnx.ModelProto | None:
-    """Bisect for the least number that passes, as if more always were better; None: the most do not pass.
+    """Find the smallest number that passes by bisection; None if the largest does not pass.
 
     Args:
         most: the largest number.

@@ -1,8 +1,8 @@
-"""INT8 for ONNX Runtime on a CPU: the products of attention and MLPs, their inputs scaled as they come.
+"""INT8 for ONNX Runtime on a CPU: dynamic quantization of the products of attention and MLPs.
 
-A product is computed in one pass or in two: the second takes what the first one's rounding left of the
-inputs, itself rounded to 8 bits, so that inputs count with about 16. Two passes still are faster than FP32,
-because INT8 products run at several times its rate. Convolutions and all else stay in FP32.
+A product takes one pass or two. The second pass computes with the rounding error of the first, itself in 8
+bits, so that the inputs have about 16 bits. Two passes are still faster than FP32, because INT8 products run
+at several times its rate. Convolutions and everything else stay in FP32.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class FusableGelu(nn.Module):
         return x * (torch.erf(x / ROOT) + 1) * 0.5
 
 
-def shorten(model: Model) -> Model:
+def fold_layerscale(model: Model) -> Model:
     """Fold each LayerScale into the linear layer before it, and write out GELU, in place.
 
     Args:

@@ -1,6 +1,6 @@
-"""Write FP16 into a model, where FP16 is enough.
+"""Convert a model to FP16 or BF16, except for layers that need FP32.
 
-Types are fixed here, in the module, so that the graph carries them: TensorRT 11 has no FP16 flag any more,
+The conversion happens in torch, so that the graph carries the types. TensorRT 11 has no FP16 flag any more,
 and converters of finished graphs leave invalid casts behind (onnxconverter-common 207, 208, 320).
 """
 
@@ -24,7 +24,7 @@ ATTENTION = "attention"  # stands for the products inside every attention
 
 
 class Float32Part(nn.Module):
-    """A layer computed in FP32 in a model of less; it returns the type that it got.
+    """Compute a layer in FP32 inside a model of lower precision. The output has the type of the input.
 
     Shape: as the layer.
     """
@@ -39,7 +39,7 @@ class Float32Part(nn.Module):
 
 
 class Float32Norm(nn.Module):
-    """A normalisation computed in FP32, whatever comes in; it returns the type that it got.
+    """Compute a normalisation in FP32. The output has the type of the input.
 
     Shape: any -> the same.
     """
@@ -54,14 +54,14 @@ class Float32Norm(nn.Module):
 
 
 def to_half(model: Model, dtype: torch.dtype = torch.float16, *, fp32: Collection[str] = ()) -> Model:
-    """Copy a restated model in FP16 or BF16: products and convolutions so, LayerNorm and GroupNorm in FP32.
+    """Copy a restated model in FP16 or BF16. LayerNorm and GroupNorm stay in FP32.
 
     The softmax of `ovsdino_export.rewrite.rewrite.ExplicitAttention` stays in FP32 by itself.
 
     Args:
-        model: it is left as it was.
+        model: it is not changed.
         dtype: of the copy.
-        fp32: names of layers that stay in FP32 as a whole; `ATTENTION` for the products in every attention.
+        fp32: names of layers that stay in FP32; `ATTENTION` means the products in every attention.
 
     Raises:
         OvsdinoError: a weight is beyond FP16's range.

@@ -1,4 +1,4 @@
-"""Restate the parts of a model that engines read badly, without changing its numbers."""
+"""Replace modules that engines compute wrongly or cannot read by equal ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class FixedBackbone(Backbone):
-    """The backbone with its position embedding resized once, for the grid of its own config.
+    """The backbone with a constant position embedding, resized for the grid of its config.
 
     A bicubic resize in the graph differs between engines, and with antialias does not export at all.
 
@@ -52,7 +52,7 @@ def restate(model: Model) -> Model:
     """Copy a model with its attentions written out and its position embedding fixed to its own grid.
 
     Args:
-        model: any module; it is left as it was.
+        model: any module; it is not changed.
 
     Returns:
         A copy in eval mode, equal to about 1e-6.
@@ -75,7 +75,7 @@ def restate(model: Model) -> Model:
 
 
 def adopt(fixed: nn.Module, original: nn.Module) -> None:
-    """Take over the parts and the plain attributes of the module that ``fixed`` stands for."""
+    """Copy the submodules and plain attributes of the module that ``fixed`` replaces."""
     nn.Module.__init__(fixed)
     fixed.__dict__.update(original.__dict__)
     for kind in ("_parameters", "_buffers", "_modules"):

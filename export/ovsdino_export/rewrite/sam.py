@@ -1,4 +1,4 @@
-"""Restate SAM's image encoder for one size of picture, without changing its numbers."""
+"""Restate SAM's image encoder for one image size, with the same numbers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FixedPrior(SemanticPrior):
 
 
 class FixedAttention(nn.Module):
-    """SAM's attention on squares of one size, written out, its tables of relative positions laid out once.
+    """SAM's attention on squares of one size, written out, with constant relative positions.
 
     Source: segment-anything, ``image_encoder.py``, ``Attention``.
 

@@ -1,4 +1,4 @@
-"""Restate timm's transformers for one size of picture, without changing their numbers."""
+"""Restate timm's transformers for one image size, with the same numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovsdino_export.rewrite.explicit_attention import ExplicitAttention
 
 
 class RotaryAttention(ExplicitAttention):
-    """timm's EVA attention, which may turn queries and keys by their places (RoPE), written out.
+    """timm's EVA attention with optional RoPE, written out.
 
     Args:
         qkv, output, heads: as its parent.

@@ -16,6 +16,8 @@ def open_system(job: Job, team: Team) -> System:
     """
     if isinstance(job.recipe.model, ModelConfig):
         return open_inputs(job, team)
-    from ovsdino.training.systems.dinov3seg import open_seg_inputs  # needs more libraries than OVS-DINO does
+    from ovsdino.training.systems.dinov3seg import (
+        open_dinov3seg_inputs,  # needs more libraries than OVS-DINO does
+    )
 
-    return open_seg_inputs(job, team)
+    return open_dinov3seg_inputs(job, team)

@@ -114,7 +114,7 @@ class Dinov3segInputs:
         )
 
 
-def open_seg_inputs(job: Job, team: Team) -> Dinov3segInputs:
+def open_dinov3seg_inputs(job: Job, team: Team) -> Dinov3segInputs:
     """Open and check everything that a run reads; write nothing.
 
     Raises:

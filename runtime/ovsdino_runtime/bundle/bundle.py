@@ -10,7 +10,7 @@ NAME.ovs/
   golden.npz         image (S, S, 3) uint8 RGB, features (D, h, w) float16: every engine must reproduce it
   kernels/*.ptx      fused kernels, compiled for the GPUs that were asked for
 
-A bundle of dinov3.seg (``dense`` in the manifest) has these besides, each also as NAME.fp16.onnx. Its view is
+A bundle of dinov3.seg (manifest: ``dinov3seg``) also has these, each also as NAME.fp16.onnx. Its view is
 V px, of g patches a side; features are not of unit length; what an ablation lacks is absent:
 
   whole.onnx         pixels (1, 3, V, V) -> features (1, D, g, g): the vision graph at the view's size
