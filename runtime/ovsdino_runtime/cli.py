@@ -38,10 +38,13 @@ def _split_kinds(_context: click.Context, _option: click.Parameter, value: str) 
 
 
 def _read_background(_context: click.Context, _option: click.Parameter, value: str | None) -> "Background":
-    with user_errors():
-        from ovsdino_runtime.text.class_lists import parse_background
+    from ovsdino_runtime.base.errors import ClassesError
+    from ovsdino_runtime.text.class_lists import parse_background
 
+    try:
         return parse_background(value)
+    except ClassesError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

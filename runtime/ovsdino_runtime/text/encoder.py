@@ -1,4 +1,4 @@
-"""From classes to embeddings: every word looked up in packs and cache, and only what is missing encoded."""
+"""From classes to embeddings: words are looked up in packs and cache, and only missing ones are encoded."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ from ovsdino_runtime.bundle.bundle import TOKENIZER, Bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine
 from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.distinct import WordCheck
 from ovsdino_runtime.text.packs import Packs
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
@@ -31,14 +32,14 @@ class ClassEncoder(Protocol):
 
 
 class TextEncoder:
-    """Turns classes into unit vectors. The tokenizer and the text graph are loaded when a word is new.
+    """Turns classes into unit vectors. Loads the tokenizer and the text graph only for words that are new.
 
     Args:
         bundle: the model.
         cache: of embeddings.
         threads: see `open_engine`.
         engine: opens the text graph; None does so on the processor.
-        trace: takes down look-ups and batches.
+        trace: records look-ups and batches.
     """
 
     def __init__(
@@ -56,11 +57,17 @@ class TextEncoder:
         self._trace = trace
         self._packs = Packs(bundle)
         self._width = bundle.manifest.text.width
+        self._check = WordCheck(lambda: self._tokenizer[0], bundle.manifest.text.context_length)
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
-        """Average each entry over all its words in all templates, and normalise. Shape: (N, D)."""
+        """Average each entry over all its words in all templates, and normalise. Shape: (N, D).
+
+        Raises:
+            ClassesError: the model cannot read a word, or cannot tell two apart; see `WordCheck`.
+        """
         words = list(dict.fromkeys(word for synonyms in vocabulary.entries for word in synonyms))
         vectors = self.encode_words(words, templates)
+        self._check(vocabulary.entries, vectors)
         embeddings = np.empty((len(vocabulary.entries), self._width), np.float32)
         for row, synonyms in zip(embeddings, vocabulary.entries, strict=True):
             mean = np.mean([vectors[word] for word in synonyms], axis=0)
@@ -75,7 +82,7 @@ class TextEncoder:
         Args:
             words: each once.
             templates: prompts around each word.
-            done: told how many more words are there, as they come.
+            done: called with the number of words that were added, as they come.
 
         Returns:
             The mean over the templates of each word's unit vectors. Shape: (D,) each.
@@ -88,11 +95,11 @@ class TextEncoder:
         missing = [word for word in words if word not in known]
         report = done or (lambda _: None)
         report(len(known))
-        for some in _portions(missing, max(1, PHRASES_AT_ONCE // len(templates))):
-            fresh = self._average(some, templates)
+        for portion in _portions(missing, max(1, PHRASES_AT_ONCE // len(templates))):
+            fresh = self._average(portion, templates)
             self._cache.store(key, fresh)
             known |= fresh
-            report(len(some))
+            report(len(portion))
         return known
 
     def _average(self, words: Sequence[str], templates: Sequence[str]) -> dict[str, Floats]:
@@ -112,11 +119,11 @@ class TextEncoder:
                 row[: len(tokens[index])] = tokens[index]
             with self._trace.span("text encode", phrases=len(batch)):
                 embeddings = engine.run({"ids": ids})["embeddings"]  # (B, D)
-            self._check(embeddings, len(batch))
+            self._check_embeddings(embeddings, len(batch))
             vectors |= {phrases[index]: vector for index, vector in zip(batch, embeddings, strict=True)}
         return vectors
 
-    def _check(self, embeddings: Floats, count: int) -> None:
+    def _check_embeddings(self, embeddings: Floats, count: int) -> None:
         if embeddings.shape != (count, self._width) or not np.isfinite(embeddings).all():
             raise EngineError(
                 f"{self._bundle.path}: the text graph gave embeddings of shape {embeddings.shape}, "
