@@ -173,12 +173,12 @@ def _label(
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", required=False)
 def vocabularies(name: str | None) -> None:
-    """List the packaged vocabularies, or the words of one."""
+    """List the packaged vocabularies, or print one as a file of class names."""
     with user_errors():
-        from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
+        from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names, write_list
 
         if name:
-            click.echo("\n".join("|".join(words) for words in load_vocabulary(name).classes))
+            click.echo(write_list(load_vocabulary(name)), nl=False)
             return
         for known in map(load_vocabulary, vocabulary_names()):
             click.echo(f"{known.name:15}{len(known.names):4} classes  {known.source.partition(';')[0]}")
@@ -186,14 +186,20 @@ def vocabularies(name: str | None) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", nargs=-1, required=True, metavar="VOCABULARY...")
-@click.option("--model", required=True, help="The path of a bundle, which is written again.")
-def packs(names: tuple[str, ...], model: str) -> None:
+@click.option("--model", required=True, help="The name of a model, or the path of a bundle.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Where the bundle with the vocabularies is written.  [default: the model's bundle is replaced]",
+)
+def packs(names: tuple[str, ...], model: str, out: Path | None) -> None:
     """Put packaged vocabularies into a bundle, encoded, so that no run has to encode them."""
     with user_errors():
         from ovsdino_runtime.text.prefetch import pack_vocabularies
 
-        bundle = pack_vocabularies(model, names)
-        click.echo(f"{bundle.path} knows {', '.join(names)} now")
+        bundle = pack_vocabularies(model, names, out=out)
+        click.echo(f"{bundle.path} holds {', '.join(names)} now")
 
 
 def _prefetch(file: str, model: str, options: "RuntimeOptions", *, quiet: bool) -> None:
@@ -207,7 +213,7 @@ def _prefetch(file: str, model: str, options: "RuntimeOptions", *, quiet: bool) 
         return
     with click.progressbar(length=len(words), label="words", file=sys.stderr) as bar:
         encode(done=bar.update)
-    click.echo(f"{len(words)} words are known now")
+    click.echo(f"{len(words)} words are encoded now")
 
 
 @contextmanager

@@ -221,7 +221,7 @@ class Segmenter:
         if vocabulary.background:
             return Choice(vocabulary, head.background)
         if len(vocabulary.classes) == 1:
-            return Choice(replace(vocabulary, background=True), single_class_threshold(head))
+            return Choice(replace(vocabulary, background=True), single_class_threshold(head), single=True)
         return Choice(vocabulary, None)
 
     @property
@@ -297,6 +297,7 @@ class Segmenter:
             model=self.bundle.manifest.name,
             model_digest=self.bundle.digest,
             doubt=self.bundle.manifest.head.background,
+            single=choice.single,
             engine=self.pipeline.vision.description,
             timings=pixels.timings,
         )
@@ -308,6 +309,7 @@ class Choice:
 
     vocabulary: Vocabulary
     threshold: float | None  # None: every pixel gets a class
+    single: bool = False  # one class alone, which has a background by default
 
 
 def single_class_threshold(head: Head) -> float:

@@ -13,7 +13,7 @@ from ovsdino_runtime.text.class_lists import (
     read_background_classes,
     read_classes,
 )
-from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, vocabulary_names, write_list
 
 CAT_CAR_SKY = (("cat",), ("car", "automobile"), ("sky",))
 
@@ -250,3 +250,12 @@ def test_what_a_background_cannot_be(value):
 def test_what_cannot_be_typed_as_a_background(text):
     with pytest.raises(ClassesError, match=r"is neither 'none' nor a number in 0\.\.1"):
         parse_background(text)
+
+
+@pytest.mark.parametrize("name", vocabulary_names())
+def test_a_packaged_vocabulary_can_be_saved_as_names(tmp_path, name):
+    vocabulary = load_vocabulary(name)
+    saved = read_classes(write(tmp_path, write_list(vocabulary), "names.txt"))
+    assert saved.names == vocabulary.names
+    assert saved.classes == vocabulary.classes or name in ("ade847", "context459")  # they repeat synonyms
+    assert saved.background == vocabulary.background

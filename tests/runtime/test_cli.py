@@ -236,7 +236,8 @@ def test_vocabularies_are_listed():
     assert len(listing) == 12
     assert listing[0].split()[:3] == ["ade150", "150", "classes"]
     words = CliRunner().invoke(vocabularies, ["camvid11"]).output.splitlines()
-    assert words[3] == "road|street"
+    assert words[0].startswith("# camvid11: ")
+    assert words[4] == "road|street"
     assert CliRunner().invoke(vocabularies, ["camvid"]).exit_code == 2
 
 

@@ -271,7 +271,7 @@ def test_prefetch_fills_the_cache(invoke, shared_bundle, tmp_path, cache, flag, 
     (tmp_path / "words.txt").write_text("red\nblue|white\n# none\ngreen\n")
     result = invoke("--prefetch", tmp_path / "words.txt")
     assert result.exit_code == 0, result.output
-    assert result.stdout == "4 words are known now\n"
+    assert result.stdout == "4 words are encoded now\n"
     with sqlite3.connect(cache / "text.sqlite3") as database:
         rows = database.execute("SELECT phrase FROM phrases_v1 ORDER BY phrase").fetchall()
     database.close()

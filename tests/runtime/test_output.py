@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ovsdino_runtime.base.errors import OutputError
-from ovsdino_runtime.base.overlay import draw_frame, draw_overlay, palette
+from ovsdino_runtime.base.overlay import _plan_legend, draw_frame, draw_overlay, palette
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.files import output
 from ovsdino_runtime.files.output import save_json, save_labels, save_overlay
@@ -180,3 +181,32 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch):
         save_json(segmentation(QUARTERS, 3), tmp_path / "result.json")
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert (tmp_path / "result.json").read_text() == "old"
+
+
+def test_what_was_asked_for_and_not_found_is_said(tmp_path):
+    found = segmentation(QUARTERS, 5)
+    assert [(r.name, r.pixels, r.coverage, r.score) for r in found.regions(absent=True)[3:]] == [
+        ("class 3", 0, 0.0, None),
+        ("class 4", 0, 0.0, None),
+    ]
+    assert found.absent() == ["class 3", "class 4"]
+    assert segmentation(QUARTERS + 1, 5, background=0.3).absent() == ["class 4"]  # the background is no class
+    save_json(found, tmp_path / "a.json")
+    rows = json.loads((tmp_path / "a.json").read_text())["regions"]
+    assert [(row["name"], row["pixels"], row["score"]) for row in rows[3:]] == [
+        ("class 3", 0, None),
+        ("class 4", 0, None),
+    ]
+    large = np.kron(QUARTERS, np.ones((6, 6), int))
+    short, long = (_plan_legend(segmentation(large, count), 720, 480).entries for count in (5, 200))
+    assert [entry[1:] for entry in short[3:]] == [("class 3", "0.0 %"), ("class 4", "0.0 %")]
+    assert [entry[1:] for entry in long[3:]] == [("197 not found", "0.0 %")]
+
+
+def test_the_least_confident_class_is_doubted():
+    scores = np.where(QUARTERS == 1, 0.1, 0.9).astype(np.float16)
+    found = replace(segmentation(QUARTERS, 3), scores=scores, doubt=0.3)
+    assert found.doubtful().name == "class 1"
+    assert replace(found, doubt=0.05).doubtful() is None
+    assert replace(found, background=0.05).doubtful() is None
+    assert replace(found, scores=None).doubtful() is None

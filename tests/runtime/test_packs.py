@@ -8,6 +8,7 @@ from ovsdino_runtime.base.errors import BundleError, ClassesError
 from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
 from ovsdino_runtime.cli import packs
 from ovsdino_runtime.text import encoder as text
+from ovsdino_runtime.text import prefetch
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder, embedding_key
 from ovsdino_runtime.text.prefetch import pack_vocabularies, words_of
@@ -79,7 +80,7 @@ def test_what_is_no_pack_is_refused(bundle, staging, tmp_path):
 
 def test_the_command(bundle):
     result = CliRunner().invoke(packs, ["voc20", "--model", str(bundle.path)])
-    assert (result.exit_code, result.output) == (0, f"{bundle.path} knows voc20 now\n")
+    assert (result.exit_code, result.output) == (0, f"{bundle.path} holds voc20 now\n")
     assert (bundle.path / "vocabularies" / "voc20.npz").is_file()
     result = CliRunner().invoke(packs, ["voc20", "imagenet", "--model", str(bundle.path)])
     assert result.exit_code == 2
@@ -91,3 +92,19 @@ def test_an_unknown_vocabulary_changes_nothing(bundle):
     with pytest.raises(ClassesError, match="unknown vocabulary"):
         pack_vocabularies(bundle.path, ["voc20", "none"])
     assert load_bundle(bundle.path).manifest == before
+
+
+def test_the_installed_package_is_not_changed(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(prefetch, "packaged_models", lambda: {"tiny": bundle.path})
+    before = {file.name: file.read_bytes() for file in bundle.path.iterdir()}
+    result = CliRunner().invoke(packs, ["voc20", "--model", str(bundle.path)])
+    assert result.exit_code == 2
+    assert "tiny.ovs belongs to the installed package, which is not changed; write a copy" in result.stderr
+    copy = tmp_path / "copies" / "mine.ovs"
+    result = CliRunner().invoke(packs, ["voc20", "--model", str(bundle.path), "--out", str(copy)])
+    assert (result.exit_code, result.output) == (0, f"{copy} holds voc20 now\n")
+    assert "vocabularies/voc20.npz" in load_bundle(copy).manifest.files
+    assert {file.name: file.read_bytes() for file in bundle.path.iterdir()} == before
+    result = CliRunner().invoke(packs, ["voc20", "--model", str(bundle.path), "--out", str(copy)])
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr

@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 
 import ovsdino_runtime
-from ovsdino_runtime.base.errors import BundleError, ClassesError, PhotoError
+from ovsdino_runtime.base.errors import BundleError, ClassesError, OptionError, PhotoError
 from ovsdino_runtime.bundle import models
+from ovsdino_runtime.bundle.bundle import Head
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.geometry.preprocess import resize_bilinear
 from ovsdino_runtime.pipelines import host_stages
-from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.segmenter import Segmenter, single_class_threshold
 from ovsdino_runtime.text.class_lists import read_classes
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 
@@ -239,3 +240,68 @@ def test_word_lists_that_take_turns_are_encoded_once(bundle, flag):
     segmenter(flag, lists[0])
     assert encoded[-1] == ("red", "green")
     assert len(encoded) == 2 + 9 + 1
+
+
+def test_one_class_alone_has_a_background(segmenter, flag):
+    result = segmenter(flag, "red")
+    assert (result.classes, result.background, result.single) == (("background", "red"), 0.2, True)
+    np.testing.assert_array_equal(result.labels, segmenter(flag, "red", background=0.2).labels)
+    assert 0 < result.coverage()["red"] < 0.6
+    for background in ("none", 0.0):
+        assert segmenter(flag, "red", background=background).coverage() == {"red": 1.0}
+    assert segmenter(flag, "red, blue").background is None
+
+
+def test_its_threshold_is_one_that_confidences_reach():
+    assert single_class_threshold(Head(scale=10.0, bias=-4.0, background=0.3)) == 0.2
+    assert single_class_threshold(Head(scale=1.0, bias=0.0, background=0.55)) == 0.55  # 0.27 at the least
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"inference": "whole", "short_side": 64},
+            OptionError,
+            "short_side=64 has no effect with",
+        ),
+        ({"inference": "all"}, OptionError, "inference 'all': expected one of slide, whole"),
+        ({"precision": "fp8"}, OptionError, "precision 'fp8': expected one of fp32, fp16, bf16, int8"),
+        ({"threads": 0}, OptionError, "threads must be a whole number from 1 on, got 0"),
+        ({"threads": True}, OptionError, "threads must be a whole number from 1 on, got True"),
+        ({"short_side": 64.5}, OptionError, "short_side must be a whole number from 1 on, got 64.5"),
+        ({"antialias": "no"}, OptionError, "antialias must be True or False, got 'no'"),
+        ({"templates": "a photo"}, ClassesError, "unknown templates 'a photo'"),
+        ({"templates": ["a photo"]}, ClassesError, "template 'a photo': expected {} once"),
+    ],
+)
+def test_options_that_are_refused(shared_bundle, changes, error, message):
+    with pytest.raises(error, match=message):
+        Segmenter.load(shared_bundle.path, **changes)
+
+
+def test_a_string_is_one_template(shared_bundle):
+    assert Segmenter.load(shared_bundle.path, templates="red {}").templates == ("red {}",)
+
+
+def test_a_list_of_photos_gives_a_list_of_results(segmenter, flag, flag_file):
+    results = segmenter([flag, flag_file, flag[:, ::-1]], COLOURS)
+    expected = segmenter(flag, COLOURS).labels
+    assert len(results) == 3
+    np.testing.assert_array_equal(results[1].labels, expected)
+    assert segmenter([], COLOURS) == []
+    with pytest.raises(PhotoError, match="the photo is int: expected a path"):
+        segmenter([flag, 3], COLOURS)
+
+
+def test_it_closes_itself_after_a_with_statement(shared_bundle, flag):
+    with Segmenter.load(shared_bundle.path, threads=1) as segmenter:
+        segmenter(flag, "red, blue")
+    with pytest.raises(RuntimeError):  # its thread is gone
+        segmenter(flag, "red, green")
+
+
+def test_results_say_which_weights_made_them(segmenter, shared_bundle, flag):
+    digest = segmenter(flag, "red, blue").model_digest
+    assert digest == shared_bundle.digest
+    assert len(digest) == 64

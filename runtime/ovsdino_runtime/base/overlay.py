@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_runtime.base.segmentation import Region, Segmentation
+from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.geometry.types import Labels
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ LINE = 235  # opacity of the line between two regions
 VEIL = 0.75  # opacity of a legend in the picture, 0..1
 INK, GREY, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 LONGEST_NAME = 24  # characters
+MAX_ABSENT = 12  # classes of a list whose absent ones are named each; of a longer list they are counted
 ORDERED = 256  # colours in the order of their difference, which takes time; more are rarely seen together
 
 
@@ -46,8 +47,7 @@ def draw_overlay(segmentation: Segmentation) -> "Image":
     background = segmentation.background is not None
     colours = palette(len(segmentation.classes), background=background)
     photo = _tint(segmentation, colours, background=background)
-    regions = segmentation.regions()
-    legend = _plan_legend(regions, *photo.size)
+    legend = _plan_legend(segmentation, *photo.size)
     side = legend.beside
     size = (
         photo.width + legend.width if side else max(photo.width, legend.width),
@@ -65,7 +65,7 @@ def draw_frame(segmentation: Segmentation) -> "Image":
 
     colours = palette(len(segmentation.classes), background=segmentation.background is not None)
     picture = _tint(segmentation, colours, background=segmentation.background is not None)
-    legend = _plan_legend(segmentation.regions(), *picture.size)
+    legend = _plan_legend(segmentation, *picture.size)
     legend = replace(legend, width=min(legend.width, picture.width))
     page = Image.new("RGB", (legend.width, legend.height), PAPER)
     _draw_legend(page, legend, colours, origin=(0, 0))
@@ -116,19 +116,25 @@ class _Legend:
     height: int
 
 
-def _plan_legend(regions: list[Region], width: int, height: int) -> _Legend:
+def _plan_legend(segmentation: Segmentation, width: int, height: int) -> _Legend:
     from PIL import ImageFont
 
     size = max(13, round((width * height) ** 0.5 / 32))
     font = ImageFont.load_default(size=size)
     line, margin = round(size * 1.65), size
     beside = height > 1.15 * width
-    names = [(region.label, _shorten(region.name), _percent(region.coverage)) for region in regions]
+    few = len(segmentation.classes) <= MAX_ABSENT
+    regions = segmentation.regions(absent=few)
+    absent = 0 if few else len(segmentation.absent())
+    names: list[tuple[int | None, str, str]] = [
+        (region.label, _shorten(region.name), _percent(region.coverage)) for region in regions
+    ]
+    names += [(None, f"{absent} not found", _percent(0))] * bool(absent)
     text = max(font.getlength(name) + font.getlength(share) for _, name, share in names)
     column = round(text + 3.8 * size)  # swatch and gaps
     columns = 1 if beside else max(1, (width - margin) // column)
     max_count = max(8, (height - 2 * margin) // line if beside else height * 3 // 5 // line) * columns
-    entries: list[tuple[int | None, str, str]] = list(names[:max_count])
+    entries = names[:max_count]
     if len(names) > max_count:
         rest = sum(region.coverage for region in regions[max_count - 1 :])
         entries[-1] = (None, f"{len(names) - max_count + 1} more", _percent(rest))
@@ -168,7 +174,7 @@ def _shorten(name: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
 @lru_cache(maxsize=1)

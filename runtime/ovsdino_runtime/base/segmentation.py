@@ -38,22 +38,44 @@ class Segmentation:
     timings: Mapping[str, float]  # [ms] by stage, in their order
     background_classes: tuple[str, ...] = ()  # names of classes that count as background
     model_digest: str = ""  # of the bundle's graphs and weights: which weights made this
-    doubt: float = 0.0  # confidence below which the model would rather say background
+    doubt: float = 0.0  # the model's own threshold: below it, a class may not be there
+    single: bool = False  # one class was asked for, and the background is there by default
 
-    def regions(self) -> list[Region]:
-        """List the classes that occur, the largest first."""
+    def regions(self, *, absent: bool = False) -> list[Region]:
+        """List the classes that occur, the largest first.
+
+        Args:
+            absent: list the other classes as well, in their order, with 0 pixels and no score; an empty
+                background is left out.
+        """
         count = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         scores = np.full(len(count), None)
         if self.scores is not None:
             total = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(count))
             scores = total / np.maximum(count, 1)
         order = np.argsort(-count, kind="stable")
+        first = int(self.background is not None)
         share = count / count.sum()
         return [
-            Region(i, self.classes[i], int(count[i]), float(share[i]), scores[i])
+            Region(i, self.classes[i], int(count[i]), float(share[i]), scores[i] if count[i] else None)
             for i in order.tolist()
-            if count[i]
+            if count[i] or (absent and i >= first)
         ]
+
+    def absent(self) -> list[str]:
+        """Name the classes that were asked for and not found; the background is none of them."""
+        return [region.name for region in self.regions(absent=True) if not region.pixels]
+
+    def doubtful(self) -> Region | None:
+        """Return the class with the least mean confidence, if that is below the model's own threshold.
+
+        Without a background the best of the classes wins each pixel, however little it fits.
+        """
+        scored = [region for region in self.regions() if region.score is not None]
+        if self.background is not None or not scored:
+            return None
+        least = min(scored, key=lambda region: region.score or 0)
+        return least if (least.score or 0) < self.doubt else None
 
     def coverage(self) -> dict[str, float]:
         """Give the share of the photo, 0..1, of each class that occurs, the largest first."""

@@ -68,7 +68,7 @@ def labels_image(segmentation: Segmentation) -> "Image":
 
 
 def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") -> None:
-    """Write what was found as JSON: regions with coverage and mean score, versions, timings.
+    """Write JSON: each class with its coverage and mean score, the model, versions, timings.
 
     Args:
         segmentation: the result.
@@ -140,12 +140,13 @@ def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
         "height": height,
         "width": width,
         "model": segmentation.model,
+        "model_digest": segmentation.model_digest,
         "classes": segmentation.classes,
         "background": segmentation.background,
         "background_classes": segmentation.background_classes,
         "regions": [
             asdict(region) | {"coverage": round(region.coverage, 6), "score": _round(region.score)}
-            for region in segmentation.regions()
+            for region in segmentation.regions(absent=True)
         ],
         "versions": {"ovsdino": version(), "engine": segmentation.engine},
         "timings_ms": dict(segmentation.timings),

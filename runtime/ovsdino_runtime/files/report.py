@@ -1,4 +1,4 @@
-"""What ``ovsdino-run`` prints while it works, and how it ends."""
+"""Print the results of ``ovsdino-run`` as they come, and set its exit code."""
 
 import sys
 import time
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ovsdino_runtime.base.frames import Source
+from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.stream import Result, Stream
 
 MAX_ROWS = 20  # of a table
@@ -16,7 +17,7 @@ MAX_ERRORS = 5  # of one video
 
 @dataclass
 class _Tally:
-    """What has become of a source so far."""
+    """Counts the results of one source."""
 
     done: int = 0
     errors: int = 0
@@ -30,7 +31,7 @@ class Report:
     Args:
         sources: how many there are.
         quiet: print errors only.
-        geojson: whether it was asked for.
+        geojson: whether GeoJSON was asked for.
     """
 
     def __init__(self, sources: int, *, quiet: bool, geojson: bool) -> None:
@@ -110,21 +111,36 @@ class Report:
 
 
 def table(result: Result) -> str:
-    """Write a photo's regions, how they were found, and the files, in lines."""
+    """Write a photo's classes, how they were found, and the files, in lines."""
     segmentation = result.segmentation
     assert segmentation is not None
-    regions = segmentation.regions()
-    wide = max(len(region.name) for region in regions[:MAX_ROWS])
+    regions = segmentation.regions(absent=True)
+    shown = regions[:MAX_ROWS]
+    wide = max(len(region.name) for region in shown)
     rows = [
         f"  {region.name:{wide}}  {region.coverage:6.1%}  {'#' * round(30 * region.coverage)}".rstrip()
-        for region in regions[:MAX_ROWS]
+        for region in shown
     ]
-    rest = [f"  and {len(regions) - MAX_ROWS} more"] if len(regions) > MAX_ROWS else []
+    if rest := regions[MAX_ROWS:]:
+        missing = sum(region.pixels == 0 for region in rest)
+        rows.append(f"  and {len(rest)} more" + (f", {missing} of them not found" if missing else ""))
     height, width = segmentation.labels.shape
     took = sum(segmentation.timings.values()) / 1000
     head = f"{result.frame.source.name} ({width}x{height})"
     engine = f"  {segmentation.model}, {segmentation.engine}, {took:.2f} s"
-    return "\n".join([head, *rows, *rest, engine, f"  -> {', '.join(map(str, result.files))}"])
+    return "\n".join([head, *rows, *hints(segmentation), engine, f"  -> {', '.join(map(str, result.files))}"])
+
+
+def hints(segmentation: Segmentation) -> list[str]:
+    """Say what the background of one class alone is, or which class may not be there."""
+    if segmentation.single:
+        threshold = f"{segmentation.background:g}"
+        line = f"one class alone: what is less sure than {threshold} is background"
+        return [f"  {line} (--background none: every pixel gets the class)"]
+    if doubtful := segmentation.doubtful():
+        line = f"{doubtful.name!r} may not be there: mean confidence {doubtful.score:.2f}"
+        return [f"  {line}, below {segmentation.doubt:g} (try --background-classes surroundings)"]
+    return []
 
 
 def _rate(count: int, began: float) -> str:

@@ -44,8 +44,10 @@ class Found(BaseModel):
     model: str
     classes: list[str] = Field(description="the name of each label")
     background: float | None = Field(description="confidence below which a pixel is background, label 0")
-    background_classes: list[str] = Field(description="names of what is background as well")
+    background_classes: list[str] = Field(description="names of classes that count as background")
     regions: list[FoundRegion]
+    not_found: list[str] = Field(description="names of classes that occur nowhere")
+    model_digest: str = Field(description="of the model's graphs and weights")
     versions: dict[str, str]
     timings_ms: dict[str, float]
 
@@ -81,9 +83,12 @@ def write_rle(segmentation: Segmentation) -> bytes:
         }
         for region, record in zip(segmentation.regions(), rle_records(segmentation), strict=True)
     ]
-    kept = {
-        key: about[key]
-        for key in ("model", "classes", "background", "background_classes", "versions", "timings_ms")
+    copied = "model", "model_digest", "classes", "background", "background_classes", "versions", "timings_ms"
+    answer = {
+        "width": width,
+        "height": height,
+        **{key: about[key] for key in copied},
+        "regions": regions,
+        "not_found": segmentation.absent(),
     }
-    answer = {"width": width, "height": height, **kept, "regions": regions}
     return json.dumps(answer, ensure_ascii=False).encode()

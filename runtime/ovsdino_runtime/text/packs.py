@@ -57,13 +57,16 @@ class Packs:
         return [(word, vectors[rows[word]]) for word in words]
 
 
-def add_packs(bundle: Bundle, packs: Mapping[str, Mapping[str, Floats]], *, key: str) -> Bundle:
-    """Write a bundle again, with packs in it; those of the same name are replaced.
+def add_packs(
+    bundle: Bundle, packs: Mapping[str, Mapping[str, Floats]], *, key: str, out: Path | None = None
+) -> Bundle:
+    """Write a bundle with packs in it; packs of the same name are replaced.
 
     Args:
-        bundle: on a disk that can be written to.
+        bundle: the model.
         packs: the vectors of each pack's words, by the name of the pack. Shape: (D,) each.
         key: of these vectors; see `text.embedding_key`.
+        out: where the new bundle is written; None replaces the bundle itself.
 
     Raises:
         BundleError: the bundle cannot be written.
@@ -75,7 +78,7 @@ def add_packs(bundle: Bundle, packs: Mapping[str, Mapping[str, Floats]], *, key:
         for name, vectors in packs.items():
             words, rows = np.array(list(vectors)), np.stack(list(vectors.values()))
             np.savez(staging / FOLDER / f"{name}.npz", key=np.array(key), words=words, vectors=rows)
-        return write_bundle(bundle.path, bundle.manifest, staging, overwrite=True)
+        return write_bundle(out or bundle.path, bundle.manifest, staging, overwrite=out is None)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
-from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.bundle.models import find_bundle, packaged_models
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder, embedding_key
 from ovsdino_runtime.text.packs import add_packs
@@ -39,8 +40,17 @@ def prefetch(
     _open_text(bundle, threads).encode_words(words, templates or bundle.manifest.templates, done=done)
 
 
-def pack_vocabularies(model: str | Path, names: Sequence[str], *, done: Done | None = None) -> Bundle:
+def pack_vocabularies(
+    model: str | Path, names: Sequence[str], *, out: Path | None = None, done: Done | None = None
+) -> Bundle:
     """Put packaged vocabularies into a bundle, encoded with its own templates.
+
+    Args:
+        model: see `Segmenter.load`.
+        names: of the packaged vocabularies.
+        out: where the bundle with the packs is written. None replaces the model's own bundle, which must not
+            be one of the installed package.
+        done: called with the number of words that were added, as they come.
 
     Raises:
         ClassesError: there is no vocabulary of that name.
@@ -49,9 +59,16 @@ def pack_vocabularies(model: str | Path, names: Sequence[str], *, done: Done | N
     """
     vocabularies = {name: words_of(load_vocabulary(name)) for name in names}
     bundle = load_bundle(find_bundle(model))
+    if out is None and bundle.path.resolve() in {path.resolve() for path in packaged_models().values()}:
+        raise BundleError(
+            f"{bundle.path.name} belongs to the installed package, which is not changed; write a copy with "
+            "--out DIR/NAME.ovs"
+        )
+    if out is not None and out.exists():
+        raise BundleError(f"{out}: exists already; choose another --out")
     templates, text = bundle.manifest.templates, _open_text(bundle, None)
     packs = {name: text.encode_words(words, templates, done=done) for name, words in vocabularies.items()}
-    return add_packs(bundle, packs, key=embedding_key(bundle, templates))
+    return add_packs(bundle, packs, key=embedding_key(bundle, templates), out=out)
 
 
 def words_of(vocabulary: Vocabulary) -> list[str]:

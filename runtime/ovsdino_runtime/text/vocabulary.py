@@ -93,6 +93,24 @@ def load_vocabulary(name: str) -> Vocabulary:
     return Vocabulary(classes, background=record.background, name=record.name, source=record.source)
 
 
+def write_list(vocabulary: Vocabulary) -> str:
+    """Write a vocabulary as a file of class names, which `class_lists.read_classes` reads back.
+
+    The lines are in the order of the labels, the background's first, so that it can be a ``names.txt``. A
+    synonym that another class has as well is left out.
+    """
+    owners = {words[0]: number for number, words in enumerate(vocabulary.classes)}
+    for number, words in enumerate(vocabulary.classes):
+        for word in words:
+            owners.setdefault(word, number)
+    classes = [
+        [word for word in words if owners[word] == number] for number, words in enumerate(vocabulary.classes)
+    ]
+    head = [f"# {vocabulary.name}: {vocabulary.source}"] if vocabulary.source else []
+    background = [BACKGROUND] * vocabulary.background
+    return "\n".join([*head, *background, *map("|".join, classes), ""])
+
+
 def load_templates(text: str) -> tuple[str, ...]:
     """Load prompt templates: the name of a packaged set, ``"@FILE"`` with one a line, or one template.
 
