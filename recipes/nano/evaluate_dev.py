@@ -6,16 +6,23 @@ The whole benchmarks are `ovsdino-bench quality`'s; here are also the classes th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import click
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
+from torch import Tensor
 
+from ovsdino.network.checkpoint import load_model
 from ovsdino.training.data.synonyms import read_synonyms
+from ovsdino.training.systems.validation import photo_cosines
+from ovsdino.training.targets.word_bank import load_prompter
 from ovsdino_benchmarks.datasets.label_values import stuff_pixels
 from ovsdino_runtime.base.options import Inference
 from ovsdino_runtime.base.photo import load_photo
@@ -27,7 +34,10 @@ from ovsdino_runtime.text.class_lists import read_background_classes, with_backg
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_templates, load_vocabulary
 
 NEARLY_NEVER = 0.01  # IoU
+Labels = NDArray[np.int32]  # (H, W)
+Label = Callable[[Photo, Vocabulary, float | None], Labels]  # with the threshold of a background
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,29 @@ def read_pairs(bench: Bench, data: Path, words: int) -> Iterator[tuple[Photo, Tr
         yield load_photo(next((folder / "images").glob(f"{path.stem}.*"))), truth
 
 
+def label_in_torch(checkpoint: Path) -> Label:
+    """Return what labels photos with a checkpoint of nano, in the paper's windows; nothing is exported."""
+    model = load_model("nano", checkpoint)
+    prompter = load_prompter(model.config)
+    scale, bias = float(model.head.scale.detach()), float(model.head.bias.detach())
+
+    @cache
+    def embed(words: tuple[tuple[str, ...], ...]) -> Tensor:
+        means = torch.stack([prompter.encode(names).mean(0) for names in words])  # (N, D)
+        return torch.nn.functional.normalize(means, dim=-1)
+
+    def label(photo: Photo, words: Vocabulary, cut: float | None) -> Labels:
+        labels, cosines = photo_cosines(model, photo, embed(words.classes))  # (H, W) each
+        if not words.background:
+            return labels
+        confidence = 1 / (1 + np.exp(-(scale * cosines + bias)))
+        return np.where(confidence < (model.config.background if cut is None else cut), 0, labels + 1)
+
+    return label
+
+
 def measure(
-    segmenter: Segmenter, bench: Bench, data: Path, words: Vocabulary, cut: float | None
+    label: Label, bench: Bench, data: Path, words: Vocabulary, cut: float | None
 ) -> tuple[Counts, float]:
     """Label every photo of a set and compare it with its truth.
 
@@ -87,7 +118,7 @@ def measure(
     """
     total, absent = Counts.zero(len(words.names)), []
     for photo, truth in read_pairs(bench, data, len(words.names)):
-        labels = segmenter(photo, words, background=cut).labels
+        labels = label(photo, words, cut)
         total += count(truth, labels, len(words.names))
         absent.append(1 - np.isin(labels, truth[truth != IGNORED]).mean())
     return total, float(np.mean(absent))
@@ -121,6 +152,7 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 @click.command()
 @click.option("--data", type=FOLDER, required=True)
 @click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
+@click.option("--checkpoint", type=FILE, help="Nano's weights in torch, in place of a bundle.")
 @click.option("--bench", "names", multiple=True, type=click.Choice(list(BENCHES)))
 @click.option("--background", type=float, help="Threshold.  [default: the model's]")
 @click.option("--templates", default="name", show_default=True)
@@ -135,6 +167,7 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 def main(  # noqa: PLR0913 - one argument for each option
     data: Path,
     model: str,
+    checkpoint: Path | None,
     names: tuple[str, ...],
     background: float | None,
     templates: str,
@@ -146,16 +179,26 @@ def main(  # noqa: PLR0913 - one argument for each option
     masks: Path | None,
 ) -> None:
     """Print a model's mIoU and Boundary IoU [%] on each set of DATA/dev."""
-    prompts = load_templates(templates)
-    segmenter = Segmenter.load(
-        model, templates=prompts, antialias=False, inference=inference, short_side=short_side
-    )
+    if checkpoint:
+        label = label_in_torch(checkpoint)
+    else:
+        segmenter = Segmenter.load(
+            model,
+            templates=load_templates(templates),
+            antialias=False,
+            inference=inference,
+            short_side=short_side,
+        )
+
+        def label(photo: Photo, words: Vocabulary, cut: float | None) -> Labels:
+            return segmenter(photo, words, background=cut).labels
+
     for name in names or tuple(BENCHES):
         bench = BENCHES[name]
         words = words_of(bench, synonyms=synonyms)
         if background_classes and words.background:
             words = with_background_classes(words, read_background_classes(background_classes))
-        counts, absent = measure(segmenter, bench, data, words, background if words.background else None)
+        counts, absent = measure(label, bench, data, words, background if words.background else None)
         found, lost = scores(counts), nearly_never_found(words, counts)
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
         occurring = int((counts.confusion.sum(axis=1) > 0).sum())
