@@ -61,6 +61,10 @@ COUNT = click.IntRange(min=1)
     help="Words of the masks' distractors.json that join each batch.  [default: the preset's]",
 )  # fmt: skip
 @click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True),
+    help="Factor on the preset's peak rates; below 1 to tune weights that are trained already.  [default: 1]",
+)  # fmt: skip
+@click.option(
     "--warmup", type=click.FloatRange(min=0), help="Of the first phase's epochs.  [default: the preset's]"
 )
 @click.option(
@@ -143,6 +147,9 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
     data = {name: options[name] for name in counts if options[name] is not None}
     if crops := options["crops"] or int(options["sam_cache"] is not None):
         data["crops"] = crops
+    if options["rate"] is not None:
+        given["new_rate"] = options["rate"] * recipe.new_rate
+        given["backbone_rate"] = options["rate"] * recipe.backbone_rate
     if options["losses"]:
         given["weights"] = replace(recipe.weights, **dict(read_loss(text) for text in options["losses"]))
     if options["shares"]:

@@ -170,12 +170,13 @@ def test_options_change_the_preset():
             "distractors": 0,
             "listed_distractors": 9,
         }
-        | {"warmup": 0.0, "average": 0.9, "losses": ("bce=4", "weak=0")}
+        | {"warmup": 0.0, "average": 0.9, "losses": ("bce=4", "weak=0"), "rate": 0.5}
     )
     assert several.weights == replace(NANO_RECIPE.weights, bce=4.0, weak=0.0)
     assert several.data.shares == (("voc", 0.2), ("pseudo/coco", 2.0))
     assert (several.data.distractors, several.data.listed_distractors) == (0, 9)
     assert (several.warmup_epochs, several.average) == (0.0, 0.9)
+    assert (several.new_rate, several.backbone_rate) == (0.5 * NANO_RECIPE.new_rate, 0.75e-4)
     cached = choose_recipe(NOTHING | {"preset": "ovsdino-vitb14", "sam_cache": Path("c")})
     assert cached.data.crops == 1
 
