@@ -1,6 +1,6 @@
-"""The command ``ovsdino``: one group whose verbs live in the rooms and are imported when they are called.
+"""The command ``ovsdino``: a group that imports a verb when it is called.
 
-``ovsdino --help`` is answered from the table below alone, without torch or numpy, at once.
+``ovsdino --help`` needs only the table below: it imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ovsdino import __version__
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb lives, what it does in a few words, and what to install when its room does not import."""
+    """Where a verb is defined, its help, and the extra that it needs."""
 
     target: str  # "module:attribute"
     help: str

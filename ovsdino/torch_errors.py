@@ -15,7 +15,7 @@ KILLED = re.compile(r"DataLoader worker .*(killed|exited unexpectedly|bus error)
 
 
 def explain(error: Exception, smaller: str) -> str | None:
-    """Say in one line what to do, ``smaller`` where memory is short; None for a fault of the program."""
+    """Describe an error in one line: ``smaller`` where memory is short, None for an error of the program."""
     import torch
 
     text = str(error)

@@ -1,1 +1,1 @@
-"""The paper's analyses of image encoders: spectra of their layers, and how alike two encoders are."""
+"""The paper's analyses of image encoders: spectra of layers, and CKA between encoders."""

@@ -1,4 +1,4 @@
-"""How alike two encoders' layers are: linear centred kernel alignment (CKA), in one pass over the photos."""
+"""Linear centred kernel alignment (CKA) between layers of two encoders, in one pass over the photos."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Similarity:
 
 
 class LinearCKA:
-    """Adds up what linear CKA needs, batch by batch: means and (cross-)covariances of features.
+    """Accumulate means and (cross-)covariances of features batch by batch, for linear CKA.
 
     ``CKA = ||Y'X||^2 / (||X'X|| ||Y'Y||)`` with centred X (n, p), Y (n, q) and Frobenius norms. This is
     HSIC with linear kernels in its feature-covariance form: equal to that on n x n Gram matrices, but of
-    p x p, q x q and p x q numbers, whatever n is. Batches are merged about their own means (Chan et al.
-    1979), in FP64, for sums of squares would cancel where a mean is large.
+    p x p, q x q and p x q numbers for any n. Batches are merged about their own means (Chan et al. 1979) in
+    FP64, because plain sums of squares lose digits where a mean is large.
 
     Source: OVS-DINO's comparison of DINO with SAM; Kornblith et al. 2019, section 3.
     """
@@ -45,7 +45,7 @@ class LinearCKA:
         self._split = 0
 
     def add(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-        """Add n examples: row i of every matrix belongs to the same place of the same photo.
+        """Add n examples: row i of every matrix belongs to the same position of the same photo.
 
         Shape: for each layer of the first encoder (n, p), of the second (n, q).
         """
@@ -71,13 +71,13 @@ class LinearCKA:
             old.add_(step * (count / self.count))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that it holds."""
+        """Return the state as tensors."""
         about = torch.tensor([self.count, self._split])
         means = {f"mean.{i}": mean for i, mean in enumerate(self._means)}
         return {"about": about, **means, **{f"product.{i}.{j}": p for (i, j), p in self._products.items()}}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Restore the state that `tensors` returned."""
         self.count, self._split = tensors["about"].tolist()
         layers = sum(name.startswith("mean.") for name in tensors)
         self._means = [tensors[f"mean.{i}"] for i in range(layers)]
@@ -99,10 +99,11 @@ class LinearCKA:
         return ratio
 
     def chance(self) -> Doubles:
-        """Return about what independent white noise of these widths and examples gives: (K1, K2).
+        """Return the expected CKA of independent white noise with these widths and examples: (K1, K2).
 
-        ``sqrt(p q) / sqrt((n + p)(n + q))``, from the expected norms: plain CKA is biased upwards where a
-        width is not small against n. Real features have fewer free directions than columns, so less.
+        ``sqrt(p q) / sqrt((n + p)(n + q))``, from the expected norms. Plain CKA is biased upwards unless the
+        widths are small against n. Real features have fewer free directions than columns: their bias is
+        smaller.
         """
         share = np.array([len(mean) / (self.count + len(mean)) for mean in self._means])
         return np.sqrt(np.outer(share[: self._split], share[self._split :]))

@@ -1,4 +1,4 @@
-"""The command ``ovsdino analyze``. All but click is imported when it is needed."""
+"""The command ``ovsdino analyze``. Everything but click is imported inside the functions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _common(command: Command) -> Command:
 
 @click.group(context_settings=CONTEXT)
 def analyze() -> None:
-    """Look into image encoders: what structure their layers keep, and how alike two of them are.
+    """Analyse image encoders: spectra of their layers, and CKA between two of them.
 
     An encoder is NAME=FILE: a preset's backbone (ovsdino-vitb14=dinov2_vitb14_pretrain.pth; nano needs no
     file), sam_vit_b, sam_vit_l or sam_vit_h, or timm/ and the name of a ViT.
@@ -63,7 +63,7 @@ def analyze() -> None:
 def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's types
     """Radial energy of each layer, and the log-ratio of fine to coarse structure (eq. 3 to 6).
 
-    PHOTOS is a folder; each photo's centred square is read.
+    PHOTOS is a folder. The central square of each photo is read.
     """
     with user_errors("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
         from ovsdino.analysis.measure import measure_spectra
@@ -89,7 +89,7 @@ def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  
 def cka(photos: Path, first: str, second: str, **options: Any) -> None:  # noqa: ANN401 - click's types
     """Linear CKA between the last layers of two encoders; each cell of a photo is an example.
 
-    PHOTOS is a folder; both encoders see each photo's centred square.
+    PHOTOS is a folder. Both encoders read the central square of each photo.
     """
     with user_errors("`ovsdino analyze`", extra="analysis", smaller="give a smaller --batch"):
         from ovsdino.analysis.measure import measure_similarity
@@ -113,7 +113,7 @@ def _open(specs: tuple[str, ...], device: torch.device) -> list[Encoder]:
 
 @contextmanager
 def _running(folder: Path, options: dict[str, Any]) -> Iterator[Run]:
-    """List the photos, see to the folder of results, and show how far it is."""
+    """List the photos, prepare the folder of results, and show progress."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

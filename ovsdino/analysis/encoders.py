@@ -1,4 +1,4 @@
-"""Image encoders whose layers can be looked at: the DINO family, SAM, any ViT of timm."""
+"""Image encoders with access to their layers: the DINO family, SAM, any ViT of timm."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Encoder:
         return torch.stack([torch.from_numpy(normalise(one, self.colours)).permute(2, 0, 1) for one in sized])
 
     def require_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Refuse blocks that are not there."""
+        """Refuse block numbers that the encoder does not have."""
         wrong = [layer for layer in layers if not 1 <= layer <= self.depth]
         if wrong:
             raise AnalysisError(f"{self.name} has blocks 1 to {self.depth}, not {wrong[0]}")
@@ -114,7 +114,7 @@ def _open_sam(spec: str, kind: str, file: Path) -> Encoder:
 
 
 def sam_encoder(name: str, module: Any) -> Encoder:  # noqa: ANN401 - segment-anything ships no types
-    """Look into an ``ImageEncoderViT`` of segment-anything: its blocks' outputs, before the neck."""
+    """Wrap an ``ImageEncoderViT`` of segment-anything: outputs of its blocks, before the neck."""
 
     def layer_maps(pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
         x = module.patch_embed(pixels)  # (B, h, w, C)

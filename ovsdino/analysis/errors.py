@@ -1,4 +1,4 @@
-"""What can go wrong with an analysis."""
+"""Errors of the analyses."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ovsdino_runtime.base.errors import OvsdinoError
 
 
 class AnalysisError(OvsdinoError):
-    """An analysis that cannot be made: of such photos, encoders, layers or options."""
+    """The analysis is not possible with these photos, encoders, layers or options."""

@@ -1,4 +1,4 @@
-"""The analyses over a folder of photos, one batch after the other: memory does not grow with the photos."""
+"""Run the analyses over a folder of photos, batch by batch, in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _ignore(_: object) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """The photos, and who is told how it goes."""
+    """The photos of a run, and the callbacks for progress."""
 
     photos: Sequence[Path]
     device: torch.device
@@ -112,7 +112,7 @@ def _partial(run: Run, pairs: Sequence[Pair], sums: Sequence[Sums], settings: ob
 def _go_through(
     run: Run, pairs: Sequence[Pair], add: Callable[[list[list[Tensor]]], None], partial: Partial
 ) -> int:
-    """Hand each batch's maps to ``add``, encoder by encoder, layer by layer; return how many photos."""
+    """Call ``add`` with each batch's maps, by encoder and layer. Return the number of photos."""
     before = partial.load()
     seen, start = before.photos, before.batches * run.batch
     run.done(min(start, len(run.photos)))

@@ -1,4 +1,4 @@
-"""What the analyses leave behind: tables as CSV, plots as PNG, each written in one step."""
+"""Write the results of the analyses: tables as CSV, plots as PNG, each atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an analysis has added up so far, kept on disk: the same command goes on where it was stopped."""
+"""Intermediate sums of an analysis on disk, so that the same command resumes it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ SECONDS = 30.0  # between two saves
 
 
 class Sums(Protocol):
-    """What adds up over photos."""
+    """Sums over photos."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that it holds."""
+        """Return the state as tensors."""
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Restore the state that `tensors` returned."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     batches: int = 0  # gone through
     photos: int = 0  # of them, those that could be read
 
 
 class Partial:
-    """A file of sums beside the results, one for each analysis: none takes up or overwrites another's.
+    """A file of intermediate sums beside the results. Each analysis has its own.
 
     Args:
         folder: where to keep it; None keeps nothing.
@@ -54,7 +54,7 @@ class Partial:
         self._saved = clock()
 
     def load(self) -> Progress:
-        """Restore the sums, and return how far they are; nothing where there is no file of this run."""
+        """Restore the sums and return the progress. Do nothing if there is no file of this run."""
         if self._file is None:
             return Progress()
         try:
@@ -71,7 +71,7 @@ class Partial:
         return Progress(int(about["batches"]), int(about["photos"]))
 
     def save(self, progress: Progress) -> None:
-        """Write the sums in one step, unless that was done a moment ago."""
+        """Write the sums atomically, unless they were written a moment ago."""
         if self._file is None or self._clock() - self._saved < SECONDS:
             return
         tensors = {
@@ -87,14 +87,14 @@ class Partial:
         self._saved = self._clock()
 
     def remove(self) -> None:
-        """Delete the file: the results are there."""
+        """Delete the file once the results are written."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
             self._file.with_suffix(".tmp").unlink(missing_ok=True)  # of a run that was killed in a save
 
 
 def digest(modules: Sequence[nn.Module], *settings: object) -> str:
-    """Hash encoders' weights and what else decides a result."""
+    """Hash the encoders' weights and the options."""
     found = hashlib.sha256(repr(settings).encode())
     for module in modules:
         for name, value in module.state_dict().items():

@@ -1,4 +1,4 @@
-"""A folder of photos as batches of squares, read ahead while the encoders compute."""
+"""Read a folder of photos as batches of squares, ahead of the encoders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def centre_square(photo: Photo) -> Photo:
 
 
 def read_squares(photos: Sequence[Path], *, batch: int, warn: Callable[[str], None]) -> Iterator[list[Photo]]:
-    """Decode photos in batches, one batch ahead of the caller; broken ones are named and left out.
+    """Decode photos in batches, one batch ahead of the caller. Broken photos are reported and skipped.
 
     Args:
         photos: files.

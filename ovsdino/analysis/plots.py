@@ -61,7 +61,7 @@ def draw_log_ratios(spectra: Sequence[Spectrum], file: Path) -> None:
 
 
 def draw_similarity(one: Similarity, file: Path) -> None:
-    """Draw CKA as a table of shades, the figures written into it."""
+    """Draw CKA as a heat map with its values."""
     rows, columns = one.cka.shape
     figure = _figure(1.6 + 0.75 * columns, 1.2 + 0.6 * rows)
     axes = figure.subplots()
@@ -86,7 +86,7 @@ def _title(one: Spectrum) -> str:
 
 
 def _short(name: str) -> str:
-    """Leave out the folder of the weights, and what is too long for a plot."""
+    """Shorten an encoder's name for a plot."""
     kind, _, path = name.partition("=")
     name = f"{kind}={Path(path).name}" if path else kind
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."

@@ -1,4 +1,4 @@
-"""Where a layer's energy lies in space: radial spectra, and the log-ratio of fine to coarse structure."""
+"""Radial spectra of feature maps, and the log-ratio of fine to coarse structure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ON_THE_EDGE = 1e-9  # a radius that rounding put just below its bin's edge belon
 
 @dataclass(frozen=True)
 class SpectrumOptions:
-    """What the paper leaves open; the defaults are our reconstruction.
+    """Options that the paper does not state. The defaults are our reconstruction.
 
     Raises:
         AnalysisError: a value that cannot work.
@@ -98,7 +98,7 @@ def radial_energy(features: Tensor, bins: int, *, centred: bool = False) -> Tens
     Args:
         features: one layer's output.
         bins: rings between radius 0 and 1.
-        centred: take each channel's mean away first.
+        centred: subtract each channel's mean first.
 
     Shape: (B, C, h, w) -> (B, bins).
 
@@ -133,7 +133,7 @@ def log_ratio(energy: Tensor, cutoff: float) -> Tensor:
 
 
 class SpectrumMean:
-    """Adds up spectra photo by photo; what it holds does not grow with their number.
+    """Accumulate spectra photo by photo, in bounded memory.
 
     Args:
         layers: how many maps come with each photo.
@@ -157,11 +157,11 @@ class SpectrumMean:
         self._about = torch.tensor([photos, *maps[0].shape[-2:]])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that it holds."""
+        """Return the state as tensors."""
         return {"sums": self._sums, "about": self._about}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Restore the state that `tensors` returned."""
         self._sums, self._about = tensors["sums"], tensors["about"]
 
     def result(self, encoder: str, layers: tuple[int, ...]) -> Spectrum:

@@ -1,1 +1,1 @@
-"""Fused kernels: `reference` says what they compute, `triton_kernels` how, `ops` makes operators of them."""
+"""Fused kernels: `reference` defines them, `triton_kernels` implements them, `ops` makes torch operators."""

@@ -1,7 +1,7 @@
-"""The kernels around the vision engine, in Triton; `ovsdino.kernels.reference` says what they compute.
+"""The kernels around the vision engine, in Triton. `ovsdino.kernels.reference` defines what they compute.
 
-Import this module only where Triton is. The runtime launches them, without torch. The same kernels serve all
-models and sizes of photo, so that all sizes are arguments. All arithmetic is FP32.
+Import this module only where Triton is installed. The runtime launches the kernels without torch. They
+serve all models and photo sizes, so all sizes are arguments. All arithmetic is FP32.
 """
 
 from __future__ import annotations

@@ -23,12 +23,12 @@ OPTIONS = {"num_warps": NUM_WARPS, "enable_fp_fusion": True}
 
 @cache
 def has_triton() -> bool:
-    """Say whether Triton is installed; torch brings it along on Linux."""
+    """Tell whether Triton is installed. On Linux, torch depends on it."""
     return find_spec("triton") is not None
 
 
 def usable(x: Tensor) -> bool:
-    """Say whether the network should call the kernels: on CUDA, and neither in training nor in an export."""
+    """Tell whether the network should call the kernels: on CUDA, except in training and export."""
     return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_exporting() and has_triton()
 
 
@@ -143,7 +143,7 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # 
 
 
 def _backward_of(compose: Callable[..., Tensor]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """Derive through the reference: the kernels compute forward only."""
+    """Compute gradients with the reference: the kernels only have a forward pass."""
 
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         with torch.enable_grad():

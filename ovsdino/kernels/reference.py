@@ -1,4 +1,4 @@
-"""What the fused kernels compute, in plain torch: FP32 inside, the type of the first argument outside."""
+"""The fused kernels in plain torch: they compute in FP32 and return the type of the first argument."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The kernels themselves, in Triton; `ovsdino.kernels.reference` says what they compute.
+"""The fused kernels in Triton. `ovsdino.kernels.reference` defines what they compute.
 
-Import this module only where Triton is. Arguments come in the order that TensorRT's plugins pass them:
+Import this module only where Triton is installed. Arguments come in the order of TensorRT's plugins:
 pointers in, integers, pointers out. Shapes that a model fixes are constants, so that index arithmetic folds;
 batch and photo size are not. All arithmetic is FP32.
 """

@@ -1,4 +1,4 @@
-"""The command ``ovsdino train``. All but click is imported when it is needed."""
+"""The command ``ovsdino train``. Everything but click is imported inside the functions."""
 
 from __future__ import annotations
 

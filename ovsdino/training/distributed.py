@@ -1,4 +1,4 @@
-"""Several processes as one: torchrun's environment, and the few words they exchange."""
+"""Several processes as one team: torchrun's environment, and the collectives that training needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = timedelta(minutes=30)  # of the others while rank 0 validates or writ
 
 @dataclass(frozen=True)
 class Team:
-    """This process among all that train together."""
+    """This process and its team."""
 
     rank: int
     size: int
@@ -53,14 +53,14 @@ class Team:
         return said
 
     def wait(self) -> None:
-        """Go on when all have come so far."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
 def join_team(device: str = "auto") -> Iterator[Team]:
-    """Join the processes that torchrun started, or be alone.
+    """Join the processes that torchrun started; without torchrun, a team of one.
 
     Args:
         device: "cpu", "cuda", or "auto": CUDA where there is any.

@@ -1,4 +1,4 @@
-"""Which weights learn, how fast, and when: parameter groups, AdamW, warm-up and cosine."""
+"""Parameter groups, AdamW, and the schedule: warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VLM, VLM_HEAD = "vlm.", "vlm.vision.head."
 
 @dataclass(frozen=True)
 class Parts:
-    """A network's parameters by how they learn, each with its name."""
+    """A network's parameters by learning rate, each with its name."""
 
     new: dict[str, Parameter]  # SAE, SMD, gate, projector, head; all but the VLM
     tuned: dict[str, Parameter]  # the backbone's last blocks; of the VLM
@@ -38,7 +38,7 @@ class Parts:
 
 
 def split_parameters(model: OVSDINO) -> Parts:
-    """Tell what learns and at which rate.
+    """Return the trained parameters and their rates.
 
     Of the backbone these are its last ``trained_blocks`` blocks, and where that is all of them, patch and
     position embedding and the final norm as well.
@@ -59,15 +59,15 @@ def split_parameters(model: OVSDINO) -> Parts:
 
 
 def is_tuned(name: str, config: ModelConfig) -> bool:
-    """Tell whether a parameter of the backbone learns."""
+    """Tell whether a parameter of the backbone is trained."""
     if config.trained_blocks == config.backbone_depth:
         return True
     first = config.backbone_depth - config.trained_blocks
     return name.startswith(BLOCKS) and int(name.removeprefix(BLOCKS).split(".")[0]) >= first
 
 
-def split_seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
-    """Tell what of dinov3.seg learns and at which rate.
+def split_dinov3seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
+    """Return dinov3.seg's trained parameters and their rates.
 
     The VLM learns slowly: the queries and values of all its attentions, the rest is frozen ("query-value");
     or its backbone and the text tower's queries and values, and its head as fast as what is new ("vision").
@@ -92,7 +92,7 @@ def split_seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
 
 
 def prepare(model: OVSDINO) -> Parts:
-    """Freeze what of OVS-DINO does not learn."""
+    """Freeze the parameters of OVS-DINO that are not trained."""
     parts = split_parameters(model)
     for parameter in parts.frozen.values():
         parameter.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""What a run needs to go on as if nothing had happened: one safetensors file, replaced in one step.
+"""The state of a training run, from which it resumes: one safetensors file, replaced atomically.
 
-The learning rate and every random number are functions of the step, so the step stands for the scheduler and
-for the generators' states too.
+The learning rate and all random numbers are functions of the step, so the file needs no state of a scheduler
+or of generators.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 @dataclass(frozen=True)
 class Header:
-    """What the state file says beside the tensors; JSON in its metadata."""
+    """The metadata of the state file, as JSON."""
 
     step: int  # steps done
     best: float | None  # best validation mIoU so far
@@ -43,7 +43,7 @@ class Header:
 
 @dataclass
 class Learner:
-    """The network while it learns."""
+    """A network in training: weights, optimizer, running average."""
 
     model: Network
     parts: Parts
@@ -63,7 +63,7 @@ class Learner:
 def begin(
     model: Network, recipe: Recipe, device: torch.device, split: Callable[[Any], Parts] = prepare
 ) -> Learner:
-    """Make a network ready to learn; ``split`` freezes what does not learn, and tells what does."""
+    """Prepare a network for training. ``split`` freezes parameters and returns the others."""
     model = model.to(device)
     parts = split(model)
     wake(model)
@@ -78,7 +78,7 @@ def begin(
 
 
 def save_state(learner: Learner, settings: dict[str, Any], folder: Path) -> None:
-    """Write the state; a kill at any moment leaves the old file or the new one."""
+    """Write the state atomically: after a kill there is the old file or the new one."""
     tensors = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
     if learner.average is not None:
         tensors |= {f"average.{name}": value for name, value in learner.average.state_dict().items()}
@@ -93,7 +93,7 @@ def save_state(learner: Learner, settings: dict[str, Any], folder: Path) -> None
 
 
 def read_header(folder: Path) -> Header | None:
-    """Read how far a run came; None where there is none.
+    """Read the progress of a run; None if there is no state file.
 
     Raises:
         CheckpointError: the file is damaged, or of another version.
@@ -117,7 +117,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 def check_same(header: Header, settings: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with other settings.
+    """Refuse to resume with other settings.
 
     Raises:
         CheckpointError: names each setting that differs, and both values.
@@ -131,7 +131,7 @@ def check_same(header: Header, settings: dict[str, Any], folder: Path) -> None:
 
 
 def restore(learner: Learner, header: Header, folder: Path) -> None:
-    """Bring a learner to where the state file was written.
+    """Restore a learner from the state file.
 
     Raises:
         CheckpointError: the file does not fit this network.
@@ -154,7 +154,7 @@ def restore(learner: Learner, header: Header, folder: Path) -> None:
 
 
 def check_frozen(learner: Learner) -> None:
-    """Make sure that training has not touched what it must not touch.
+    """Check that training has not changed frozen weights.
 
     Raises:
         CheckpointError: a frozen weight has changed by a bit or more.
@@ -166,7 +166,7 @@ def check_frozen(learner: Learner) -> None:
 
 
 def _learning(parts: Parts) -> list[tuple[str, torch.nn.Parameter]]:
-    """List what learns in the optimizer's order."""
+    """List the trained parameters in the optimizer's order."""
     return [*parts.tuned.items(), *parts.new.items()]
 
 

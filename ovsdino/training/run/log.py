@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, CSV files, and TensorBoard where it is installed."""
+"""The log of a run: progress bar, CSV files, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMOOTH = 0.95  # of the figures beside the bar
 
 
 class Table:
-    """A CSV file whose rows begin with the step; rows of steps that a resumed run repeats are taken out.
+    """A CSV file whose rows begin with the step. Rows of steps that a resumed run repeats are removed.
 
     Args:
         path: the file.
@@ -46,7 +46,7 @@ class Table:
             partial.replace(path)
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append a row; the first one's keys are the header, and keys that it lacks are left out."""
+        """Append a row. The keys of the first row are the header; other keys are dropped."""
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if not self.header:
@@ -56,7 +56,7 @@ class Table:
 
 
 class Log:
-    """Everything that a run tells. Made by `open_log`."""
+    """The log of a run. Make it with `open_log`."""
 
     def __init__(self, folder: Path | None, step: int, total: int, progress: Progress) -> None:
         self.progress = progress
@@ -68,7 +68,7 @@ class Log:
         self.seconds = self.waited = 0.0
 
     def step(self, step: int, figures: Mapping[str, float], *, seconds: float, waited: float) -> None:
-        """Tell of a step that is done.
+        """Log a finished step.
 
         Args:
             step: how many are done.
@@ -87,7 +87,7 @@ class Log:
         self._plot(step, figures)
 
     def epoch(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
-        """Tell of an epoch that is done, with what validation found."""
+        """Log a finished epoch with its validation."""
         if self.epochs is not None:
             self.epochs.add({"step": step, "epoch": epoch, **figures})
         said = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
@@ -109,7 +109,7 @@ def open_log(folder: Path | None, *, step: int, total: int) -> Iterator[Log]:
     """Open the log of a run.
 
     Args:
-        folder: gets ``steps.csv``, ``epochs.csv`` and ``tensorboard/``; None in a process that tells nothing.
+        folder: gets ``steps.csv``, ``epochs.csv`` and ``tensorboard/``; None writes nothing.
         step: steps that are done.
         total: steps in all.
     """

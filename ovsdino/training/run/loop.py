@@ -1,4 +1,4 @@
-"""The whole run: epochs of steps, validation after each, and a state from which to go on at any moment."""
+"""The training loop: epochs of steps, validation after each epoch, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ovsdino.training.systems.system import System
 
 @dataclass
 class Run:
-    """A run that is under way."""
+    """A run in progress."""
 
     job: Job
     team: Team
@@ -54,18 +54,18 @@ class Run:
 
 
 def train(job: Job) -> Path:
-    """Train a network, or go on with a run that was stopped.
+    """Train a network, or resume a run.
 
-    The same job gives the same weights on a CPU, however often it is stopped and by whatever.
+    On a CPU, the same job gives the same weights, however often it is stopped.
 
     Args:
-        job: what to train, on what, and where to.
+        job: recipe, data and output folder.
 
     Returns:
         The file of the final weights, which `ovsdino-export --checkpoint` takes.
 
     Raises:
-        OvsdinoError: something that the user can mend; nothing that was there is lost.
+        OvsdinoError: an error that the user can fix. Existing files stay as they are.
     """
     with join_team(job.device) as team:
         header = read_header(job.out)
@@ -86,7 +86,7 @@ def train(job: Job) -> Path:
 
 
 def ready(job: Job, system: System, header: Header | None, team: Team) -> Learner:
-    """Make the network ready to learn, from its first weights or from where it was stopped."""
+    """Prepare the network for training, from its initial weights or from the state file."""
     learner = begin(system.make_model(), job.recipe, team.device, system.split)
     if header is not None:
         restore(learner, header, job.out)
@@ -95,7 +95,7 @@ def ready(job: Job, system: System, header: Header | None, team: Team) -> Learne
 
 
 def run_epochs(run: Run) -> None:
-    """Train what is left of each epoch, and finish it."""
+    """Train the remaining steps of each epoch, and finish it."""
     loader = stepper = None
     for number, epoch in enumerate(run.epochs):
         if run.learner.step >= epoch.end:
@@ -109,7 +109,7 @@ def run_epochs(run: Run) -> None:
 
 
 def run_steps(run: Run, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
-    """Take the steps of an epoch that are not done yet."""
+    """Train the remaining steps of an epoch."""
     learner, team = run.learner, run.team
     batches = loader.load(epoch, learner.step - epoch.start)
     count = epoch.phase.batch // epoch.phase.micro_batch // team.size
@@ -131,7 +131,7 @@ def run_steps(run: Run, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
 
 
 class Stopwatch:
-    """Hand batches on, and measure how long they are waited for."""
+    """Iterate over batches, and measure the time spent waiting for them."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self.batches = batches

@@ -1,4 +1,4 @@
-"""One step: the loss of a batch in parts, its gradients, and the weights moved."""
+"""One training step: loss terms, gradients, update."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DivergedError(OvsdinoError):
-    """The loss or the gradient is not a number any more."""
+    """The loss or the gradient is not finite."""
 
 
 class Objective(nn.Module):
-    """The weighted sum of the loss terms (eq. 16) as a module, which is what DDP wants to see.
+    """The weighted sum of the loss terms (eq. 16) as a module, as DDP requires.
 
     Shape: a batch -> scalar, and the terms without their weights (T,).
     """
@@ -72,7 +72,7 @@ class Stepper:
         self.objective: nn.Module = self.shared or objective
 
     def __call__(self, batches: Iterable[Batch], count: int, factor: float) -> dict[str, float]:
-        """Learn from this process's share of a batch.
+        """Train on this process's share of a batch.
 
         Args:
             batches: ``count`` micro-batches, on the device.
@@ -119,7 +119,7 @@ class Stepper:
         return torch.cat([terms.float(), loss.detach().float()[None]])
 
     def _check(self, figures: list[float], local: Tensor, photos: list[tuple[str, ...]]) -> None:
-        """Stop, in all processes alike, where a number is not finite."""
+        """Stop all processes if a number is not finite."""
         scaled = self.learner.scaler.is_enabled()  # its first steps may overflow, and are left out
         if all(map(math.isfinite, figures[:-1])) and (scaled or math.isfinite(figures[-1])):
             return
@@ -137,10 +137,10 @@ class Stepper:
 
 
 def use_precision(transformer: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Let a transformer compute in BF16 on a CPU, the rest in FP32; on a GPU see `whole_autocast`.
+    """Compute a transformer in BF16 on a CPU, the rest in FP32. For a GPU see `whole_autocast`.
 
-    oneDNN's BF16 convolutions take ten times longer backward than FP32's, so a CPU has BF16 in the
-    transformer alone, and only while it learns.
+    The backward pass of oneDNN's BF16 convolutions takes ten times longer than that of FP32. So on a CPU only
+    the transformer uses BF16, and only in training.
 
     Raises:
         RecipeError: FP16 on a CPU.

@@ -20,7 +20,7 @@ from ovsdino.training.data.batch import Batch
 from ovsdino.training.data.dataset import MaskDataset, training_words
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino.training.distributed import Team
-from ovsdino.training.optimizer import Parts, split_seg_parameters
+from ovsdino.training.optimizer import Parts, split_dinov3seg_parameters
 from ovsdino.training.systems.dinov3seg_losses import dinov3seg_loss_terms
 from ovsdino.training.systems.dinov3seg_validation import embed_classes, label_view
 from ovsdino.training.systems.ovsdino import Job, check_files, hash_listing, is_network
@@ -83,7 +83,7 @@ class Dinov3segInputs:
 
     def split(self, model: Dinov3Seg) -> Parts:
         """Freeze what does not learn, and tell the rest by its rate."""
-        return split_seg_parameters(model, self.job.recipe)
+        return split_dinov3seg_parameters(model, self.job.recipe)
 
     def transformer(self, model: Dinov3Seg) -> nn.Module:
         """Return the VLM's vision tower."""

@@ -1,8 +1,8 @@
-"""SAM's neck output of the training squares: computed as they come, or once and kept on disk.
+"""Outputs of SAM's neck for the training squares, computed on the fly or read from a cache on disk.
 
-What SAM sees in a place depends on what surrounds it, so a whole photo's features, cut to a square, are not
-the square's. The cache therefore holds the features of fixed squares, ``DataRecipe.crops`` of each photo,
-mirrored or not; only the colours may still change. They are exactly those computed on the fly.
+SAM's features of a position depend on its surroundings, so a crop of a whole photo's features differs from
+the features of the crop. The cache therefore holds the features of fixed squares, ``DataRecipe.crops`` of
+each photo, mirrored or not. Only the colours may still change. They equal those computed on the fly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GIBI = 1 << 30
 
 
 class CacheError(OvsdinoError):
-    """A folder of SAM's features is missing, unfinished, too large for the disk, or of something else."""
+    """A cache of SAM's features is missing, unfinished, too large for the disk, or of other photos."""
 
 
 class SamTeacher(nn.Module):
@@ -74,7 +74,7 @@ class SamTeacher(nn.Module):
             return cast(Tensor, self.encoder(pixels)).half()
 
     def fill(self, batch: Batch) -> Batch:
-        """Replace a batch's views by their features; a batch that has none passes unchanged."""
+        """Replace a batch's views by their features. A batch without views is returned unchanged."""
         return batch if batch.view is None else replace(batch, teacher=self(batch.view), view=None)
 
 
@@ -104,7 +104,7 @@ class SamCache:
 
 
 class _Views(Dataset[tuple[int, Tensor]]):
-    """The squares that still have no features."""
+    """The squares without features yet."""
 
     def __init__(self, dataset: MaskDataset, places: Sequence[int]) -> None:
         self.dataset, self.places = dataset, places
@@ -122,7 +122,7 @@ class _Views(Dataset[tuple[int, Tensor]]):
 def cache_features(
     dataset: MaskDataset, teacher: SamTeacher, folder: Path, team: Team, *, workers: int = 0
 ) -> SamCache:
-    """Make a cache, or go on with one; all processes of a team share the work.
+    """Make a cache, or resume one. All processes of a team share the work.
 
     Raises:
         CacheError: the folder is of other photos, squares or another SAM, or the disk is too small.
@@ -136,7 +136,7 @@ def cache_features(
 
 
 def create_cache(dataset: MaskDataset, teacher: SamTeacher, folder: Path) -> None:
-    """Lay out an empty cache where there is none; one process does it before any fills it.
+    """Create an empty cache if there is none. One process does this before any process fills it.
 
     Raises:
         CacheError: the folder is of other photos, squares or another SAM, or the disk is too small.
@@ -157,9 +157,9 @@ def fill_cache(
     world: int = 1,
     workers: int = 0,
 ) -> None:
-    """Encode every fixed square that has no features yet; killed at any moment, it goes on where it was.
+    """Encode every fixed square that has no features yet. After a kill, the same call resumes.
 
-    Several processes share the work: put a barrier before, and one behind, before the cache is opened.
+    Several processes share the work. Wait for all of them before and after this call.
 
     Args:
         dataset: photos and squares; its recipe has ``crops``.
@@ -187,7 +187,7 @@ def fill_cache(
 
 
 def cache_key(dataset: MaskDataset, teacher: SamTeacher) -> dict[str, Any]:
-    """Name everything that the features depend on."""
+    """Return everything that the features depend on."""
     recipe = dataset.recipe
     if not recipe.crops:
         raise CacheError("SAM's features are kept of fixed squares: got crops=0, expected 1 or more")
@@ -201,7 +201,7 @@ def cache_key(dataset: MaskDataset, teacher: SamTeacher) -> dict[str, Any]:
 
 
 def check_key(folder: Path, key: dict[str, Any]) -> None:
-    """Refuse a cache of something else.
+    """Refuse a cache of other photos, squares or weights.
 
     Raises:
         CacheError: names what differs.
@@ -234,7 +234,7 @@ def _shape(teacher: SamTeacher) -> tuple[int, ...]:
 
 
 def _create(folder: Path, key: dict[str, Any], count: int, shape: tuple[int, ...]) -> None:
-    """Lay out the files; the key comes last, so that a folder with one is whole."""
+    """Create the files. The key is written last, so a folder with a key is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted, free = 2 * count * int(np.prod(shape)), shutil.disk_usage(folder).free
     if wanted > free:

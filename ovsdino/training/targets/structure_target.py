@@ -1,4 +1,4 @@
-"""What the structure-aware encoder's output is aligned with: SAM's features, or the photo's own gradients."""
+"""Targets for the structure-aware encoder's output: SAM's features, or the photo's gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TargetError(OvsdinoError):
 def structure_target(
     batch: Batch, recipe: DataRecipe, *, channels: int, size: tuple[int, int]
 ) -> Tensor | None:
-    """Return the target of a batch, on the grid of the SAE's output; None where the recipe wants none.
+    """Return a batch's target on the grid of the SAE's output; None if the recipe has no structural target.
 
     ``sam`` has as many channels as the SAE's output (OVS-DINO, section 3). ``gradients`` is ours, for models
     without SAM: its channels are compared with the first ones of the output, the others stay free.
@@ -60,7 +60,7 @@ def structure_target(
 
 @torch.no_grad()
 def orientation_energy(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Describe each cell by how strong the edges of each direction are, whatever the photo's contrast.
+    """Describe each cell by the strength of its edges in each direction, independent of contrast.
 
     The gradient of the strongest colour channel votes with its length for the two nearest of ORIENTATIONS
     directions; votes are averaged over cells and divided by the length of the cell's 3x3 neighbourhood.

@@ -1,4 +1,4 @@
-"""The embeddings of all words that training uses: encoded once with the frozen text tower, kept on disk."""
+"""The embeddings of all training words: encoded once with the frozen text tower and kept on disk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WordError(OvsdinoError):
 
 @dataclass(frozen=True)
 class Prompter:
-    """A frozen text tower and the prompts that a word is put into."""
+    """A frozen text tower and its prompts."""
 
     tower: nn.Module  # ids (B, T) -> (B, D), unit length
     tokenize: Callable[[list[str]], Tensor]  # prompts -> ids (B, T)
@@ -41,7 +41,7 @@ class Prompter:
 
     @property
     def digest(self) -> str:
-        """Hash everything that an embedding depends on, but the word."""
+        """Hash everything that an embedding depends on, except the word."""
         digest = hashlib.sha256(json.dumps(self.templates).encode())
         for name, value in sorted(self.tower.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -89,7 +89,7 @@ class WordBank:
 
 
 def load_prompter(config: ModelConfig, checkpoint: Path | None = None) -> Prompter:
-    """Load the text tower that a model meets words with.
+    """Load the text tower that belongs to a model.
 
     CLIP takes the 80 ImageNet templates (OVS-DINO, section 4), nano's own tower the bare word.
 
@@ -132,7 +132,7 @@ def _load_nano(weights: Path) -> Prompter:
 
 
 def build_word_bank(words: Iterable[str], prompter: Prompter, cache: Path) -> WordBank:
-    """Embed words, as far as an earlier run has not; a run that is killed loses at most a minute's.
+    """Embed the words that an earlier run has not embedded. A killed run loses at most a minute of work.
 
     Args:
         words: what training may use.
