@@ -1,1 +1,1 @@
-"""Pseudo-masks: the words of a photo's captions, each with the pixels that two teachers give it."""
+"""Pseudo-masks: words of a photo, each with the pixels that teacher networks assign to it."""

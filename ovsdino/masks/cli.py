@@ -1,4 +1,4 @@
-"""The command ``ovsdino pseudo-masks``, a skin over `ovsdino.masks.make`."""
+"""The command ``ovsdino pseudo-masks``, which calls `ovsdino.masks.make`."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ COUNT = click.IntRange(min=1)
 @click.option("--ray", metavar="ADDRESS", help="Ray cluster that sees the same paths; `local` starts one.")
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Ray workers, with a GPU each.")
 def pseudo_masks(**options: Any) -> None:  # noqa: ANN401 - whole to Request, which names and types them
-    """Find masks for the words of photos' captions: what `ovsdino train` learns from.
+    """Make the pseudo-masks that `ovsdino train` learns from.
 
-    Killed and started again with the same options, it goes on where it stopped.
+    Run the same command again to resume after a kill.
     """
     smaller = "give a smaller --sam or --detector, or fewer --workers"
     with user_errors("this", extra=lambda name: "cluster" if name == "ray" else "masks", smaller=smaller):
@@ -98,7 +98,7 @@ def pseudo_masks(**options: Any) -> None:  # noqa: ANN401 - whole to Request, wh
 
 
 def run(request: Request) -> None:
-    """Plan, make, and say what came of it."""
+    """Plan the job, make the masks, and print a summary."""
     from ovsdino.masks.plan import plan
     from ovsdino.masks.progress import counting, working
 

@@ -1,4 +1,4 @@
-"""The same shards by many processes: Ray Data over a cluster whose machines share photos and folder."""
+"""Make the shards with many processes: Ray Data on machines that share the photos and the folder."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SMALLER = "give a smaller --sam or --detector"  # where memory is short
 
 
 class ShardMaker:
-    """One worker: holds the networks, makes a shard at a time. Ray starts another one if it dies."""
+    """A worker: it holds the networks and makes one shard at a time. Ray replaces a worker that dies."""
 
     def __init__(self, out: Path, photos: Path, options: SourceOptions) -> None:
         self.out, self.photos, self.options = out, photos, options
         self.source: Source | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make a shard, and say how many photos it has, or why it cannot be made.
+        """Make a shard. Return its number of photos, or why it cannot be made.
 
-        What the user can mend is told as data: of an error, Ray prints its own traceback.
+        Errors that the user can fix are returned as data, because Ray prints a traceback for exceptions.
         """
         try:
             return {"photos": self.make(row), "refused": ""}
@@ -52,7 +52,7 @@ class ShardMaker:
 def make_masks_on_cluster(
     job: Job, *, address: str, workers: int, device: str | None, begin: Advance, advance: Advance
 ) -> None:
-    """Make the shards that are missing with Ray workers.
+    """Make the missing shards with Ray workers.
 
     Args:
         job: what is to be made; its paths must mean the same on every machine.

@@ -1,4 +1,4 @@
-"""True masks as a source: label maps of a data set with fixed classes, such as COCO-Stuff's."""
+"""True masks as a source: label maps of a data set such as COCO-Stuff."""
 
 from __future__ import annotations
 

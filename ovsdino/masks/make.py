@@ -1,4 +1,4 @@
-"""Make the pseudo-masks of a folder of photos, shard by shard; one process or many run the same function."""
+"""Make the pseudo-masks of a folder of photos, shard by shard, in one process or many."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Advance = Callable[[int], None]  # told of so many further photos
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made, of what, and where."""
+    """A job: photos, source of the masks, and output folder."""
 
     out: Path
     photos: Path  # folder
@@ -62,7 +62,7 @@ class Job:
 def shard_records(
     source: Source, photos: Path, tasks: Sequence[PhotoNouns], advance: Advance
 ) -> Iterator[Record]:
-    """Give each task to the source; a photo that cannot be read is skipped with the reason."""
+    """Run the source on each task. A photo that cannot be read is recorded as skipped, with the reason."""
     for task in tasks:
         try:
             photo = load_photo(photos / task.image)
@@ -74,7 +74,7 @@ def shard_records(
 
 
 def make_masks(job: Job, *, begin: Advance, advance: Advance) -> None:
-    """Make the shards that are missing, in this process.
+    """Make the missing shards in this process.
 
     Args:
         job: what is to be made.
@@ -97,7 +97,7 @@ def make_masks(job: Job, *, begin: Advance, advance: Advance) -> None:
 
 
 def finish(job: Job) -> None:
-    """Index the shards, when all are there, and write what belongs beside them."""
+    """Index the shards once all are written, and write the files beside them."""
     for name, content in job.beside.items():
         write_beside(job.out, name, content)
     finish_masks(job.out)

@@ -47,7 +47,7 @@ class Request:
 
 
 def spread(items: Sequence[Item], max_photos: int | None) -> tuple[Item, ...]:
-    """Take so many items, evenly spread; all of them for None."""
+    """Take evenly spaced items; None takes all."""
     if max_photos is None or max_photos >= len(items):
         return tuple(items)
     return tuple(items[int(place)] for place in np.linspace(0, len(items) - 1, max_photos))

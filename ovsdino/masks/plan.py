@@ -21,7 +21,7 @@ SHEET, NOUNS = "contact-sheet.png", "nouns.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """A job that is ready to run."""
+    """A checked job."""
 
     request: Request
     job: Job
@@ -52,7 +52,7 @@ class Plan:
             draw_sheet(reader, request.photos, count=request.sheet).save(request.out / SHEET)
 
     def summary(self) -> list[str]:
-        """Say what is in the folder now."""
+        """Summarise the folder's contents."""
         reader = MaskReader(self.request.out)
         regions = sum(reader.vocabulary.values())
         commonest = ", ".join(f"{noun} {count}" for noun, count in list(reader.vocabulary.items())[:8])
@@ -70,7 +70,7 @@ class Plan:
 
 
 def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
-    """Check what was asked for and find the photos' nouns.
+    """Check the options and find the photos' nouns.
 
     Args:
         request: what was asked for.
@@ -158,7 +158,7 @@ def _find_nouns(
 
 
 def _notes(captions: Captions, request: Request) -> list[str]:
-    """Say what of the caption file and the folder did not fit."""
+    """Describe how caption file and folder do not match."""
     notes = []
     if captions.missing:
         first = captions.missing[0]

@@ -1,4 +1,4 @@
-"""Progress for people: how far, how fast, how long still."""
+"""Progress bars: done, rate, time left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _progress(unit: str) -> Any:  # noqa: ANN401 - rich is imported only here
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Things a second, or seconds a thing where they are slow."""
+        """Items per second, or seconds per item where they are slow."""
 
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
@@ -45,7 +45,7 @@ def _progress(unit: str) -> Any:  # noqa: ANN401 - rich is imported only here
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar once there is something to count; yields a function of (done, total)."""
+    """Show a bar once the total is known. Yields a function of (done, total)."""
     with _progress(what.removesuffix("s")) as bar:
         task = bar.add_task(what, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
@@ -53,7 +53,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def working() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """Show a bar of photos; yields what sets how many there are, and what adds those that are done."""
+    """Show a bar of photos. Yields two functions: one sets the total, one adds finished photos."""
     with _progress("photo") as bar:
         task = bar.add_task("masks", total=None)
         yield lambda total: bar.update(task, total=total), lambda count: bar.advance(task, count)

@@ -25,7 +25,7 @@ MIN_CAPTIONS = 2  # of a photo must share a word
 
 
 def segmenter_job(request: Request) -> Job:
-    """Read the concepts, find the photos and the words that their captions share.
+    """Read the concepts, and find the photos and the words that their captions share.
 
     Raises:
         MaskError: a file is missing or is not what it should be.
@@ -63,7 +63,7 @@ def segmenter_job(request: Request) -> Job:
 
 
 def read_rules(file: Path) -> dict[str, SetRules]:
-    """Read what is known of the sets from the concepts' file.
+    """Read the rules of the sets from the concepts file.
 
     Raises:
         MaskError: a rule is unknown.
@@ -77,7 +77,7 @@ def read_rules(file: Path) -> dict[str, SetRules]:
 
 
 def is_label(image: str, rules: dict[str, SetRules]) -> bool:
-    """Say whether a picture is a true mask and not a photo."""
+    """Tell whether an image is a true mask instead of a photo."""
     rule = rules.get(photo_set(image))
     return rule is not None and rule.voc_labels and Path(image).parent.name == "labels"
 

@@ -13,7 +13,7 @@ from ovsdino_runtime.base.photo_files import find_photos
 
 @dataclass(frozen=True, slots=True)
 class CaptionedPhoto:
-    """A photo and what people said about it."""
+    """A photo and its captions."""
 
     image: str  # path relative to the photo folder, POSIX
     captions: tuple[str, ...]
@@ -21,7 +21,7 @@ class CaptionedPhoto:
 
 @dataclass(frozen=True)
 class Captions:
-    """The photos of a folder that have captions, sorted by name, and what did not fit."""
+    """The captioned photos of a folder, sorted by name, and what did not match."""
 
     photos: tuple[CaptionedPhoto, ...]
     missing: tuple[str, ...]  # photos of the caption file that are not in the folder
@@ -30,7 +30,7 @@ class Captions:
 
 
 def list_photos(folder: Path) -> tuple[str, ...]:
-    """List the photos in a folder and below it, relative to it and sorted.
+    """List the photos below a folder, as sorted relative paths.
 
     Raises:
         PhotoError: there is no such folder, or there are no photos in it.
@@ -39,7 +39,7 @@ def list_photos(folder: Path) -> tuple[str, ...]:
 
 
 def read_captions(file: Path, folder: Path) -> Captions:
-    """Read a caption file and find its photos in a folder, by their path or else by their name.
+    """Read a caption file and find its photos in a folder, by path or else by name.
 
     Raises:
         MaskError: it is no caption file, holds no caption, or is of other photos.

@@ -1,4 +1,4 @@
-"""WordNet's nouns: which are nouns, what their singular is, whether they can be seen, which mean the same."""
+"""WordNet's nouns: singular forms, visible things, synonyms, hypernyms."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sense(NamedTuple):
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Nouns, their irregular plurals, and what they mean."""
+    """Nouns with their irregular plurals and senses."""
 
     nouns: Mapping[str, bool]  # lemma, words separated by spaces -> whether a sense of it is physical
     irregular: Mapping[str, str]  # form -> lemma
@@ -58,18 +58,18 @@ class Lexicon:
         return cls(nouns, {**irregular, **PLURALS}, synsets, above)
 
     def lemma(self, word: str) -> str | None:
-        """Return the singular of a noun, None for what is no noun; the shortest one as NLTK does."""
+        """Return the singular of a noun, None for other words. Of several, the shortest, as in NLTK."""
         if word in self.irregular:
             return self.irregular[word]
         forms = [word, *(word[: -len(end)] + new for end, new in ENDINGS if word.endswith(end))]
         return min((form for form in forms if form in self.nouns), key=len, default=None)
 
     def physical(self, noun: str) -> bool:
-        """Say whether a noun, or the last word of a compound that WordNet lacks, can be seen."""
+        """Tell whether a noun is a visible thing. Of a compound that WordNet lacks, the last word decides."""
         return self.nouns.get(noun, False) or self.nouns.get(noun.rpartition(" ")[2], False)
 
     def synonyms(self, nouns: Collection[str]) -> dict[str, tuple[str, ...]]:
-        """Find for each noun those of the same meaning, itself first; a noun without any is left out.
+        """Find the synonyms of each noun, the noun itself first. Nouns without synonyms are left out.
 
         A noun means its most common physical sense.
 

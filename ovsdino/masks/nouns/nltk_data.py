@@ -1,4 +1,4 @@
-"""NLTK's data from a user's own files: the part-of-speech tagger and WordNet's nouns.
+"""Read NLTK's data from files: the part-of-speech tagger and WordNet's nouns.
 
 Read here instead of by ``nltk.data``, which looks only where ``nltk.download`` puts things and, from NLTK 3.9
 on, refuses the tagger's older file. The tagger itself is NLTK's.
@@ -195,7 +195,7 @@ def _read(file: Place) -> bytes:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads dicts, sets, strings and numbers: all that the tagger is made of, and nothing that runs code."""
+    """An unpickler for dicts, sets, strings and numbers only. It never runs code."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - the base class's signature
         if (module, name) in {("__builtin__", "set"), ("builtins", "set")}:

@@ -27,7 +27,7 @@ EXCLUDED = frozenset(_NOT_THINGS.split())
 
 @dataclass(frozen=True)
 class NounFilter:
-    """Which nouns are kept."""
+    """Rules for the nouns that are kept."""
 
     min_captions: int = 100  # a noun must stand in so many
     least_length: int = 3  # [letters]
@@ -35,7 +35,7 @@ class NounFilter:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A noun as it stands in a caption and in the lexicon."""
+    """A noun as written in a caption, and as listed in the lexicon."""
 
     form: str  # lower case
     lemma: str | None  # None: WordNet does not know it
@@ -47,7 +47,7 @@ Runs = tuple[tuple[Noun, ...], ...]  # a caption's nouns; those that follow each
 
 @dataclass(frozen=True)
 class PhotoNouns:
-    """What one photo's captions name."""
+    """The nouns of one photo's captions."""
 
     image: str
     nouns: tuple[str, ...]  # kept ones, in the order of the captions
@@ -55,7 +55,7 @@ class PhotoNouns:
 
 
 def caption_runs(caption: str, tag: Tagger, lexicon: Lexicon) -> Runs:
-    """Tokenise and tag a caption, and return its nouns in runs."""
+    """Tokenise and tag a caption, and return its runs of nouns."""
     from nltk.tokenize import NLTKWordTokenizer
 
     runs: list[tuple[Noun, ...]] = []
@@ -72,7 +72,7 @@ def caption_runs(caption: str, tag: Tagger, lexicon: Lexicon) -> Runs:
 
 
 def split_run(run: Sequence[Noun], bigrams: frozenset[str]) -> list[str]:
-    """Name a run's things: known bigrams, from the left, and between them single nouns."""
+    """Split a run into known bigrams, from the left, and single nouns."""
     names, place = [], 0
     while place < len(run):
         pair = _bigram(run[place], run[place + 1]) if place + 1 < len(run) else None
@@ -86,7 +86,7 @@ def split_run(run: Sequence[Noun], bigrams: frozenset[str]) -> list[str]:
 
 
 def count_nouns(captions: Iterable[Runs], lexicon: Lexicon, rules: NounFilter) -> Counter[str]:
-    """Count in how many captions each noun or noun-noun bigram stands, of those that pass the filter."""
+    """Count the captions of each noun or bigram that passes the filter."""
     captions = list(captions)
     pairs: Counter[str] = Counter()
     for runs in captions:
@@ -101,7 +101,7 @@ def count_nouns(captions: Iterable[Runs], lexicon: Lexicon, rules: NounFilter) -
 def photo_nouns(
     photos: Sequence[CaptionedPhoto], read: Callable[[str], Runs], lexicon: Lexicon, rules: NounFilter
 ) -> tuple[list[PhotoNouns], Counter[str]]:
-    """Find each photo's nouns, pooled over its captions, and the vocabulary with counts of captions.
+    """Return each photo's nouns, pooled over its captions, and the vocabulary with counts of captions.
 
     Args:
         photos: with their captions.

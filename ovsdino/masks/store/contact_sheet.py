@@ -1,4 +1,4 @@
-"""A page of samples, to look at before days of training."""
+"""Contact sheet: samples of the masks, to check before training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INK, PAPER = (24, 24, 27), (255, 255, 255)
 
 
 def draw_sheet(reader: MaskReader, photos: Path, *, count: int = 12, columns: int = 4) -> Image:
-    """Draw photos spread evenly over the folder, each with its masks and their words.
+    """Draw evenly spaced photos of the folder with their masks and words.
 
     Args:
         reader: the masks.

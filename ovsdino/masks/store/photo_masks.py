@@ -1,4 +1,4 @@
-"""What is known of a photo: nouns, where they are, and what surely is not there."""
+"""The record of a photo: nouns with their regions, and nouns that are certainly absent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Rle:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A noun and where it is."""
+    """A noun and its mask or box."""
 
     noun: str
     rle: Rle | None  # None: the noun is known to be in the box, its mask is not
@@ -40,7 +40,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class PhotoMasks:
-    """All that is known of one photo."""
+    """The record of one photo."""
 
     image: str  # path relative to the photo folder, POSIX
     height: int  # [px] upright, as `ovsdino_runtime.base.photo.load_photo` gives it

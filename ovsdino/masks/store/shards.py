@@ -1,8 +1,8 @@
-"""What pseudo-masks are on disk: JSON lines in compressed shards, each whole or absent, read at random.
+"""Pseudo-masks on disk: JSON lines in compressed shards with random access. A shard is complete or absent.
 
 A folder holds ``masks.json`` (what made it), ``shard-00000.jsonl.gz`` and so on, and in the end
 ``vocabulary.json`` (photos of each noun) and ``index.json`` (where each photo's line lies). A shard is a
-fixed range of the photos, so a run that was killed goes on with exactly the shards that are missing. Each
+fixed range of the photos, so a killed run resumes with exactly the missing shards. Each
 line is a gzip member of its own: ``zcat`` reads the file, and one photo is read without the others.
 """
 
@@ -32,7 +32,7 @@ PARTIAL = ".part"
 
 @dataclass(frozen=True)
 class MaskInfo:
-    """What made a folder of masks (``masks.json``). A resumed run must agree with all of it."""
+    """How a folder of masks was made (``masks.json``). A resumed run must agree with all of it."""
 
     schema_version: int
     made_by: str
@@ -63,7 +63,7 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def check_masks(folder: Path, info: MaskInfo) -> None:
-    """Refuse a folder in which a run cannot begin or go on; write nothing.
+    """Reject a folder in which a run can neither start nor resume. Write nothing.
 
     Raises:
         MaskError: it holds something else, or was made of other photos or with other options.
@@ -77,7 +77,7 @@ def check_masks(folder: Path, info: MaskInfo) -> None:
 
 
 def start_masks(folder: Path, info: MaskInfo) -> list[int]:
-    """Open a folder for writing, new or left by a run that was stopped; return the shards still to be made.
+    """Open a new folder or one of a stopped run, and return the missing shards.
 
     Raises:
         MaskError: see :func:`check_masks`.
@@ -90,12 +90,12 @@ def start_masks(folder: Path, info: MaskInfo) -> list[int]:
 
 
 def missing_shards(folder: Path, info: MaskInfo) -> list[int]:
-    """Return the shards still to be made; write nothing."""
+    """Return the missing shards. Write nothing."""
     return [shard for shard in range(info.shards) if not shard_path(folder, shard).exists()]
 
 
 def write_shard(folder: Path, shard: int, records: Iterable[Record]) -> None:
-    """Write a shard under a temporary name and rename it, so that it is there whole or not at all."""
+    """Write a shard atomically."""
     lines = (json.dumps(to_json(record), ensure_ascii=False).encode() + b"\n" for record in records)
     _write_whole(shard_path(folder, shard), b"".join(gzip.compress(line, 6, mtime=0) for line in lines))
 
@@ -106,7 +106,7 @@ def write_beside(folder: Path, name: str, content: object) -> None:
 
 
 def finish_masks(folder: Path) -> None:
-    """Count the vocabulary and index the lines, when all shards are there.
+    """Count the vocabulary and index the lines, once all shards are written.
 
     Raises:
         MaskError: a shard is missing or damaged.
@@ -134,7 +134,7 @@ def finish_masks(folder: Path) -> None:
 
 
 class MaskReader:
-    """Read a finished folder of pseudo-masks by a photo's number; may be sent to other processes.
+    """Read a finished folder of pseudo-masks by photo number. Can be pickled for other processes.
 
     Raises:
         MaskError: the folder is missing, foreign, unfinished or damaged.

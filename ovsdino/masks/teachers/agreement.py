@@ -1,4 +1,4 @@
-"""What several segmenters say together: one label map, unknown where they contradict each other.
+"""Merge several segmenters into one label map; a pixel is unknown where they contradict each other.
 
 Labels are concept numbers of :mod:`ovsdino.masks.teachers.concepts`.
 """
@@ -29,7 +29,7 @@ SHAKY = (2, 9, 11, 15, 16, 23, 25, 26, 28)
 
 @dataclass(frozen=True)
 class SetRules:
-    """What is known of one set of photos, the folder directly below the photo folder."""
+    """Rules for one set of photos: a folder directly below the photo folder."""
 
     voc_labels: bool = False  # VOC's true masks lie in ``labels/`` beside the photos' folder
     cityscapes: Literal["no", "agreed", "instead"] = "no"  # its segmenter counts: where it agrees, or alone
@@ -39,7 +39,7 @@ class SetRules:
 
 @dataclass(frozen=True)
 class Opinions:
-    """What each segmenter says of a photo, in its own labels. Shape: (H, W) each."""
+    """Each segmenter's label map of a photo, in its own labels. Shape: (H, W) each."""
 
     ade: ByteLabels
     voc: ByteLabels

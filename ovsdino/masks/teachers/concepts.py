@@ -1,4 +1,4 @@
-"""The words that segmenters of fixed vocabularies can teach, and what their labels mean."""
+"""Concepts: the words that segmenters can teach, and the meaning of their labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST = 2  # the first concept's number in label maps
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing that a mask or a box can be of."""
+    """A concept: a thing that has masks or boxes."""
 
     names: tuple[str, ...]  # what a user may type for it; the first stands for all
     ade: int | None = None  # label in the ADE20K-31 segmenter, from 1
@@ -31,7 +31,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Concepts:
-    """All concepts; a concept's number is its place plus :data:`FIRST`."""
+    """All concepts. A concept's number is its index plus :data:`FIRST`."""
 
     concepts: tuple[Concept, ...]
     imagenet: tuple[int, ...]  # number of each of the 1,000 ImageNet classes

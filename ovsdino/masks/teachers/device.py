@@ -1,4 +1,4 @@
-"""Where the networks compute, found out by the process that computes."""
+"""Choose the device of the networks, in the process that computes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ovsdino.masks.errors import MaskError
 
 
 def choose_device(name: str | None) -> str:
-    """Return the device asked for, else a GPU where there is one.
+    """Return the requested device, else a GPU if there is one.
 
     Raises:
         MaskError: there is no such device.

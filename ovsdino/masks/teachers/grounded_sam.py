@@ -1,4 +1,4 @@
-"""The paper's source of masks: Grounding DINO finds the photo's nouns, SAM cuts them out.
+"""The paper's source of masks: Grounding DINO detects nouns, SAM segments their boxes.
 
 Source: OVS-DINO; the thresholds are those of the closest public script, and our reconstruction.
 """

@@ -1,4 +1,4 @@
-"""From a label map to regions: one mask a word, what is unknown, and the words that have only a box."""
+"""Turn a label map into regions: one mask per word, unknown pixels, and words with only a box."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAM: from a checkpoint in its official layout to masks of boxes."""
+"""SAM: load an official checkpoint, and segment boxes."""
 
 from __future__ import annotations
 

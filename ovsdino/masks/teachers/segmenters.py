@@ -1,4 +1,4 @@
-"""Segmenters of fixed vocabularies as a source of masks: where they agree, a word is true, others are not."""
+"""Segmenters with fixed vocabularies as a source of masks."""
 
 from __future__ import annotations
 

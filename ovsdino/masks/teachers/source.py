@@ -1,4 +1,4 @@
-"""What makes masks, whatever it is made of: a photo and its nouns in, what is known of it out."""
+"""The interface of a source of masks: photo and nouns in, record of the photo out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ovsdino_runtime.geometry.types import Photo
 
 
 class Source(Protocol):
-    """A teacher, or several that work together, with their networks loaded."""
+    """One or several teachers, loaded."""
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
         """Find the masks of a photo. Shape: photo (H, W, 3) RGB."""
@@ -18,7 +18,7 @@ class Source(Protocol):
 
 
 class SourceOptions(Protocol):
-    """How to open a source; small, so that it can be sent to other processes."""
+    """How to open a source. Small, so that it can be sent to other processes."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Segmenters in TFLite files: a photo in, labels out."""
+"""Segmenters in TFLite files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ByteLabels = NDArray[np.uint8]  # (h, w)
 
 @dataclass(frozen=True)
 class Teacher:
-    """A segmenter's file and what it wants."""
+    """A segmenter's file and its input format."""
 
     file: str
     floating: bool  # input in [-1, 1] and logits out; else uint8 in and labels out

@@ -1,4 +1,4 @@
-"""A segmenter's opinion from several views of a photo: the whole, and four zoomed corners that overlap."""
+"""Run a segmenter on several views of a photo: the whole, and four overlapping zoomed corners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Network = Callable[[Photo], ByteLabels]
 
 
 def label_in_views(network: Network, photo: Photo) -> ByteLabels:
-    """Give each pixel the label that most views give it; of equal ones the whole photo's, else the smallest.
+    """Give each pixel the majority label of the views. Ties go to the whole photo, else to the smallest.
 
     Shape: photo (H, W, 3) RGB -> (H, W).
     """

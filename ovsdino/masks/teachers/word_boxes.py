@@ -1,4 +1,4 @@
-"""Boxes that an ImageNet classifier is sure of: a thousand words, without masks."""
+"""Boxes in which an ImageNet classifier is certain: a thousand words, without masks."""
 
 from __future__ import annotations
 
