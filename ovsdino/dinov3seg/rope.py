@@ -35,8 +35,8 @@ def create_backbone(name: str, *, image_size: int = 0) -> nn.Module:
     )
     rope = getattr(backbone, "rope", None)
     if isinstance(rope, RotaryEmbeddingDinoV3):
-        rope.register_buffer("periods", rope.periods, persistent=True)
-    return cast(nn.Module, backbone)
+        rope.register_buffer("periods", cast(Tensor, rope.periods), persistent=True)
+    return backbone
 
 
 def computed_periods(backbone: nn.Module) -> Tensor:

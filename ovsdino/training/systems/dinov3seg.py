@@ -27,7 +27,7 @@ from ovsdino.training.systems.ovsdino import Job, check_files, hash_listing, is_
 from ovsdino.training.systems.validation import measure
 from ovsdino.training.targets.sam_features import hash_file
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
-from ovsdino_runtime.geometry.types import Scores
+from ovsdino_runtime.geometry.metrics import Scores
 
 # What each file of first weights is, by the option that takes it.
 DINOTXT_FILES = {

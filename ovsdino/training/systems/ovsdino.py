@@ -27,7 +27,7 @@ from ovsdino.training.systems.validation import validate
 from ovsdino.training.targets.sam_features import hash_file
 from ovsdino.training.targets.word_bank import Prompter, WordBank, build_word_bank, load_prompter
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
-from ovsdino_runtime.geometry.types import Scores
+from ovsdino_runtime.geometry.metrics import Scores
 
 if TYPE_CHECKING:
     from ovsdino.training.targets.sam_features import SamTeacher

@@ -13,7 +13,7 @@ from ovsdino.training.data.dataset import MaskDataset
 from ovsdino.training.data_recipe import DataRecipe
 from ovsdino.training.optimizer import Parts
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos
-from ovsdino_runtime.geometry.types import Scores
+from ovsdino_runtime.geometry.metrics import Scores
 
 Network = OVSDINO | Dinov3Seg
 

@@ -54,7 +54,7 @@ class MergeAxis:
     @property
     def nodes(self) -> int:
         """Count the nodes along this side."""
-        return self.merged.shape[1]
+        return int(self.merged.shape[1])
 
     def weights(self, start: int, stop: int) -> Floats:
         """Compute the rows of some pixels. Shape: (stop - start, nodes), each row sums to 1."""
