@@ -61,7 +61,42 @@ def bench() -> None:
 @click.option("--checkpoint", type=PATH, help="Weights of the torch form.  [default: the packaged ones]")
 @click.option("--sam", type=PATH, help="SAM's checkpoint: its features replace the encoder's; torch form.")
 @click.option(
-    "--protocol", help="ovsdino, dinov3seg, dinotxt or model.  [default: the benchmark's, else the model's]"
+    "--protocol",
+    help="ovsdino, talk2dino, dinov3seg, dinotxt or model.  [default: a published model's own, else the "
+    "benchmark's, else the bundle's]",
+)
+@click.option(
+    "--average",
+    type=click.Choice(["logits", "probabilities"]),
+    help="What is averaged where windows overlap.  [default: the protocol's]",
+)
+@click.option(
+    "--align-corners/--no-align-corners",
+    default=None,
+    help="How a window's scores are enlarged.  [default: the protocol's]",
+)
+@click.option(
+    "--words",
+    type=click.Choice(["official", "first", "all"]),
+    help="A class is its official name, the first word of our list, or the mean of all of its words.  "
+    "[default: the protocol's]",
+)
+@click.option(
+    "--patches",
+    type=click.Choice(["head", "backbone"]),
+    help="Of zero-shot dino.txt: the patches that meet text.  [default: head]",
+)
+@click.option(
+    "--background-cleaning",
+    type=click.FloatRange(min=0),
+    metavar="WEIGHT",
+    help="Of Talk2DINO's torch form: weight of its attention maps.  [default: the protocol's]",
+)
+@click.option(
+    "--pamr",
+    type=click.IntRange(min=0),
+    metavar="ITERATIONS",
+    help="Of Talk2DINO's torch form: refine masks with PAMR; the official number is 10.  [default: 0]",
 )
 @click.option("--templates", help="A packaged set, a phrase with {}, or model.  [default: the protocol's]")
 @click.option("--background", type=click.FloatRange(0, 1), help="Threshold.  [default: the model's own]")
@@ -79,7 +114,10 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
         from ovsdino_benchmarks.quality.quality import QualityRequest, run_quality
 
         spec = ModelSpec(**{key: options.pop(key) for key in ("model", "checkpoint", "threads", "sam")})
-        request = QualityRequest(spec=spec, threshold=options.pop("background"), **options)
+        fields = ("average", "align_corners", "words", "patches", "background_cleaning", "pamr")
+        changes = {key: options.pop(key) for key in fields}
+        threshold = options.pop("background")
+        request = QualityRequest(spec=spec, threshold=threshold, changes=changes, **options)
         for file in run_quality(request, click.echo):
             click.echo(f"-> {file}")
 

@@ -22,7 +22,12 @@ def tokenize(prompts: Sequence[str], config: VlmConfig) -> Tensor:
     """
     if config.text == "nano":
         return torch.tensor([encoding.ids for encoding in _nano().encode_batch(list(prompts))])
-    return cast(Tensor, _clip()(list(prompts), context_length=config.text_context))
+    return tokenize_clip(prompts, context=config.text_context)
+
+
+def tokenize_clip(prompts: Sequence[str], *, context: int = 77) -> Tensor:
+    """Cut prompts into CLIP's pieces; a long prompt keeps its end-of-text token. Shape: -> (N, context)."""
+    return cast(Tensor, _clip()(list(prompts), context_length=context))
 
 
 @cache

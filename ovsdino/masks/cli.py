@@ -44,7 +44,17 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--text-threshold", type=SHARE, default=0.20, show_default=True, help="Of each token of a noun."
 )
-@click.option("--nms-iou", type=SHARE, default=0.5, show_default=True, help="Most overlap of a noun's boxes.")
+@click.option(
+    "--nms-iou", type=SHARE, default=0.5, show_default=True, help="Largest overlap of two boxes that stay."
+)
+@click.option(
+    "--selection",
+    type=click.Choice(["noun", "script"]),
+    default="noun",
+    show_default=True,
+    help="Which boxes stay: noun asks all tokens of a noun and suppresses overlaps noun by noun "
+    "(reconstructed); script is Grounded-Segment-Anything's rule: any token, overlaps across all names.",
+)
 @click.option(
     "--min-area",
     type=SHARE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Request:
     box_threshold: float
     text_threshold: float
     nms_iou: float
+    selection: Literal["noun", "script"]
     min_area: float
     min_captions: int
     nltk_data: Path | None

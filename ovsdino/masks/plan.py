@@ -123,6 +123,7 @@ def _grounded_sam(request: Request) -> SourceOptions:
         detector=str(detector.absolute()) if detector.is_dir() else request.detector,
         sam=request.sam.absolute(),
         thresholds=BoxThresholds(request.box_threshold, request.text_threshold, request.nms_iou),
+        selection=request.selection,
         min_area=request.min_area,
         device=request.device,
     )

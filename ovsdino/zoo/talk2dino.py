@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ovsdino.dinov3seg.rope import create_backbone
 from ovsdino.network.backbone import Backbone
 from ovsdino.network.clip_text import ClipTextTower
+from ovsdino.zoo.background_cleaning import class_token_attention
 from ovsdino.zoo.config import Talk2DinoConfig
 
 
@@ -39,11 +40,12 @@ class Projection(nn.Module):
 
 
 class Talk2DinoText(nn.Module):
-    """Token ids to unit vectors among DINO's patches: CLIP, projection, length.
+    """CLIP's text encoder and the projection: ``project(mean(encode_raw(prompts)))`` embeds a class.
 
-    Source: Talk2DINO, ``build_text_embedding``. With several templates the official code projects the mean
-    of CLIP's features; here each prompt is projected and the mean is taken of unit vectors, so that prompts
-    can be encoded one at a time. With one template the two are the same.
+    The official code averages CLIP's own features over the templates, not of unit length, and projects their
+    mean. ``forward`` embeds single prompts: the same for one template.
+
+    Source: lorebianchi98/Talk2DINO, ``models/dinotext/dinotext.py: build_text_embedding``.
 
     Args:
         config: sizes of CLIP and of the projection.
@@ -59,8 +61,16 @@ class Talk2DinoText(nn.Module):
         self.projection = Projection(config.clip_width, config.text_width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encode token ids."""
-        return F.normalize(self.projection(self.tower.encode_raw(ids)), dim=-1)
+        """Embed single prompts."""
+        return self.project(self.encode_raw(ids))
+
+    def encode_raw(self, ids: Tensor) -> Tensor:
+        """Return CLIP's features, not normalised: (N, T) -> (N, clip width)."""
+        return self.tower.encode_raw(ids)
+
+    def project(self, raw: Tensor) -> Tensor:
+        """Project features, or their mean, to unit vectors: (N, clip width) -> (N, D)."""
+        return F.normalize(self.projection(raw), dim=-1)
 
 
 class Dinov2Patches(nn.Module):
@@ -77,6 +87,10 @@ class Dinov2Patches(nn.Module):
         """Return the patches as a map."""
         _, patches = self.backbone(pixels)
         return cast(Tensor, patches)
+
+    def with_attention(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the patches, and the last block's attention logits of the class token (B, heads, h * w)."""
+        return encode_with_attention(self, self.backbone.vit, pixels)
 
 
 class Dinov3Patches(nn.Module):
@@ -96,3 +110,28 @@ class Dinov3Patches(nn.Module):
         tokens = cast(Tensor, self.backbone.forward_features(pixels))  # type: ignore[operator]
         size = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
         return torch.unflatten(tokens[:, self.prefix :].transpose(1, 2), 2, size)  # (B, D, h, w)
+
+    def with_attention(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the patches, and the last block's attention logits of the class token (B, heads, h * w)."""
+        return encode_with_attention(self, self.backbone, pixels)
+
+
+def encode_with_attention(vision: nn.Module, vit: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a vision tower, and read what its last block's attention was given.
+
+    Args:
+        vision: returns patches.
+        vit: its timm backbone.
+        pixels: normalised.
+
+    Shape: pixels (B, 3, H, W) -> (B, D, h, w), (B, heads, h * w).
+    """
+    attention = cast(nn.ModuleList, vit.blocks)[-1].attn
+    seen: list[Tensor] = []
+    handle = attention.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        patches = cast(Tensor, vision(pixels))
+    finally:
+        handle.remove()
+    prefix = int(cast(int, vit.num_prefix_tokens))
+    return patches, class_token_attention(attention, seen[0], prefix)

@@ -124,7 +124,7 @@ def test_a_mistake_gets_one_line(arguments, message, tmp_path, monkeypatch):
     ("options", "message"),
     [
         ((), "protocol ovsdino cuts windows of 448 px where the model reads 32 px"),
-        (("--protocol", "dinov3seg"), "averages local-global"),
+        (("--protocol", "dinov3seg"), "averages features"),
         (("--protocol", "mine"), "unknown protocol 'mine'"),
         (("--protocol", "model", "--templates", "mine"), "unknown templates 'mine'"),
         (

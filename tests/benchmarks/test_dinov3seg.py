@@ -46,25 +46,27 @@ def run(command, *arguments):
 
 def test_the_papers_protocols():
     p = PROTOCOLS["dinov3seg"]
-    assert (p.short_side, p.long_side, p.window, p.stride, p.merge) == (0, 640, 384, 256, "local-global")
-    assert (p.interpolation, p.antialias, p.words) == ("bilinear", False, "first")
+    assert (p.short_side, p.long_side, p.window, p.stride, p.average) == (0, 640, 384, 256, "features")
+    assert (p.interpolation, p.antialias, p.words) == ("bilinear", False, "official")
     p = PROTOCOLS["dinotxt"]
-    assert (p.short_side, p.window, p.stride, p.merge) == (512, 384, 192, "probabilities")
-    assert (p.interpolation, p.templates, p.words) == ("bicubic", "imagenet80", "first")
+    assert (p.short_side, p.window, p.stride) == (512, 384, 192)
+    assert (p.average, p.probability, p.align_corners) == ("probabilities", "softmax", False)
+    assert p.patches == "head"
+    assert (p.interpolation, p.templates, p.words) == ("bicubic", "imagenet80", "official")
 
 
 def test_a_class_is_its_first_word_where_the_protocol_says_so():
     many = load_vocabulary("ade847")
-    assert words_of(PROTOCOLS["ovsdino"], many) == many
-    one = words_of(DINOV3SEG, many)
-    assert one.names == many.names
-    assert {len(each) for each in one.classes} == {1}
+    assert words_of(replace(DINOV3SEG, words="all"), many, "ade847") == many
+    first = words_of(replace(DINOV3SEG, words="first"), many, "ade847")
+    assert first.names == many.names
+    assert {len(words) for words in first.classes} == {1}
 
 
 def test_a_model_runs_its_own_protocol_and_no_other_familys(colours, tiny):
     own = own_protocol(load_bundle(colours).manifest)
     assert (own.name, own.short_side, own.long_side, own.window, own.stride) == ("model", 0, 64, 32, 16)
-    assert (own.merge, own.templates, own.antialias) == ("local-global", "model", False)
+    assert (own.average, own.templates, own.antialias) == ("features", "model", False)
     open_bundle(colours, own)
     open_bundle(colours, replace(DINOV3SEG, long_side=64, window=32, stride=8))
     for protocol, why in (
@@ -74,7 +76,7 @@ def test_a_model_runs_its_own_protocol_and_no_other_familys(colours, tiny):
     ):
         with pytest.raises(ProtocolError, match=f"protocol {protocol.name} {why}.*--protocol model"):
             open_bundle(colours, protocol)
-    with pytest.raises(ProtocolError, match="protocol model averages local-global, which tiny cannot run"):
+    with pytest.raises(ProtocolError, match="protocol model averages features, which tiny cannot run"):
         open_bundle(tiny, replace(own, short_side=32))
 
 
@@ -82,7 +84,7 @@ def test_evaluate_counts_what_the_model_says(colours, stripes, tmp_path):
     done = run(evaluate, "--data", stripes, "--model", colours, "--threads", 1, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "square of 64" in done.output
-    assert "local-global averaged" in done.output
+    assert "features averaged" in done.output
     found = results.load(tmp_path / "quality-stripes-colours-onnx.json").quality[0]
     assert found.protocol == own_protocol(load_bundle(colours).manifest)
     assert found.miou > 0.9
@@ -104,7 +106,7 @@ def test_evaluate_counts_what_the_model_says(colours, stripes, tmp_path):
             ["--model", "dinotxt-vitl16", "--form", "torch", "--templates", "model"],
             "zero-shot dino.txt has no bundle",
         ),
-        (["--model", "nano", "--protocol", "dinov3seg"], "averages local-global and cuts windows of 384 px"),
+        (["--model", "nano", "--protocol", "dinov3seg"], "averages features and cuts windows of 384 px"),
         (["--model", "nano", "--form", "torch", "--protocol", "dinotxt"], "which nano cannot run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -174,10 +176,11 @@ def vlm():
 PROTOCOL = replace(DINOTXT, short_side=72, window=56, stride=24, templates="a photo of a {}.")
 
 
-def test_zero_shot_goes_by_the_notebook(vlm, tmp_path):
+@pytest.mark.parametrize("patches", ["head", "backbone"])
+def test_zero_shot_goes_by_the_notebook(vlm, tmp_path, patches):
     Image.fromarray(photo_of(90, 120)).save(tmp_path / "photo.png")
-    how = ZeroShotProtocol(72, 56, 24, templates="a photo of a {}.")
-    model = ZeroShot(vlm, PROTOCOL, threads=1)
+    how = ZeroShotProtocol(72, 56, 24, templates="a photo of a {}.", patches=patches)
+    model = ZeroShot(vlm, replace(PROTOCOL, patches=patches), threads=1)
     text = model.encode_classes(Vocabulary((("cat", "kitty"), ("sky",), ("sea",))), ())
     with torch.no_grad():
         expected_text = zero_shot.embed_classes(vlm, ["cat", "sky", "sea"], how)

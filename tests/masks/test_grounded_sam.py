@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from ovsdino.masks.errors import MaskError
@@ -47,6 +48,64 @@ def test_boxes_and_scores_are_the_librarys(detector, photo):
             for box in mine[noun].boxes:
                 fits = [all(abs(a - b) < 0.02 for a, b in zip(box.tolist(), c, strict=True)) for c in corners]
                 assert any(fits) or box[2] == 48 or box[3] == 40  # clipped
+
+
+def official_script(finder, photo, nouns, rules):
+    """``get_grounding_output`` and the suppression after it, in the script's order."""
+    caption = ", ".join(nouns).lower().strip() + "."
+    inputs = finder.processor(images=Image.fromarray(photo), text=caption, return_tensors="pt")
+    with torch.inference_mode():
+        outputs = finder.model(**inputs)
+    logits, boxes = outputs.logits[0].sigmoid(), outputs.pred_boxes[0].clone()  # (nq, 256), (nq, 4)
+    keep = logits.max(dim=1)[0] > rules.box
+    logits, boxes = logits[keep], boxes[keep]
+    tokenizer = finder.processor.tokenizer
+    ids = tokenizer(caption)["input_ids"]
+    phrases, scores = [], []
+    for logit in logits:
+        posmap = logit > rules.text
+        posmap[0:1] = False
+        posmap[255:] = False
+        chosen = [ids[i] for i in posmap.nonzero(as_tuple=True)[0].tolist()]
+        phrases.append(tokenizer.decode(chosen))
+        scores.append(logit.max().item())
+    height, width = photo.shape[:2]
+    for i in range(len(boxes)):
+        boxes[i] = boxes[i] * torch.tensor([width, height, width, height])
+        boxes[i][:2] -= boxes[i][2:] / 2
+        boxes[i][2:] += boxes[i][:2]
+    kept = torchvision.ops.nms(boxes, torch.tensor(scores), rules.nms_iou).tolist()
+    return [(phrases[i], scores[i], boxes[i]) for i in kept]
+
+
+def without_marks(phrase):
+    """Drop what is no part of a noun; the small tokenizer has no comma, so that it reads [UNK] there."""
+    words = phrase.replace("[SEP]", "").replace("[UNK]", "").split()
+    return " ".join(words).strip(" .,")
+
+
+def test_the_scripts_selection_is_the_scripts(detector, photo):
+    """Thresholds lie among the random network's probabilities: names are parts and mixtures of nouns."""
+    finder = open_grounding_dino(str(detector), BoxThresholds(), "cpu", selection="script")
+    with torch.inference_mode():
+        _, probabilities, _ = finder._detect(photo, "cat, tennis racket, man.")
+    text = float(probabilities[probabilities > 0].median())
+    box = float(probabilities.amax(1).median())
+    finder.thresholds = rules = BoxThresholds(box, text, 0.7)
+    expected = official_script(finder, photo, NOUNS, rules)
+    names = [without_marks(phrase) for phrase, _, _ in expected]
+    found = finder(photo, NOUNS)
+    assert {boxes.noun for boxes in found} == set(names) - {""}
+    assert any(name not in NOUNS for name in names)  # what our own rule never gives
+    for boxes in found:
+        rows = [row for name, row in zip(names, expected, strict=True) if name == boxes.noun]
+        torch.testing.assert_close(boxes.scores, torch.tensor([score for _, score, _ in rows]))
+        torch.testing.assert_close(boxes.boxes, torch.stack([corner for _, _, corner in rows]))
+
+
+def test_the_selection_is_part_of_what_masks_depend_on(detector, sam_file):
+    assert options(detector, sam_file).described()["selection"] == "noun"
+    assert options(detector, sam_file, selection="script").open().boxes.selection == "script"
 
 
 def test_one_noun_at_a_time_gets_its_own_tokens(detector, photo):

@@ -50,6 +50,12 @@ class Benchmark:
     layouts: tuple[Layout, ...]
     source: str  # where to get it
     protocol: Protocol = OVSDINO
+    names: str = ""  # the official list of names where it is not called as the vocabulary
+
+    @property
+    def official(self) -> str:
+        """The key of its official names in `official_names`."""
+        return self.names or self.vocabulary
 
 
 def _any_folder(meaning: Values) -> Layout:
@@ -147,6 +153,14 @@ def benchmarks() -> dict[str, Benchmark]:
         "a-847": Benchmark("A-847", "ade847", 2000, (full,), ADE_FULL_URL, DINOV3SEG),
         "pc-459": Benchmark("PC-459", "context459", 5104, _context459(), CONTEXT459_URL, DINOV3SEG),
         "a-150": Benchmark("A-150", "ade150", 2000, _ade(), ADE_URL, DINOV3SEG),
-        "pc-59": Benchmark("PC-59", "context59", 5104, _context59_detectron(), CONTEXT_URL, DINOV3SEG),
+        "pc-59": Benchmark(
+            "PC-59",
+            "context59",
+            5104,
+            _context59_detectron(),
+            CONTEXT_URL,
+            DINOV3SEG,
+            names="context59-catseg",
+        ),
         "pas-20": Benchmark("PAS-20", "voc20", 1449, _voc(reduced(20)), VOC_URL, DINOV3SEG),
     }

@@ -62,6 +62,7 @@ class Dataset:
     vocabulary: Vocabulary
     values: Values
     extent: Extent
+    official: str | None = None  # the official list of its names; None: an own folder has none
 
     def truth(self, sample: Sample) -> Truth:
         """Read the labels of a photo. Shape: (H, W).
@@ -103,7 +104,7 @@ def open_benchmark(name: str, folder: Path) -> Dataset:
                 _check_samples(samples, where=f"{name}: get it from {benchmark.source}")
                 vocabulary = load_vocabulary(benchmark.vocabulary)
                 extent: Extent = "full set" if len(samples) >= benchmark.photos else "subset"
-                return Dataset(name, samples, vocabulary, layout.values, extent)
+                return Dataset(name, samples, vocabulary, layout.values, extent, benchmark.official)
     raise DataError(_what_is_missing(name, benchmark, folder))
 
 

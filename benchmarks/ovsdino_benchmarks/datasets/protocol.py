@@ -1,91 +1,135 @@
-"""How a benchmark is run, as data: mIoU means nothing without it, so every result carries it."""
+"""How benchmarks are run, as data. Every result carries its protocol: mIoU means nothing without it."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ovsdino_benchmarks.datasets.official_names import with_official_names
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.bundle.bundle import Manifest
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_templates
 
 
 class ProtocolError(OvsdinoError):
-    """A protocol that this model form cannot run as it is written."""
+    """A protocol that this form of a model cannot run exactly as written."""
+
+
+Average = Literal["logits", "probabilities", "features"]
+Words = Literal["official", "first", "all"]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """From photo to labels, in full. Two results compare only where all of this is equal."""
+    """Everything between a photo and its labels. Two results compare only where all of this is equal."""
 
     name: str
-    source: str
+    source: str  # paper, or repository, commit and file
     short_side: int  # [px] the photo is resized so that its shorter side has this length; 0: to a square
     long_side: int  # [px] upper limit of the longer side; of a square, its side
     interpolation: Literal["bilinear", "bicubic"]
     antialias: bool
     window: int  # [px] side
     stride: int  # [px]
-    merge: Literal["logits", "probabilities", "local-global"]  # what is averaged where windows overlap
+    average: (
+        Average  # what is averaged where windows overlap; features: dinov3.seg's, half local, half global
+    )
     templates: str  # a packaged set, one phrase, or "model": the bundle's own
+    probability: Literal["sigmoid", "softmax"] = "sigmoid"  # of the classes' logits, where these are averaged
+    align_corners: bool = False  # in enlarging a window's scores to its size
+    words: Words = "official"  # the official list's name, or of our list the first word or the mean of all
     threshold: float | None = None  # of the background, where there is one; None: the model's own
     taper: float | None = None  # of windows where they overlap; see `WindowPolicy`
-    words: str | None = None  # "first": a class is its first word; None: the mean of all its words
+    patches: Literal["head", "backbone"] = "head"  # of zero-shot dino.txt; see `ZeroShotProtocol`
+    background_cleaning: float = 0.0  # Talk2DINO's weight of its attention maps, lambda; 0: none
+    pamr: int = 0  # iterations of PAMR on each window's masks; 0: none
+
+    @property
+    def needs_full_masks(self) -> bool:
+        """Whether windows must be enlarged before they are averaged: what the runtime's merge does not do."""
+        return self.average == "probabilities" or self.align_corners
 
     def describe(self) -> str:
-        """Say it in one line, for people."""
+        """Return the protocol in one line, for people."""
         size = (
             f"short side {self.short_side}, long side <= {self.long_side}"
             if self.short_side
-            else (f"square of {self.long_side}")
+            else f"square of {self.long_side}"
         )
         kind = f"{self.interpolation}{' with' if self.antialias else ', no'} antialias"
         cut = "the model's own" if self.threshold is None else f"{self.threshold:g}"
         taper = "" if self.taper is None else f" tapered over {self.taper:g} of a side"
-        words = ", first word of each class" if self.words == "first" else ""
+        averaged = f"{self.probability} probabilities" if self.average == "probabilities" else self.average
+        extras = [
+            *(["corners aligned"] if self.align_corners else []),
+            *([f"{self.patches} patches"] if self.patches != "head" else []),
+            *([f"background cleaning {self.background_cleaning:g}"] if self.background_cleaning else []),
+            *([f"PAMR {self.pamr} iterations"] if self.pamr else []),
+        ]
         return (
             f"{self.name}: {size} ({kind}), windows {self.window}/{self.stride}{taper}, "
-            f"{self.merge} averaged, templates {self.templates}{words}, background threshold {cut}"
+            f"{averaged} averaged{''.join(f', {extra}' for extra in extras)}, templates {self.templates}, "
+            f"words {self.words}, background threshold {cut}"
         )
 
 
+# The paper states short side, stride, and class names in the ImageNet templates. The rest is
+# reconstructed: long side, window and interpolation are TCL's and Talk2DINO's, the average is mmseg's own.
 OVSDINO = Protocol(
     name="ovsdino",
-    source="OVS-DINO (arXiv 2604.08461), section 4, inherited from TCL and Talk2DINO; mmseg 0.30, mmcv 1.7",
+    source=(
+        "OVS-DINO (arXiv 2604.08461), section 4; what it does not state: open-mmlab/mmsegmentation 0.30, "
+        "mmseg/models/segmentors/encoder_decoder.py, and mmcv 1.7, imrescale"
+    ),
     short_side=448,
     long_side=2048,
     interpolation="bilinear",
     antialias=False,
     window=448,
     stride=224,
-    merge="logits",
+    average="logits",
     templates="imagenet80",
+)
+TALK2DINO = replace(
+    OVSDINO,
+    name="talk2dino",
+    source=(
+        "lorebianchi98/Talk2DINO 4918c2df, src/open_vocabulary_segmentation: models/dinotext/dinotext.py, "
+        "segmentation/evaluation/dinotext_seg.py, configs/*/eval_*.yml"
+    ),
+    average="probabilities",
+    align_corners=True,
+    templates="imagenet7",
 )
 DINOV3SEG = Protocol(
     name="dinov3seg",
-    source="dinov3.seg (arXiv 2603.19531): windows overlap by 128 px; features, half local, half global",
+    source=(
+        "dinov3.seg (arXiv 2603.19531), section 3: view, windows, overlap, averaged features; names and "
+        "prompt as in cvlab-kaist/CAT-Seg 6d3a188a, cat_seg/modeling/transformer/cat_seg_predictor.py"
+    ),
     short_side=0,
     long_side=640,
     interpolation="bilinear",
     antialias=False,
     window=384,
     stride=256,
-    merge="local-global",
+    average="features",
     templates="A photo of a {} in the scene",
-    words="first",
 )
 DINOTXT = Protocol(
     name="dinotxt",
-    source="dino.txt on DINOv3: the zero-shot segmentation notebook of facebookresearch/dinov3",
+    source="facebookresearch/dinov3 6876159a, notebooks/dinotxt_segmentation_inference.ipynb",
     short_side=512,
     long_side=1_000_000,
     interpolation="bicubic",
     antialias=False,
     window=384,
     stride=192,
-    merge="probabilities",
+    average="probabilities",
+    probability="softmax",
     templates="imagenet80",
-    words="first",
 )
-PROTOCOLS = {protocol.name: protocol for protocol in (OVSDINO, DINOV3SEG, DINOTXT)}
+# Benchmarks whose official Talk2DINO configuration has ``with_bg_clean: true``; its code's default lambda.
+CLEANED, CLEANING = frozenset({"voc21", "coco-object"}), 0.2
+PROTOCOLS = {protocol.name: protocol for protocol in (OVSDINO, TALK2DINO, DINOV3SEG, DINOTXT)}
 
 
 def find_protocol(name: str) -> Protocol:
@@ -100,7 +144,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def own_protocol(manifest: Manifest) -> Protocol:
-    """Write down how a bundle works when nobody says otherwise."""
+    """Return how a bundle labels photos by default, as a protocol."""
     limits, windows = manifest.preprocessing, manifest.windows
     if manifest.dinov3seg is not None:
         return replace(
@@ -111,7 +155,7 @@ def own_protocol(manifest: Manifest) -> Protocol:
             window=windows.size,
             stride=windows.stride,
             templates="model",
-            words=None,
+            words="all",
         )
     return Protocol(
         name="model",
@@ -123,13 +167,14 @@ def own_protocol(manifest: Manifest) -> Protocol:
         window=windows.size,
         stride=windows.stride,
         taper=windows.taper,
-        merge="logits",
+        average="logits",
         templates="model",
+        words="all",
     )
 
 
 def require_runnable(protocol: Protocol, manifest: Manifest) -> None:
-    """Refuse what cannot be followed to the letter, rather than measure something else.
+    """Reject a protocol that a bundle cannot follow exactly.
 
     Raises:
         ProtocolError: the message names the step and what can be run instead.
@@ -141,8 +186,13 @@ def require_runnable(protocol: Protocol, manifest: Manifest) -> None:
     if protocol.short_side == 0 or protocol.interpolation != "bilinear":
         size = "the short side" if protocol.short_side else "a square"
         faults.append(f"resizes {size} by {protocol.interpolation} interpolation")
-    if protocol.merge != "logits":
-        faults.append(f"averages {protocol.merge}")
+    if protocol.average == "features" or (protocol.average, protocol.probability) == (
+        "probabilities",
+        "softmax",
+    ):
+        faults.append(f"averages {'features' if protocol.average == 'features' else 'softmax probabilities'}")
+    if protocol.background_cleaning or protocol.pamr:
+        faults.append("cleans masks with attention maps or PAMR, which take the torch form of a Talk2DINO")
     if protocol.window != manifest.windows.size:
         faults.append(
             f"cuts windows of {protocol.window} px where the model reads {manifest.windows.size} px"
@@ -155,10 +205,12 @@ def require_runnable(protocol: Protocol, manifest: Manifest) -> None:
 
 
 def _require_local_global(protocol: Protocol, manifest: Manifest, view: int) -> None:
-    if protocol.merge != "local-global":
-        fault = f"averages {protocol.merge}"
+    if protocol.average != "features":
+        fault = f"averages {protocol.average}"
     elif (protocol.long_side, protocol.window) != (view, manifest.windows.size):
         fault = f"cuts a square of {protocol.long_side} px into windows of {protocol.window} px"
+    elif protocol.align_corners:
+        fault = "enlarges windows with aligned corners"
     else:
         return
     raise ProtocolError(
@@ -167,12 +219,27 @@ def _require_local_global(protocol: Protocol, manifest: Manifest, view: int) -> 
     )
 
 
-def words_of(protocol: Protocol, vocabulary: Vocabulary) -> Vocabulary:
-    """Return a benchmark's classes with the words that a protocol gives them."""
-    if protocol.words is None:
-        return vocabulary
-    first = tuple(words[:1] for words in vocabulary.classes)
-    return replace(vocabulary, classes=first)
+def words_of(protocol: Protocol, vocabulary: Vocabulary, official: str | None) -> Vocabulary:
+    """Return a data set's classes with the words that a protocol gives them.
+
+    Args:
+        protocol: says which words.
+        vocabulary: the classes, with all of their words.
+        official: the official list of a benchmark, a key of `official_names`; None of an own folder, whose
+            official words are all that its owner wrote.
+    """
+    if protocol.words == "first":
+        return replace(vocabulary, classes=tuple(words[:1] for words in vocabulary.classes))
+    if protocol.words == "official" and official is not None:
+        return with_official_names(vocabulary, official)
+    return vocabulary
+
+
+def for_benchmark(protocol: Protocol, benchmark: str) -> Protocol:
+    """Return a protocol as its authors configure it for one benchmark."""
+    if protocol.name == TALK2DINO.name and benchmark in CLEANED:
+        return replace(protocol, background_cleaning=CLEANING)
+    return protocol
 
 
 def templates_of(protocol: Protocol, manifest: Manifest) -> tuple[str, ...]:

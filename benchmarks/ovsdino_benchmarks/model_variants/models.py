@@ -12,11 +12,14 @@ import numpy as np
 
 from ovsdino_benchmarks.datasets.protocol import Protocol, require_runnable, templates_of
 from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
+from ovsdino_benchmarks.model_variants.full_masks import merge_masks, put_background
 from ovsdino_benchmarks.model_variants.sam_structure import SamStructure
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.bundle.bundle import Bundle, Head, load_bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.bundle.models import find_bundle
@@ -215,6 +218,45 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
         text,
         templates=templates,
         antialias=protocol.antialias,
+    )
+
+
+def label_by_full_masks(
+    segmenter: Segmenter, file: Path, vocabulary: Vocabulary, *, protocol: Protocol, threshold: float | None
+) -> Segmentation:
+    """Label a photo with each window's scores at full size, for protocols that the runtime's merge cannot do.
+
+    Args:
+        segmenter: a model with a cosine head, opened by `open_segmenter`.
+        file: the photo.
+        vocabulary: classes, with or without a background.
+        protocol: what is averaged, and how windows are enlarged.
+        threshold: of the background; None takes the model's own where the vocabulary has one.
+    """
+    head = segmenter.bundle.manifest.head
+    text = segmenter.encode_text(vocabulary)  # (N, D)
+    seen = segmenter.pipeline.encode(load_photo(file))
+    scores = [
+        head.scale * (features.transpose(1, 2, 0) @ text.T) + head.bias for features in seen.features
+    ]  # each (h, w, N), logits
+    if protocol.average == "probabilities":
+        scores = [1 / (1 + np.exp(-logits)) for logits in scores]
+    prepared = seen.prepared
+    labels, best = merge_masks(
+        scores,
+        prepared.windows,
+        resized=(prepared.resized.shape[0], prepared.resized.shape[1]),
+        photo=prepared.size,
+        align_corners=protocol.align_corners,
+    )
+    if protocol.average == "logits":
+        best = 1 / (1 + np.exp(-best))
+    if threshold is None and vocabulary.background:
+        threshold = head.background
+    labels = put_background(labels, best, threshold)
+    name, engine = segmenter.bundle.manifest.name, segmenter.vision.description
+    return Segmentation(
+        seen.photo, labels, None, vocabulary.names, threshold, name, engine, dict(seen.timings)
     )
 
 

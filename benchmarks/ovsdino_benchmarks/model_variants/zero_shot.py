@@ -23,7 +23,7 @@ CLASSES_AT_ONCE = 16  # brought to the photo's size
 
 
 class ZeroShot:
-    """dino.txt as a labeller of photos; softmax of raw cosines averaged over windows, resized, argmax.
+    """Label photos with dino.txt: softmax of raw cosines averaged over windows, resized, argmax.
 
     Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``.
 
@@ -41,7 +41,11 @@ class ZeroShot:
         torch.set_num_threads(threads or available_threads())
         self._vlm = vlm
         self._how = ZeroShotProtocol(
-            protocol.short_side, protocol.window, protocol.stride, templates=protocol.templates
+            protocol.short_side,
+            protocol.window,
+            protocol.stride,
+            templates=protocol.templates,
+            patches=protocol.patches,
         )
         self.name = vlm.config.name
         self.engine = f"torch {torch.__version__} eager on the CPU, {torch.get_num_threads()} threads"
@@ -76,15 +80,15 @@ class ZeroShot:
 
 
 def best_classes(scores: Any, height: int, width: int) -> Labels:  # noqa: ANN401 - torch.Tensor
-    """Bring scores to a photo's size, some classes at a time, and name the best: (N, h, w) -> (H, W)."""
+    """Resize scores to a photo, in portions of classes, and return the best class: (N, h, w) -> (H, W)."""
     import torch
     import torch.nn.functional as F
 
     best = torch.full((height, width), -torch.inf)
     labels = torch.zeros(height, width, dtype=torch.int32)
     for first in range(0, len(scores), CLASSES_AT_ONCE):
-        some = scores[None, first : first + CLASSES_AT_ONCE]
-        full = F.interpolate(some, (height, width), mode="bilinear", align_corners=False)[0]
+        part = scores[None, first : first + CLASSES_AT_ONCE]
+        full = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)[0]
         values, winners = full.max(0)
         better = values > best
         best, labels = torch.where(better, values, best), torch.where(better, winners.int() + first, labels)

@@ -60,7 +60,7 @@ class Run:
     @property
     def vocabulary(self) -> Vocabulary:
         """The data set's classes, with the words that the protocol gives them."""
-        return words_of(self.protocol, self.dataset.vocabulary)
+        return words_of(self.protocol, self.dataset.vocabulary, self.dataset.official)
 
     def threshold(self) -> float | None:
         """Return the background's threshold to ask the model for; None where it has its own or none."""

@@ -1,4 +1,4 @@
-"""A model in some form, opened to label photos by a protocol: a bundle's segmenter, or zero-shot dino.txt."""
+"""Open a model to label photos by a protocol: a bundle, or the torch towers of a published model."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from ovsdino_benchmarks.datasets.protocol import Protocol, ProtocolError
 from ovsdino_benchmarks.model_variants import models
+from ovsdino_benchmarks.model_variants import talk2dino as talk2dino_form
 from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
 from ovsdino_benchmarks.model_variants.models import ModelSpec, SharedText
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.geometry.types import Floats
+from ovsdino_runtime.text.encoder import ClassEncoder
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 
@@ -30,12 +32,29 @@ def is_zero_shot(spec: ModelSpec, protocol: Protocol) -> bool:
     return spec.model in zero_shot_form.ZERO_SHOT and spec.form == "torch" and protocol.name == "dinotxt"
 
 
+def is_talk2dino(spec: ModelSpec) -> bool:
+    """Return whether a model is a Talk2DINO that is run from its official files, without a bundle."""
+    return spec.model in talk2dino_form.MODELS and spec.form == "torch"
+
+
 def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None = None) -> Labeller:
     """Open a model form, working by a protocol; see `models.open_segmenter`."""
     if is_zero_shot(spec, protocol):
         return _open_zero_shot(spec, protocol, text_file)
+    if is_talk2dino(spec):
+        return _open_talk2dino(spec, protocol, text_file)
     segmenter = models.open_segmenter(spec, protocol, text_file=text_file)
     manifest = segmenter.bundle.manifest
+    if protocol.needs_full_masks:
+        return Labeller(
+            manifest.name,
+            segmenter.vision.description,
+            manifest.head.background,
+            segmenter.encode_text,
+            lambda photo, classes, threshold: models.label_by_full_masks(
+                segmenter, photo, classes, protocol=protocol, threshold=threshold
+            ),
+        )
     return Labeller(
         manifest.name,
         segmenter.vision.description,
@@ -52,21 +71,39 @@ def digest(spec: ModelSpec, protocol: Protocol) -> str:
         ProtocolError: it cannot follow this protocol.
         OvsdinoError: the model or its weights are missing.
     """
-    if is_zero_shot(spec, protocol):
+    if is_zero_shot(spec, protocol) or is_talk2dino(spec):
         weights = zero_shot_form.digest(spec.checkpoint)
         return hashlib.sha256(f"{spec.model} {weights}".encode()).hexdigest()
     return models.digest(spec, models.open_bundle(spec.model, protocol))
 
 
-def _open_zero_shot(spec: ModelSpec, protocol: Protocol, text_file: Path | None) -> Labeller:
-    model = zero_shot_form.open_zero_shot(spec.model, spec.checkpoint, protocol, spec.threads)
-    text = model if text_file is None else SharedText(model, text_file)
+def _open_talk2dino(spec: ModelSpec, protocol: Protocol, text_file: Path | None) -> Labeller:
+    model = talk2dino_form.open_talk2dino(spec.model, spec.checkpoint, protocol, spec.threads)
+    encode = _remember(model if text_file is None else SharedText(model, text_file))
+    return Labeller(
+        model.name,
+        model.engine,
+        model.background,
+        encode,
+        lambda photo, classes, threshold: model.label(photo, classes, encode(classes), threshold),
+    )
+
+
+def _remember(text: ClassEncoder) -> Callable[[Vocabulary], Floats]:
+    """Encode each vocabulary once, in the protocol's own templates."""
     encoded: dict[tuple[tuple[str, ...], ...], Floats] = {}
 
     def encode(vocabulary: Vocabulary) -> Floats:
         if vocabulary.classes not in encoded:
             encoded[vocabulary.classes] = text.encode_classes(vocabulary, ())
         return encoded[vocabulary.classes]
+
+    return encode
+
+
+def _open_zero_shot(spec: ModelSpec, protocol: Protocol, text_file: Path | None) -> Labeller:
+    model = zero_shot_form.open_zero_shot(spec.model, spec.checkpoint, protocol, spec.threads)
+    encode = _remember(model if text_file is None else SharedText(model, text_file))
 
     def label(photo: Path, vocabulary: Vocabulary, threshold: float | None) -> Segmentation:
         if vocabulary.background or threshold is not None:

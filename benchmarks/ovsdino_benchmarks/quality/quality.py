@@ -1,15 +1,24 @@
 """``ovsdino-bench quality``: one model, in some forms, on some data sets; results into files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ovsdino_benchmarks.datasets.benchmark_list import benchmarks
 from ovsdino_benchmarks.datasets.dataset import Dataset, open_benchmark, open_folder
-from ovsdino_benchmarks.datasets.protocol import DINOTXT, OVSDINO, Protocol, find_protocol, own_protocol
+from ovsdino_benchmarks.datasets.protocol import (
+    DINOTXT,
+    OVSDINO,
+    TALK2DINO,
+    Protocol,
+    find_protocol,
+    for_benchmark,
+    own_protocol,
+)
+from ovsdino_benchmarks.model_variants import talk2dino
 from ovsdino_benchmarks.model_variants.models import Form, ModelSpec
 from ovsdino_benchmarks.model_variants.zero_shot import ZERO_SHOT
 from ovsdino_benchmarks.quality.evaluate import Run, evaluate
@@ -36,9 +45,10 @@ class QualityRequest:
     names: str | None = None  # of a folder's classes
     ignore: int = 255
     reduce_zero_label: bool = False
-    protocol: str | None = None  # None: the benchmark's own
+    protocol: str | None = None  # None: the model's or the benchmark's own
     templates: str | None = None  # None: the protocol's
     threshold: float | None = None  # None: the protocol's
+    changes: Mapping[str, object] = field(default_factory=dict)  # other fields of the protocol
     workers: int = 1
     gallery: int = 0
 
@@ -94,17 +104,22 @@ def choose_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
         chosen = find_protocol(request.protocol)
     else:
         chosen = _usual_protocol(request, dataset)
+    chosen = for_benchmark(chosen, dataset.name) if dataset.name in request.benchmarks else chosen
+    changes = {key: value for key, value in request.changes.items() if value is not None}
     return replace(
         chosen,
         templates=request.templates or chosen.templates,
         threshold=chosen.threshold if request.threshold is None else request.threshold,
+        **changes,  # type: ignore[arg-type]
     )
 
 
 def _usual_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
-    """Choose for a user who says nothing: zero-shot dino.txt has its own, benchmarks have theirs."""
+    """Return the default: a published model's own protocol, else the benchmark's, else the bundle's."""
     if request.spec.model in ZERO_SHOT and request.forms == ("torch",):
         return DINOTXT
+    if request.spec.model in talk2dino.MODELS:
+        return TALK2DINO
     if dataset.name in request.benchmarks:
         return benchmarks()[dataset.name].protocol
     manifest = load_bundle(find_bundle(request.spec.model)).manifest

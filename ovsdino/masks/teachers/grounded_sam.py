@@ -1,6 +1,7 @@
 """The paper's source of masks: Grounding DINO detects nouns, SAM segments their boxes.
 
-Source: OVS-DINO; the thresholds are those of the closest public script, and our reconstruction.
+Source: OVS-DINO. It states neither thresholds nor how boxes are selected: the thresholds are those of the
+closest public script, the selection is our reconstruction or that script's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ import torch
 from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
 from ovsdino.masks.teachers.device import choose_device
-from ovsdino.masks.teachers.grounding import BoxThresholds, GroundingDino, NounBoxes, open_grounding_dino
+from ovsdino.masks.teachers.grounding import (
+    BoxThresholds,
+    GroundingDino,
+    NounBoxes,
+    Selection,
+    open_grounding_dino,
+)
 from ovsdino.masks.teachers.sam import BoxMasks, load_sam
 from ovsdino_runtime.geometry.types import Photo
 
@@ -29,6 +36,7 @@ class GroundedSamOptions:
     detector: str = "IDEA-Research/grounding-dino-tiny"  # a folder, or a name in the hub's local cache
     sam: Path = Path("sam_vit_h_4b8939.pth")
     thresholds: BoxThresholds = field(default_factory=BoxThresholds)
+    selection: Selection = "noun"  # see `GroundingDino`
     min_area: float = 0.001  # share of the photo; smaller masks are dropped
     device: str | None = "cpu"  # None: a GPU where there is one
 
@@ -45,6 +53,7 @@ class GroundedSamOptions:
             "box_threshold": self.thresholds.box,
             "text_threshold": self.thresholds.text,
             "nms_iou": self.thresholds.nms_iou,
+            "selection": self.selection,
             "least_area": self.min_area,
         }
 
@@ -56,7 +65,8 @@ class GroundedSamOptions:
         """
         device = choose_device(self.device)
         masks = BoxMasks(load_sam(self.sam, device))
-        return GroundedSam(open_grounding_dino(self.detector, self.thresholds, device), masks, self.min_area)
+        detector = open_grounding_dino(self.detector, self.thresholds, device, selection=self.selection)
+        return GroundedSam(detector, masks, self.min_area)
 
 
 @dataclass(frozen=True)
@@ -69,15 +79,16 @@ class GroundedSam:
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
         """Find the masks of a photo's nouns. Shape: photo (H, W, 3) RGB."""
-        found = self.boxes(photo, task.nouns) if task.nouns else []
+        boxes_of_nouns = self.boxes(photo, task.nouns) if task.nouns else []
         regions: list[Region] = []
-        if found:
-            masks = self.masks(photo, torch.cat([one.boxes for one in found]))
-            for one in found:
-                mine, masks = masks[: len(one.boxes)], masks[len(one.boxes) :]
-                if (union := np.logical_or.reduce(mine)).mean() >= self.min_area:
-                    regions.append(_region(one, union))
-        there = {region.noun for region in regions}
+        if boxes_of_nouns:
+            masks = self.masks(photo, torch.cat([noun_boxes.boxes for noun_boxes in boxes_of_nouns]))
+            for noun_boxes in boxes_of_nouns:
+                count = len(noun_boxes.boxes)
+                own, masks = masks[:count], masks[count:]
+                if (union := np.logical_or.reduce(own)).mean() >= self.min_area:
+                    regions.append(_region(noun_boxes, union))
+        present = {region.noun for region in regions}
         return PhotoMasks(
             image=task.image,
             height=photo.shape[0],
@@ -87,11 +98,12 @@ class GroundedSam:
             exclusive=False,
             closed=(),
             ignore=None,
-            absent=tuple(word for word in (*task.nouns, *task.others) if word not in there),
+            absent=tuple(word for word in (*task.nouns, *task.others) if word not in present),
         )
 
 
-def _region(found: NounBoxes, mask: npt.NDArray[np.bool_]) -> Region:
-    low, high = found.boxes.amin(0).tolist(), found.boxes.amax(0).tolist()
+def _region(noun_boxes: NounBoxes, mask: npt.NDArray[np.bool_]) -> Region:
+    low, high = noun_boxes.boxes.amin(0).tolist(), noun_boxes.boxes.amax(0).tolist()
     left, top, right, bottom = (round(side, 1) for side in (*low[:2], *high[2:]))
-    return Region(found.noun, Rle.encode(mask), round(float(found.scores[0]), 4), (left, top, right, bottom))
+    score = round(float(noun_boxes.scores[0]), 4)
+    return Region(noun_boxes.noun, Rle.encode(mask), score, (left, top, right, bottom))

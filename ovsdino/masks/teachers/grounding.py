@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
 MIN_SIDE = 1.0  # [px] a box with a shorter side holds nothing
+SEPARATORS = " .,"  # of nouns in a prompt
+
+Selection = Literal["noun", "script"]
 
 
 @dataclass(frozen=True)
 class BoxThresholds:
     """Which boxes count. Source of the defaults: Grounded-Segment-Anything, ``automatic_label_demo.py``."""
 
-    box: float = 0.25  # least probability of a noun's best token
-    text: float = 0.20  # least probability of each of a noun's tokens
-    nms_iou: float = 0.5  # of two boxes of a noun that overlap more, the better one stays
+    box: float = 0.25  # probability that a box's best token must exceed
+    text: float = 0.20  # noun: that each of the noun's tokens must exceed; script: that names a box
+    nms_iou: float = 0.5  # of two boxes that overlap more, the better one stays: of a noun, or of all
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,18 @@ class NounBoxes:
 class GroundingDino:
     """Find the boxes of nouns in a photo.
 
-    A box is of a noun if the noun's best token is above the box threshold and all of its tokens are above the
-    text threshold; so one box may be of two nouns, and no noun is made of the tokens of two.
+    OVS-DINO does not say how boxes are selected. Two rules can be chosen:
+
+    - ``noun``, our reconstruction: a box belongs to a noun if the noun's best token exceeds the box threshold
+      and all of its tokens exceed the text threshold. A box may belong to two nouns; overlapping boxes are
+      suppressed for each noun by itself.
+    - ``script``, as the public script has it: a box stays if any token of the prompt exceeds the box
+      threshold, its name is made of all tokens above the text threshold, and overlapping boxes are suppressed
+      across all names. A name may be a part of a noun, or of several. Choose it to compare with masks that
+      were made so.
+
+    Source of ``script``: IDEA-Research/Grounded-Segment-Anything, ``automatic_label_demo.py:
+    get_grounding_output``; IDEA-Research/GroundingDINO, ``util/utils.py: get_phrases_from_posmap``.
     """
 
     def __init__(
@@ -50,26 +63,62 @@ class GroundingDino:
         model: GroundingDinoForObjectDetection,
         processor: GroundingDinoProcessor,
         thresholds: BoxThresholds,
+        selection: Selection = "noun",
     ) -> None:
-        self.model, self.processor, self.thresholds = model, processor, thresholds
+        self.model, self.processor = model, processor
+        self.thresholds, self.selection = thresholds, selection
 
     @torch.inference_mode()
     def __call__(self, photo: Photo, nouns: tuple[str, ...]) -> list[NounBoxes]:
         """Find boxes. Shape: photo (H, W, 3) RGB. Nouns without a box are left out."""
-        from PIL import Image
+        prompts = self._prompts(nouns)
+        return (
+            self._by_script(photo, prompts) if self.selection == "script" else self._by_noun(photo, prompts)
+        )
 
-        found, image = [], Image.fromarray(photo)
-        for prompt in self._prompts(nouns):
+    def _by_noun(self, photo: Photo, prompts: list[tuple[str, ...]]) -> list[NounBoxes]:
+        boxes_of_nouns = []
+        for prompt in prompts:
             text = " ".join(f"{noun}." for noun in prompt)
-            inputs = self.processor(images=image, text=text, return_tensors="pt").to(self.model.device)
-            outputs = self.model(**inputs)
-            probabilities = outputs.logits[0].float().sigmoid()  # (queries, tokens)
-            boxes = corners(outputs.pred_boxes[0].float(), photo.shape[0], photo.shape[1])
+            boxes, probabilities, _ = self._detect(photo, text)
+            boxes = corners(boxes, photo.shape[0], photo.shape[1])
             for noun, tokens in zip(prompt, self._tokens(text, prompt), strict=True):
                 chosen = choose_boxes(boxes, probabilities[:, tokens], self.thresholds)
                 if len(chosen[0]):
-                    found.append(NounBoxes(noun, *chosen))
-        return found
+                    boxes_of_nouns.append(NounBoxes(noun, *chosen))
+        return boxes_of_nouns
+
+    def _by_script(self, photo: Photo, prompts: list[tuple[str, ...]]) -> list[NounBoxes]:
+        scale = torch.tensor([photo.shape[1], photo.shape[0]] * 2)
+        boxes, scores, names = [], [], []
+        for prompt in prompts:  # the script has one: it cuts what does not fit
+            centres, probabilities, ids = self._detect(photo, ", ".join(prompt).lower().strip() + ".")
+            sure = probabilities.amax(1) > self.thresholds.box
+            boxes.append(box_convert(centres[sure].cpu() * scale, "cxcywh", "xyxy"))
+            scores.append(probabilities[sure].amax(1).cpu())
+            names += [self._phrase(row > self.thresholds.text, ids) for row in probabilities[sure]]
+        if not names:
+            return []
+        everything, score = torch.cat(boxes), torch.cat(scores)
+        kept = [i for i in nms(everything, score, self.thresholds.nms_iou).tolist() if names[i]]
+        rows = {name: [i for i in kept if names[i] == name] for name in dict.fromkeys(names[i] for i in kept)}
+        return [NounBoxes(name, everything[chosen], score[chosen]) for name, chosen in rows.items()]
+
+    def _detect(self, photo: Photo, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the network: boxes (n, 4), centres and sizes in 0..1; probabilities (n, T); token ids (T',)."""
+        from PIL import Image
+
+        inputs = self.processor(images=Image.fromarray(photo), text=text, return_tensors="pt")
+        inputs = inputs.to(self.model.device)
+        outputs = self.model(**inputs)
+        return outputs.pred_boxes[0].float(), outputs.logits[0].float().sigmoid(), inputs["input_ids"][0]
+
+    def _phrase(self, named: Tensor, ids: Tensor) -> str:
+        """Decode the tokens that name a box, without [CLS] and the nouns' separators. Shape: named (T,)."""
+        named = named[: len(ids)].clone()
+        named[0] = False
+        decoded: str = self.processor.tokenizer.decode(ids[named.to(ids.device)], skip_special_tokens=True)
+        return decoded.strip(SEPARATORS)
 
     def _prompts(self, nouns: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Split nouns into prompts that the text encoder can hold."""
@@ -123,7 +172,9 @@ def choose_boxes(boxes: Tensor, probabilities: Tensor, thresholds: BoxThresholds
     return boxes[kept].cpu(), scores[kept].cpu()
 
 
-def open_grounding_dino(name: str, thresholds: BoxThresholds, device: str) -> GroundingDino:
+def open_grounding_dino(
+    name: str, thresholds: BoxThresholds, device: str, *, selection: Selection = "noun"
+) -> GroundingDino:
     """Load Grounding DINO from a folder, or from the local cache of the Hugging Face hub; no network.
 
     Raises:
@@ -153,4 +204,4 @@ def open_grounding_dino(name: str, thresholds: BoxThresholds, device: str) -> Gr
     if wrong:
         what, keys = next(iter(wrong.items()))
         raise MaskError(f"{name}: weights do not fit Grounding DINO ({what}: {keys[0]}); get them: {get}")
-    return GroundingDino(model.eval().to(device), processor, thresholds)
+    return GroundingDino(model.eval().to(device), processor, thresholds, selection)
