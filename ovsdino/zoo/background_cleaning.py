@@ -26,7 +26,7 @@ def class_token_attention(attention: nn.Module, tokens: Tensor, prefix: int) -> 
     Shape: tokens (B, P + L, C) -> (B, heads, L).
     """
     qkv = cast(nn.Linear, attention.qkv)
-    bias = qkv.bias
+    bias: Tensor | None = qkv.bias
     if getattr(attention, "q_bias", None) is not None:  # timm keeps DINOv3's biases apart
         bias = torch.cat([cast(Tensor, getattr(attention, name)) for name in ("q_bias", "k_bias", "v_bias")])
     query, key, _ = F.linear(tokens, qkv.weight, bias).chunk(3, dim=-1)
@@ -63,4 +63,5 @@ def clean_background(
     low, high = maps.min(), maps.max()
     maps = (maps - low) / torch.maximum(high, high - low)
     maps = maps * (masks.max() - masks.min()) + masks.min()
-    return (masks + weight * maps.reshape(masks.shape)) / (1 + weight)
+    cleaned: Tensor = (masks + weight * maps.reshape(masks.shape)) / (1 + weight)
+    return cleaned

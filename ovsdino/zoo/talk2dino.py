@@ -126,7 +126,7 @@ def encode_with_attention(vision: nn.Module, vit: nn.Module, pixels: Tensor) -> 
 
     Shape: pixels (B, 3, H, W) -> (B, D, h, w), (B, heads, h * w).
     """
-    attention = cast(nn.ModuleList, vit.blocks)[-1].attn
+    attention = cast(nn.Module, cast(nn.ModuleList, vit.blocks)[-1].attn)
     seen: list[Tensor] = []
     handle = attention.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     try:

@@ -250,7 +250,7 @@ def label_by_full_masks(
         align_corners=protocol.align_corners,
     )
     if protocol.average == "logits":
-        best = 1 / (1 + np.exp(-best))
+        best = np.reciprocal(1 + np.exp(-best))
     if threshold is None and vocabulary.background:
         threshold = head.background
     labels = put_background(labels, best, threshold)

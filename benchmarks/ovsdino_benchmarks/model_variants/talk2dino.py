@@ -83,7 +83,7 @@ class Talk2Dino:
             refine=self._refine(resized, windows) if protocol.pamr else None,
         )
         if protocol.average == "logits":
-            scores = 1 / (1 + np.exp(-scores))
+            scores = np.reciprocal(1 + np.exp(-scores))
         cut = self.background if threshold is None and vocabulary.background else threshold
         labels = put_background(labels, scores, cut)
         timings = {"label": round((time.perf_counter() - start) * 1000, 2)}
