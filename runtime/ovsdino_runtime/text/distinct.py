@@ -78,7 +78,7 @@ def _equal_pairs(vectors: Mapping[str, Floats]) -> list[tuple[str, str]]:
     if len(words) < 2:
         return []
     table = np.stack([vectors[word] for word in words])  # (n, D)
-    direction: Floats = np.random.default_rng(0).standard_normal(table.shape[1], dtype=np.float32)
+    direction: Floats = np.random.default_rng(0).standard_normal((table.shape[1],), dtype=np.float32)
     place = table @ direction  # (n,)
     order = np.argsort(place, kind="stable")
     near = np.flatnonzero(np.diff(place[order]) <= SAME * float(np.linalg.norm(direction)))
