@@ -146,11 +146,12 @@ def nothing(words: tuple[str, ...]) -> None:
 
 OTHERS: dict[str, Check] = {
     "cd": check_files,
+    "cosmic-ray": check_files,
+    "cr-rate": nothing,
     "curl": check_curl,
     "docker": check_docker,
     "export": nothing,
     "mkdocs": check_tools,
-    "mutmut": check_files,
     "mypy": check_tools,
     "pip": check_pip,
     "pre-commit": nothing,
