@@ -30,6 +30,7 @@ class Result:
     segmentation: Segmentation | None = None
     error: PhotoError | None = None
     files: tuple[Path, ...] = ()  # that were written
+    notes: tuple[str, ...] = ()  # what had to be decided, or was not written and why
 
 
 Consume = Callable[[Result], Result]
@@ -126,7 +127,7 @@ class Stream:
             what = f"{frame.source.name}: too little memory for {width}x{height} px; scale it down first"
             return Result(frame, error=PhotoError(what))
         timings = {**segmentation.timings, "decode": round(frame.decode, 2)}
-        return Result(frame, replace(segmentation, timings=timings))
+        return Result(frame, replace(segmentation, timings=timings), notes=frame.notes)
 
 
 class _ReadAhead:

@@ -25,7 +25,7 @@ PACKAGES = {
     "ovsdino_runtime": Room(
         "runtime/ovsdino_runtime",
         {"numpy", "PIL", "click", "tokenizers"} | {"typing_extensions"},  # the last for type checkers alone
-        ENGINES | {"av", "ray"},
+        ENGINES | {"av", "imagecodecs", "pillow_heif", "rasterio", "ray", "tifffile"},
     ),
     "ovsdino_runtime.demo": Room(
         "runtime/ovsdino_runtime/demo",

@@ -11,7 +11,7 @@ from PIL import Image, TiffImagePlugin
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.files.geojson import Georeference, outline, read_georeference, to_geojson
+from ovsdino_runtime.files.geojson import Georeference, Unplaced, outline, read_georeference, to_geojson
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9), elements=st.booleans())
 
@@ -105,8 +105,28 @@ def test_a_matrix_and_pixels_that_are_points(tmp_path):
 
 
 def test_a_photo_that_says_nothing_has_no_place(tmp_path, flag_file):
-    assert read_georeference(flag_file) is None
-    assert read_georeference(geotiff(tmp_path / "plain.tif", {})) is None
+    for photo in (flag_file, geotiff(tmp_path / "plain.tif", {})):
+        assert read_georeference(photo) == Unplaced("it does not say where it lies")
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ((1024, 0, 1, 1, 3072, 0, 1, 32767), "has a coordinate system without EPSG code"),  # the user's own
+        ((1024, 0, 1, 1, 2048, 0, 1, 4269), "names no coordinate system"),  # projected, it does not say how
+        ((1025, 0, 1, 1), "names no coordinate system"),
+    ],
+)
+def test_coordinates_of_an_unknown_system_are_not_taken_for_degrees(tmp_path, keys, reason):
+    tags = {
+        33550: (DOUBLE, (0.5, 0.25, 0.0)),
+        33922: (DOUBLE, (0.0, 0.0, 0.0, 500_000.0, 5_000_000.0, 0.0)),
+        34735: (SHORT, (1, 1, 0, len(keys) // 4, *keys)),
+    }
+    place = read_georeference(geotiff(tmp_path / "field.tif", tags))
+    assert isinstance(place, Unplaced)
+    assert reason in place.reason
+    assert "gdalwarp" in place.reason
 
 
 def test_damaged_tags_are_refused(tmp_path):

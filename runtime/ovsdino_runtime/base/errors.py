@@ -24,6 +24,10 @@ class TooLargeError(PhotoError):
     """A photo has more bytes or pixels than are taken."""
 
 
+class PhotoWarning(UserWarning):
+    """What had to be decided to read a photo: a guessed depth, a band that was left out."""
+
+
 class ClassesError(OvsdinoError):
     """The class names or the templates make no valid vocabulary."""
 

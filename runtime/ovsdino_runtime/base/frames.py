@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.geometry.types import Photo
 
@@ -43,4 +46,6 @@ class Frame:
     time: float = 0.0  # [s] since the source began
     rate: float = 0.0  # [1/s] of a video, as far as it is known
     decode: float = 0.0  # [ms] that it took
+    notes: tuple[str, ...] = ()  # what had to be decided to read it
+    valid: npt.NDArray[np.bool_] | None = None  # (H, W); False: no data there. None: data everywhere
     live: bool = False  # the world does not wait: an old picture may be dropped for a new one

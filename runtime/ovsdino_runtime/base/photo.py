@@ -1,30 +1,68 @@
-"""Read photos as people have them: turned by EXIF, grey, indexed, transparent, for print, in 16 bits."""
+"""Read photos as people have them: turned, grey, indexed, transparent, of any depth and profile."""
 
-import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ovsdino_runtime.base.errors import NotAPhotoError, PhotoError, TooLargeError
+from ovsdino_runtime.base.bit_depth import to_8_bits
+from ovsdino_runtime.base.color_profile import to_srgb
+from ovsdino_runtime.base.decoded_photo import DecodedPhoto
+from ovsdino_runtime.base.errors import NotAPhotoError, PhotoError, PhotoWarning, TooLargeError
+from ovsdino_runtime.base.file_start import read_all, read_start
+from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.jpeg_tail import complete_jpeg
+from ovsdino_runtime.base.orientation import image_orientation, upright_array, upright_image
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
+from ovsdino_runtime.base.png_depth import has_wide_colours, read_wide_png
+from ovsdino_runtime.base.tiff import (
+    NOT_ALPHA,
+    find_valid,
+    has_tiff_reader,
+    looks_like_alpha,
+    read_tiff,
+    refuse_layout,
+)
+from ovsdino_runtime.base.tiff_layout import MIN_IS_WHITE, TiffLayout, read_tiff_layout
 from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXIF_ORIENTATION = 0x0112
-# What Pillow's decoders raise on a broken file, besides OSError and SyntaxError.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+LAST_BYTES = "its last bytes are missing: read up to there"
 
 
-def load_photo(path: str | Path) -> Photo:
+def load_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) -> Photo:
     """Decode a photo, upright and without transparency (white shines through).
+
+    Warns with `PhotoWarning` where something about the pixels had to be decided; see `decode_photo`.
 
     Args:
         path: a file in any format that Pillow reads; of an animation, the first picture.
+        options: what the file does not say about its pixels.
 
     Shape: (H, W, 3) RGB.
+
+    Raises:
+        PhotoError: there is no such file, it is broken or truncated, or too large to be a photo.
+    """
+    decoded = decode_photo(path, options=options)
+    for note in decoded.notes:
+        warnings.warn(f"{path}: {note}", PhotoWarning, stacklevel=2)
+    return decoded.photo
+
+
+def decode_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) -> DecodedPhoto:
+    """Decode a photo, and tell what had to be decided and which pixels hold no data.
+
+    Args:
+        path: as in `load_photo`.
+        options: what the file does not say about its pixels.
 
     Raises:
         PhotoError: there is no such file, it is broken or truncated, or too large to be a photo.
@@ -33,7 +71,7 @@ def load_photo(path: str | Path) -> Photo:
     if not path.is_file():
         raise PhotoError(f"{path}: {'a directory, expected a photo' if path.is_dir() else 'no such file'}")
     try:
-        return read_photo(path)
+        return decode_file(path, options=options)
     except PhotoError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -46,7 +84,7 @@ def read_photo(
     Args:
         file: a file that exists, or one that is open.
         formats: Pillow's names of those that are welcome; None takes all.
-        most_pixels: larger photos are refused; None takes what Pillow takes.
+        max_pixels: larger photos are refused; None takes what Pillow takes.
 
     Shape: (H, W, 3) RGB.
 
@@ -55,31 +93,54 @@ def read_photo(
         TooLargeError: it has too many pixels.
         PhotoError: broken or truncated.
     """
+    return decode_file(file, formats=formats, max_pixels=max_pixels).photo
+
+
+def decode_file(
+    file: Path | BinaryIO,
+    *,
+    options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+) -> DecodedPhoto:
+    """Decode a photo; see `read_photo` for the arguments and errors."""
+    with photo_errors():
+        layout = read_tiff_layout(file)
+        if layout is not None and (formats is None or "TIFF" in formats):
+            _check_size(layout.size, max_pixels or _max_pixels())
+            return _decode_tiff(file, layout, options, formats)
+        if options.bands is not None:
+            raise PhotoError("bands can be chosen of TIFFs only; leave out --bands")
+        if has_wide_colours(file):
+            return _decode_wide_png(file, options, formats, max_pixels)
+        return _decode_by_pillow(file, options, formats, max_pixels)
+
+
+@contextmanager
+def photo_errors() -> Iterator[None]:
+    """Turn whatever a decoder raises into a `PhotoError`: a broken file may raise anything.
+
+    Raises:
+        NotAPhotoError: no decoder knows the format.
+        TooLargeError: there are more pixels than Pillow takes.
+        PhotoError: the file is broken or truncated.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a large photo and odd metadata are no reason to complain
-            with Image.open(file, formats=formats) as image:
-                _check_size(image.size, max_pixels)
-                image.load()
-                return decode_image(image)
+            yield
+    except PhotoError:
+        raise
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        limit = _max_pixels() // 1_000_000
         raise TooLargeError(f"more than {limit} megapixels; scale the photo down first") from error
     except UnidentifiedImageError as error:
         raise NotAPhotoError("not a photo, or of a format that Pillow cannot read") from error
-    except BROKEN as error:
-        raise PhotoError(f"broken photo: {' '.join(str(error).split())}") from error
-
-
-def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
-    width, height = size
-    if max_pixels is not None and width * height > max_pixels:
-        raise TooLargeError(
-            f"{width}x{height} px: expected at most {max_pixels / 1e6:g} megapixels; "
-            "scale the photo down first"
-        )
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PhotoError(f"broken photo: {reason:.200}") from error
 
 
 def to_photo(image: "str | Path | np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | Image") -> Photo:
@@ -112,44 +173,186 @@ def decode_image(image: "Image") -> Photo:
     Raises:
         PhotoError: the pixels are of a kind without a natural range, such as 32-bit floats.
     """
-    image = _upright(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _from_wide_grey(image)
-    if image.has_transparency_data:
-        from PIL import Image as PillowImage
+    with photo_errors():
+        decoded = _finish(image, DEFAULT_PHOTO_OPTIONS)
+    for note in decoded.notes:
+        warnings.warn(note, PhotoWarning, stacklevel=2)
+    return decoded.photo
 
-        page = PillowImage.new("RGBA", image.size, "white")
-        page.alpha_composite(image.convert("RGBA"))
-        image = page
+
+def _decode_tiff(
+    file: Path | BinaryIO, layout: TiffLayout, options: PhotoOptions, formats: tuple[str, ...] | None
+) -> DecodedPhoto:
+    pages = (f"it has {layout.pages} pages: only the first was read",) if layout.pages > 1 else ()
+    by_pillow = layout.is_plain or (layout.is_wide and not has_tiff_reader(file))
+    if by_pillow and options.bands is None:
+        try:
+            return _decode_plain_tiff(file, layout, options, formats).with_notes(*pages)
+        except PhotoError:
+            raise
+        except Exception:
+            if not has_tiff_reader(file):  # Pillow lacks some compressions
+                raise
+    image, valid, notes = read_tiff(file, layout, options)
+    return _finish(image, options, icc=layout.icc, valid=valid).with_notes(*notes, *pages)
+
+
+def _decode_plain_tiff(
+    file: Path | BinaryIO, layout: TiffLayout, options: PhotoOptions, formats: tuple[str, ...] | None
+) -> DecodedPhoto:
+    from PIL import Image
+
+    with Image.open(file, formats=formats) as image:
+        image.load()
+        upright = upright_image(image)
+        if layout.is_wide and upright.mode in ("RGB", "L"):  # Pillow keeps the upper 8 of 16 bits
+            _check_upper_bits(np.asarray(upright), layout, options)
+        valid = None
+        if layout.nodata is not None and upright.mode in ("L", "P", "RGB", "I;16"):
+            stored = np.asarray(upright)
+            valid = find_valid(stored.reshape(*stored.shape[:2], -1), layout.nodata)
+        return _finish(upright, options, layout=layout, valid=valid)
+
+
+def _check_upper_bits(upper: Photo, layout: TiffLayout, options: PhotoOptions) -> None:
+    if layout.declared_bits or options.bits not in (None, 16) or 0 < upper.max() < 64:
+        raise refuse_layout(layout)
+
+
+def _decode_wide_png(
+    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, max_pixels: int | None
+) -> DecodedPhoto:
+    decoded = _decode_by_pillow(file, options, formats, max_pixels)
+    if options.bits in (None, 16) and not 0 < decoded.photo.max() < 64:
+        return decoded
+    from PIL import Image
+
+    pixels, notes = read_wide_png(file, options.bits)
+    with Image.open(file, formats=formats) as image:
+        orientation, icc = image_orientation(image), image.info.get("icc_profile")
+    upright = Image.fromarray(upright_array(pixels, orientation))
+    return _finish(upright, options, icc=icc).with_notes(*notes)
+
+
+def _decode_by_pillow(
+    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, max_pixels: int | None
+) -> DecodedPhoto:
+    from PIL import Image
+
+    if formats is None:
+        register_formats(file)
+    try:
+        with Image.open(file, formats=formats) as image:
+            _check_size(image.size, max_pixels)
+            is_jpeg = image.format in ("JPEG", "MPO")
+            image.load()
+            return _finish(image, options)
+    except OSError as error:
+        if "truncated" not in str(error) or not is_jpeg or options.strict:
+            raise
+        data = complete_jpeg(read_all(file))
+    with Image.open(BytesIO(data), formats=("JPEG", "MPO")) as image:
+        return _finish(image, options).with_notes(LAST_BYTES)
+
+
+def _finish(
+    image: "Image",
+    options: PhotoOptions,
+    *,
+    layout: TiffLayout | None = None,
+    icc: bytes | None = None,
+    valid: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None" = None,
+) -> DecodedPhoto:
+    """Turn an image upright, and bring any mode and profile to 8-bit sRGB on white."""
+    icc = icc or image.info.get("icc_profile")
+    notes: tuple[str, ...] = ()
+    if image.mode == "F" or image.mode.startswith("I"):
+        declared = _declared_bits(image, layout)
+        image = upright_image(image)
+        image, notes = _from_wide_grey(image, layout, declared=declared, bits=options.bits)
+    image = upright_image(image)
     if image.mode == "LAB":
         raise PhotoError("colours are LAB: expected RGB, grey or CMYK; convert the photo first")
-    return np.asarray(image.convert("RGB"))
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        if layout is not None and not looks_like_alpha(np.asarray(alpha), 255):
+            alpha, notes = None, (*notes, NOT_ALPHA)
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    image, remarks = to_srgb(image, icc)
+    image = image.convert("RGB")
+    if alpha is not None:
+        image.putalpha(alpha)
+        image = _on_white(image)
+    return DecodedPhoto(np.asarray(image), (*notes, *remarks), valid)
 
 
-def _upright(image: "Image") -> "Image":
-    from PIL.Image import Transpose
+def _on_white(image: "Image") -> "Image":
+    from PIL import Image as PillowImage
 
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    try:
-        orientation = image.getexif().get(EXIF_ORIENTATION)
-    except BROKEN:  # damaged metadata: the pixels are still good
-        return image
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    page = PillowImage.new("RGBA", image.size, "white")
+    page.alpha_composite(image)
+    return page.convert("RGB")
 
 
-def _from_wide_grey(image: "Image") -> Photo:
-    """Keep the upper 8 of 16 bits, where Pillow's conversion clips; before Pillow 11 a 16-bit PNG is "I"."""
+def _declared_bits(image: "Image", layout: TiffLayout | None) -> int | None:
+    """How many bits the values of a grey image use, as far as its file or its maker says so."""
+    if layout is not None:
+        return layout.declared_bits
+    if image.format in ("JPEG2000", "PPM"):
+        return 16  # Pillow has scaled them
+    if image.format is None and image.mode == "I":
+        low, high = image.getextrema()
+        return 8 if low >= 0 and high <= 255 else None  # made by convert("I") of an image of 8 bits
+    return None
+
+
+def _from_wide_grey(
+    image: "Image", layout: TiffLayout | None, *, declared: int | None, bits: int | None
+) -> "tuple[Image, tuple[str, ...]]":
+    """Bring grey of 16 bits to 8, where Pillow's conversion clips; before Pillow 11 a 16-bit PNG is "I"."""
+    from PIL import Image as PillowImage
+
     values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if image.mode == "F" or low < 0 or high > 65535:
-        raise PhotoError(f"pixels are {values.dtype} in {low}..{high}: expected 8 or 16 bits a colour")
-    grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    grey, _, notes = to_8_bits(values, declared=declared, bits=bits)
+    if layout is not None and layout.photometric == MIN_IS_WHITE:
+        grey = 255 - grey
+    key = image.info.get("transparency")
+    if isinstance(key, int):  # the grey that is transparent
+        alpha = np.where(values == key, 0, 255).astype(np.uint8)
+        return PillowImage.fromarray(np.dstack([grey, grey, grey, alpha])), notes
+    return PillowImage.fromarray(grey), notes
+
+
+def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
+    width, height = size
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooLargeError(
+            f"{width}x{height} px: expected at most {max_pixels / 1e6:g} megapixels; "
+            "scale the photo down first"
+        )
+
+
+def _max_pixels() -> int:
+    """Return the number of pixels above which Pillow refuses a photo."""
+    from PIL import Image
+
+    return 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62)
+
+
+def register_formats(file: Path | BinaryIO) -> None:
+    """Let Pillow read HEIC, where a file is one.
+
+    Raises:
+        PhotoError: pillow-heif is not installed.
+    """
+    start = read_start(file)
+    if start[4:8] != b"ftyp" or start[8:12] not in HEIF_BRANDS:
+        return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise PhotoError(f"HEIC photos need pillow-heif: {install_command('heif')}") from error
+    register_heif_opener()

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from ovsdino_runtime.base.errors import PhotoError
-from ovsdino_runtime.base.photo import BROKEN, EXIF_ORIENTATION
-
-PHOTO_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-TURNED = (5, 6, 7, 8)  # EXIF's orientations that swap the sides
+from ovsdino_runtime.base.orientation import image_orientation, upright_size
+from ovsdino_runtime.base.photo import photo_errors, register_formats
+from ovsdino_runtime.base.suffixes import PHOTO_SUFFIXES, is_photo, without_results
+from ovsdino_runtime.base.tiff_layout import read_tiff_layout
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """List the photos in a folder and below it, sorted.
+    """List the photos in a folder and below it, sorted; our own results are none.
 
     Raises:
         PhotoError: there is no such folder, or no photo in it.
@@ -19,7 +19,8 @@ def find_photos(folder: Path) -> list[Path]:
         raise PhotoError(
             f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give one of photos"
         )
-    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+    files = sorted(path for path in folder.rglob("*") if is_photo(path) and path.is_file())
+    photos = without_results(files)
     if not photos:
         raise PhotoError(f"{folder}: no photos in it (looked for {', '.join(sorted(PHOTO_SUFFIXES))})")
     return photos
@@ -31,12 +32,19 @@ def photo_size(photo: Path) -> tuple[int, int]:
     Raises:
         PhotoError: it cannot be read.
     """
+    try:
+        with photo_errors():
+            return _read_size(photo)
+    except PhotoError as error:
+        raise type(error)(f"{photo}: {error}") from error
+
+
+def _read_size(photo: Path) -> tuple[int, int]:
     from PIL import Image
 
-    try:
-        with Image.open(photo) as image:
-            width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION) in TURNED
-    except BROKEN as error:
-        raise PhotoError(f"{photo}: not a readable picture ({error}); get it again") from error
-    return (height, width) if turned else (width, height)
+    layout = read_tiff_layout(photo)
+    if layout is not None:
+        return layout.size
+    register_formats(photo)
+    with Image.open(photo) as image:
+        return upright_size(*image.size, image_orientation(image))

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import PhotoError
-from ovsdino_runtime.base.photo import BROKEN, EXIF_ORIENTATION
+from ovsdino_runtime.base.orientation import ORIENTATION
 from ovsdino_runtime.base.segmentation import Segmentation
 
 PIXEL_SCALE, TIEPOINT, TRANSFORMATION, KEYS = 33550, 33922, 34264, 34735  # tags of GeoTIFF
-RASTER_TYPE, GEOGRAPHIC, PROJECTED = 1025, 2048, 3072  # keys of GeoTIFF
+MODEL_TYPE, RASTER_TYPE, GEOGRAPHIC, PROJECTED = 1024, 1025, 2048, 3072  # keys of GeoTIFF
+SYSTEM_OF = {1: PROJECTED, 2: GEOGRAPHIC}  # model type -> the key that names the coordinates' system
 PIXEL_IS_POINT = 2
+EPSG_CODES = range(1024, 32767)  # 32767 is a system of the user's own
 WGS84 = 4326
 
 Ring = list[tuple[int, int]]  # corners (x, y) [px], the first one again at the end
@@ -25,7 +27,7 @@ class Georeference:
     """From pixels to the ground: ``(x, y) -> (a x + b y + c, d x + e y + f)``; corners are whole numbers."""
 
     affine: tuple[float, float, float, float, float, float]
-    epsg: int  # the coordinates' system; 0 where the file does not say
+    epsg: int  # the coordinates' system
 
     def place(self, ring: Ring) -> list[list[float]]:
         """Give a ring's coordinates on the ground."""
@@ -34,8 +36,18 @@ class Georeference:
         return [[a * x + b * y + c, d * x + e * y + f] for x, y in corners]
 
 
-def read_georeference(path: str | Path) -> Georeference | None:
-    """Read where a GeoTIFF lies; None for a photo that does not say, or is stored turned.
+@dataclass(frozen=True)
+class Unplaced:
+    """A photo that cannot be placed on the ground."""
+
+    reason: str
+
+
+def read_georeference(path: str | Path) -> Georeference | Unplaced:
+    """Read where a GeoTIFF lies, or why that is not known.
+
+    Coordinates whose system has no EPSG code are of no use to a reader of GeoJSON, who would take them for
+    WGS 84: such a photo is unplaced.
 
     Source: OGC GeoTIFF 1.1, sections 7.1 and 7.2.
 
@@ -47,16 +59,26 @@ def read_georeference(path: str | Path) -> Georeference | None:
     try:
         with Image.open(path) as image:
             tags = dict(getattr(image, "tag_v2", {}))
-        if tags.get(EXIF_ORIENTATION, 1) != 1 or not ({PIXEL_SCALE, TRANSFORMATION} & tags.keys()):
-            return None
-        words = tags.get(KEYS, ())
-        keys = {words[i]: words[i + 3] for i in range(4, len(words), 4) if words[i + 1] == 0}
-        half = 0.5 if keys.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
-        a, b, c, d, e, f = _affine(tags)
-    except BROKEN as error:
+        return _place(tags)
+    except Exception as error:
         raise PhotoError(f"{path}: broken georeference: {error}") from error
-    affine = (a, b, c - half * (a + b), d, e, f - half * (d + e))
-    return Georeference(affine, int(keys.get(PROJECTED) or keys.get(GEOGRAPHIC) or 0))
+
+
+def _place(tags: dict[int, tuple[float, ...]]) -> Georeference | Unplaced:
+    if not ({PIXEL_SCALE, TRANSFORMATION} & tags.keys()):
+        return Unplaced("it does not say where it lies")
+    if tags.get(ORIENTATION, 1) != 1:
+        return Unplaced("it is stored turned; write it upright with GDAL first")
+    words = tags.get(KEYS, ())
+    keys = {words[i]: words[i + 3] for i in range(4, len(words), 4) if words[i + 1] == 0}
+    half = 0.5 if keys.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
+    a, b, c, d, e, f = _affine(tags)
+    system = SYSTEM_OF.get(int(keys.get(MODEL_TYPE, 0)))
+    epsg = int((keys.get(system) if system else keys.get(PROJECTED) or keys.get(GEOGRAPHIC)) or 0)
+    if epsg not in EPSG_CODES:
+        what = "names no coordinate system" if not epsg else "has a coordinate system without EPSG code"
+        return Unplaced(f"it {what}; convert it first: gdalwarp -t_srs EPSG:4326")
+    return Georeference((a, b, c - half * (a + b), d, e, f - half * (d + e)), epsg)
 
 
 def to_geojson(segmentation: Segmentation, place: Georeference) -> dict[str, object]:
@@ -88,7 +110,7 @@ def to_geojson(segmentation: Segmentation, place: Georeference) -> dict[str, obj
         for region in segmentation.regions()
     ]
     named = {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}
-    crs = {} if place.epsg in (0, WGS84) else {"crs": {"type": "name", "properties": named}}
+    crs = {} if place.epsg == WGS84 else {"crs": {"type": "name", "properties": named}}
     return {"type": "FeatureCollection", **crs, "features": features}
 
 

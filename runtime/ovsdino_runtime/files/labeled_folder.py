@@ -1,6 +1,6 @@
 """Labelled photos in a folder: ``images/``, ``labels/*.png`` and ``names.txt``, checked before their use."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.base.photo import BROKEN, load_photo
-from ovsdino_runtime.base.photo_files import PHOTO_SUFFIXES, photo_size
+from ovsdino_runtime.base.errors import OvsdinoError, PhotoError
+from ovsdino_runtime.base.photo import load_photo, photo_errors
+from ovsdino_runtime.base.photo_files import photo_size
+from ovsdino_runtime.base.png_depth import GREY, read_png_header
+from ovsdino_runtime.base.suffixes import is_photo, is_rubbish
 from ovsdino_runtime.geometry.metrics import IGNORED
 from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.text.class_lists import read_classes
@@ -71,7 +73,8 @@ def open_labelled(
     require_folder(folder)
     vocabulary = vocabulary or read_names(folder / NAMES)
     values = plain(len(vocabulary.names)) if values is None else values
-    photos, labels = photos_by_stem(folder / IMAGES), sorted((folder / LABELS).glob("*.png"))
+    labels = label_files(folder / LABELS)
+    photos = photos_by_stem(folder / IMAGES, wanted={file.stem for file in labels})
     if not labels:
         raise DataError(f"{folder}: no {LABELS}/*.png in it; {LAYOUT}")
     if missing := [file for file in labels if file.stem not in photos]:
@@ -112,9 +115,41 @@ def read_names(file: Path) -> Vocabulary:
     return replace(read_classes(f"@{file}"), name=file.stem)
 
 
-def photos_by_stem(folder: Path) -> dict[str, Path]:
-    """Find a folder's photos by their names without suffix."""
-    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in PHOTO_SUFFIXES}
+def label_files(folder: Path) -> list[Path]:
+    """List a folder's PNGs, sorted, ``.PNG`` as well.
+
+    Raises:
+        DataError: two differ in the case of their suffix only.
+    """
+    found = {path.stem: path for path in _files(folder) if path.suffix.lower() == ".png"}
+    for path in _files(folder):
+        if path.suffix.lower() == ".png" and found[path.stem] != path:
+            raise DataError(f"{path} and {found[path.stem].name}: two label files of one photo; remove one")
+    return list(found.values())
+
+
+def photos_by_stem(folder: Path, wanted: Set[str] | None = None) -> dict[str, Path]:
+    """Find a folder's photos by their names without suffix.
+
+    Args:
+        folder: the photos lie in it, not below.
+        wanted: the names that count; None takes all.
+
+    Raises:
+        DataError: two photos share such a name.
+    """
+    found: dict[str, Path] = {}
+    for path in _files(folder):
+        if not is_photo(path) or (wanted is not None and path.stem not in wanted):
+            continue
+        if other := found.get(path.stem):
+            raise DataError(f"{path} and {other.name}: two photos of one name; keep the one that is labelled")
+        found[path.stem] = path
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_file() and not is_rubbish(path))
 
 
 def require_same_size(photo: Path, size: tuple[int, int], labels: tuple[int, int]) -> None:
@@ -131,22 +166,31 @@ def require_same_size(photo: Path, size: tuple[int, int], labels: tuple[int, int
 
 
 def read_labels(file: Path) -> npt.NDArray[np.int32]:
-    """Read the values of an indexed or grey PNG: (H, W).
+    """Read the values of an indexed or grey PNG as the file has them: (H, W).
 
     Raises:
-        LabelError: it is broken, or of another kind.
+        LabelError: it is broken, of another kind, or grey of 1 bit, of which nobody knows whether its white
+            means 1 or 255.
     """
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            raw = np.asarray(image)
-    except BROKEN as error:
+        with photo_errors():
+            header = read_png_header(file)
+            with Image.open(file) as image:
+                raw = np.asarray(image)
+    except PhotoError as error:
         raise LabelError(f"{file}: broken label file ({error}); get it again") from error
-    if raw.ndim != 2 or raw.dtype.kind not in "iub" or raw.min() < 0:
+    if raw.dtype == np.bool_:
+        raise LabelError(
+            f"{file}: a PNG of 1 bit: whether white is label 1 or 255 cannot be known; write it with 8 bits"
+        )
+    if raw.ndim != 2 or raw.dtype.kind not in "iu" or raw.min() < 0:
         raise LabelError(
             f"{file}: a picture of shape {raw.shape}, {raw.dtype}: expected an indexed or grey PNG"
         )
+    if header is not None and header in ((2, GREY), (4, GREY)):
+        raw = raw // (255 // ((1 << header[0]) - 1))  # Pillow stretches grey of 2 and 4 bits to 0..255
     return raw.astype(np.int32)
 
 

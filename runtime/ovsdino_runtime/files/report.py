@@ -65,8 +65,8 @@ class Report:
         tally.files = result.files
         if source.kind == "photo" and not self._quiet:
             self._say(table(result))
-        if source.kind == "photo" and self._geojson and not any(f.suffix == ".geojson" for f in result.files):
-            self._say(f"{source.name}: no GeoJSON, for it does not say where it lies", err=True)
+        for note in result.notes:
+            self._say(f"{source.name}: {note}", err=True)
         self._show(source, tally)
 
     def _end(self, source: Source | None) -> None:

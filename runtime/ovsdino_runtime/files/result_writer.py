@@ -13,7 +13,7 @@ from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.base.overlay import draw_frame
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
-from ovsdino_runtime.files.geojson import read_georeference
+from ovsdino_runtime.files.geojson import Georeference, read_georeference
 from ovsdino_runtime.files.output import (
     SUFFIXES,
     Kind,
@@ -85,7 +85,8 @@ class ResultFiles:
         with self._trace.span("write", source=source.name, picture=result.frame.index):
             if source.kind == "photo":
                 try:
-                    return replace(result, files=self._write_photo(source, segmentation))
+                    files, notes = self._write_photo(source, segmentation)
+                    return replace(result, files=files, notes=(*result.notes, *notes))
                 except PhotoError as error:
                     return replace(result, segmentation=None, error=error)
             if self._moving is None or self._moving.source != source:
@@ -104,9 +105,13 @@ class ResultFiles:
         if moving is not None:
             moving.close()
 
-    def _write_photo(self, source: Source, segmentation: Segmentation) -> tuple[Path, ...]:
-        files = []
-        name = Path(source.address).name
+    def _write_photo(
+        self, source: Source, segmentation: Segmentation
+    ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+        files: list[Path] = []
+        notes: tuple[str, ...] = ()
+        alone = self._stems[source] == source.stem  # else the path tells them apart
+        name = Path(source.address).name if alone else source.address
         for kind in self._kinds:
             file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
             if kind == "overlay":
@@ -117,12 +122,13 @@ class ResultFiles:
                 save_json(segmentation, file, photo=name)
             elif kind == "rle":
                 save_rle(segmentation, file, photo=name)
-            elif place := read_georeference(source.address):
+            elif isinstance(place := read_georeference(source.address), Georeference):
                 save_geojson(segmentation, file, place)
             else:
+                notes = (f"no GeoJSON: {place.reason}",)
                 continue
             files.append(file)
-        return tuple(files)
+        return tuple(files), notes
 
 
 class _MovingFiles:

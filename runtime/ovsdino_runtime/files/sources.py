@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.frames import Frame, Source
-from ovsdino_runtime.base.photo import load_photo
-from ovsdino_runtime.base.photo_files import PHOTO_SUFFIXES
+from ovsdino_runtime.base.photo import decode_photo
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
+from ovsdino_runtime.base.suffixes import is_photo, is_result, is_video
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
-VIDEOS = {".avi", ".flv", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"}
 LIST = ".txt"
 
 
@@ -36,6 +36,7 @@ def find_sources(arguments: Iterable[str | Path]) -> list[Source]:
 def read_frames(
     sources: Sequence[Source] | Iterable[str | Path],
     *,
+    options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
     stop: threading.Event | None = None,
     trace: Trace = NO_TRACE,
 ) -> Iterator[Frame]:
@@ -43,6 +44,7 @@ def read_frames(
 
     Args:
         sources: as `find_sources` gives them, or takes them.
+        options: what the files of photos do not say about their pixels.
         stop: ends the reading, also of a source that has no end.
         trace: takes down each decoding.
     """
@@ -53,7 +55,7 @@ def read_frames(
         if stop.is_set():
             return
         if source.kind == "photo":
-            yield _read_photo(source, trace)
+            yield _read_photo(source, options, trace)
         else:
             from ovsdino_runtime.files.video import read_video
 
@@ -74,7 +76,7 @@ def _expand(argument: str, *, inside: str = "") -> Iterator[Source]:
         for line in _read_list(path):
             yield from _expand(line, inside=argument)
     else:
-        yield Source("video" if path.suffix.lower() in VIDEOS else "photo", argument)
+        yield Source("video" if is_video(path) else "photo", argument)
 
 
 def _fitting(pattern: Path) -> list[str]:
@@ -86,9 +88,10 @@ def _some(files: Iterable[str], message: str) -> Iterator[Source]:
     """Keep the pictures; refuse to find none."""
     found = False
     for file in files:
-        if (suffix := Path(file).suffix.lower()) in PHOTO_SUFFIXES | VIDEOS and Path(file).is_file():
+        path = Path(file)
+        if (is_photo(path) or is_video(path)) and path.is_file() and not is_result(path):
             found = True
-            yield Source("video" if suffix in VIDEOS else "photo", file)
+            yield Source("video" if is_video(path) else "photo", file)
     if not found:
         raise PhotoError(message)
 
@@ -105,11 +108,12 @@ def _read_list(path: Path) -> list[str]:
     raise PhotoError(f"{path}: names no photos; write one a line")
 
 
-def _read_photo(source: Source, trace: Trace) -> Frame:
+def _read_photo(source: Source, options: PhotoOptions, trace: Trace) -> Frame:
     start = time.perf_counter()
     try:
         with trace.span("decode", photo=source.address):
-            photo = load_photo(source.address)
+            decoded = decode_photo(source.address, options=options)
     except PhotoError as error:
         return Frame(source, None, error)
-    return Frame(source, photo, decode=1000 * (time.perf_counter() - start))
+    milliseconds = 1000 * (time.perf_counter() - start)
+    return Frame(source, decoded.photo, decode=milliseconds, notes=decoded.notes, valid=decoded.valid)

@@ -1,0 +1,47 @@
+"""Convert the colours of a photo with an embedded ICC profile to sRGB."""
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONVERTIBLE = ("L", "RGB", "CMYK")
+MAX_DEVIATION = 2  # of 255: a profile that changes less is sRGB's, and the pixels stay as they are
+
+
+def to_srgb(image: "Image", profile: bytes | None) -> "tuple[Image, tuple[str, ...]]":
+    """Convert an image of mode L, RGB or CMYK; a profile that is sRGB's own or a plain grey leaves it alone.
+
+    Returns:
+        The image, and a note where the profile cannot be used.
+    """
+    if not profile or image.mode not in CONVERTIBLE:
+        return image, ()
+    try:
+        from PIL import ImageCms
+
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        transform = ImageCms.buildTransform(source, target, image.mode, "RGB")
+        if image.mode != "CMYK" and _changes_little(image.mode, transform):
+            return image, ()
+        converted = ImageCms.applyTransform(image, transform)
+    except Exception as error:  # noqa: BLE001 - a damaged profile, or one for other pixels: they stay as they are
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return image, (f"its colour profile cannot be used ({reason:.80}): read as sRGB",)
+    return (image, ()) if converted is None else (converted, ())
+
+
+def _changes_little(mode: str, transform: object) -> bool:
+    """Whether a grid of all colours comes out as it goes in."""
+    from PIL import Image, ImageCms
+
+    steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    grid = Image.fromarray(colours if mode == "RGB" else steps[None])
+    changed = ImageCms.applyTransform(grid, transform)  # type: ignore[arg-type]
+    difference = np.abs(np.asarray(changed, np.int16) - np.asarray(grid.convert("RGB"), np.int16))
+    return int(difference.max()) <= MAX_DEVIATION
