@@ -25,7 +25,7 @@ from ovsdino_export.graphs.graph import VISION, describe, export_graph
 from ovsdino_export.graphs.local_functions import call_functions
 from ovsdino_export.graphs.storage import Checkpoint, save_sharing_weights, store_as_half
 from ovsdino_export.graphs.versions import program_versions
-from ovsdino_export.networks import Network, licences, load_network, preprocessing, windows
+from ovsdino_export.networks import Network, licences, load_network, preprocessing, refinement, windows
 from ovsdino_export.photos import TestPhotos, gather_photos
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision import int8_gate, int8_ladder
@@ -217,6 +217,7 @@ def make_manifest(
         model=config.to_dict(),
         preprocessing=preprocessing(config),
         windows=windows(config),
+        refine=refinement(config),
         head=bundle.Head(model.head.scale.item(), model.head.bias.item(), config.background),
         templates=text.templates,
         text=bundle.TextInfo(config.text_width, text.context_length),

@@ -21,6 +21,7 @@ from ovsdino_export.rewrite.vit import fix_positions
 from ovsdino_export.text import TextHalf, load_text_half
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.refine import Refinement
 from ovsdino_runtime.geometry.windows import WindowPolicy
 from ovsdino_runtime.text.vocabulary import load_templates
 
@@ -88,6 +89,11 @@ def windows(config: Config) -> WindowPolicy:
     stride = config.image_size // 2 if isinstance(config, ModelConfig) else config.stride
     taper = window_taper(config) if isinstance(config, ModelConfig) else None
     return WindowPolicy(config.image_size, stride, taper=taper)
+
+
+def refinement(config: Config) -> Refinement | None:
+    """Return how a model's labels are refined by default: nano's are, the papers' protocols refine none."""
+    return Refinement() if isinstance(config, ModelConfig) and window_taper(config) is not None else None
 
 
 def licences(name: str) -> tuple[str, ...]:

@@ -33,10 +33,11 @@ OPTIONS = (
     ),
     click.option(
         "--inference",
-        type=click.Choice(["slide", "whole"]),
+        type=click.Choice(["slide", "whole", "both"]),
         default="slide",
         show_default=True,
-        help="slide cuts photos into windows; whole runs each photo at once: faster, less exact.",
+        help="slide cuts photos into windows; whole runs each photo at once: faster, less exact; "
+        "both averages the two.",
     ),
     click.option(
         "--short-side",
@@ -44,8 +45,19 @@ OPTIONS = (
         metavar="PIXELS",
         help="Resize photos to it: more finds smaller things, in more time.  [default: the model's]",
     ),
+    click.option(
+        "--refine/--no-refine",
+        default=None,
+        help="Let outlines follow the photo's edges.  [default: the model's]",
+    ),
+    click.option(
+        "--min-area",
+        type=click.FloatRange(0, 0.5),
+        metavar="SHARE",
+        help="Refined regions below this share of the photo join a neighbour.  [default: the model's]",
+    ),
 )
-NAMES = ("device", "engine", "threads", "precision", "inference", "short_side")
+NAMES = ("device", "engine", "threads", "precision", "inference", "short_side", "refine", "min_area")
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -21,8 +21,7 @@ from ovsdino_runtime.bundle.bundle import Bundle, Head, at_short_side, load_bund
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.geometry.types import Floats, Photo
-from ovsdino_runtime.geometry.windows import Window
-from ovsdino_runtime.pipelines.host_stages import EncodeWindows, takes_any_size
+from ovsdino_runtime.pipelines.host_stages import takes_any_size
 from ovsdino_runtime.pipelines.pipeline import HostPipeline, ImageFeatures, Pipeline, Pixels, open_pipeline
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.class_lists import Background, Classes, choose_classes
@@ -246,19 +245,6 @@ class Segmenter:
         """Release threads and device memory. Also happens on garbage collection."""
         self._beside.shutdown()
         self.pipeline.close()
-
-    def resize(self, photo: Photo) -> Photo | Floats:
-        """Bring a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
-        return self.pipeline.prepare.resize(photo)
-
-    def plan(self, resized: Photo | Floats) -> list[Window]:
-        """Plan the windows of a resized photo."""
-        return self.pipeline.prepare.plan(resized)
-
-    def encode_windows(self, resized: Photo | Floats, windows: Sequence[Window]) -> Floats:
-        """Run the vision engine on windows, some at a time. Shape: (H', W', 3) -> (B, D, h, w)."""
-        prepare, vision = self.pipeline.prepare, self.pipeline.vision
-        return EncodeWindows(self.bundle.manifest, vision, prepare.inference)(resized, windows)
 
     def encode_text(self, vocabulary: Vocabulary) -> Floats:
         """Encode a vocabulary's entries with this segmenter's templates. Shape: (N, D), unit length."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import Future
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -230,13 +231,14 @@ def test_a_bundle_without_kernels_is_refused_with_the_command(bundle):
 
 
 def test_whole_photos_are_refused(device_bundle):
-    with pytest.raises(EngineError, match="whole photos in one window run on device 'cpu' alone"):
+    with pytest.raises(EngineError, match="inference 'whole' runs on device 'cpu' alone"):
         open_device(device_bundle, options=RuntimeOptions(inference="whole"))
 
 
 def test_nano_gives_the_hosts_labels(tmp_path):
     packaged = load_bundle(find_bundle("nano"))
-    bundle = with_kernels(packaged.path, packaged.manifest, tmp_path)
+    plain = replace(packaged.manifest, refine=None)  # refined labels are made on the processor
+    bundle = with_kernels(packaged.path, plain, tmp_path)
     from PIL import Image
 
     file = sorted((HERE.parents[2] / "examples").glob("*.jpg"))[0]
@@ -254,6 +256,16 @@ def test_nano_gives_the_hosts_labels(tmp_path):
     expected = host_labels(bundle, photo, text, threshold=0.4)
     assert len(np.unique(expected.labels)) > 3
     assert_same(actual, expected)
+
+
+def test_refined_labels_are_made_of_the_devices_features(device_bundle):
+    options = RuntimeOptions(refine=True)
+    pipeline, _ = open_device(device_bundle, options=options)
+    photo, text = random_photo(90, 150), words(5)
+    host = HostPipeline(device_bundle, open_engine(device_bundle, "vision", threads=1), options)
+    actual = pipeline.label(photo, text, threshold=0.5, scores=True)
+    assert_same(actual, host.label(photo, text, threshold=0.5, scores=True))
+    assert list(actual.timings)[-2:] == ["text", "merge"]
 
 
 def test_the_kernels_themselves_give_the_hosts_labels():

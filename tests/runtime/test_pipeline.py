@@ -41,7 +41,7 @@ def test_label_is_its_stages_one_after_the_other(shared_bundle, flag):
     text.set_result(Segmenter.load(shared_bundle.path).encode_text(read_classes(COLOURS)))
     pixels = pipeline.label(flag, text, threshold=0.6, scores=True)
     prepared = pipeline.prepare(flag)
-    features = pipeline.encode_windows(prepared.resized, prepared.windows)
+    features = pipeline.encode_windows(prepared)
     labels, scores = pipeline.merge(prepared, features, text.result(), threshold=0.6)
     np.testing.assert_array_equal(pixels.labels, labels)
     np.testing.assert_array_equal(pixels.scores, scores)
@@ -81,7 +81,7 @@ def test_without_windows_a_graph_of_any_size_sees_the_whole_photo(any_size, size
     assert segmenter(photo, COLOURS).labels.shape == size
     (pixels,) = image_features
     assert pixels.shape == (1, 3, *expected)
-    resized = segmenter.resize(photo)
+    resized = segmenter.pipeline.prepare(photo).resized
     np.testing.assert_allclose(pixels[0].transpose(1, 2, 0), resized / 127.5 - 1, atol=1e-6)
 
 

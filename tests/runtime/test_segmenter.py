@@ -61,10 +61,10 @@ def test_another_short_side(shared_bundle, flag):
     limits, window = shared_bundle.manifest.preprocessing, shared_bundle.manifest.windows.size
     small = Segmenter.load(shared_bundle.path, threads=1)
     large = Segmenter.load(shared_bundle.path, threads=1, short_side=2 * window)
-    assert min(small.resize(flag).shape[:2]) == limits.short_side
-    resized = large.resize(flag)
+    assert min(small.pipeline.prepare(flag).resized.shape[:2]) == limits.short_side
+    resized = large.pipeline.prepare(flag).resized
     assert min(resized.shape[:2]) == 2 * window
-    assert len(large.plan(resized)) > len(small.plan(small.resize(flag)))
+    assert len(large.pipeline.prepare(flag).windows) > len(small.pipeline.prepare(flag).windows)
     assert large(flag, COLOURS).labels.shape == flag.shape[:2]
 
 
@@ -133,9 +133,10 @@ def test_it_equals_the_slow_way(segmenter, size):
     photo = (resize_bilinear(photo, *size) + 0.5).astype(np.uint8)
     words = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "white": (1, 1, 1)}
     text = np.array(list(words.values())) / 3**0.5
-    resized = segmenter.resize(photo)
+    prepared = segmenter.pipeline.prepare(photo)
+    resized = prepared.resized
     total, count = np.zeros((*resized.shape[:2], len(words))), np.zeros((*resized.shape[:2], 1))
-    for window in segmenter.plan(resized):
+    for window in prepared.windows:
         box = (slice(window.top, window.top + window.height), slice(window.left, window.left + window.width))
         pixels = resize_bilinear(resized[box], 64, 64) / 127.5 - 1
         mean = pixels.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3))
@@ -154,12 +155,11 @@ def test_it_equals_the_slow_way(segmenter, size):
 
 def test_windows_go_through_the_engine_some_at_a_time(segmenter, flag, monkeypatch):
     wide = np.tile(flag, (1, 3, 1))  # several windows
-    resized = segmenter.resize(wide)
-    windows = segmenter.plan(resized)
-    together = segmenter.encode_windows(resized, windows)
-    assert len(together) == len(windows) > 3
+    prepared = segmenter.pipeline.prepare(wide)
+    together = segmenter.pipeline.encode_windows(prepared)
+    assert len(together) == len(prepared.windows) > 3
     monkeypatch.setattr(host_stages, "WINDOWS_AT_ONCE", 1)
-    np.testing.assert_allclose(segmenter.encode_windows(resized, windows), together, atol=1e-6)
+    np.testing.assert_allclose(segmenter.pipeline.encode_windows(prepared), together, atol=1e-6)
 
 
 def test_classes_are_encoded_once_for_many_photos(segmenter, flag, monkeypatch):

@@ -93,7 +93,7 @@ def test_a_server_that_batches_gives_the_same_labels(segmenter, reference):
     for photo, answer in zip(photos, answers, strict=True):
         labels, _ = read_png(answer)
         np.testing.assert_array_equal(labels, reference(photo, "red, green, blue").labels)
-    windows = sum(len(reference.plan(reference.resize(photo))) for photo in photos)
+    windows = sum(len(reference.pipeline.prepare(photo).windows) for photo in photos)
     assert f"ovsdino_batch_windows_sum {windows}.0" in counted
 
 

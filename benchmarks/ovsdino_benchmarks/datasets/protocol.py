@@ -38,6 +38,7 @@ class Protocol:
     words: Words = "official"  # the official list's name, or of our list the first word or the mean of all
     threshold: float | None = None  # of the background, where there is one; None: the model's own
     taper: float | None = None  # of windows where they overlap; see `WindowPolicy`
+    refine: bool | None = None  # labels, as the bundle does by default; None: they are not refined
     patches: Literal["head", "backbone"] = "head"  # of zero-shot dino.txt; see `ZeroShotProtocol`
     background_cleaning: float = 0.0  # Talk2DINO's weight of its attention maps, lambda; 0: none
     pamr: int = 0  # iterations of PAMR on each window's masks; 0: none
@@ -59,6 +60,7 @@ class Protocol:
         taper = "" if self.taper is None else f" tapered over {self.taper:g} of a side"
         averaged = f"{self.probability} probabilities" if self.average == "probabilities" else self.average
         extras = [
+            *(["labels refined"] if self.refine else []),
             *(["corners aligned"] if self.align_corners else []),
             *([f"{self.patches} patches"] if self.patches != "head" else []),
             *([f"background cleaning {self.background_cleaning:g}"] if self.background_cleaning else []),
@@ -167,6 +169,7 @@ def own_protocol(manifest: Manifest) -> Protocol:
         window=windows.size,
         stride=windows.stride,
         taper=windows.taper,
+        refine=True if manifest.refine is not None else None,
         average="logits",
         templates="model",
         words="all",

@@ -80,10 +80,11 @@ def all_flops(case: Case, windows: int) -> int:
 def _floors(case: Case, segmenter: Segmenter) -> dict[str, tuple[float, str]]:
     """Work out the floor of each compute stage [ms], and what it counts; only where all of it is known."""
     photo = load_photo(case.photo)
-    view = segmenter.resize(photo)
+    prepared = segmenter.pipeline.prepare(photo)
+    view = prepared.resized
     copy, milliseconds = case.rates.copy_ms, case.rates.compute_ms
     flops = {name: _graph_flops(case, graph) for name, graph in GRAPHS.items()}
-    flops["vision"] = (flops["vision"] or 0) * len(segmenter.plan(view)) or None
+    flops["vision"] = (flops["vision"] or 0) * len(prepared.windows) or None
     flops["decoder"] = (_graph_flops(case, "decoder", classes=1) or 0) * _classes(case) or None
     floors = {name: (milliseconds(count), PRODUCTS) for name, count in flops.items() if count}
     fine = 4 * view.shape[0] // patch_size(case.bundle.manifest)

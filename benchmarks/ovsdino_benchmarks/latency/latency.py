@@ -112,7 +112,7 @@ def measure_case(case: Case, report: Report) -> Latency:
         report("a new process: runtime")
         fresh = run_child(case.job("runtime", file), case.photo)
     photo = load_photo(case.photo)
-    windows = segmenter.plan(segmenter.resize(photo))
+    windows = segmenter.pipeline.prepare(photo).windows
     flops = all_flops(case, len(windows)) if dinov3seg else case.vision_flops(len(windows))
     return Latency(
         model=case.bundle.manifest.name,

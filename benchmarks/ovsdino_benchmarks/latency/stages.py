@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.bundle.bundle import TOKENIZER
 from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.files.output import save_json, save_labels, save_overlay
-from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
 from ovsdino_runtime.geometry.types import Array
+from ovsdino_runtime.pipelines.pipeline import HostPipeline
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder
@@ -102,24 +103,22 @@ def _walk(
     folder: Path,
 ) -> _Laps:
     """Go the way once. A class is new in every repeat, so that no cache knows it."""
+    pipeline = host_pipeline(segmenter)
     clock = _Laps()
     with clock("decode"):
         photo = load_photo(case.photo)
     with clock("resize"):
-        resized = segmenter.resize(photo)
-    windows = segmenter.plan(resized)
+        prepared = pipeline.prepare(photo)
     before = engine.seconds
     with clock("windows"):
-        features = segmenter.encode_windows(resized, windows)
+        features = pipeline.encode_windows(prepared)
     clock.split("windows", "vision", engine.seconds - before)
     with clock(KNOWN_TEXT):
         embeddings = encoders[0].encode_classes(case.vocabulary, segmenter.templates)
     with clock(NEW_TEXT):
         encoders[1].encode_classes(Vocabulary(((NEW_CLASS.format(repeat),),)), segmenter.templates)
     with clock(MERGE):
-        grid = features.shape[2], features.shape[3]
-        geometry = merge_geometry(windows, grid, resized=resized.shape[:2], photo=photo.shape[:2])
-        merge_argmax(features, embeddings, geometry)
+        pipeline.merge(prepared, features, embeddings, threshold=None)
     result = segmenter(photo, case.vocabulary)
     with clock(WRITE):
         write_all(result, folder)
@@ -141,12 +140,20 @@ def new_text_floor(case: Case, segmenter: Segmenter) -> tuple[float, str]:
     return case.rates.compute_ms(flops), "products of the graph"
 
 
+def host_pipeline(segmenter: Segmenter) -> HostPipeline:
+    """Return the stages of a segmenter on the processor."""
+    if not isinstance(segmenter.pipeline, HostPipeline):
+        raise TypeError(f"expected a HostPipeline, got {type(segmenter.pipeline).__name__}")
+    return segmenter.pipeline
+
+
 def _floors(case: Case, segmenter: Segmenter) -> dict[str, tuple[float, str]]:
     """Work out the floor of each compute stage [ms], and what it counts."""
     photo = load_photo(case.photo)
-    resized = segmenter.resize(photo)
-    windows = segmenter.plan(resized)
-    features = segmenter.encode_windows(resized, windows[:1])  # (1, D, h, w)
+    pipeline = host_pipeline(segmenter)
+    prepared = pipeline.prepare(photo)
+    resized, windows = prepared.resized, prepared.windows
+    features = pipeline.encode_windows(replace(prepared, windows=windows[:1]))  # (1, D, h, w)
     size, width = case.bundle.manifest.windows.size, case.bundle.manifest.text.width
     cells = len(windows) * features[0, 0].size
     flops, copy = case.rates.compute_ms, case.rates.copy_ms

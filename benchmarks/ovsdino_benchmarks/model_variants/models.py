@@ -127,7 +127,9 @@ def open_bundle(model: str, protocol: Protocol) -> Bundle:
     limits = bundle.manifest.preprocessing
     sizes = Preprocessing(protocol.short_side, protocol.long_side, mean=limits.mean, std=limits.std)
     windows = WindowPolicy(protocol.window, protocol.stride, taper=protocol.taper)
-    return Bundle(bundle.path, replace(bundle.manifest, preprocessing=sizes, windows=windows))
+    refine = bundle.manifest.refine if protocol.refine else None
+    manifest = replace(bundle.manifest, preprocessing=sizes, windows=windows, refine=refine)
+    return Bundle(bundle.path, manifest)
 
 
 def open_engine(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> Engine:

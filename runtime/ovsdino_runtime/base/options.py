@@ -7,7 +7,8 @@ from ovsdino_runtime.base.errors import OptionError
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Inference = Literal["slide", "whole"]
+Inference = Literal["slide", "whole", "both"]
+MAX_AREA = 0.5  # share of a photo that a small region can have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +22,13 @@ class RuntimeOptions:
         precision: which of the bundle's vision graphs runs.
         templates: prompts such as "a photo of a {}."; None takes the model's own.
         inference: "slide" cuts photos into windows as the model asks; "whole" runs each photo at once:
-            faster, less exact.
+            faster, less exact; "both" averages the two: a run more, better where one thing fills the photo.
         short_side: [px] photos are resized to. Choose more to find smaller things, at the cost of more
             windows and time. None takes the model's own.
+        refine: let outlines follow the photo's edges, and small regions join their neighbours. Choose False
+            for thin things such as poles, and for speed. None does what the model's bundle says.
+        min_area: share of the photo, in 0..0.5, below which a refined region takes its neighbour's label;
+            0 keeps every region. None takes the model's own.
         antialias: average when a large photo is made smaller. Choose False to follow a benchmark's protocol.
         trace: records each stage.
     """
@@ -35,6 +40,8 @@ class RuntimeOptions:
     templates: tuple[str, ...] | None = None
     inference: Inference = "slide"
     short_side: int | None = None
+    refine: bool | None = None
+    min_area: float | None = None
     antialias: bool = True
     trace: Trace = field(default=NO_TRACE, compare=False, repr=False)
 
@@ -48,6 +55,9 @@ class RuntimeOptions:
         _check_choice("inference", self.inference, get_args(Inference))
         _check_count("threads", self.threads)
         _check_count("short_side", self.short_side)
+        if self.refine is not None and not isinstance(self.refine, bool):
+            raise OptionError(f"refine must be True, False or None, got {self.refine!r:.40}")
+        _check_area(self.min_area, refine=self.refine)
         if not isinstance(self.antialias, bool):
             raise OptionError(f"antialias must be True or False, got {self.antialias!r:.40}")
 
@@ -60,6 +70,15 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def _check_count(name: str, value: object) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise OptionError(f"{name} must be a whole number from 1 on, got {value!r:.40}")
+
+
+def _check_area(min_area: object, *, refine: bool | None) -> None:
+    if min_area is None:
+        return
+    if isinstance(min_area, bool) or not isinstance(min_area, int | float) or not 0 <= min_area <= MAX_AREA:
+        raise OptionError(f"min_area must be a share of the photo in 0..{MAX_AREA}, got {min_area!r:.40}")
+    if refine is False:
+        raise OptionError("min_area has no effect without refine; leave one of them out")
 
 
 DEFAULT_OPTIONS = RuntimeOptions()
@@ -75,5 +94,7 @@ class OptionChanges(TypedDict, total=False):
     templates: tuple[str, ...] | None
     inference: Inference
     short_side: int | None
+    refine: bool | None
+    min_area: float | None
     antialias: bool
     trace: Trace

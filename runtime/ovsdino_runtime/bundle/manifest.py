@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.kernels import Kernel
 from ovsdino_runtime.geometry.preprocess import Preprocessing
+from ovsdino_runtime.geometry.refine import Refinement
 from ovsdino_runtime.geometry.windows import WindowPolicy
 
 SCHEMA_VERSION = 1
@@ -147,3 +148,4 @@ class Manifest:
     kernels: tuple[Kernel, ...] = ()
     files: dict[str, str] = field(default_factory=dict)  # path -> sha256, of every file but bundle.json
     dinov3seg: Dinov3seg | None = None  # dinov3.seg; None: the cosine head
+    refine: Refinement | None = None  # how labels are refined by default; None: they are not

@@ -53,6 +53,8 @@ class FolderJob:
             "templates": options.templates,
             "inference": options.inference,
             "short_side": options.short_side,
+            "refine": options.refine,
+            "min_area": options.min_area,
             "antialias": options.antialias,
         }
 

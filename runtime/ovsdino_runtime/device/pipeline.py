@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from ovsdino_runtime.device.streams import Streams
 from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.engines.stream_engine import StreamEngine
 from ovsdino_runtime.geometry.types import Floats, Photo
-from ovsdino_runtime.pipelines.host_stages import Merge, Prepare
+from ovsdino_runtime.pipelines.host_stages import Merge, Prepare, choose_refinement
 from ovsdino_runtime.pipelines.pipeline import ImageFeatures, NameSeen, Pixels
 
 FULL_HD = (1080, 1920)  # [px] photos that have room from the start
@@ -74,12 +74,16 @@ class DevicePipeline:
         open_text: OpenText,
         options: RuntimeOptions = DEFAULT_OPTIONS,
     ) -> None:
-        if options.inference == "whole":
-            raise EngineError(f"{device.name}: whole photos in one window run on device 'cpu' alone")
+        if options.inference != "slide":
+            raise EngineError(
+                f"{device.name}: inference {options.inference!r} runs on device 'cpu' alone; use 'slide'"
+            )
         self._manifest, self._device, self._options = bundle.manifest, device, options
         self._open_text = open_text
         self.prepare = Prepare(bundle.manifest, options.antialias, options.inference)
-        self._name = NameSeen(bundle.graph_digest("vision"), Merge(bundle.manifest), options.trace)
+        self._refinement = choose_refinement(bundle.manifest, options)
+        merge = Merge(bundle.manifest, self._refinement)
+        self._name = NameSeen(bundle.graph_digest("vision"), merge, options.trace)
         self._lock = threading.Lock()  # one photo at a time: memory and streams are shared
         size, width = bundle.manifest.windows.size, bundle.manifest.text.width
         with device.current():
@@ -144,9 +148,15 @@ class DevicePipeline:
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
         """Go the way once; the text is waited for while windows are in flight.
 
+        Refined labels are computed on the processor, from the device's features.
+
         Raises:
             EngineError: the engine or the device failed; the pipeline can be used again.
         """
+        if self._refinement is not None:
+            seen = self.encode(photo)
+            pixels = self.segment(seen, text, threshold=threshold, scores=scores)
+            return replace(pixels, timings={**seen.timings, **pixels.timings})
         with self._lock, self._device.current():
             try:
                 plan = self._prepare(photo, threshold)

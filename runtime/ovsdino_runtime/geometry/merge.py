@@ -130,6 +130,19 @@ def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tup
     return best.labels, best.scores
 
 
+def merge_scores(features: Floats, text: Floats, geometry: MergeGeometry) -> Floats:
+    """Compute the cosine of every class at every pixel; for few classes and pixels, as all are held.
+
+    Shape: (B, D, h, w), (N, D) -> (N, H, W).
+    """
+    mosaic = _mosaic(features, geometry)  # (window rows * h, window columns * w, D)
+    rows = geometry.rows.weights(0, geometry.rows.length)
+    columns = geometry.columns.weights(0, geometry.columns.length)
+    cosines = np.moveaxis(mosaic @ text.T, 2, 0)  # (N, window rows * h, window columns * w)
+    scores: Floats = np.matmul(rows, np.matmul(cosines, columns.T))
+    return scores
+
+
 class BestClass:
     """Keep the best class of each pixel, and its score, as classes come in portions.
 

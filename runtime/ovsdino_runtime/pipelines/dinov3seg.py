@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.bundle.manifest import Dinov3seg, Manifest
@@ -25,7 +25,7 @@ from ovsdino_runtime.pipelines.dinov3seg_stages import (
     resize_map,
     spread,
 )
-from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Prepare, put_background
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Prepare, choose_refinement, put_background
 from ovsdino_runtime.pipelines.pipeline import ImageFeatures, Pixels, StageTimer, check_seen
 
 
@@ -62,6 +62,9 @@ class Dinov3segPipeline:
         self.dinov3seg = dinov3seg_of(manifest)
         self.stages = {name: GraphStage(manifest.graphs[name], engine) for name, engine in engines.items()}
         self.vision = engines["vision"]
+        if options.inference == "both":
+            raise EngineError(f"{manifest.name} averages windows and the whole itself; use inference 'slide'")
+        choose_refinement(manifest, options)
         self.prepare = Prepare(manifest, inference=options.inference)
         self.encode_windows = EncodeWindows(manifest, self.vision)
         self.fuse = FuseFeatures(self.dinov3seg, patch_size(manifest))
@@ -84,7 +87,7 @@ class Dinov3segPipeline:
         local = None
         if self._options.inference == "slide":
             with lap("vision"):
-                local = self.encode_windows(prepared.resized, prepared.windows)  # (B, D, s, s)
+                local = self.encode_windows(prepared)  # (B, D, s, s)
         with lap("whole"):
             whole = self.see_whole(pixels)  # (1, D, g, g)
         with lap("refine"):

@@ -4,15 +4,17 @@ photo - Prepare ---> windows - EncodeWindows ---> features (B, D, h, w)
 words ---------------------------------------------> text (N, D)        Merge --> labels (H, W)
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ovsdino_runtime.base.options import Inference
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.options import Inference, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Head, Manifest
 from ovsdino_runtime.engines.onnxruntime import Engine
-from ovsdino_runtime.geometry.merge import merge_argmax, merge_geometry
+from ovsdino_runtime.geometry.merge import MergeGeometry, merge_argmax, merge_geometry
 from ovsdino_runtime.geometry.preprocess import (
     cut_windows,
     fit_size,
@@ -20,9 +22,18 @@ from ovsdino_runtime.geometry.preprocess import (
     resize_bilinear,
     resize_photo,
 )
+from ovsdino_runtime.geometry.refine import (
+    NO_BACKGROUND,
+    RefineGeometry,
+    Refinement,
+    coarse_size,
+    refine_argmax,
+)
 from ovsdino_runtime.geometry.types import Floats, Labels, Photo, Scores
+from ovsdino_runtime.geometry.whole_photo import blend_whole
 from ovsdino_runtime.geometry.windows import Window, plan_windows
 
+MIN_THRESHOLD = 1e-9  # on the confidence
 WINDOWS_AT_ONCE = 1  # two together take 10 % longer on a CPU, whose caches hold less of each, and more memory
 
 
@@ -33,11 +44,12 @@ class Prepared:
     size: tuple[int, int]  # height and width of the photo [px]
     resized: Photo | Floats  # (H', W', 3); floats, not rounded, for dinov3.seg's view
     windows: tuple[Window, ...]
+    whole: Photo | None = None  # the photo for one look at all of it, beside the windows
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Photo to windows: resize, and plan the cuts."""
+    """Turn a photo into windows: resize, and plan the cuts."""
 
     manifest: Manifest
     antialias: bool = True
@@ -46,7 +58,10 @@ class Prepare:
     def __call__(self, photo: Photo) -> Prepared:
         """Prepare a photo. Shape: (H, W, 3)."""
         resized = self.resize(photo)
-        return Prepared((photo.shape[0], photo.shape[1]), resized, tuple(self.plan(resized)))
+        whole = None
+        if self.inference == "both":
+            whole = resize_photo(photo, *self._whole(*resized.shape[:2]), antialias=self.antialias)
+        return Prepared((photo.shape[0], photo.shape[1]), resized, tuple(self.plan(resized)), whole)
 
     def resize(self, photo: Photo) -> Photo | Floats:
         """Bring a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
@@ -67,7 +82,7 @@ class Prepare:
         return plan_windows(height, width, size=policy.size, stride=policy.stride)
 
     def _whole(self, height: int, width: int) -> tuple[int, int]:
-        """Whole patches where the graph takes any size, else the one size that it takes."""
+        """Round a size to whole patches where the graph takes any size, else return the one it takes."""
         patch, size = self.manifest.model.get("patch_size"), self.manifest.windows.size
         if isinstance(patch, int) and takes_any_size(self.manifest):
             return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
@@ -84,42 +99,110 @@ def takes_any_size(manifest: Manifest) -> bool:
 
 @dataclass(frozen=True)
 class EncodeWindows:
-    """Windows to features: normalise, cut, and run the vision engine on some at a time."""
+    """Turn windows into features: normalise, cut, and run the vision engine on some at a time."""
 
     manifest: Manifest
     vision: Engine
     inference: Inference = "slide"
 
-    def __call__(self, resized: Photo | Floats, windows: Sequence[Window]) -> Floats:
-        """Encode the windows of a resized photo. Shape: (H', W', 3) -> (B, D, h, w)."""
-        pixels = normalise(resized, self.manifest.preprocessing)
+    def __call__(self, prepared: Prepared) -> Floats:
+        """Encode the windows of a photo. Shape: (B, D, h, w)."""
         if self.inference == "whole":  # nothing is cut
-            whole = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # (1, 3, H', W')
-            return self.vision.run({"pixels": whole})["features"]
+            return self._encode_whole(prepared.resized)
+        features = self._encode_windows(prepared.resized, prepared.windows)  # (B, D, h, w)
+        if prepared.whole is None:
+            return features
+        size = prepared.resized.shape[0], prepared.resized.shape[1]
+        return blend_whole(features, self._encode_whole(prepared.whole), prepared.windows, resized=size)
+
+    def _encode_whole(self, photo: Photo | Floats) -> Floats:
+        """Encode a photo in one run. Shape: (H', W', 3) -> (1, D, h', w')."""
+        pixels = normalise(photo, self.manifest.preprocessing).transpose(2, 0, 1)[None]  # (1, 3, H', W')
+        return self.vision.run({"pixels": np.ascontiguousarray(pixels)})["features"]
+
+    def _encode_windows(self, resized: Photo | Floats, windows: Sequence[Window]) -> Floats:
+        pixels = normalise(resized, self.manifest.preprocessing)
         size = self.manifest.windows.size
-        features = [
+        outputs = [
             self.vision.run({"pixels": cut_windows(pixels, windows[i : i + WINDOWS_AT_ONCE], size)})
             for i in range(0, len(windows), WINDOWS_AT_ONCE)
         ]
-        return np.concatenate([some["features"] for some in features])
+        return np.concatenate([output["features"] for output in outputs])
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Turn features and text into labels: the cosine head, the windows' merge, and the background."""
+    """Turn features and text into labels: the cosine head, the windows' merge, and the background.
+
+    Args:
+        manifest: of the model.
+        refinement: how labels are refined; None merges the windows alone.
+    """
 
     manifest: Manifest
+    refinement: Refinement | None = None
 
     def __call__(
         self, prepared: Prepared, features: Floats, text: Floats, *, threshold: float | None
     ) -> tuple[Labels, Scores]:
         """Find each pixel's class and the confidence in it. Shape: (B, D, h, w), (N, D) -> (H, W) each."""
-        grid = features.shape[2], features.shape[3]
-        size = prepared.resized.shape[0], prepared.resized.shape[1]
-        taper = self.manifest.windows.taper
-        geometry = merge_geometry(prepared.windows, grid, resized=size, photo=prepared.size, taper=taper)
-        labels, cosine = merge_argmax(features, text, geometry)  # (H, W) each
+        if self.refinement is not None:
+            labels, cosine = self._refine(prepared, features, text, threshold, self.refinement)
+        else:
+            labels, cosine = merge_argmax(features, text, self._geometry(prepared, features, prepared.size))
         return put_background(labels, confidence(cosine, self.manifest.head), threshold)
+
+    def _refine(
+        self,
+        prepared: Prepared,
+        features: Floats,
+        text: Floats,
+        threshold: float | None,
+        refinement: Refinement,
+    ) -> tuple[Labels, Floats]:
+        """Find each pixel's class and its cosine. Shape: (H, W) each."""
+        resized = np.asarray(prepared.resized, np.uint8)
+        size = coarse_size((resized.shape[0], resized.shape[1]))
+        window = prepared.windows[0]
+        geometry = RefineGeometry(
+            self._geometry(prepared, features, size),
+            resize_photo(resized, *size, antialias=True),
+            max(window.height / features.shape[2], window.width / features.shape[3]) / 2,
+            prepared.size,
+        )
+        least = cosine_threshold(threshold, self.manifest.head)
+        return refine_argmax(features, text, geometry, threshold=least, refinement=refinement)
+
+    def _geometry(self, prepared: Prepared, features: Floats, size: tuple[int, int]) -> MergeGeometry:
+        grid = features.shape[2], features.shape[3]
+        resized = prepared.resized.shape[0], prepared.resized.shape[1]
+        taper = self.manifest.windows.taper
+        return merge_geometry(prepared.windows, grid, resized=resized, photo=size, taper=taper)
+
+
+def choose_refinement(manifest: Manifest, options: RuntimeOptions) -> Refinement | None:
+    """Return how labels are refined: as the options say, else as the bundle does; None where they are not.
+
+    Raises:
+        EngineError: the model is a dinov3.seg, whose decoder draws the outlines itself.
+    """
+    wanted = manifest.refine is not None if options.refine is None else options.refine
+    if manifest.dinov3seg is not None and (wanted or options.min_area is not None):
+        raise EngineError(f"{manifest.name} draws outlines with its decoder and cannot be refined")
+    if not wanted:
+        if options.min_area is not None:
+            raise EngineError(f"min_area has no effect on {manifest.name}, which does not refine; add refine")
+        return None
+    refinement = manifest.refine or Refinement()
+    return refinement if options.min_area is None else replace(refinement, min_area=options.min_area)
+
+
+def cosine_threshold(threshold: float | None, head: Head) -> float:
+    """Turn a threshold on the confidence into one on the cosine; the inverse of `confidence`."""
+    if threshold is None:
+        return NO_BACKGROUND
+    inside = min(max(threshold, MIN_THRESHOLD), 1 - MIN_THRESHOLD)  # 0 and 1 would be infinite
+    return (math.log(inside / (1 - inside)) - head.bias) / head.scale
 
 
 def confidence(cosine: Floats, head: Head) -> Floats:

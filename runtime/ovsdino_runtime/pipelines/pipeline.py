@@ -21,7 +21,7 @@ from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine, open_vision
 from ovsdino_runtime.geometry.types import Floats, Labels, Photo, Scores
-from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared
+from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared, choose_refinement
 
 Sight = TypeVar("Sight", bound="ImageFeatures")
 
@@ -173,7 +173,7 @@ class HostPipeline:
         self.vision = vision
         self.prepare = Prepare(manifest, options.antialias, options.inference)
         self.encode_windows = EncodeWindows(manifest, vision, options.inference)
-        self.merge = Merge(manifest)
+        self.merge = Merge(manifest, choose_refinement(manifest, options))
         self._name = NameSeen(bundle.graph_digest("vision"), self.merge, options.trace)
 
     def open_text(self) -> Engine:
@@ -186,7 +186,7 @@ class HostPipeline:
         with lap("resize"):
             prepared = self.prepare(photo)
         with lap("vision"):
-            features = self.encode_windows(prepared.resized, prepared.windows)  # (B, D, h, w)
+            features = self.encode_windows(prepared)  # (B, D, h, w)
         return ImageFeatures(self._name.model, photo, prepared, features, lap.times)
 
     def segment(
