@@ -1,6 +1,6 @@
-"""Stages 11 and 13 of nano: the mean of two weights, of which one began where the other ended.
+"""Stages 11, 13 and 22 of nano: the mean of two weights, of which one began where the other ended.
 
-Usage: python recipes/nano/average.py FIRST SECOND --out nano.safetensors
+Usage: python recipes/nano/average.py FIRST SECOND --share 0.7 --out nano.safetensors
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ FOUND = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.command()
 @click.argument("first", type=FOUND)
 @click.argument("second", type=FOUND)
+@click.option("--share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of SECOND.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets the mean, in FP16.")
-def main(first: Path, second: Path, out: Path) -> None:
+def main(first: Path, second: Path, share: float, out: Path) -> None:
     """Write the mean of two checkpoints of nano."""
     model, other = (load_model("nano", path) for path in (first, second))
     with torch.no_grad():
         for mine, theirs in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
-            mine.add_(theirs).div_(2)
+            mine.lerp_(theirs, share)
     save_model(model, out, dtype=torch.float16)
 
 
