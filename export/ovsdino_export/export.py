@@ -180,7 +180,7 @@ def vision_parity(
     """
     figures: dict[bundle.GraphName, bundle.Parity] = {}
     for name, graph in graphs.items():
-        if name == "text":
+        if name in ("text", "projection"):
             continue
         encoders = []
         if graph.precision != "bf16":

@@ -15,6 +15,7 @@ from ovsdino.network.model import OVSDINO
 from ovsdino.zoo import catalogue, checkpoint, store
 from ovsdino.zoo.config import TALK2DINO, ZERO_SHOT, ZooConfig
 from ovsdino.zoo.network import ZooNetwork
+from ovsdino.zoo.talk2dino import ProjectedText, RawText, Talk2DinoText
 from ovsdino_export.clip import clip_tokenizer
 from ovsdino_export.rewrite.rewrite import restate
 from ovsdino_export.rewrite.vit import fix_positions
@@ -57,6 +58,9 @@ def load_network(name: str, weights: Path | None, text_weights: Path | None) -> 
         paths = [path for path in (weights, text_weights) if path is not None] or [store.fetched(name)]
         network, tower = checkpoint.load(name, paths)
         templates = load_templates(network.config.templates)
+        if isinstance(tower, Talk2DinoText):
+            raw, projection = RawText(tower), ProjectedText(tower)
+            return network, TextHalf(raw, clip_tokenizer(), CONTEXT, templates, projection)
         return network, TextHalf(tower, clip_tokenizer(), CONTEXT, templates)
     if name not in PRESETS:
         known = (*PRESETS, *DINOV3SEG_PRESETS, *TALK2DINO, *ZERO_SHOT)

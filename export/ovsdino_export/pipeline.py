@@ -38,12 +38,13 @@ class VisionPipeline(nn.Module):
 
 
 class TextPipeline(nn.Module):
-    """text.onnx: token numbers to unit-length embeddings, in FP32.
+    """text.onnx: token numbers to embeddings, in FP32.
 
     Args:
-        tower: the text encoder, which ignores padding and normalises its output; it is copied.
+        tower: the text encoder, which ignores padding; it is copied. Its output is of unit length, unless a
+            projection follows the mean over prompts.
 
-    Shape: ids (B, T) int64 -> embeddings (B, D) float32, of unit length.
+    Shape: ids (B, T) int64 -> embeddings (B, D) float32.
     """
 
     def __init__(self, tower: nn.Module) -> None:
@@ -53,3 +54,21 @@ class TextPipeline(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Encode token numbers."""
         return self.tower(ids)  # type: ignore[no-any-return]
+
+
+class ProjectionPipeline(nn.Module):
+    """projection.onnx: means of the text graph's features to class embeddings, in FP32.
+
+    Args:
+        projection: projects and normalises.
+
+    Shape: means (N, C) float32 -> embeddings (N, D) float32, of unit length.
+    """
+
+    def __init__(self, projection: nn.Module) -> None:
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, means: Tensor) -> Tensor:
+        """Project the means."""
+        return self.projection(means)  # type: ignore[no-any-return]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from ovsdino.network.checkpoint import TEXT, packaged_file
 from ovsdino.network.config import ModelConfig
@@ -18,10 +19,16 @@ from ovsdino_runtime.text.vocabulary import load_templates
 class TextHalf:
     """A text encoder, ready to be exported."""
 
-    tower: nn.Module  # ids (B, T) int64 -> (B, D) float32, unit length
+    tower: nn.Module  # ids (B, T) int64 -> (B, D) float32, unit length; with a projection raw features (B, C)
     tokenizer: Tokenizer
     context_length: int  # [tokens]
     templates: tuple[str, ...]  # the bundle's default prompts
+    projection: nn.Module | None = None  # means (N, C) of the tower's features -> (N, D), unit length
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed single prompts, for comparisons: (B, T) -> (B, D)."""
+        features = cast(Tensor, self.tower(ids))
+        return features if self.projection is None else cast(Tensor, self.projection(features))
 
 
 def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:

@@ -13,9 +13,9 @@ from ovsdino.network.checkpoint import TEXT as CHECKPOINT
 from ovsdino.network.checkpoint import survives_half
 from ovsdino.network.text_tower import TextTower, save_text_tower
 from ovsdino_export import parity
-from ovsdino_export.graphs.graph import TEXT, describe, export_graph
+from ovsdino_export.graphs.graph import PROJECTION, TEXT, describe, export_graph
 from ovsdino_export.graphs.storage import Checkpoint, save_alone, save_sharing_weights, store_as_half
-from ovsdino_export.pipeline import TextPipeline
+from ovsdino_export.pipeline import ProjectionPipeline, TextPipeline
 from ovsdino_export.text import TextHalf
 from ovsdino_runtime.bundle import bundle
 from ovsdino_runtime.text.vocabulary import load_vocabulary
@@ -26,7 +26,7 @@ BANK = "ade150"  # the words among which parity labels each position
 
 
 def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write text.onnx. Weights are stored as FP16 where that loses no bit."""
+    """Write text.onnx, and projection.onnx where there is one. Weights are FP16 where that loses no bit."""
     report("exporting text.onnx")
     example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
     graph = export_graph(TextPipeline(text.tower), example, TEXT)
@@ -38,7 +38,21 @@ def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.Gr
         save_sharing_weights({"text.onnx": graph}, staging, "text.data", checkpoint=held)
     else:
         save_alone(graph, staging / "text.onnx")
-    return {"text": described}
+    return {"text": described} | export_projection(text, staging, example, report)
+
+
+def export_projection(
+    text: TextHalf, staging: Path, example: torch.Tensor, report: Report
+) -> dict[bundle.GraphName, bundle.Graph]:
+    """Write projection.onnx: what class embeddings pass behind the mean of their prompts' features."""
+    if text.projection is None:
+        return {}
+    report("exporting projection.onnx")
+    with torch.inference_mode():
+        means = text.tower(example)  # (2, C)
+    graph = export_graph(ProjectionPipeline(text.projection), means.clone(), PROJECTION)
+    save_alone(graph, staging / "projection.onnx")
+    return {"projection": describe(graph, "projection.onnx", "fp32")}
 
 
 def text_parity(
@@ -50,11 +64,12 @@ def text_parity(
         The embeddings of torch, (N, D), and the figures of the comparison.
     """
     ids = encode(text, [template.format(words[0]) for words in load_vocabulary(BANK).classes])
-    given = parity.torch_encoder(text.tower)(ids)
-    bank, actual = (
-        rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        for rows in (given, parity.onnx_encoder(staging / "text.onnx", TEXT)(ids))
-    )
+    with torch.inference_mode():
+        given: Floats = text.embed(torch.from_numpy(ids)).numpy()
+    exported = parity.onnx_encoder(staging / "text.onnx", TEXT)(ids)
+    if text.projection is not None:
+        exported = parity.onnx_encoder(staging / "projection.onnx", PROJECTION)(exported)
+    bank, actual = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (given, exported))
     return given, {"text": parity.compare(bank, actual, bank, parity.THRESHOLDS["text"])}
 
 

@@ -15,6 +15,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SAM_CHANNELS = 256  # width of SAM's neck output, the alignment target
 SAM_GRID_FACTOR = 2  # SAM's grid (64) over DINOv2's (32)
 
+# Fields that files written by earlier versions lack, with what the network computed then.
+ADDED_FIELDS: dict[str, Any] = {
+    "fusion": "per-tap",
+    "depthwise_residual": False,
+    "upsampling": "bilinear",
+    "output_kernel": 3,
+}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -44,7 +52,11 @@ class ModelConfig:
     # Structure-Aware Encoder (SAE), equations 7 to 9.
     encoder: bool = True  # False is Table 3's "w/o encoder": the caller gives SAM's features instead
     encoder_width: int = 256  # reconstructed
+    fusion: Literal["per-tap", "shared"] = "per-tap"  # reconstructed: one convolution and GroupNorm a tap
     aggregation: Literal["softmax", "free"] = "softmax"  # reconstructed: how eq. 7's weights are bound
+    depthwise_residual: bool = False  # reconstructed: eq. 9's layers add their input
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"  # reconstructed: of eq. 8
+    output_kernel: int = 3  # reconstructed: side of eq. 8's last convolution, odd
     structure_channels: int = SAM_CHANNELS
     norm_groups: int = 32  # reconstructed: groups of every GroupNorm
 
@@ -74,6 +86,10 @@ class ModelConfig:
             raise ValueError(f"taps must be increasing block numbers, got {self.taps}")
         if not 1 <= self.taps[0] <= self.taps[-1] <= self.backbone_depth:
             raise ValueError(f"taps must lie in 1..{self.backbone_depth} (block outputs), got {self.taps}")
+        if self.output_kernel < 1 or self.output_kernel % 2 == 0:
+            raise ValueError(
+                f"output_kernel must be odd, so that the map keeps its size, got {self.output_kernel}"
+            )
         if not 0 <= self.trained_blocks <= self.backbone_depth:
             raise ValueError(
                 f"trained_blocks must lie in 0..{self.backbone_depth}, got {self.trained_blocks}"
@@ -96,7 +112,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ModelConfig:
-        """Rebuild a configuration written by :meth:`to_dict`; unknown or missing fields are a ValueError."""
+        """Rebuild a configuration written by :meth:`to_dict`.
+
+        Raises:
+            ValueError: a field is unknown, or missing and not one of :data:`ADDED_FIELDS`.
+        """
+        raw = ADDED_FIELDS | raw
         wrong = raw.keys() ^ cls.__dataclass_fields__.keys()
         if wrong:
             raise ValueError(f"model configuration: missing or unknown fields {sorted(wrong)}")

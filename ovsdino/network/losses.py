@@ -17,20 +17,24 @@ def binary_cross_entropy(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor
     return loss.sum() / valid.sum().clamp(min=1)
 
 
-def dice(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+def dice(logits: Tensor, masks: Tensor, valid: Tensor, *, smoothing: float = 1.0) -> Tensor:
     """Return one minus the mean Dice coefficient, over the classes that a photo contains.
 
     Absent classes are left to the cross-entropy: an empty mask has no overlap to measure.
 
-    Source: OVS-DINO, eq. 15; positives only is our reconstruction.
+    Source: OVS-DINO, eq. 15; positives only and the smoothing are our reconstruction.
+
+    Args:
+        logits, masks, valid: see the shapes.
+        smoothing: added to numerator and denominator [px]; it keeps the gradients of small masks bounded.
 
     Shape: logits, masks and valid (B, N, H, W); masks in {0, 1}; valid in {0, 1} -> scalar.
     """
     present = masks.flatten(2).any(-1)  # (B, N)
     p = (logits.sigmoid() * valid)[present]  # (P, H, W)
     target = (masks * valid)[present]
-    overlap = 2 * (p * target).sum((1, 2)) + 1
-    total = p.sum((1, 2)) + target.sum((1, 2)) + 1
+    overlap = 2 * (p * target).sum((1, 2)) + smoothing
+    total = p.sum((1, 2)) + target.sum((1, 2)) + smoothing
     return (1 - overlap / total).sum() / max(len(p), 1)
 
 

@@ -49,10 +49,11 @@ class DepthwiseBlock(nn.Sequential):
 class GatedFusion(nn.Module):
     """Bring layers of different statistics to one footing and mix them: ``sum_l w_l * GN(conv_l(x_l))``.
 
-    Source: OVS-DINO, eq. 7; the softmax over learned weights (initially equal) is our reconstruction.
+    Source: OVS-DINO, eq. 7; the softmax over learned weights (initially equal), and that each layer has a
+    convolution and a GroupNorm of its own, are our reconstruction. ``fusion="shared"`` has one for all.
 
     Args:
-        config: taps, widths and how the weights are bound.
+        config: taps, widths, whether the convolutions are shared, and how the weights are bound.
 
     Shape: K taps, each (B, C, h, w) -> (B, E, h, w).
     """
@@ -65,7 +66,7 @@ class GatedFusion(nn.Module):
                 nn.Conv2d(config.backbone_width, config.encoder_width, 1),
                 nn.GroupNorm(config.norm_groups, config.encoder_width),
             )
-            for _ in config.taps
+            for _ in (config.taps if config.fusion == "per-tap" else config.taps[:1])
         )
         start = 0.0 if self.softmax else 1 / len(config.taps)
         self.layer_weights = nn.Parameter(torch.full((len(config.taps),), start))
@@ -73,14 +74,16 @@ class GatedFusion(nn.Module):
     def forward(self, taps: list[Tensor]) -> Tensor:
         """Mix the taps."""
         weights = self.layer_weights.softmax(0) if self.softmax else self.layer_weights  # (K,)
-        parts = [w * phi(tap) for w, phi, tap in zip(weights, self.transforms, taps, strict=True)]
+        transforms = list(self.transforms) * (len(taps) // len(self.transforms))
+        parts = [w * phi(tap) for w, phi, tap in zip(weights, transforms, taps, strict=True)]
         return cast(Tensor, sum(parts[1:], start=parts[0]))  # (B, E, h, w)
 
 
 class StructureAwareEncoder(nn.Module):
     """SAE: ``conv_3x3(up_x2(D2(D1(fusion(taps)))))``, trained to equal SAM's neck output.
 
-    Source: OVS-DINO, eq. 7 to 9; the width is our reconstruction.
+    Source: OVS-DINO, eq. 7 to 9; the width, the bilinear upsampling, the output's kernel and that the
+    depthwise layers have no skip connection are our reconstruction.
 
     Args:
         config: taps, widths, groups.
@@ -93,10 +96,17 @@ class StructureAwareEncoder(nn.Module):
         width = config.encoder_width
         self.fusion = GatedFusion(config)
         self.refine = nn.Sequential(*(DepthwiseBlock(width, groups=config.norm_groups) for _ in range(2)))
-        self.upsample = nn.Upsample(scale_factor=SAM_GRID_FACTOR, mode="bilinear", align_corners=False)
-        self.output = nn.Conv2d(width, config.structure_channels, 3, padding=1)
+        self.residual = config.depthwise_residual
+        corners = False if config.upsampling == "bilinear" else None
+        self.upsample = nn.Upsample(
+            scale_factor=SAM_GRID_FACTOR, mode=config.upsampling, align_corners=corners
+        )
+        kernel = config.output_kernel
+        self.output = nn.Conv2d(width, config.structure_channels, kernel, padding=kernel // 2)
 
     def forward(self, taps: list[Tensor]) -> Tensor:
         """Encode the taps into a structure map."""
-        fused = self.refine(self.fusion(taps))  # (B, E, h, w)
+        fused = cast(Tensor, self.fusion(taps))  # (B, E, h, w)
+        for layer in self.refine:
+            fused = fused + layer(fused) if self.residual else layer(fused)
         return cast(Tensor, self.output(self.upsample(fused)))  # (B, S, 2h, 2w)

@@ -50,8 +50,9 @@ class DataRecipe:
         tuple[str, float], ...
     ] = ()  # folder of photos -> how often each one is drawn; the longest counts
 
+    dice_smoothing: float = 1.0  # [px] reconstructed: added to numerator and denominator of Dice
     structure_target: Literal["sam", "gradients", "none"] = "sam"  # what the SAE's output is aligned with
-    view: int = 1024  # [px] side at which SAM reads the square
+    view: int = 1024  # [px] reconstructed: side at which SAM reads the square, its own size
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -80,7 +81,8 @@ class DataRecipe:
 class LossWeights:
     """The factor of each loss term in the sum.
 
-    Source: OVS-DINO, eq. 12, 15 and 16, without coefficients; the last two terms are ours and off.
+    Source: OVS-DINO, eq. 12, 15 and 16. The paper describes no coefficients, so all are 1 (reconstructed);
+    the last two terms are ours and off.
     """
 
     align_cosine: float = 1.0  # eq. 10

@@ -119,16 +119,30 @@ def fingerprint(parameters: Mapping[str, Tensor]) -> str:
 
 
 def make_optimizer(parts: Parts, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW over the two groups; each group's ``peak`` is its rate after the warm-up."""
+    """Return AdamW over the tuned and the new weights; a group's ``peak`` is its rate after the warm-up.
+
+    Weight decay acts on all of them, gate, head, norms and biases included, unless the recipe says
+    ``matrices``: then only on weights of two or more dimensions.
+    """
     groups = [
-        {"params": list(parameters.values()), "lr": peak, "peak": peak}
+        {"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay}
         for parameters, peak in ((parts.tuned, recipe.backbone_rate), (parts.new, recipe.new_rate))
-        if parameters
+        for chosen, decay in _by_decay(list(parameters.values()), recipe)
+        if chosen
     ]
     optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
     if parts.tuning is not None:
         parts.tuning.watch(optimizer)
     return optimizer
+
+
+def _by_decay(parameters: list[Parameter], recipe: Recipe) -> list[tuple[list[Parameter], float]]:
+    """Split parameters into those that decay and those that do not."""
+    if recipe.decayed == "all":
+        return [(parameters, recipe.weight_decay)]
+    matrices = [parameter for parameter in parameters if parameter.squeeze().ndim > 1]
+    others = [parameter for parameter in parameters if parameter.squeeze().ndim <= 1]
+    return [(matrices, recipe.weight_decay), (others, 0.0)]
 
 
 def rate_factor(step: int, *, warm: int, total: int) -> float:

@@ -42,7 +42,7 @@ class Phase:
     size: int  # [px]
     epochs: int  # 0 where there are steps
     batch: int  # photos of a step, over all processes
-    micro_batch: int  # photos that go through the network together, and lend each other negatives
+    micro_batch: int  # reconstructed: photos that go through the network together and share negatives
     steps: int = 0  # in place of epochs: as many as that takes, the last one cut short
 
 
@@ -65,6 +65,8 @@ class Recipe:
     backbone_rate: float = 1e-5  # reconstructed: the backbone's trained blocks; the VLM
     vlm_learns: Literal["query-value", "vision"] = "query-value"  # of dinov3.seg; reconstructed
     weight_decay: float = 0.05  # reconstructed
+    decayed: Literal["all", "matrices"] = "all"  # reconstructed: matrices leaves out norms, biases, scalars
+    word_templates: str | None = None  # a set of prompts; None: ImageNet's 80 for CLIP, none for nano
     betas: tuple[float, float] = (0.9, 0.999)  # reconstructed
     clip: float = 1.0  # reconstructed: most that the gradient's norm may be
     precision: Precision = "bf16"  # reconstructed

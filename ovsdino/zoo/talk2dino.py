@@ -73,6 +73,30 @@ class Talk2DinoText(nn.Module):
         return F.normalize(self.projection(raw), dim=-1)
 
 
+class RawText(nn.Module):
+    """The part of `Talk2DinoText` before the mean. Shape: ids (N, T) -> (N, clip width), any length."""
+
+    def __init__(self, text: Talk2DinoText) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encode token ids."""
+        return self.text.encode_raw(ids)
+
+
+class ProjectedText(nn.Module):
+    """The part of `Talk2DinoText` behind the mean. Shape: means (N, clip width) -> (N, D) of unit length."""
+
+    def __init__(self, text: Talk2DinoText) -> None:
+        super().__init__()
+        self.projection = text.projection
+
+    def forward(self, means: Tensor) -> Tensor:
+        """Project means."""
+        return F.normalize(self.projection(means), dim=-1)
+
+
 class Dinov2Patches(nn.Module):
     """The last block's patches after the final norm.
 

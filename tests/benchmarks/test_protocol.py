@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ovsdino_benchmarks.datasets.benchmark_list import benchmarks
@@ -15,11 +16,11 @@ from ovsdino_benchmarks.datasets.protocol import (
     templates_of,
     words_of,
 )
-from ovsdino_benchmarks.model_variants.models import open_bundle
+from ovsdino_benchmarks.model_variants.models import OfficialText, open_bundle, open_text
 from ovsdino_export.clip import clip_tokenizer
 from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.files.labeled_folder import DataError
-from ovsdino_runtime.text.vocabulary import load_vocabulary
+from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 
 
 def test_ovsdinos_protocol_is_that_of_the_paper():
@@ -98,6 +99,13 @@ def test_names_that_occur_twice_are_told_apart_and_read_alike():
     tokenizer = clip_tokenizer()
     prompts = [f"A photo of a {bag} in the scene" for bag in bags]
     assert len({tuple(tokenizer.encode(prompt).ids) for prompt in prompts}) == 1
+
+
+def test_classes_of_one_name_are_encoded_once_and_counted_each(tiny):
+    twice = Vocabulary((("red",), ("green",), ("red ",)))
+    rows = OfficialText(open_text(load_bundle(tiny), None)).encode_classes(twice, ("a {}",))
+    np.testing.assert_array_equal(rows[0], rows[2])
+    assert np.abs(rows[0] - rows[1]).max() > 0.1
 
 
 def test_official_names_fit_the_labels():

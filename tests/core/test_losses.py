@@ -34,6 +34,14 @@ def test_dice_equals_a_loop_over_present_classes() -> None:
     assert float(dice(logits, masks, valid)) == pytest.approx(float(sum(terms) / len(terms)), rel=1e-5)
 
 
+def test_dice_is_smoothed_by_what_is_asked_for() -> None:
+    logits, masks = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    for smoothing in (0.0, 0.5, 1.0):
+        expected = 1 - (2 * 0.5 + smoothing) / (4 * 0.5 + 1 + smoothing)
+        found = dice(logits, masks, torch.ones_like(masks), smoothing=smoothing)
+        assert float(found) == pytest.approx(expected)
+
+
 def test_perfect_and_empty_masks() -> None:
     masks = torch.zeros(1, 2, 8, 8)
     masks[0, 0, :4] = 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ovsdino.network.config import PRESETS, ModelConfig
+from ovsdino.network.config import ADDED_FIELDS, PRESETS, ModelConfig
 from ovsdino.network.head import cosine
 from ovsdino.network.model import OVSDINO
 
@@ -96,23 +96,27 @@ def double(x: NDArray) -> NDArray:
     return x
 
 
-def restate(w: dict[str, NDArray], taps: list[NDArray], x: NDArray, groups: int) -> tuple[NDArray, NDArray]:
+def restate(
+    w: dict[str, NDArray], taps: list[NDArray], x: NDArray, config: ModelConfig
+) -> tuple[NDArray, NDArray]:
     """Equations 7, 8, 9, 13, 14 and the projector on one photo; returns structure and features."""
 
     def norm(value: NDArray, name: str) -> NDArray:
-        return group_norm(value, groups, w[f"{name}.weight"], w[f"{name}.bias"])
+        return group_norm(value, config.norm_groups, w[f"{name}.weight"], w[f"{name}.bias"])
 
     a = w["structure_encoder.fusion.layer_weights"]
     a = np.exp(a) / np.exp(a).sum()
     fused = np.zeros(())
     for layer, tap in enumerate(taps):
-        phi = f"structure_encoder.fusion.transforms.{layer}"
+        phi = f"structure_encoder.fusion.transforms.{0 if config.fusion == 'shared' else layer}"
         fused = fused + a[layer] * norm(conv(tap, w[f"{phi}.0.weight"], w[f"{phi}.0.bias"]), f"{phi}.1")
     for i in range(2):
         block = f"structure_encoder.refine.{i}"
-        fused = gelu(norm(conv(fused, w[f"{block}.0.weight"], None, depthwise=True), f"{block}.1"))
+        layer_output = gelu(norm(conv(fused, w[f"{block}.0.weight"], None, depthwise=True), f"{block}.1"))
+        fused = fused + layer_output if config.depthwise_residual else layer_output
     out = "structure_encoder.output"
-    structure = conv(double(fused), w[f"{out}.weight"], w[f"{out}.bias"])
+    upsampled = double(fused) if config.upsampling == "bilinear" else fused.repeat(2, 1).repeat(2, 2)
+    structure = conv(upsampled, w[f"{out}.weight"], w[f"{out}.bias"])
     down = conv(structure, w["structure_decoder.0.0.weight"], None, stride=2, depthwise=True)
     m = conv(
         gelu(norm(down, "structure_decoder.0.1")),
@@ -127,8 +131,20 @@ def restate(w: dict[str, NDArray], taps: list[NDArray], x: NDArray, groups: int)
     return structure, conv(modulated, w["projector.weight"], w["projector.bias"])
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"fusion": "shared"},
+        {"depthwise_residual": True},
+        {"upsampling": "nearest", "output_kernel": 1},
+    ],
+    ids=lambda choice: ", ".join(choice) or "default",
+)
 @torch.inference_mode()
-def test_network_equals_the_equations(model: OVSDINO) -> None:
+def test_network_equals_the_equations(tiny: ModelConfig, choice: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = OVSDINO(replace(tiny, gate_init=0.3, **choice)).eval()  # type: ignore[arg-type]
     for parameter in model.parameters():  # scales and biases of norms start at 1 and 0: move them
         parameter.add_(torch.randn_like(parameter), alpha=0.02)
     pixels = torch.randn(2, 3, 64, 64)
@@ -140,7 +156,7 @@ def test_network_equals_the_equations(model: OVSDINO) -> None:
             weights,
             [t[photo].double().numpy() for t in taps],
             x[photo].double().numpy(),
-            model.config.norm_groups,
+            model.config,
         )
         np.testing.assert_allclose(encoded.structure[photo].numpy(), structure, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(encoded.features[photo].numpy(), features, rtol=1e-3, atol=1e-4)
@@ -215,6 +231,7 @@ def test_without_gate_the_backbone_output_plays_no_part(tiny: ModelConfig) -> No
         ({"taps": (0, 2)}, r"in 1\.\.12"),
         ({"taps": (2, 13)}, r"in 1\.\.12"),
         ({"trained_blocks": 13}, r"in 0\.\.12"),
+        ({"output_kernel": 2}, "output_kernel must be odd, so that the map keeps its size, got 2"),
         ({"gate_width": 100}, "gate_width must be a multiple of norm_groups=16, got 100"),
     ],
 )
@@ -231,3 +248,10 @@ def test_configuration_round_trip(tiny: ModelConfig) -> None:
     assert ModelConfig.from_dict(json.loads(json.dumps(tiny.to_dict()))) == tiny
     with pytest.raises(ValueError, match=r"missing or unknown fields \['colour', 'taps'\]"):
         ModelConfig.from_dict({**{k: v for k, v in tiny.to_dict().items() if k != "taps"}, "colour": 1})
+
+
+def test_configurations_of_earlier_versions_mean_what_they_meant(tiny: ModelConfig) -> None:
+    old = {key: value for key, value in tiny.to_dict().items() if key not in ADDED_FIELDS}
+    assert len(old) == len(tiny.to_dict()) - len(ADDED_FIELDS)
+    assert ModelConfig.from_dict(old) == tiny
+    assert ModelConfig.from_dict(tiny.to_dict() | {"fusion": "shared"}).fusion == "shared"

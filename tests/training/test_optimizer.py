@@ -31,6 +31,20 @@ def test_the_last_blocks_learn_slowly_and_the_rest_of_the_backbone_not_at_all(tr
     assert not any(parameter.requires_grad for parameter in parts.frozen.values())
 
 
+def test_decay_leaves_out_what_the_recipe_says():
+    parts = prepare(OVSDINO(replace(TINY, trained_blocks=3)))
+    everything = make_optimizer(parts, PAPER).param_groups
+    assert [group["weight_decay"] for group in everything] == [PAPER.weight_decay] * 2
+    groups = make_optimizer(parts, replace(PAPER, decayed="matrices")).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    named = {**parts.new, **parts.tuned}
+    assert decays.keys() == {id(parameter) for parameter in named.values()}
+    kept = {name for name, parameter in named.items() if decays[id(parameter)] == 0}
+    assert {"gate.alpha", "head.scale", "head.bias", "structure_encoder.fusion.layer_weights"} <= kept
+    assert all(name.endswith("bias") or named[name].squeeze().ndim < 2 for name in kept)
+    assert "projector.weight" not in kept
+
+
 def test_frozen_modules_are_in_eval_mode_and_learning_ones_are_not():
     model = OVSDINO(replace(TINY, trained_blocks=3))
     prepare(model)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ovsdino.network.head import unit
 from ovsdino.zoo import checkpoint, store
+from ovsdino.zoo.class_embeddings import embed_classes
 from ovsdino_export.cli import export
 from ovsdino_export.engines.kernels import plan_device_kernels, plan_kernels
 from ovsdino_export.export import export_bundle
@@ -20,9 +21,10 @@ from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.bundle.bundle import GOLDEN
 from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text.class_lists import read_classes
 from ovsdino_runtime.text.vocabulary import load_templates
 from tests.zoo import official_files as official
-from tests.zoo.official_files import SMALL, SMALL_DINOV3, SMALL_ZERO_SHOT
+from tests.zoo.official_files import CLIP_WIDTH, SMALL, SMALL_DINOV3, SMALL_ZERO_SHOT
 
 
 @pytest.fixture
@@ -39,21 +41,30 @@ def test_talk2dino_becomes_a_bundle_that_the_runtime_opens(tmp_path, photos):
     bundle = export_bundle(ExportRequest(SMALL.name, tmp_path / "whole.pth", out=tmp_path, photos=photos))
     manifest = bundle.manifest
     assert bundle.path.name == "talk2dino-small.ovs"
-    assert list(manifest.graphs) == ["vision", "text"]
+    assert list(manifest.graphs) == ["vision", "projection", "text"]
     assert (manifest.head.scale, manifest.head.bias, manifest.head.background) == (1, 0, 0.55)
     assert (manifest.windows.size, manifest.windows.stride, manifest.preprocessing.short_side) == (56, 28, 56)
     assert manifest.templates == load_templates("imagenet7")
-    assert manifest.text.width == SMALL.text_width  # the projection is inside: the runtime sees DINO's space
+    assert manifest.text.width == SMALL.text_width  # of class embeddings, which are projected
+    assert manifest.graphs["text"].outputs[0].shape[-1] == CLIP_WIDTH
     assert manifest.model["backbone"] == SMALL.backbone
 
     network, tower = checkpoint.load(SMALL.name, [tmp_path / "whole.pth"])
     ids = np.array([[49406, 320, 2368, 49407], [49406, 5922, 49407, 0]])
     found = open_engine(bundle, "text").run({"ids": ids})["embeddings"]
     with torch.inference_mode():
-        np.testing.assert_allclose(found, tower(torch.from_numpy(ids)).numpy(), atol=2e-5)
+        raw = tower.encode_raw(torch.from_numpy(ids))
+        np.testing.assert_allclose(found, raw.numpy(), rtol=1e-4, atol=2e-5)
 
     segmenter = Segmenter.load(bundle.path)
     vocabulary = ["cat", "grass|lawn"]
+    with torch.inference_mode():
+        official_rows = embed_classes(tower, [("cat",), ("grass", "lawn")], load_templates("imagenet7"))
+    rows = segmenter.encode_text(read_classes(vocabulary))
+    np.testing.assert_allclose(rows, official_rows.numpy(), atol=2e-5)
+    again = Segmenter.load(bundle.path)  # from the cache, which keeps what comes before the projection
+    np.testing.assert_allclose(again.encode_text(read_classes(vocabulary)), rows, atol=1e-6)
+    again.close()
     photo = paint(1, 56)
     seen = segmenter(photo, vocabulary)
     np.testing.assert_allclose(expected_scores(network, segmenter, photo, vocabulary), seen.scores, atol=3e-3)
@@ -62,8 +73,6 @@ def test_talk2dino_becomes_a_bundle_that_the_runtime_opens(tmp_path, photos):
 
 def expected_scores(network, segmenter, photo, vocabulary):
     """The best class's sigmoid(cosine) of a photo as large as a window, in torch."""
-    from ovsdino_runtime.text.class_lists import read_classes
-
     words = torch.from_numpy(segmenter.encode_text(read_classes(vocabulary)))
     colours = (photo / 255.0 - np.array(SMALL.mean)) / np.array(SMALL.std)
     pixels = torch.from_numpy(colours.transpose(2, 0, 1)[None].astype(np.float32))
@@ -88,7 +97,7 @@ def test_models_on_dinov3_export_too(tmp_path, photos, name):
     result = CliRunner().invoke(export, [*arguments, "--photos", str(photos)])
     assert result.exit_code == 0, result.output
     manifest = json.loads((tmp_path / f"{name}.ovs" / "bundle.json").read_text())
-    assert manifest["windows"] == {"size": 64, "stride": 32}
+    assert manifest["windows"] == {"size": 64, "stride": 32, "taper": None}
     assert manifest["preprocessing"]["short_side"] == (80 if name == SMALL_ZERO_SHOT.name else 64)
     assert manifest["parity"]["vision"]["cosine_p01"] >= 0.9999
 

@@ -83,6 +83,27 @@ class TorchVision:
         return {"features": features.numpy()}
 
 
+class OfficialText:
+    """Encodes classes of which several may have the same name, as some official lists have.
+
+    The runtime rejects such classes, since only the first of them can win; in a benchmark they count. Each
+    name is encoded once.
+    """
+
+    def __init__(self, encoder: ClassEncoder) -> None:
+        self._encoder = encoder
+
+    def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
+        """Encode each name once, and give all classes of that name its embedding. Shape: (N, D)."""
+        entries = [tuple(word.strip() for word in words) for words in vocabulary.entries]
+        unique = list(dict.fromkeys(entries))
+        if len(unique) == len(entries):
+            return self._encoder.encode_classes(vocabulary, templates)
+        rows = self._encoder.encode_classes(Vocabulary(tuple(unique)), templates)  # (n, D)
+        place = {words: row for row, words in enumerate(unique)}
+        return rows[[place[words] for words in entries]]
+
+
 class SharedText:
     """Encodes classes once for all processes of a run, and for those that resume it.
 
@@ -208,7 +229,7 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
         text_file: see `SharedText`; None encodes as users' runs do.
     """
     bundle = open_bundle(spec.model, protocol)
-    own = open_text(bundle, spec.threads)
+    own = OfficialText(open_text(bundle, spec.threads))
     text = own if text_file is None else SharedText(own, text_file)
     templates = templates_of(protocol, bundle.manifest)
     if bundle.manifest.dinov3seg is not None:

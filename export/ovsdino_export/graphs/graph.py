@@ -45,6 +45,7 @@ class GraphSpec:
 
 VISION = GraphSpec({"pixels": {0: "batch"}}, ("features",))
 TEXT = GraphSpec({"ids": {0: "batch", 1: "tokens"}}, ("embeddings",))
+PROJECTION = GraphSpec({"means": {0: "classes"}}, ("embeddings",))
 
 
 def export_graph(

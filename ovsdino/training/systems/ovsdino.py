@@ -149,7 +149,7 @@ def open_inputs(job: Job, team: Team) -> Inputs:
         *training_words(job.masks),
         *(w for c in (labelled.vocabulary.classes if labelled else ()) for w in c),
     }
-    prompter = load_prompter(recipe.model, job.text)
+    prompter = load_prompter(recipe.model, job.text, templates=recipe.word_templates)
     settings = {
         "recipe": recipe.to_dict(),
         "masks": hash_listing(reader),

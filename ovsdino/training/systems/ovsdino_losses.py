@@ -54,12 +54,12 @@ def loss_terms(model: OVSDINO, batch: Batch, recipe: DataRecipe) -> dict[str, Te
 def mask_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
     """Return Dice, BCE and cross-entropy; photos of both kinds of masks count by their number."""
     if batch.labels is None:
-        return pair_terms(model, similarity, batch)
+        return pair_terms(model, similarity, batch, recipe)
     terms = label_terms(model, similarity, batch, batch.labels, recipe)
     share = float(batch.exclusive.float().mean())
     if share == 1:
         return terms
-    for name, value in pair_terms(model, similarity, batch).items():
+    for name, value in pair_terms(model, similarity, batch, recipe).items():
         terms[name] = share * terms[name] + (1 - share) * value
     return terms
 
@@ -111,7 +111,7 @@ def label_terms(
     return {
         "cross_entropy": cross_entropy(dense, labels, decided, recipe),
         "bce": binary_cross_entropy(scores, truth, valid),
-        "dice": dice(scores, truth, valid),
+        "dice": dice(scores, truth, valid, smoothing=recipe.dice_smoothing),
     }
 
 
@@ -144,7 +144,7 @@ def word_weights(target: Tensor, count: int, balance: float) -> Tensor:
     return weight * pixels.sum().clamp(min=1) / (weight * pixels).sum().clamp(min=1e-12)
 
 
-def pair_terms(model: OVSDINO, similarity: Tensor, batch: Batch) -> dict[str, Tensor]:
+def pair_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
     """Return the paper's terms: a mask for each of a photo's words, and words that it lacks.
 
     Source: OVS-DINO, eq. 15; logits are upsampled to the masks (reconstructed).
@@ -162,7 +162,10 @@ def pair_terms(model: OVSDINO, similarity: Tensor, batch: Batch) -> dict[str, Te
     empty = batch.masks.new_zeros(len(pairs) - len(batch.masks), side, side)
     masks = torch.cat([batch.masks, empty])[None].float()  # (1, Q, s, s)
     said = torch.ones_like(scores) if batch.ignore is None else (~batch.ignore)[pairs[:, 0]][None].float()
-    return {"bce": binary_cross_entropy(scores, masks, said), "dice": dice(scores, masks, said)}
+    return {
+        "bce": binary_cross_entropy(scores, masks, said),
+        "dice": dice(scores, masks, said, smoothing=recipe.dice_smoothing),
+    }
 
 
 def weak_loss(similarity: Tensor, batch: Batch, recipe: DataRecipe) -> Tensor:

@@ -88,21 +88,25 @@ class WordBank:
             ) from error
 
 
-def load_prompter(config: ModelConfig, checkpoint: Path | None = None) -> Prompter:
+def load_prompter(
+    config: ModelConfig, checkpoint: Path | None = None, *, templates: str | None = None
+) -> Prompter:
     """Load the text tower that belongs to a model.
 
-    CLIP takes the 80 ImageNet templates (OVS-DINO, section 4), nano's own tower the bare word.
+    CLIP takes the 80 ImageNet templates, nano's own tower the bare word. The paper states these templates for
+    its evaluation; that training words take the same is our reconstruction.
 
     Args:
         config: names the tower.
         checkpoint: its weights; None takes nano's packaged ones.
+        templates: a set of prompts or one prompt, see `load_templates`; None takes those above.
 
     Raises:
         WordError: CLIP's weights are not given.
         CheckpointError: the weights are missing or not those of this tower.
     """
     if config.text_encoder == "nano":
-        return _load_nano(checkpoint or packaged_file(TEXT))
+        return _load_nano(checkpoint or packaged_file(TEXT), templates or "name")
     if checkpoint is None or not checkpoint.is_file():
         raise WordError(
             f"{config.name} needs CLIP ViT-B/16's text encoder, {checkpoint or 'no file'} given; "
@@ -113,11 +117,13 @@ def load_prompter(config: ModelConfig, checkpoint: Path | None = None) -> Prompt
     from ovsdino.network.clip_text import load_clip_text
 
     return Prompter(
-        load_clip_text(checkpoint), open_clip.get_tokenizer("ViT-B-16"), load_templates("imagenet80")
+        load_clip_text(checkpoint),
+        open_clip.get_tokenizer("ViT-B-16"),
+        load_templates(templates or "imagenet80"),
     )
 
 
-def _load_nano(weights: Path) -> Prompter:
+def _load_nano(weights: Path, templates: str) -> Prompter:
     from tokenizers import Tokenizer
 
     from ovsdino.network.text_tower import find_tokenizer, load_text_tower
@@ -128,7 +134,7 @@ def _load_nano(weights: Path) -> Prompter:
     def tokenize(prompts: list[str]) -> Tensor:
         return torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(prompts)])
 
-    return Prompter(tower, tokenize, load_templates("name"))
+    return Prompter(tower, tokenize, load_templates(templates))
 
 
 def build_word_bank(words: Iterable[str], prompter: Prompter, cache: Path) -> WordBank:

@@ -5,7 +5,8 @@ NAME.ovs/
   vision.onnx        FP32: pixels (B, 3, S, S), normalised -> features (B, D, h, w), unit length along D
   vision.fp16.onnx   the same in FP16, inputs and outputs in FP32; likewise vision.bf16.onnx
   vision.int8.onnx   the same with INT8 products, for ONNX Runtime on a CPU
-  text.onnx          ids (B, T) -> embeddings (B, D), unit length
+  text.onnx          ids (B, T) -> embeddings (B, D), unit length; of Talk2DINO CLIP's own features (B, C)
+  projection.onnx    Talk2DINO only: means (N, C) of these over words and templates -> embeddings (N, D)
   tokenizer.json     HF tokenizers format
   golden.npz         image (S, S, 3) uint8 RGB, features (D, h, w) float16: every engine must reproduce it
   kernels/*.ptx      fused kernels, compiled for the GPUs that were asked for

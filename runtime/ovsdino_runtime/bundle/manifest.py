@@ -26,6 +26,7 @@ GraphName = Literal[
     "late.fp16",
     "decoder",
     "decoder.fp16",
+    "projection",  # only where the text graph gives features that are averaged first
     "text",
 ]
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)  # the first and the last are in every bundle
@@ -54,7 +55,7 @@ class Head:
 
 @dataclass(frozen=True)
 class TextInfo:
-    """Width D of the embeddings, and the most tokens that the text graph reads."""
+    """Width D of class embeddings, and the most tokens that the text graph reads."""
 
     width: int
     context_length: int

@@ -57,10 +57,15 @@ class TextEncoder:
         self._trace = trace
         self._packs = Packs(bundle)
         self._width = bundle.manifest.text.width
+        self._projects = "projection" in bundle.manifest.graphs
+        self._word_width = _output_width(bundle) if self._projects else self._width
         self._check = WordCheck(lambda: self._tokenizer[0], bundle.manifest.text.context_length)
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
-        """Average each entry over all its words in all templates, and normalise. Shape: (N, D).
+        """Average each entry over all its words in all templates, project, and normalise. Shape: (N, D).
+
+        Only models with a projection graph project: Talk2DINO's text graph gives CLIP's own features, not of
+        unit length, and the projection belongs behind their mean.
 
         Raises:
             ClassesError: the model cannot read a word, or cannot tell two apart; see `WordCheck`.
@@ -68,10 +73,13 @@ class TextEncoder:
         words = list(dict.fromkeys(word for synonyms in vocabulary.entries for word in synonyms))
         vectors = self.encode_words(words, templates)
         self._check(vocabulary.entries, vectors)
-        embeddings = np.empty((len(vocabulary.entries), self._width), np.float32)
-        for row, synonyms in zip(embeddings, vocabulary.entries, strict=True):
-            mean = np.mean([vectors[word] for word in synonyms], axis=0)
-            row[:] = mean / max(float(np.linalg.norm(mean)), 1e-6)
+        means = np.stack(
+            [np.mean([vectors[word] for word in synonyms], axis=0) for synonyms in vocabulary.entries]
+        ).astype(np.float32)
+        if self._projects:
+            means = self._projection.run({"means": means})["embeddings"]  # (N, D)
+            self._check_embeddings(means, len(vocabulary.entries), self._width)
+        embeddings: Floats = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
         return embeddings
 
     def encode_words(
@@ -85,13 +93,14 @@ class TextEncoder:
             done: called with the number of words that were added, as they come.
 
         Returns:
-            The mean over the templates of each word's unit vectors. Shape: (D,) each.
+            The mean over the templates of each word's vectors: unit vectors (D,), or what a projection graph
+            takes, (C,).
         """
         key = embedding_key(self._bundle, templates)
         with self._trace.span("text lookup", words=len(words)):
             known = self._packs.lookup(key, words)
             if unpacked := [word for word in words if word not in known]:
-                known |= self._cache.lookup(key, unpacked, width=self._width)
+                known |= self._cache.lookup(key, unpacked, width=self._word_width)
         missing = [word for word in words if word not in known]
         report = done or (lambda _: None)
         report(len(known))
@@ -119,21 +128,25 @@ class TextEncoder:
                 row[: len(tokens[index])] = tokens[index]
             with self._trace.span("text encode", phrases=len(batch)):
                 embeddings = engine.run({"ids": ids})["embeddings"]  # (B, D)
-            self._check_embeddings(embeddings, len(batch))
+            self._check_embeddings(embeddings, len(batch), self._word_width)
             vectors |= {phrases[index]: vector for index, vector in zip(batch, embeddings, strict=True)}
         return vectors
 
-    def _check_embeddings(self, embeddings: Floats, count: int) -> None:
-        if embeddings.shape != (count, self._width) or not np.isfinite(embeddings).all():
+    def _check_embeddings(self, embeddings: Floats, count: int, width: int) -> None:
+        if embeddings.shape != (count, width) or not np.isfinite(embeddings).all():
             raise EngineError(
                 f"{self._bundle.path}: the text graph gave embeddings of shape {embeddings.shape}, "
                 f"{np.count_nonzero(~np.isfinite(embeddings))} of them not finite; expected shape "
-                f"({count}, {self._width}), all finite; export the model again"
+                f"({count}, {width}), all finite; export the model again"
             )
 
     @cached_property
     def _engine(self) -> Engine:
         return self._open()
+
+    @cached_property
+    def _projection(self) -> Engine:
+        return open_engine(self._bundle, "projection", threads=1)
 
     @cached_property
     def _tokenizer(self) -> "tuple[Tokenizer, int]":
@@ -144,6 +157,20 @@ class TextEncoder:
         padding = tokenizer.padding
         tokenizer.no_padding()  # batches are padded here, each to its own longest phrase
         return tokenizer, int(padding["pad_id"]) if padding else 0
+
+
+def _output_width(bundle: Bundle) -> int:
+    """Return the width of what the text graph gives, which is not the class embeddings' where they project.
+
+    Raises:
+        EngineError: the manifest does not say.
+    """
+    shape = bundle.manifest.graphs["text"].outputs[0].shape
+    if not isinstance(shape[-1], int):
+        raise EngineError(
+            f"{bundle.path}: the text graph's output has no fixed width; export the model again"
+        )
+    return shape[-1]
 
 
 def embedding_key(bundle: Bundle, templates: Sequence[str]) -> str:
