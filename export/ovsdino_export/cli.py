@@ -45,7 +45,11 @@ FILE = click.Path(path_type=Path)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--inline", is_flag=True, help="Write the fused operators without local functions.")
 @click.option(
-    "--kernels", default="", help="Compile them for these GPUs, such as sm_87,sm_89.", metavar="SM,..."
+    "--kernels",
+    default="auto",
+    show_default=True,
+    help="Compile the kernels of --device cuda for these GPUs; auto: sm_75 and sm_80, which newer ones run.",
+    metavar="auto|none|SM,...",
 )
 @click.option(
     "--serve-repository",
@@ -70,6 +74,8 @@ def export(  # noqa: PLR0913 - one argument for each option
     serve_repository: Path | None,
     engine: str,
     gpu: str,
+    graphs: tuple[str, ...],
+    workspace: int | None,
     bundle: Path | None,
 ) -> None:
     """Turn a model into a bundle that runs without torch.
@@ -77,10 +83,13 @@ def export(  # noqa: PLR0913 - one argument for each option
     Every graph is compared with the torch model before anything is written.
     """
     with user_errors("ovsdino-export", extra="export,cpu"):
-        target = find_target(engine, gpu, only_engines=bundle is not None and serve_repository is None)
+        only_engines = bundle is not None and serve_repository is None
+        target = find_target(engine, gpu, only_engines=only_engines, workspace=workspace)
+        if target is None and (graphs or workspace):
+            raise UserError("--graph and --workspace are for an engine: add --engine")
         if bundle is not None:
             if target is not None:
-                build_for(bundle, target, Clock())
+                build_for(bundle, target, Clock(), only=graphs)
             if serve_repository is not None:
                 show_repository(bundle, serve_repository, fp16=fp16, overwrite=overwrite)
             return
@@ -90,7 +99,7 @@ def export(  # noqa: PLR0913 - one argument for each option
 
         if int8_data is not None and not int8:
             raise UserError("--int8-data is for INT8: give --int8 as well")
-        gpus = parse_gpus(kernels) if kernels else ()
+        gpus = parse_gpus(kernels)
         request = ExportRequest(
             model,
             checkpoint,
@@ -109,7 +118,7 @@ def export(  # noqa: PLR0913 - one argument for each option
         show_parity(written)
         show_files(written)
         if target is not None:
-            show_engines(written, target, clock)
+            show_engines(written, target, clock, only=graphs)
         if serve_repository is not None:
             show_repository(written.path, serve_repository, fp16=fp16, overwrite=overwrite)
 

@@ -20,7 +20,7 @@ from ovsdino.network.head import unit
 from ovsdino.network.model import OVSDINO
 from ovsdino_export import parity
 from ovsdino_export.dinov3seg.export import export_dinov3seg
-from ovsdino_export.engines.kernels import compile_kernels, plan_kernels
+from ovsdino_export.engines.kernels import compile_kernels, default_gpus, plan_kernels
 from ovsdino_export.graphs.graph import VISION, describe, export_graph
 from ovsdino_export.graphs.local_functions import call_functions
 from ovsdino_export.graphs.storage import Checkpoint, save_sharing_weights, store_as_half
@@ -93,9 +93,10 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         write_golden(staging, photos, expected)
         text.tokenizer.save(str(staging / bundle.TOKENIZER), pretty=False)
         manifest = make_manifest(model, text, graphs, figures, photos.source)
-        if request.kernels:
+        gpus = default_gpus(report) if request.kernels is None else request.kernels
+        if gpus:
             fused = plan_kernels(model.config, [graph.precision for graph in graphs.values()])
-            manifest = replace(manifest, kernels=compile_kernels(fused, request.kernels, staging, report))
+            manifest = replace(manifest, kernels=compile_kernels(fused, gpus, staging, report))
         if labelled:
             int8_gate.gate(manifest, staging, labelled, report)
         report(f"writing {target}")

@@ -22,7 +22,7 @@ class ExportRequest:
     photos: Path | None = None  # for parity; see `gather_photos`
     overwrite: bool = False
     inline: bool = False  # write graphs without local functions
-    kernels: tuple[str, ...] = ()  # compile the fused kernels for these GPUs; see `parse_gpus`
+    kernels: tuple[str, ...] | None = ()  # compile kernels for these GPUs; None: see `default_gpus`
     bf16: bool = False  # add vision.bf16.onnx
     int8: bool = False  # add vision.int8.onnx
     int8_data: Path | None = None  # labelled photos on which INT8 must keep its mIoU; see `find_sets`

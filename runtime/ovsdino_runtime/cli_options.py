@@ -12,7 +12,13 @@ OPTIONS = (
     click.option(
         "--model", default="nano", show_default=True, help="A model of `ovsdino models`, or a bundle."
     ),
-    click.option("--device", default="cpu", show_default=True, help="Where the model runs: cpu or cuda."),
+    click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        metavar="cpu|cuda|cuda:N",
+        help="Where the model runs; cuda:1 is the second GPU.",
+    ),
     click.option(
         "--engine",
         type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),

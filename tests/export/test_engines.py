@@ -23,6 +23,7 @@ from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.cuda.devices import Gpu
 from ovsdino_runtime.engines import cache as engine_cache
 from ovsdino_runtime.engines import tensorrt as engine_run
+from ovsdino_runtime.engines import tensorrt_library
 from ovsdino_runtime.engines.cache import list_engines
 from ovsdino_runtime.engines.tensorrt import open_cached_engine
 
@@ -33,7 +34,7 @@ RTX = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no packag
 def made(weights, tmp_path_factory):
     """A bundle and its FP16 engine, by one command; and what the command said."""
     folder = tmp_path_factory.mktemp("engines")
-    arguments = f"--model tiny --fp16 --engine tensorrt-rtx --gpu sm_89 --out {folder}"
+    arguments = f"--model tiny --fp16 --kernels none --engine tensorrt-rtx --gpu sm_89 --out {folder}"
     arguments += (
         f" --checkpoint {weights / 'tiny.safetensors'} --text-checkpoint {weights / 'text.safetensors'}"
     )
@@ -78,7 +79,7 @@ def test_the_command_makes_a_bundle_and_an_engine(made, cache):
     assert record.key.onnx == load_bundle(bundle).graph_digest("vision.fp16")
     assert record.key.capabilities == ("sm_89",)
     assert (record.key.gpu, record.key.driver) == ("", "")  # built ahead, for any GPU of the kind
-    assert (record.key.version, record.key.batches) == (RTX.__version__, (1, 4, 16))
+    assert (record.key.version, record.key.batches) == (RTX.__version__, (1, 4, 4))
     assert record.size == len(engine_cache.read_engine(record)) > 10_000
     assert record.golden_cosine is None
     assert "the engine is tried on the golden photo before its first use" in output
@@ -129,10 +130,10 @@ def test_bad_input_is_refused_before_any_work(made, empty_cache, monkeypatch, tm
 
 
 def test_an_engine_without_its_package_names_the_extra(monkeypatch, tmp_path):
-    monkeypatch.setitem(engine_run.MODULES, "tensorrt", "no_such_tensorrt")
+    monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt", "no_such_tensorrt")
     said = refusal("--engine", "tensorrt", "--out", tmp_path)
     assert "pip install '.[tensorrt]'" in said
-    monkeypatch.setitem(engine_run.MODULES, "tensorrt-rtx", "no_such_tensorrt")
+    monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt-rtx", "no_such_tensorrt")
     assert "pip install '.[rtx]'" in refusal("--engine", "tensorrt-rtx", "--gpu", "sm_89")
     assert not list(tmp_path.iterdir())
 
@@ -183,7 +184,7 @@ def test_the_engine_must_reproduce_the_golden_pair_where_it_can_run(made, empty_
     class Wrong:
         description = "a broken engine"
 
-        def __init__(self, data, flavour):  # noqa: ARG002 - as the engine
+        def __init__(self, data, flavour, device):  # noqa: ARG002 - as the engine
             self.tensors = {"pixels": ("FLOAT", (-1, 3, 64, 64)), "features": ("FLOAT", (-1, 24, 4, 4))}
 
         def inspect(self):
@@ -196,6 +197,7 @@ def test_the_engine_must_reproduce_the_golden_pair_where_it_can_run(made, empty_
 
     monkeypatch.setattr(engine_build, "_build", fake_build)
     monkeypatch.setattr(engine_build, "GpuEngine", Wrong)
+    monkeypatch.setattr(engine_build, "open_cuda", lambda index: index)
     monkeypatch.setattr(engine_build, "find_gpus", lambda: (Gpu("RTX 4090", "sm_89", "580.1"),))
     said = refusal("--bundle", made[0], "--engine", "tensorrt-rtx")
     assert "a broken engine does not reproduce" in said

@@ -116,6 +116,7 @@ def invoke(weights, *arguments, flags=()):
         "--checkpoint": weights / "tiny.safetensors",
         "--text-checkpoint": weights / "text.safetensors",
         "--photos": weights / "photos",
+        "--kernels": "none",
     } | dict(zip(arguments[::2], arguments[1::2], strict=True))
     return CliRunner().invoke(export, [str(part) for pair in given.items() for part in pair] + list(flags))
 

@@ -85,7 +85,16 @@ def test_the_command_measures_and_refuses(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(int8_gate, "MAX_DROP", -101)  # nothing can gain that much
     label(tmp_path / "data", "a", np.random.default_rng(0).integers(0, 2, (64, 64)))
     (tmp_path / "data" / "names.txt").write_text("cat\nsky\n")
-    options: list[str | Path] = ["--model", "tiny", "--out", tmp_path / "out", "--photos", weights / "photos"]
+    options: list[str | Path] = [
+        "--model",
+        "tiny",
+        "--kernels",
+        "none",
+        "--out",
+        tmp_path / "out",
+        "--photos",
+        weights / "photos",
+    ]
     options += ["--checkpoint", weights / "tiny.safetensors", "--int8-data", tmp_path / "data"]
     options += ["--text-checkpoint", weights / "text.safetensors", "--int8"]
     result = CliRunner().invoke(export, [str(option) for option in options])

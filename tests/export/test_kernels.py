@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 
 from ovsdino.network.config import NANO, PRESETS
+from ovsdino_export.engines import kernels as kernels_module
 from ovsdino_export.engines.kernels import (
+    DEFAULT_GPUS,
     PTX_VERSIONS,
     compile_kernel,
     compile_kernels,
+    default_gpus,
     parse_gpus,
     plan_depthwise_block,
     plan_device_kernels,
     plan_gate,
     plan_kernels,
 )
-from ovsdino_export.engines.ptx import describe_ptx, runs_on, strip_hidden_params
+from ovsdino_export.engines.ptx import describe_ptx, strip_hidden_params
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.bundle.kernels import runs_on
 
 TINY = replace(NANO, image_size=64, backbone_width=64, encoder_width=32, structure_channels=32, norm_groups=8)
 PTX = """
@@ -140,10 +144,32 @@ def test_files_of_a_model_have_names_of_their_own():
 
 def test_a_list_of_gpus_is_read_and_an_unknown_one_refused():
     assert parse_gpus(" sm_89, sm_86,sm_89") == ("sm_89", "sm_86")
-    known = "known: sm_80, sm_86, sm_87, sm_89, sm_90, sm_100, sm_120"
+    assert (parse_gpus("auto"), parse_gpus("none")) == (None, ())
+    known = (
+        "known: auto, none, sm_75, sm_80, sm_86, sm_87, sm_89, sm_90, sm_100, sm_103, sm_110, sm_120, sm_121"
+    )
     for text, named in (("sm_88,sm_89", "'sm_88'"), ("rtx", "'rtx'"), (",", "','")):
         with pytest.raises(OvsdinoError, match=f"^--kernels: unknown GPU {named}; {known}$"):
             parse_gpus(text)
+
+
+def test_the_default_kernels_assemble_for_every_known_gpu(triton, tmp_path):
+    """PTX of sm_75 and of sm_80 runs on all that is newer."""
+    for plan in [plan_gate(TINY, "float16"), *plan_device_kernels()]:
+        for base in DEFAULT_GPUS:
+            _, ptx = compile_kernel(plan, base)
+            for gpu in (gpu for gpu in PTX_VERSIONS if runs_on(base, gpu)):
+                assemble(triton, ptx, gpu, tmp_path)
+
+
+def test_without_triton_the_default_is_no_kernels(monkeypatch):
+    said = []
+    assert default_gpus(said.append) == DEFAULT_GPUS
+    monkeypatch.setattr(kernels_module, "has_triton", lambda: False)
+    assert default_gpus(said.append) == ()
+    assert said == [
+        "triton is not installed: the bundle gets no kernels, and does not run with --device cuda"
+    ]
 
 
 def test_hidden_parameters_are_cut_off():

@@ -148,7 +148,18 @@ def test_the_command_adds_the_other_precisions(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
     # 3 photos have 48 positions and the weights are random: one label that changes is already 2.1 %.
     monkeypatch.setitem(THRESHOLDS, "vision.int8", replace(THRESHOLDS["vision.int8"], label_agreement=0.9))
-    arguments = ["--model", "tiny", "--bf16", "--int8", "--out", tmp_path, "--photos", weights / "photos"]
+    arguments = [
+        "--model",
+        "tiny",
+        "--kernels",
+        "none",
+        "--bf16",
+        "--int8",
+        "--out",
+        tmp_path,
+        "--photos",
+        weights / "photos",
+    ]
     arguments += [
         "--checkpoint",
         weights / "tiny.safetensors",

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE_ROOTS = [str(ROOT), str(ROOT / "export"), str(ROOT / "runtime"), str(ROOT / "benchmarks")]
-ENGINES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda"}
+ENGINES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda"}
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,14 @@ class Engine(OrtStreamEngine):
         super().__init__(bundle.file("vision.onnx"), streams.vision[0], CPU)
         self.contexts, self.max_count, self.capturable = 2, 2, True
         self.runs, self.fail_at = 0, fail_at
+        self.shapes = {}  # by context
 
     def enqueue(self, context, inputs, outputs, stream):
+        shape = inputs["pixels"].shape
+        if stream.device.capturing is not None and self.shapes.get(context) != shape:
+            raise EngineError(f"context {context} is captured before a plain run of {shape}")
+        self.shapes[context] = shape
+
         def run():
             self.runs += 1
             if self.runs == self.fail_at:
@@ -43,6 +49,9 @@ class Engine(OrtStreamEngine):
             super(Engine, self).enqueue(0, inputs, outputs, self._stream)
 
         stream.submit("do", run, f"context {context}")
+
+    def close(self):
+        """Nothing to release."""
 
 
 def with_kernels(staging, manifest, tmp_path):

@@ -153,7 +153,8 @@ class HostDevice:
         seed: of the order of work.
     """
 
-    name, capability = "host back end", GPU
+    name, capability, index, captures = "host back end", GPU, 0, True
+    closed = False
 
     def __init__(self, run, seed=0):
         self.run, self.random = run, random.Random(seed)
@@ -197,6 +198,10 @@ class HostDevice:
             self.capturing = None
         graph.check()
         return graph
+
+    def close(self):
+        assert not self.blocks, "memory outlives the device"
+        self.closed = True
 
     def holds(self, block, address, size):
         return block.address <= address and address + size <= block.address + block.size

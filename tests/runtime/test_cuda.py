@@ -3,6 +3,7 @@
 import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -13,8 +14,8 @@ from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.cuda import driver as cuda
-from ovsdino_runtime.cuda import graph as cuda_graph
-from ovsdino_runtime.cuda.devices import find_gpus
+from ovsdino_runtime.cuda.devices import Gpu, find_gpus
+from ovsdino_runtime.device import open as device_open
 from ovsdino_runtime.device.open import open_device_pipeline, vision_graph
 from ovsdino_runtime.engines import onnxruntime_cuda as ort_cuda
 from ovsdino_runtime.engines.stream_engine import Place
@@ -22,15 +23,65 @@ from ovsdino_runtime.pipelines.pipeline import open_host_pipeline
 from ovsdino_runtime.segmenter import Segmenter
 
 
-def test_without_pycuda_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    wanted = r"^device 'cuda' needs pycuda, .*: pip install '\.\[cuda\]'; .* C\+\+ compiler and CUDA's"
+def without(monkeypatch, *packages):
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None if name in packages else find_spec(name))
+
+
+def test_without_a_back_end_the_message_says_what_to_install(monkeypatch):
+    without(monkeypatch, "pycuda", "cuda.bindings")
+    wanted = r"^device 'cuda' needs cuda-python or pycuda, .*pip install '\.\[cuda\]' .*'\.\[pycuda\]'"
     with pytest.raises(EngineError, match=wanted):
         cuda.open_cuda()
+    monkeypatch.setattr(device_open, "choose_kernels", pytest.fail)  # nothing is looked at before
     for engine in ("onnxruntime", "tensorrt", "tensorrt-rtx"):
         with pytest.raises(EngineError, match=wanted):
             Segmenter.load("nano", device="cuda", engine=engine)
+
+
+def test_pycuda_comes_first_and_the_environment_decides(monkeypatch):
+    monkeypatch.delenv(cuda.VARIABLE, raising=False)
+    installed = {"pycuda", "cuda.bindings"}
+    monkeypatch.setattr(cuda, "find_spec", lambda name: name if name in installed else None)
+    assert cuda.choose_backend() == "pycuda"
+    monkeypatch.setenv(cuda.VARIABLE, "cuda-python")
+    assert cuda.choose_backend() == "cuda-python"
+    monkeypatch.setenv(cuda.VARIABLE, "cupy")
+    with pytest.raises(EngineError, match="OVSDINO_CUDA=cupy: expected pycuda or cuda-python"):
+        cuda.choose_backend()
+    installed.remove("pycuda")
+    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
+    with pytest.raises(EngineError, match=r"OVSDINO_CUDA=pycuda: pycuda is not installed; .*'\.\[pycuda\]'"):
+        cuda.choose_backend()
+    monkeypatch.delenv(cuda.VARIABLE)
+    assert cuda.choose_backend() == "cuda-python"
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:-1", "cuda:first", "cpu:1"])
+def test_a_device_that_is_none_is_refused(device):
+    with pytest.raises(EngineError, match=f"device '{device}': expected cpu, cuda, or cuda:N"):
+        Segmenter.load("nano", device=device)
+
+
+def test_the_second_gpu_is_asked_for(bundle, monkeypatch):
+    """Kernels are looked for before anything is opened, for the GPU that was named."""
+    gpus = (Gpu("RTX 4090", "sm_89", "580.1"), Gpu("T4", "sm_75", "580.1"))
+    monkeypatch.setattr(device_open, "find_gpus", lambda: gpus)
+    monkeypatch.setattr(device_open, "open_cuda", pytest.fail)
+    monkeypatch.setattr(device_open, "choose_backend", lambda: "cuda-python")
+    for index, capability in enumerate(("sm_89", "sm_75")):
+        with pytest.raises(EngineError, match=f"no kernel PhotoWindows runs on {capability}"):
+            open_device_pipeline(bundle, RuntimeOptions(device=f"cuda:{index}"))
+    with pytest.raises(EngineError, match="device 'cuda:2': CUDA sees 2 GPUs"):
+        open_device_pipeline(bundle, RuntimeOptions(device="cuda:2"))
+
+
+def test_fp32_on_a_gpu_is_not_tf32():
+    assert ort_cuda.cuda_settings(1, OneStream()) == {
+        "device_id": "1",
+        "use_tf32": "0",
+        "user_compute_stream": "7",
+    }
+    assert "user_compute_stream" not in ort_cuda.cuda_settings(0, None)
 
 
 def test_precisions_that_do_not_run_on_a_gpu_are_refused(bundle):
@@ -88,48 +139,6 @@ def test_cudas_libraries_are_loaded_once_and_in_silence(monkeypatch, capsys):
     ort_cuda.load_cuda()
     ort_cuda.load_cuda.cache_clear()
     assert (asked, capsys.readouterr().out) == ([1], "")
-
-
-class Driver:
-    """The driver's library, as far as a capture calls it."""
-
-    def __init__(self, fails=""):
-        self.fails, self.called = fails, []
-
-    def __getattr__(self, name):
-        def call(*_):
-            self.called.append(name)
-            return 900 if name == self.fails else 0
-
-        return call
-
-
-def test_a_capture_is_ended_whatever_happens(monkeypatch):
-    library = Driver()
-    monkeypatch.setattr(cuda_graph, "load_driver", lambda: library)
-    graph = cuda_graph.capture(1, lambda: library.called.append("work"))
-    graph.launch(OneStream())
-    graph.free()
-    begin, end = (
-        ["cuStreamBeginCapture_v2", "work", "cuStreamEndCapture"],
-        ["cuGraphLaunch", "cuGraphExecDestroy"],
-    )
-    assert library.called == [*begin, "cuGraphInstantiateWithFlags", "cuGraphDestroy", *end]
-
-    def fail():
-        raise EngineError("the engine did not run")
-
-    library.called.clear()
-    with pytest.raises(EngineError, match="the engine did not run"):
-        cuda_graph.capture(1, fail)
-    assert library.called == ["cuStreamBeginCapture_v2", "cuStreamEndCapture"]
-    library.fails = "cuGraphInstantiateWithFlags"
-    with pytest.raises(EngineError, match="cuGraphInstantiateWithFlags failed with error 900"):
-        cuda_graph.capture(1, lambda: None)
-    assert library.called[-1] == "cuGraphDestroy"
-    monkeypatch.setattr(cuda_graph, "load_driver", lambda: None)
-    with pytest.raises(EngineError, match="driver library cannot be loaded"):
-        cuda_graph.capture(1, lambda: None)
 
 
 @pytest.fixture

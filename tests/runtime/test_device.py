@@ -1,9 +1,12 @@
 """The device pipeline on a host back end, against the host's pipeline: the same labels in any order."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -17,6 +20,7 @@ from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.base.trace import Trace
 from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.device.plan import plan_batches
 from ovsdino_runtime.engines.onnxruntime import open_engine
 from ovsdino_runtime.pipelines.pipeline import HostPipeline
 
@@ -142,7 +146,7 @@ def test_windows_go_to_two_contexts_in_turns_and_text_has_its_own_stream(device_
     pipeline, device = open_device(device_bundle)
     pipeline.label(random_photo(*WIDE), words(5), threshold=None, scores=False)
     runs = [(stream, name) for stream, _, name in device.log if name.startswith("context")]
-    assert runs == [("vision 0", "context 0"), ("vision 1", "context 1"), ("vision 0", "context 0")]
+    assert runs == [("vision 0", "context 0"), ("vision 0", "context 0"), ("vision 1", "context 1")]
     assert [stream for stream, _, name in device.log if name == "copy in"].count("text") == 1
     names = [name for _, _, name in device.log if name]
     assert (
@@ -186,6 +190,93 @@ def test_the_same_size_and_classes_again_are_one_graph(device_bundle):
     pipeline.close()
 
 
+def test_a_graph_is_captured_only_after_a_plain_run_of_the_same_shapes(device_bundle):
+    """The engine's stand-in refuses to be captured in a shape other than that of its last plain run."""
+    pipeline, device = open_device(device_bundle)
+    text, wide, square = words(5), random_photo(*WIDE), random_photo(64, 64)
+    expected = host_labels(device_bundle, wide, text, threshold=None)
+    for between in (pipeline.encode, lambda photo: pipeline.label(photo, text, threshold=None, scores=True)):
+        pipeline.label(wide, text, threshold=None, scores=True)
+        between(square)
+        launches = device.launches
+        for launched in (0, 1, 2):
+            actual = pipeline.label(wide, text, threshold=None, scores=True)
+            assert_same(actual, expected)
+            assert device.launches == launches + launched
+
+
+@pytest.mark.parametrize("windows", range(1, 30))
+@pytest.mark.parametrize(("max_count", "contexts"), [(4, 2), (2, 2), (4, 1), (1, 2)])
+def test_windows_are_split_evenly_and_a_context_keeps_its_shape(windows, max_count, contexts):
+    batches = plan_batches(windows, max_count=max_count, contexts=contexts)
+    covered = [window for batch in batches for window in range(batch.first, batch.first + batch.count)]
+    assert covered == list(range(windows))
+    counts = [batch.count for batch in batches]
+    assert len(batches) == -(-windows // max_count)
+    assert max(counts) <= max_count
+    assert max(counts) - min(counts) <= 1
+    assert {batch.context for batch in batches} <= set(range(contexts))
+    if contexts > 1:
+        shapes = {(batch.context, batch.count) for batch in batches}
+        assert len(shapes) == len({context for context, _ in shapes})
+
+
+def test_a_pipeline_that_is_dropped_by_another_thread_frees_its_memory(device_bundle):
+    pipeline, device = open_device(device_bundle)
+    pipeline.label(random_photo(64, 64), words(3), threshold=None, scores=False)
+    assert device.blocks
+    held = [pipeline]
+    del pipeline
+    thread = threading.Thread(target=held.clear)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert not device.blocks
+    assert device.closed
+
+
+def test_a_closed_pipeline_says_so_and_closing_twice_is_no_error(device_bundle):
+    pipeline, device = open_device(device_bundle)
+    pipeline.close()
+    pipeline.close()
+    assert device.closed
+    for call in (
+        pipeline.encode,
+        lambda photo: pipeline.label(photo, words(2), threshold=None, scores=False),
+    ):
+        with pytest.raises(EngineError, match="host back end: the model is closed; load it again"):
+            call(random_photo(64, 64))
+
+
+def test_closing_while_photos_are_in_flight_waits_for_them(device_bundle):
+    photo, text = random_photo(*WIDE), words(5)
+    expected = host_labels(device_bundle, photo, text, threshold=None)
+    pipeline, device = open_device(device_bundle)
+    results, refused, started = [], [], threading.Barrier(4)
+
+    def work():
+        started.wait()
+        while not refused:
+            try:
+                results.append(pipeline.label(photo, text, threshold=None, scores=True))
+            except EngineError as error:  # noqa: PERF203 - the pipeline is closed at some point
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    while not results:
+        time.sleep(0.01)
+    pipeline.close()
+    for thread in threads:
+        thread.join()
+    assert all("the model is closed" in text for text in refused)
+    for actual in results:
+        assert_same(actual, expected)
+    assert not device.blocks
+
+
 def test_a_graph_does_not_outlive_the_memory_that_it_reads(device_bundle):
     pipeline, device = open_device(device_bundle)
     photo, few, many = random_photo(30, 40), words(300), words(600)
@@ -226,7 +317,7 @@ def test_a_trace_shows_the_streams(device_bundle, tmp_path):
 
 
 def test_a_bundle_without_kernels_is_refused_with_the_command(bundle):
-    with pytest.raises(EngineError, match=r"no kernel MergeArgmax .* export it again with --kernels host"):
+    with pytest.raises(EngineError, match=r"no kernel PhotoWindows .* export it again with --kernels host"):
         open_device(bundle)
 
 

@@ -49,14 +49,27 @@ def test_a_kernel_without_its_file_is_refused(manifest, staging, tmp_path):
 
 
 def test_a_kernel_is_chosen_by_gpu_type_and_shape():
-    kernels = [replace(GATE, gpu="sm_86"), GATE, replace(GATE, dtype="float32")]
+    older, other = replace(GATE, gpu="sm_86", target="sm_86"), replace(GATE, dtype="float32")
+    kernels = [older, GATE, other]
     wanted = {"gpu": "sm_89", "dtype": "float16", "constants": {"channels": 8}}
     assert choose_kernel(kernels, "PreservationGate", **wanted) is GATE
+    for gpu in ("sm_90", "sm_103", "sm_110", "sm_121"):  # newer GPUs run the PTX of older ones
+        assert choose_kernel(kernels, "PreservationGate", **(wanted | {"gpu": gpu})) is GATE
+    assert choose_kernel(kernels, "PreservationGate", **(wanted | {"gpu": "sm_87"})) is older
     for change in ({"gpu": "sm_80"}, {"dtype": "bfloat16"}, {"constants": {"channels": 9}}):
         with pytest.raises(EngineError, match=r"are for sm_86, sm_89; export it again with --kernels sm_8"):
             choose_kernel(kernels, "PreservationGate", **(wanted | change))
-    with pytest.raises(EngineError, match=r"no kernel DepthwiseBlock .*are for no GPU"):
+    with pytest.raises(EngineError, match=r"no kernel DepthwiseBlock runs on .*are for no GPU"):
         choose_kernel(kernels, "DepthwiseBlock", **wanted)
+
+
+def test_ptx_of_one_gpu_alone_is_not_chosen_for_a_newer_one():
+    tied = replace(GATE, gpu="sm_90", target="sm_90a")
+    wanted = {"dtype": "float16", "constants": {}}
+    assert choose_kernel([tied], "PreservationGate", gpu="sm_90", **wanted) is tied
+    for gpu in ("sm_89", "sm_100", "sm_120"):
+        with pytest.raises(EngineError, match=f"no kernel PreservationGate runs on {gpu}.*sm_90a"):
+            choose_kernel([tied], "PreservationGate", gpu=gpu, **wanted)
 
 
 def test_a_grid_covers_every_value():

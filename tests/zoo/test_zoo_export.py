@@ -93,7 +93,16 @@ def test_models_on_dinov3_export_too(tmp_path, photos, name):
     (tmp_path / "files").mkdir()
     for file, tensors in files.items():
         torch.save(tensors, tmp_path / "files" / file)
-    arguments = ["--model", name, "--checkpoint", str(tmp_path / "files"), "--out", str(tmp_path)]
+    arguments = [
+        "--model",
+        name,
+        "--checkpoint",
+        str(tmp_path / "files"),
+        "--out",
+        str(tmp_path),
+        "--kernels",
+        "none",
+    ]
     result = CliRunner().invoke(export, [*arguments, "--photos", str(photos)])
     assert result.exit_code == 0, result.output
     manifest = json.loads((tmp_path / f"{name}.ovs" / "bundle.json").read_text())

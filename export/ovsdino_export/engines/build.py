@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,10 +28,12 @@ from ovsdino_export.engines.progress import build_watched
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
 from ovsdino_runtime.cuda.devices import Gpu, find_gpus
+from ovsdino_runtime.cuda.driver import open_cuda
 from ovsdino_runtime.engines import cache as engine_cache
 from ovsdino_runtime.engines.cache import EngineKey, EngineRecord, Flavour
 from ovsdino_runtime.engines.onnxruntime import verify_golden
-from ovsdino_runtime.engines.tensorrt import GpuEngine, Trt, import_flavour
+from ovsdino_runtime.engines.tensorrt import GpuEngine
+from ovsdino_runtime.engines.tensorrt_library import ErrorRecorder, Trt, import_flavour, make
 
 Report = Callable[[str], None]
 CURRENT = "current"
@@ -46,6 +48,8 @@ class EngineTarget:
     capabilities: tuple[str, ...]  # such as ("sm_86", "sm_89")
     gpu: Gpu | None  # of this machine, if the engine can run on it
     ahead: bool  # built for capabilities, not on one GPU
+    index: int = 0  # of the GPU of this machine, in CUDA's order
+    workspace: int | None = None  # [MiB] of GPU memory that TensorRT may try tactics with; None: all
 
     def key(self, bundle: Bundle, graph: str) -> EngineKey:
         """Return what the engine of a graph is kept under."""
@@ -62,18 +66,24 @@ class EngineTarget:
         )
 
 
-def choose_target(flavour: Flavour, gpus: str) -> EngineTarget:
+def choose_target(flavour: Flavour, gpus: str, *, workspace: int | None = None) -> EngineTarget:
     """Find out what can be built here, before any work is done.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
-        gpus: "current", or compute capabilities such as "sm_86,sm_89".
+        gpus: "current", "cuda:1" for the second GPU of this machine, or compute capabilities such as
+            "sm_86,sm_89".
+        workspace: GPU memory that TensorRT may use while it tries tactics [MiB]; None: all that is free.
 
     Raises:
         EngineError: the package is not installed, or it does not build for such a GPU.
     """
     trt = import_flavour(flavour)
-    here = next(iter(find_gpus()), None)
+    gpus, index = named_gpu(gpus)
+    found = find_gpus()
+    if index and index >= len(found):
+        raise EngineError(f"--gpu cuda:{index}: CUDA sees {len(found)} GPUs, numbered from 0")
+    here = found[index] if found else None
     names = tuple(dict.fromkeys(name.strip() for name in gpus.split(",")))
     if wrong := [name for name in names if name != CURRENT and not re.fullmatch(r"sm_\d{2,3}", name)]:
         raise EngineError(
@@ -94,7 +104,14 @@ def choose_target(flavour: Flavour, gpus: str) -> EngineTarget:
             f"{'; TensorRT builds only on a machine with that GPU' if flavour == 'tensorrt' else ''}"
         )
     runs = here if here is not None and here.capability in names else None
-    return EngineTarget(flavour, trt.__version__, names, runs, ahead=flavour == "tensorrt-rtx")
+    ahead = flavour == "tensorrt-rtx"
+    return EngineTarget(flavour, trt.__version__, names, runs, ahead, index, workspace)
+
+
+def named_gpu(gpus: str) -> tuple[str, int]:
+    """Read "cuda:N" as the GPU of this machine with that number; other texts mean the first GPU."""
+    found = re.fullmatch(r"cuda(?::(\d+))?", gpus.strip())
+    return (CURRENT, int(found[1] or 0)) if found else (gpus, 0)
 
 
 def buildable(trt: ModuleType, flavour: Flavour, here: Gpu | None) -> tuple[str, ...]:
@@ -106,15 +123,27 @@ def buildable(trt: ModuleType, flavour: Flavour, here: Gpu | None) -> tuple[str,
 
 
 def build_engines(
-    bundle: Bundle, target: EngineTarget, report: Report = lambda _: None
+    bundle: Bundle,
+    target: EngineTarget,
+    report: Report = lambda _: None,
+    *,
+    only: Sequence[str] = (),
 ) -> list[EngineRecord]:
     """Build, check and keep the engines of all graphs but text in FP16 and BF16, or else of those in FP32.
+
+    Args:
+        bundle: a checked bundle.
+        target: from `choose_target`.
+        report: told of each step in a few words.
+        only: names of graphs; empty for those above.
 
     Raises:
         EngineError: the graph cannot be built, or the engine is not what the bundle promises.
     """
     names = [name for name in bundle.manifest.graphs if name not in ("text", "vision.int8")]
-    graphs = [name for name in names if name.endswith((".fp16", ".bf16"))] or names
+    if unknown := [name for name in only if name not in names]:
+        raise EngineError(f"{bundle.path}: --graph {unknown[0]}: expected one of {', '.join(names)}")
+    graphs = list(only) or [name for name in names if name.endswith((".fp16", ".bf16"))] or names
     return [build_engine(bundle, graph, target, report) for graph in graphs]
 
 
@@ -168,15 +197,24 @@ def _build(
 ) -> tuple[bytes, list[Layer], float]:
     trt = import_flavour(target.flavour)
     spec = bundle.manifest.graphs[graph]
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
+    errors = ErrorRecorder(trt)
+    builder = make(
+        "builder",
+        lambda: trt.Builder(errors.logger),
+        flavour=target.flavour,
+        version=target.version,
+        errors=errors,
+    )
     network = builder.create_network(network_flags(trt, bundle, target))
-    parse(trt, network, logger, bundle.file(spec.file))
+    parse(trt, network, errors, bundle.file(spec.file))
     layers = network_layers(network)
     check_layers(layers, spec.precision, f"{spec.file} as {target.flavour} {target.version} reads it")
     check_tensors(network_tensors(network), spec, f"{spec.file} as {target.flavour} reads it")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector shows types only then
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: FP32 products would have 10 bits of mantissa
+    if target.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
     profile, sizes = builder.create_optimization_profile(), engine_cache.profile(bundle, graph)
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -194,7 +232,8 @@ def _build(
     build = build_watched(trt, builder, network, config, expected=expected, report=report)
     if build.data is None:
         raise EngineError(
-            f"{spec.file}: {target.flavour} {target.version} built no engine; its reasons are above"
+            f"{spec.file}: {target.flavour} {target.version} built no engine for "
+            f"{', '.join(target.capabilities)}: {errors.reasons()}"
         )
     if timings is not None:
         timings.keep()
@@ -224,16 +263,16 @@ def register_once(bundle: Path, gpu: str) -> None:
     register_plugins(load_bundle(bundle), gpu)
 
 
-def parse(trt: ModuleType, network: Trt, logger: Trt, file: Path) -> None:
+def parse(trt: ModuleType, network: Trt, errors: ErrorRecorder, file: Path) -> None:
     """Read an ONNX graph into a network.
 
     Raises:
         EngineError: the parser refuses it; the message names the node.
     """
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, errors.logger)
     if not parser.parse_from_file(str(file)):
         first = parser.get_error(0) if parser.num_errors else None
-        why = f"{first.node_name()}: {first.desc()}" if first else "no reason given"
+        why = f"{first.node_name()}: {first.desc()}" if first else errors.reasons()
         raise EngineError(f"{file}: TensorRT's parser refuses it: {' '.join(why.split())}")
 
 
@@ -252,11 +291,12 @@ def _prove(bundle: Bundle, graph: str, target: EngineTarget, data: bytes, report
         report("no such GPU here: the engine is tried on the golden photo before its first use")
         return None
     spec = bundle.manifest.graphs[graph]
-    engine = GpuEngine(data, target.flavour)
+    engine = GpuEngine(data, target.flavour, open_cuda(target.index))
     where = f"the engine of {spec.file}"
     check_tensors(engine.tensors, spec, where)
     check_layers(engine_layers(engine.inspect()), spec.precision, where)
     cosine = verify_golden(bundle, engine)
+    engine.close()
     report(f"the engine reproduces the golden photo: cosine {cosine:.5f}")
     return cosine
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +21,7 @@ NO_ENGINE = "none"
 
 
 def engine_options(command: Command) -> Command:
-    """Add the options to a command, which gets ``engine``, ``gpu`` and ``bundle``."""
+    """Add the options to a command: ``engine``, ``gpu``, ``graphs``, ``workspace`` and ``bundle``."""
     options = (
         click.option(
             "--engine",
@@ -34,8 +34,21 @@ def engine_options(command: Command) -> Command:
             "--gpu",
             default="current",
             show_default=True,
-            metavar="current|SM,...",
+            metavar="current|cuda:N|SM,...",
             help="GPUs of the engine, such as sm_86,sm_89; tensorrt-rtx needs none of them here.",
+        ),
+        click.option(
+            "--graph",
+            "graphs",
+            multiple=True,
+            metavar="NAME",
+            help="Build the engine of this graph only, such as vision.fp16; may be repeated.",
+        ),
+        click.option(
+            "--workspace",
+            type=click.IntRange(min=1),
+            metavar="MIB",
+            help="GPU memory that TensorRT may use while it builds.  [default: all that is free]",
         ),
         click.option(
             "--bundle",
@@ -57,7 +70,9 @@ def _immediate(
     return click.option(name, is_flag=True, is_eager=True, expose_value=False, callback=act, help=text)
 
 
-def find_target(engine: str, gpu: str, *, only_engines: bool = False) -> EngineTarget | None:
+def find_target(
+    engine: str, gpu: str, *, only_engines: bool = False, workspace: int | None = None
+) -> EngineTarget | None:
     """Find out what to build before any work is done; None for no engine.
 
     Raises:
@@ -69,7 +84,7 @@ def find_target(engine: str, gpu: str, *, only_engines: bool = False) -> EngineT
 
     flavour = next((name for name in FLAVOURS if name == engine), None)
     if flavour is not None:
-        return choose_target(flavour, gpu)
+        return choose_target(flavour, gpu, workspace=workspace)
     if only_engines:
         raise UserError("--bundle builds an engine: say which, with --engine tensorrt or tensorrt-rtx")
     if gpu != "current":
@@ -77,7 +92,7 @@ def find_target(engine: str, gpu: str, *, only_engines: bool = False) -> EngineT
     return None
 
 
-def build_for(path: Path, target: EngineTarget, report: Report) -> None:
+def build_for(path: Path, target: EngineTarget, report: Report, *, only: Sequence[str] = ()) -> None:
     """Build the engines of a bundle that is there, and print them.
 
     Raises:
@@ -85,10 +100,10 @@ def build_for(path: Path, target: EngineTarget, report: Report) -> None:
     """
     from ovsdino_runtime.bundle.bundle import load_bundle
 
-    show_engines(load_bundle(path), target, report)
+    show_engines(load_bundle(path), target, report, only=only)
 
 
-def show_engines(bundle: Bundle, target: EngineTarget, report: Report) -> None:
+def show_engines(bundle: Bundle, target: EngineTarget, report: Report, *, only: Sequence[str] = ()) -> None:
     """Build a bundle's engines and print what was kept.
 
     Raises:
@@ -96,7 +111,7 @@ def show_engines(bundle: Bundle, target: EngineTarget, report: Report) -> None:
     """
     from ovsdino_export.engines.build import build_engines
 
-    records = build_engines(bundle, target, report)
+    records = build_engines(bundle, target, report, only=only)
     click.echo("")
     for record in records:
         click.echo(describe_engine(record))

@@ -14,7 +14,7 @@ from typing import Any
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.bundle import Graph
-from ovsdino_runtime.engines.tensorrt import Trt
+from ovsdino_runtime.engines.tensorrt_library import Trt
 
 PRODUCTS = {"MATRIX_MULTIPLY", "CONVOLUTION"}
 STATISTICS = {"NORMALIZATION", "SOFTMAX"}

@@ -11,21 +11,26 @@ from ovsdino.kernels.ops import BLOCK, NUM_WARPS, OPTIONS, ROW_BLOCK, group_laun
 from ovsdino.kernels.reference import EPSILON
 from ovsdino.network.config import SAM_GRID_FACTOR, ModelConfig
 from ovsdino.zoo.config import ZooConfig
-from ovsdino_export.engines.ptx import describe_ptx, runs_on, strip_hidden_params
+from ovsdino_export.engines.ptx import describe_ptx, strip_hidden_params
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.bundle.kernels import GridAxis, Kernel, KernelArgument, Operator
+from ovsdino_runtime.bundle.kernels import GridAxis, Kernel, KernelArgument, Operator, runs_on
 
 FOLDER = "kernels"
 # PTX is written in the oldest version that has the GPU, 8.0 at least: drivers refuse what they do not know.
 PTX_VERSIONS = {
+    "sm_75": 80,
     "sm_80": 80,
     "sm_86": 80,
     "sm_87": 80,
     "sm_89": 80,
     "sm_90": 80,
     "sm_100": 86,
+    "sm_103": 88,
+    "sm_110": 90,
     "sm_120": 87,
+    "sm_121": 88,
 }
+DEFAULT_GPUS = ("sm_75", "sm_80")  # their PTX runs on every newer GPU
 ENTRIES: dict[Operator, str] = {
     "DepthwiseBlock": "depthwise_block",
     "DepthwiseBlockStride2": "depthwise_block",
@@ -70,20 +75,35 @@ class KernelPlan:
         return f"{ENTRIES[self.operator]}{stride}-{self.dtype}"
 
 
-def parse_gpus(text: str) -> tuple[str, ...]:
-    """Read a list such as "sm_86,sm_89".
+def parse_gpus(text: str) -> tuple[str, ...] | None:
+    """Read ``--kernels``: "auto", "none", or a list such as "sm_86,sm_89".
+
+    Returns:
+        The GPUs; None for "auto", see `default_gpus`.
 
     Raises:
-        OvsdinoError: one is not known.
+        OvsdinoError: one is not known, or Triton is not installed.
     """
+    if text == "auto":
+        return None
+    if text == "none":
+        return ()
     gpus = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     unknown = [gpu for gpu in gpus if gpu not in PTX_VERSIONS]
     if unknown or not gpus:
-        known = ", ".join(PTX_VERSIONS)
+        known = ", ".join(["auto", "none", *PTX_VERSIONS])
         raise OvsdinoError(f"--kernels: unknown GPU {unknown[0] if unknown else text!r}; known: {known}")
     if not has_triton():
         raise OvsdinoError("--kernels needs triton, which is not installed: pip install triton (on Linux)")
     return gpus
+
+
+def default_gpus(report: Callable[[str], None]) -> tuple[str, ...]:
+    """Return the GPUs whose kernels are compiled by default; none where Triton is not installed."""
+    if has_triton():
+        return DEFAULT_GPUS
+    report("triton is not installed: the bundle gets no kernels, and does not run with --device cuda")
+    return ()
 
 
 def plan_kernels(config: ModelConfig | ZooConfig, precisions: Iterable[str]) -> Iterator[KernelPlan]:

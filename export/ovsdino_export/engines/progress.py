@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from ovsdino_runtime.engines.tensorrt import Trt
+from ovsdino_runtime.engines.tensorrt_library import Trt
 
 Report = Callable[[str], None]
 EVERY = 10.0  # [s] between two reports

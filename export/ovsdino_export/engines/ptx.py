@@ -63,13 +63,6 @@ def strip_hidden_params(ptx: str, declared: int) -> str:
     return f"{ptx[:start]}\n{kept}\n{ptx[end:]}"
 
 
-def runs_on(target: str, gpu: str) -> bool:
-    """Say whether a GPU takes PTX of a target: an "a" ties it to one, otherwise later GPUs take it too."""
-    number = int(target.removeprefix("sm_").rstrip("a"))
-    wanted = int(gpu.removeprefix("sm_"))
-    return number == wanted if target.endswith("a") else number <= wanted
-
-
 def _directive(ptx: str, name: str) -> str:
     match = re.search(DIRECTIVE.format(name), ptx, re.MULTILINE)
     if match is None:

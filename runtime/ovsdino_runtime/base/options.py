@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict, get_args
 
-from ovsdino_runtime.base.errors import OptionError
+from ovsdino_runtime.base.errors import EngineError, OptionError
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -16,7 +16,7 @@ class RuntimeOptions:
     """How a model runs.
 
     Args:
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", or "cuda:1" for the second GPU in CUDA's order.
         engine: "onnxruntime"; on cuda also "tensorrt" or "tensorrt-rtx".
         threads: how many threads compute; None takes all processors.
         precision: which of the bundle's vision graphs runs.
@@ -60,6 +60,31 @@ class RuntimeOptions:
         _check_area(self.min_area, refine=self.refine)
         if not isinstance(self.antialias, bool):
             raise OptionError(f"antialias must be True or False, got {self.antialias!r:.40}")
+
+    @property
+    def device_kind(self) -> str:
+        """Return the device without its number: "cpu" or "cuda".
+
+        Raises:
+            EngineError: as `gpu_index`.
+        """
+        return "cuda" if self.gpu_index else self.device.partition(":")[0]
+
+    @property
+    def gpu_index(self) -> int:
+        """Return the number of the GPU, 0 where the device has none.
+
+        Raises:
+            EngineError: the device is no "cuda:N".
+        """
+        kind, colon, number = self.device.partition(":")
+        if not colon:
+            return 0
+        if kind != "cuda" or not (number.isascii() and number.isdigit()):
+            raise EngineError(
+                f"device {self.device!r}: expected cpu, cuda, or cuda:N with the number of a GPU"
+            )
+        return int(number)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -65,21 +65,50 @@ class Kernel:
     shared_memory: int  # [bytes] dynamic, a block
 
 
+FUSED: tuple[Operator, ...] = ("DepthwiseBlock", "DepthwiseBlockStride2", "PreservationGate")  # in the graph
+
+
+def runs_on(target: str, gpu: str) -> bool:
+    """Say whether a GPU runs PTX of a target: its own, and those of all older GPUs.
+
+    A letter at the end of a target, as in "sm_90a", ties the PTX to that one GPU.
+
+    Args:
+        target: of the PTX, such as "sm_80".
+        gpu: compute capability of the GPU, such as "sm_89".
+    """
+    if target == gpu or target.rstrip("af") == gpu:
+        return True
+    return _generation(target) is not None and (_generation(target) or 0) <= (_generation(gpu) or 0)
+
+
+def _generation(name: str) -> int | None:
+    """Return 80 for "sm_80", None for a target that is tied to one GPU or is none."""
+    digits = name.removeprefix("sm_")
+    return int(digits) if digits.isdigit() else None
+
+
 def choose_kernel(
     kernels: Sequence[Kernel], operator: Operator, *, gpu: str, dtype: str, constants: Mapping[str, int]
 ) -> Kernel:
-    """Find the kernel for a GPU, a type and shapes.
+    """Find the kernel that a GPU runs, for a type and shapes; of several, that for the newest GPU.
 
     Raises:
         EngineError: there is none; the message names what there is.
     """
     named = [kernel for kernel in kernels if kernel.operator == operator]
-    for kernel in named:
-        if (kernel.gpu, kernel.dtype) == (gpu, dtype) and constants.items() <= kernel.constants.items():
-            return kernel
-    wanted = f"{gpu}, {dtype}, {', '.join(f'{key} {value}' for key, value in constants.items())}"
-    gpus = sorted({kernel.gpu for kernel in named})
+    fitting = [
+        kernel
+        for kernel in named
+        if runs_on(kernel.target, gpu)
+        and kernel.dtype == dtype
+        and constants.items() <= kernel.constants.items()
+    ]
+    if fitting:
+        return max(fitting, key=lambda kernel: (kernel.gpu == gpu, _generation(kernel.gpu) or 0))
+    wanted = ", ".join([gpu, dtype, *(f"{key} {value}" for key, value in constants.items())])
+    targets = sorted({kernel.target for kernel in named})
     raise EngineError(
-        f"no kernel {operator} for {wanted}; the bundle's are for {', '.join(gpus) or 'no GPU'}; "
+        f"no kernel {operator} runs on {wanted}; the bundle's are for {', '.join(targets) or 'no GPU'}; "
         f"export it again with --kernels {gpu}"
     )

@@ -1,12 +1,14 @@
-"""CUDA behind a small interface: memory, streams, events, kernels, graphs. pycuda is used here alone.
+"""The interface to CUDA that the rest of the runtime uses, and the choice of what implements it.
 
-The primary context is shared with TensorRT, ONNX Runtime and torch, and current only in `Device.current`.
+Two back ends implement it: `pycuda` (package pycuda) and `cuda_python` (package cuda-python). Both share the
+device's primary context with TensorRT, ONNX Runtime and torch, and make it current only in `Device.current`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +16,13 @@ import numpy.typing as npt
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.bundle.kernels import Kernel
-from ovsdino_runtime.cuda.graph import Graph, capture
 from ovsdino_runtime.geometry.types import Array
 
-Pycuda: TypeAlias = Any  # an object of pycuda, which ships no types
-NON_BLOCKING = 1  # a stream that does not wait for the default stream, on which others may work
-MAX_SHARED = 48 << 10  # [bytes] of a block, unless the function is told of more
-INSTALL = (
-    f"{install_command('cuda')}; pycuda is compiled while it is installed, which needs a C++ compiler and "
-    "CUDA's headers (put CUDA's bin folder, the one with nvcc, on the PATH)"
-)
+Backend = Literal["pycuda", "cuda-python"]
+MODULES: dict[Backend, str] = {"pycuda": "pycuda", "cuda-python": "cuda.bindings"}
+VARIABLE = "OVSDINO_CUDA"  # environment variable that chooses the back end
+MAX_SHARED = 48 << 10  # [bytes] of dynamic shared memory per block without an attribute of the function
+INSTALL = f"{install_command('cuda')} (wheels), or {install_command('pycuda')} (needs a C++ compiler)"
 
 
 class Event(Protocol):
@@ -33,27 +32,27 @@ class Event(Protocol):
         """Wait until the work before it is done."""
 
     def milliseconds_since(self, earlier: Any) -> float:  # noqa: ANN401 - an event of the same device
-        """Measure from another event to this one [ms]; both have passed."""
+        """Return the time from another event to this one [ms]; both have passed."""
 
 
 class Stream(Protocol):
-    """Work in order, on the device."""
+    """A queue of work on the device, executed in order."""
 
     @property
     def handle(self) -> int:
         """The driver's handle, which engines take."""
 
     def record(self, event: Any) -> None:  # noqa: ANN401 - an event of the same device
-        """Let an event pass when the work so far is done."""
+        """Record an event behind the work so far."""
 
     def wait(self, event: Any) -> None:  # noqa: ANN401
-        """Start what comes next when an event has passed."""
+        """Start what is submitted next only when an event has passed."""
 
     def copy_in(self, target: int, source: Array) -> None:
-        """Copy from pinned memory to an address."""
+        """Copy from pinned memory to a device address."""
 
     def copy_out(self, target: Array, source: int) -> None:
-        """Copy from an address to pinned memory."""
+        """Copy from a device address to pinned memory."""
 
     def synchronize(self) -> None:
         """Wait for all work so far."""
@@ -62,213 +61,142 @@ class Stream(Protocol):
 class Block(Protocol):
     """Memory of the device."""
 
-    address: int
+    @property
+    def address(self) -> int:
+        """Where it begins."""
 
     def free(self) -> None:
-        """Give it back."""
+        """Free it."""
 
 
 class Pinned(Protocol):
-    """Memory of the host that the device copies from and to by itself."""
+    """Page-locked host memory, which the device copies from and to without the processor."""
 
     array: npt.NDArray[np.uint8]
 
     def free(self) -> None:
-        """Give it back."""
+        """Free it."""
+
+
+class Graph(Protocol):
+    """A captured sequence of work that is launched as one."""
+
+    def launch(self, stream: Any) -> None:  # noqa: ANN401 - a stream of the same device
+        """Submit all of it to a stream."""
+
+    def free(self) -> None:
+        """Free it."""
 
 
 Launch = Callable[[Stream, Mapping[str, int]], None]  # arguments by name: addresses and integers
 
 
 class Device(Protocol):
-    """A GPU, or what stands for one in a test."""
+    """A GPU, or its stand-in in a test."""
 
     name: str
     capability: str  # such as "sm_89"
+    index: int  # in CUDA's order, among those that CUDA_VISIBLE_DEVICES leaves
+    captures: bool  # whether `capture` works
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the device the calling thread's; its errors leave as `EngineError`."""
+        """Make the device the calling thread's; CUDA's errors leave as `EngineError`."""
 
     def allocate(self, size: int) -> Block:
-        """Take memory of the device [bytes]."""
+        """Allocate device memory [bytes]."""
 
     def pin(self, size: int) -> Pinned:
-        """Take memory of the host [bytes] that the device copies from and to by itself."""
+        """Allocate page-locked host memory [bytes]."""
 
     def make_stream(self, name: str) -> Stream:
-        """Make a stream; the name is for people."""
+        """Make a stream that does not wait for the default stream; the name is for people."""
 
     def make_event(self) -> Event:
         """Make an event."""
 
     def load(self, kernel: Kernel, ptx: bytes) -> Launch:
-        """Load a kernel, which is then called with a stream and its arguments by name."""
+        """Load a kernel; the result is called with a stream and the arguments by name."""
 
     def capture(self, stream: Stream, submit: Callable[[], None]) -> Graph:
-        """Take down what a function submits, beginning and ending on a stream, to be launched as one."""
+        """Capture what a function submits, beginning and ending on a stream; nothing of it runs yet."""
+
+    def close(self) -> None:
+        """Release streams, events, kernels and the context. Blocks and graphs are freed before."""
 
 
-def open_cuda() -> Device:
-    """Open the first GPU.
+def open_cuda(index: int = 0) -> Device:
+    """Open a GPU through the back end that `choose_backend` chooses.
+
+    Args:
+        index: of the GPU, in CUDA's order.
 
     Raises:
-        EngineError: pycuda is not installed, or there is no GPU.
+        EngineError: no back end is installed, CUDA does not start, or there is no such GPU.
     """
+    if choose_backend() == "pycuda":
+        from ovsdino_runtime.cuda.pycuda import open_pycuda
+
+        return open_pycuda(index)
+    from ovsdino_runtime.cuda.cuda_python import open_cuda_python
+
+    return open_cuda_python(index)
+
+
+def choose_backend() -> Backend:
+    """Choose the back end: the one that ``OVSDINO_CUDA`` names; else pycuda if installed, else cuda-python.
+
+    Raises:
+        EngineError: ``OVSDINO_CUDA`` names another, or neither is installed.
+    """
+    asked = os.environ.get(VARIABLE, "")
+    installed = [backend for backend in MODULES if is_installed(backend)]
+    if asked:
+        wanted = next((backend for backend in MODULES if backend == asked), None)
+        if wanted is None:
+            raise EngineError(f"{VARIABLE}={asked}: expected {' or '.join(MODULES)}")
+        if wanted not in installed:
+            raise EngineError(f"{VARIABLE}={asked}: {asked} is not installed; {INSTALL}")
+        return wanted
+    if not installed:
+        raise EngineError(f"device 'cuda' needs cuda-python or pycuda, and neither is installed: {INSTALL}")
+    return installed[0]
+
+
+def is_installed(backend: Backend) -> bool:
+    """Say whether the package of a back end is installed, without importing it."""
     try:
-        import pycuda.driver as driver
-    except (ImportError, OSError) as error:
+        return find_spec(MODULES[backend]) is not None
+    except (ImportError, ValueError):  # its parent package is missing, or blocked by a test
+        return False
+
+
+def refuse_fork(opened_by: int) -> None:
+    """Reject the use of a device in a process that was forked after the device was opened.
+
+    Args:
+        opened_by: the process that opened the device.
+
+    Raises:
+        EngineError: this is another process.
+    """
+    if os.getpid() != opened_by:
         raise EngineError(
-            f"device 'cuda' needs pycuda, which cannot be imported ({error}): {INSTALL}"
-        ) from error
-    try:
-        driver.init()
-        found = driver.Device.count()
-    except driver.Error as error:
-        raise EngineError(f"CUDA does not start: {error}; `ovsdino doctor` looks at the driver") from error
-    if not found:
+            "this process was forked after CUDA was opened, and CUDA does not work in a forked process; "
+            "load the model in the new process, or start it with multiprocessing's 'spawn'"
+        )
+
+
+def check_index(index: int, count: int) -> None:
+    """Reject a GPU that is not there.
+
+    Raises:
+        EngineError: the message says how many there are.
+    """
+    if count == 0:
         raise EngineError("this machine has no NVIDIA GPU that answers; use device 'cpu'")
-    return CudaDevice(driver)
-
-
-class CudaDevice:
-    """The first GPU, through pycuda.
-
-    Args:
-        driver: the module ``pycuda.driver``, initialised.
-    """
-
-    def __init__(self, driver: Pycuda) -> None:
-        self._driver = driver
-        device = driver.Device(0)
-        self._context = device.retain_primary_context()
-        self.name: str = device.name()
-        self.capability = "sm_{}{}".format(*device.compute_capability())
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """See `Device.current`."""
-        self._context.push()
-        try:
-            yield
-        except self._driver.Error as error:
-            raise EngineError(f"{self.name}: {error}; `ovsdino doctor` looks at the driver") from error
-        finally:
-            self._driver.Context.pop()
-
-    def allocate(self, size: int) -> Block:
-        """See `Device.allocate`."""
-        return CudaBlock(self._driver.mem_alloc(size))
-
-    def pin(self, size: int) -> Pinned:
-        """See `Device.pin`."""
-        return CudaPinned(self._driver.pagelocked_empty((size,), np.uint8))
-
-    def make_stream(self, name: str) -> Stream:  # noqa: ARG002 - for back ends that record what they do
-        """See `Device.make_stream`."""
-        return CudaStream(self._driver, self._driver.Stream(NON_BLOCKING))
-
-    def make_event(self) -> Event:
-        """See `Device.make_event`."""
-        return CudaEvent(self._driver.Event())
-
-    def load(self, kernel: Kernel, ptx: bytes) -> Launch:
-        """See `Device.load`."""
-        function = self._driver.module_from_buffer(ptx + b"\0").get_function(kernel.entry)
-        if kernel.shared_memory > MAX_SHARED:
-            attribute = self._driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
-            function.set_attribute(attribute, kernel.shared_memory)
-        layout = ["i" if argument.role == "integer" else "P" for argument in kernel.arguments]
-        function.prepare(layout)
-        block = (32 * kernel.num_warps, 1, 1)
-
-        def launch(stream: CudaStream, values: Mapping[str, int]) -> None:
-            grid = tuple(axis.programs(values) for axis in kernel.grid)
-            arguments = [values[argument.name] for argument in kernel.arguments]
-            shared = kernel.shared_memory
-            function.prepared_async_call(grid, block, stream.raw, *arguments, shared_size=shared)
-
-        return launch  # type: ignore[return-value] # its streams are this device's
-
-    def capture(self, stream: Stream, submit: Callable[[], None]) -> Graph:
-        """See `Device.capture`."""
-        return capture(stream.handle, submit)
-
-
-@dataclass(frozen=True)
-class CudaStream:
-    """A stream of pycuda's."""
-
-    driver: Pycuda
-    raw: Pycuda
-
-    @property
-    def handle(self) -> int:
-        """See `Stream`."""
-        return int(self.raw.handle)
-
-    def record(self, event: "CudaEvent") -> None:
-        """See `Stream`."""
-        event.raw.record(self.raw)
-
-    def wait(self, event: "CudaEvent") -> None:
-        """See `Stream`."""
-        self.raw.wait_for_event(event.raw)
-
-    def copy_in(self, target: int, source: Array) -> None:
-        """See `Stream`."""
-        self.driver.memcpy_htod_async(target, source, self.raw)
-
-    def copy_out(self, target: Array, source: int) -> None:
-        """See `Stream`."""
-        self.driver.memcpy_dtoh_async(target, source, self.raw)
-
-    def synchronize(self) -> None:
-        """See `Stream`."""
-        self.raw.synchronize()
-
-
-@dataclass(frozen=True)
-class CudaEvent:
-    """An event of pycuda's."""
-
-    raw: Pycuda
-
-    def synchronize(self) -> None:
-        """See `Event`."""
-        self.raw.synchronize()
-
-    def milliseconds_since(self, earlier: "CudaEvent") -> float:
-        """See `Event`."""
-        return float(self.raw.time_since(earlier.raw))
-
-
-class CudaBlock:
-    """Memory of pycuda's.
-
-    Args:
-        raw: the allocation.
-    """
-
-    def __init__(self, raw: Pycuda) -> None:
-        self._raw = raw
-        self.address = int(raw)
-
-    def free(self) -> None:
-        """See `Block`."""
-        self._raw.free()
-
-
-class CudaPinned:
-    """Pinned memory of pycuda's.
-
-    Args:
-        array: all of it.
-    """
-
-    def __init__(self, array: npt.NDArray[np.uint8]) -> None:
-        self.array = array
-        self._raw: Pycuda = array.base
-
-    def free(self) -> None:
-        """See `Pinned`."""
-        self._raw.free()
+    if not 0 <= index < count:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
+        raise EngineError(
+            f"device 'cuda:{index}': CUDA sees {count} GPU{'s' * (count > 1)}{why}, numbered from 0"
+        )

@@ -1,12 +1,15 @@
-"""Open a device pipeline: the GPU, the engine that was asked for, and proof that it reproduces the model."""
+"""Open a device pipeline: the GPU, the engine that was asked for, and its check against the model."""
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.cuda.driver import open_cuda
-from ovsdino_runtime.device.pipeline import DevicePipeline
+from ovsdino_runtime.cuda.devices import find_gpus
+from ovsdino_runtime.cuda.driver import Device, check_index, choose_backend, open_cuda
+from ovsdino_runtime.device.pipeline import DevicePipeline, OpenText, OpenVision
+from ovsdino_runtime.device.stages import choose_kernels
 from ovsdino_runtime.device.streams import Streams
 from ovsdino_runtime.engines.cache import FLAVOURS
+from ovsdino_runtime.engines.first_use import find_or_build_engine
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine, verify_golden
 from ovsdino_runtime.engines.onnxruntime_cuda import OrtStreamEngine
 from ovsdino_runtime.engines.stream_engine import StreamEngine
@@ -14,30 +17,64 @@ from ovsdino_runtime.engines.tensorrt import open_cached_engine
 
 
 def open_device_pipeline(bundle: Bundle, options: RuntimeOptions) -> DevicePipeline:
-    """Open the pipeline of the first GPU.
+    """Open the pipeline of a GPU.
+
+    Everything that can be refused without the GPU is checked before it is opened.
 
     Raises:
-        EngineError: pycuda or the engine is not installed, there is no GPU, no kernel or engine for it, or
-            the engine does not reproduce the model.
+        EngineError: the CUDA back end or the engine is not installed, there is no such GPU, no kernel or
+            engine for it, or the engine does not reproduce the model.
         BundleError: the bundle has no graph of this precision.
     """
     graph = vision_graph(bundle, options)
     flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
-    file = bundle.file(bundle.manifest.graphs[graph].file)
+    file, index = bundle.file(bundle.manifest.graphs[graph].file), options.gpu_index
+    check_gpu(bundle, index)
+    if flavour is not None:
+        find_or_build_engine(bundle, graph, flavour, index)
+    device = open_cuda(index)
 
     def open_vision(streams: Streams) -> StreamEngine:
         if flavour is not None:
-            return open_cached_engine(bundle, graph, flavour)
-        engine = OrtStreamEngine(file, streams.vision[0])
+            return open_cached_engine(bundle, graph, flavour, device)
+        engine = OrtStreamEngine(file, streams.vision[0], index=index)
         verify_golden(bundle, engine)
         return engine
 
     def open_text(streams: Streams) -> Engine:
         if flavour is not None:  # engines are built of vision graphs alone
             return open_engine(bundle, "text", threads=options.threads)
-        return OrtStreamEngine(bundle.file(bundle.manifest.graphs["text"].file), streams.text)
+        text = bundle.file(bundle.manifest.graphs["text"].file)
+        return OrtStreamEngine(text, streams.text, index=index)
 
-    return DevicePipeline(bundle, open_cuda(), open_vision, open_text, options)
+    return open_on(device, bundle, open_vision, open_text, options)
+
+
+def open_on(
+    device: Device,
+    bundle: Bundle,
+    open_vision: OpenVision,
+    open_text: OpenText,
+    options: RuntimeOptions,
+) -> DevicePipeline:
+    """Open a pipeline on a device; the device is closed again where that fails."""
+    try:
+        return DevicePipeline(bundle, device, open_vision, open_text, options)
+    except BaseException:
+        device.close()
+        raise
+
+
+def check_gpu(bundle: Bundle, index: int) -> None:
+    """Check that a GPU is there, and that the bundle has kernels that it runs.
+
+    Raises:
+        EngineError: no CUDA back end is installed, there is no such GPU, or no kernel for it.
+    """
+    choose_backend()
+    gpus = find_gpus()
+    check_index(index, len(gpus))
+    choose_kernels(bundle, gpus[index].capability)
 
 
 def vision_graph(bundle: Bundle, options: RuntimeOptions) -> str:

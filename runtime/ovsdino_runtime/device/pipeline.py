@@ -1,19 +1,22 @@
-"""The way of a photo through the model on a GPU: the host's stages, on streams.
+"""The pipeline of a photo on a GPU: the host's stages, on streams.
 
 copy      photo ->                                                             -> labels
 vision 0         cut, encode 0      cut, encode 2      ...     cosines, merge, best class
 vision 1         cut, encode 1      cut, encode 3      ...  |
 text             words that are new, meanwhile -------------|  one event joins them
 
-Windows go to two contexts of the engine in turns. The same photo size and classes again: the whole sequence
-is replayed as one CUDA graph, where the engine allows it.
+Windows go to two contexts of the engine, in batches whose sizes differ by one at most; each context gets
+batches of one size. The same photo size and classes again: the whole sequence is replayed as one CUDA graph,
+where engine and back end allow it. It is captured only after a plain run of the same shapes, as TensorRT
+demands.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,11 +24,10 @@ import numpy as np
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.cuda.driver import Device, Stream
-from ovsdino_runtime.cuda.graph import Graph
+from ovsdino_runtime.cuda.driver import Device, Graph, Stream
 from ovsdino_runtime.device.clock import DeviceClock
 from ovsdino_runtime.device.memory import DeviceMemory
-from ovsdino_runtime.device.plan import PhotoPlan, plan_photo
+from ovsdino_runtime.device.plan import Batch, PhotoPlan, plan_batches, plan_photo
 from ovsdino_runtime.device.stages import CutWindows, EncodeBatch, LabelPixels, load_kernels
 from ovsdino_runtime.device.streams import Streams
 from ovsdino_runtime.engines.onnxruntime import Engine
@@ -35,6 +37,47 @@ from ovsdino_runtime.pipelines.host_stages import Merge, Prepare, choose_refinem
 from ovsdino_runtime.pipelines.pipeline import ImageFeatures, NameSeen, Pixels
 
 FULL_HD = (1080, 1920)  # [px] photos that have room from the start
+
+
+class _Held:
+    """What a pipeline holds on a device; released once, by `DevicePipeline.close` or the garbage collector.
+
+    Args:
+        device: where it is.
+        streams: of the pipeline.
+        engine: of the vision graph.
+        memory: of the pipeline.
+    """
+
+    def __init__(self, device: Device, streams: Streams, engine: StreamEngine, memory: DeviceMemory) -> None:
+        self.device, self.streams, self.engine, self.memory = device, streams, engine, memory
+        self.graph: tuple[_Key, Graph] | None = None
+        self.closed = False
+
+    def forget_graph(self) -> None:
+        """Free the CUDA graph."""
+        if self.graph is not None:
+            self.graph[1].free()
+        self.graph = None
+
+    def wait(self) -> None:
+        """Wait for all that is in flight, whatever became of it."""
+        for stream in self.streams.all():
+            with suppress(Exception):  # a failure is reported by the call in which it happened
+                stream.synchronize()
+
+    def release(self) -> None:
+        """Free memory, graph, engine and the device's handles. Any thread may call it."""
+        if self.closed:
+            return
+        self.closed = True
+        with self.device.current():
+            self.wait()
+            with suppress(EngineError):
+                self.forget_graph()
+            self.memory.free()
+        self.engine.close()
+        self.device.close()
 
 
 @dataclass(frozen=True)
@@ -108,8 +151,9 @@ class DevicePipeline:
             )
         self._plan: PhotoPlan | None = None
         self._text: Floats | None = None  # whose copy is on the device
-        self._last: _Key | None = None
-        self._graph: tuple[_Key, Graph] | None = None
+        self._last: _Key | None = None  # of the last plain run, as long as its shapes are the contexts'
+        self._held = _Held(device, self._streams, self.vision, self.memory)
+        self._finalizer = weakref.finalize(self, self._held.release)
 
     def open_text(self) -> Engine:
         """Open the engine that runs the text graph."""
@@ -117,12 +161,12 @@ class DevicePipeline:
             return self._open_text(self._streams)
 
     def encode(self, photo: Photo) -> ImageFeatures:
-        """Go the way as far as no words are needed, and bring the features to the host.
+        """Run everything that does not depend on the class names, and bring the features to the host.
 
         Raises:
-            EngineError: the engine or the device failed; the pipeline can be used again.
+            EngineError: the engine or the device failed, and the pipeline can be used again; or it is closed.
         """
-        with self._lock, self._device.current():
+        with self._lock, self._current():
             try:
                 plan = self._prepare(photo, None)
                 pinned = self.memory.pin_features(plan)  # (B, D, h, w)
@@ -142,22 +186,22 @@ class DevicePipeline:
     def segment(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
     ) -> Pixels:
-        """Go the rest of the way, on the processor; see `NameSeen`."""
+        """Label features that are on the host, on the processor; see `NameSeen`."""
         return self._name(image_features, text, threshold=threshold, scores=scores)
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
-        """Go the way once; the text is waited for while windows are in flight.
+        """Label a photo; the text is waited for while windows are in flight.
 
         Refined labels are computed on the processor, from the device's features.
 
         Raises:
-            EngineError: the engine or the device failed; the pipeline can be used again.
+            EngineError: the engine or the device failed, and the pipeline can be used again; or it is closed.
         """
         if self._refinement is not None:
             seen = self.encode(photo)
             pixels = self.segment(seen, text, threshold=threshold, scores=scores)
             return replace(pixels, timings={**seen.timings, **pixels.timings})
-        with self._lock, self._device.current():
+        with self._lock, self._current():
             try:
                 plan = self._prepare(photo, threshold)
                 timings = self._run(plan, text, background=threshold is not None, scores=scores)
@@ -168,15 +212,23 @@ class DevicePipeline:
                 raise
 
     def close(self) -> None:
-        """Give back the device's memory."""
-        with self._lock, self._device.current():
-            self._abandon()
-            self.memory.free()
+        """Free the device's memory; wait for a photo in flight. Also happens on garbage collection."""
+        with self._lock:
+            self._plan = self._text = self._last = None
+            self._finalizer()
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        if self._held.closed:
+            raise EngineError(f"{self._device.name}: the model is closed; load it again")
+        with self._device.current():
+            yield
 
     def _prepare(self, photo: Photo, threshold: float | None) -> PhotoPlan:
         """Bring photo and head to pinned memory; for a new size, the tables to the device."""
         if self._plan is None or self._plan.photo != photo.shape[:2]:
-            self._forget_graph()
+            self._held.forget_graph()
+            self._last = None  # the engine's contexts get other shapes
             plan = self._plan_photo((photo.shape[0], photo.shape[1]))
             self.memory.lay_out(plan)
             self.memory.host["tables"][:] = plan.pack_tables()
@@ -195,7 +247,7 @@ class DevicePipeline:
         known = text.done() and text.result() is self._text
         classes = len(self._text) if known and self._text is not None else 0
         key = _Key(plan.photo, self.memory.text_address, classes, background, scores)
-        if known and key == self._last and self.vision.capturable and not self._options.trace.on:
+        if known and key == self._last and self._captures(plan):
             return self._replay(plan, key)
         waited = 0.0
 
@@ -212,18 +264,25 @@ class DevicePipeline:
         self._last = _Key(plan.photo, self.memory.text_address, count, background, scores)
         return self._clock.finish() | {"text": round(1000 * waited, 2)}
 
+    def _captures(self, plan: PhotoPlan) -> bool:
+        """Say whether a CUDA graph can hold the sequence: each context has one shape, and none is timed."""
+        shapes = {(batch.context, batch.count) for batch in self._batches(plan)}
+        steady = len(shapes) == len({context for context, _ in shapes})
+        return steady and self.vision.capturable and self._device.captures and not self._options.trace.on
+
     def _replay(self, plan: PhotoPlan, key: _Key) -> Mapping[str, float]:
         """Launch the sequence as one graph, which is captured the first time."""
         start = time.perf_counter()
         copy = self._streams.copy
-        if self._graph is None or self._graph[0] != key:
-            self._forget_graph()
+        held = self._held
+        if held.graph is None or held.graph[0] != key:
+            held.forget_graph()
 
             def submit() -> None:
                 self._submit(plan, lambda: key.classes, background=key.background, scores=key.scores)
 
-            self._graph = key, self._device.capture(copy, submit)
-        self._graph[1].launch(copy)
+            held.graph = key, self._device.capture(copy, submit)
+        held.graph[1].launch(copy)
         copy.synchronize()
         return {"graph": round(1000 * (time.perf_counter() - start), 2)}
 
@@ -259,17 +318,19 @@ class DevicePipeline:
             vision[0].wait(event)
 
     def _encode_windows(self, plan: PhotoPlan, vision: Sequence[Stream]) -> None:
-        """Cut and encode all windows, some at a time, in the engine's contexts in turns."""
-        at, max_count = self.memory.at, self.vision.max_count
-        for turn, first in enumerate(range(0, plan.windows, max_count)):
-            context = turn % len(vision)
+        """Cut and encode all windows, batch by batch."""
+        at = self.memory.at
+        for batch in self._batches(plan):
+            context, first, count = batch.context, batch.first, batch.count
             stream, track = vision[context], f"vision {context}"
-            batch = min(max_count, plan.windows - first)
             with self._clock.span("resize", stream, track):
                 pixels = at[f"pixels.{context}"]
-                self._cut(plan, at, first=first, batch=batch, pixels=pixels, stream=stream)
+                self._cut(plan, at, first=first, batch=count, pixels=pixels, stream=stream)
             with self._clock.span("vision", stream, track):
-                self._encode(plan, at, context=context, first=first, batch=batch, stream=stream)
+                self._encode(plan, at, context=context, first=first, batch=count, stream=stream)
+
+    def _batches(self, plan: PhotoPlan) -> list[Batch]:
+        return plan_batches(plan.windows, max_count=self.vision.max_count, contexts=len(self._vision))
 
     def _join_text(self, embeddings: Floats) -> int:
         """Bring embeddings to the device, if they are not there, and let the head wait for them."""
@@ -292,16 +353,9 @@ class DevicePipeline:
     def _plan_photo(self, photo: tuple[int, int]) -> PhotoPlan:
         return plan_photo(self._manifest, photo, antialias=self._options.antialias, tile=self._tile)
 
-    def _forget_graph(self) -> None:
-        if self._graph is not None:
-            self._graph[1].free()
-        self._graph = None
-
     def _abandon(self) -> None:
-        """After a failure: wait for what is in flight, and trust nothing that lies on the device."""
-        for stream in self._streams.all():
-            with suppress(Exception):  # the failure itself is reported
-                stream.synchronize()
+        """After a failure: wait for what is in flight, and forget what lies on the device."""
+        self._held.wait()
         with suppress(EngineError):
-            self._forget_graph()
+            self._held.forget_graph()
         self._plan = self._text = self._last = None

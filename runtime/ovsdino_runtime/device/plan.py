@@ -105,3 +105,34 @@ def _colours(manifest: Manifest) -> Floats:
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows that are encoded in one run of the engine."""
+
+    context: int  # of the engine
+    first: int  # of the windows
+    count: int
+
+
+def plan_batches(windows: int, *, max_count: int, contexts: int) -> list[Batch]:
+    """Split windows evenly over the fewest runs: their sizes differ by one at most.
+
+    Runs of the larger size go to the first context and those of the smaller one to the second, so that no
+    context changes its shape within a photo; runs of one size go to all contexts in turns.
+
+    Args:
+        windows: at least 1.
+        max_count: windows in a run, at most.
+        contexts: of the engine.
+    """
+    runs = -(-windows // max_count)
+    small, larger = divmod(windows, runs)  # so many runs have one window more
+    batches, first = [], 0
+    for turn in range(runs):
+        count = small + (turn < larger)
+        context = int(turn >= larger) % contexts if larger else turn % contexts
+        batches.append(Batch(context, first, count))
+        first += count
+    return batches

@@ -13,6 +13,7 @@ from ovsdino_runtime.cuda.driver import Device, Launch, Stream
 from ovsdino_runtime.device.plan import PhotoPlan
 from ovsdino_runtime.engines.stream_engine import Place, StreamEngine
 
+AROUND: tuple[Operator, ...] = ("PhotoWindows", "CosineScores", "MergeArgmax")  # the vision engine
 Addresses = Mapping[str, int]  # by the name of a region of the arena, or of a table of the plan
 
 
@@ -102,20 +103,32 @@ class DeviceKernels:
     tile: tuple[int, int]  # of the merging kernel [px]
 
 
+def choose_kernels(bundle: Bundle, gpu: str) -> dict[Operator, Kernel]:
+    """Choose the kernels around the vision engine for a GPU.
+
+    Args:
+        bundle: the model.
+        gpu: its compute capability, such as "sm_89".
+
+    Raises:
+        EngineError: the bundle has none that the GPU runs; the message holds the command that makes them.
+    """
+    kernels = bundle.manifest.kernels
+    return {
+        operator: choose_kernel(kernels, operator, gpu=gpu, dtype="float32", constants={})
+        for operator in AROUND
+    }
+
+
 def load_kernels(bundle: Bundle, device: Device) -> DeviceKernels:
     """Load the kernels around the vision engine.
 
     Raises:
-        EngineError: the bundle has none for this GPU; the message holds the command that makes them.
+        EngineError: as `choose_kernels`, or the driver does not take one.
     """
-
-    def find(operator: Operator) -> Kernel:
-        kernels = bundle.manifest.kernels
-        return choose_kernel(kernels, operator, gpu=device.capability, dtype="float32", constants={})
-
-    def load(kernel: Kernel) -> Launch:
-        return device.load(kernel, bundle.file(kernel.file).read_bytes())
-
-    merge = find("MergeArgmax")
-    tile = merge.constants["rows"], merge.constants["columns"]
-    return DeviceKernels(load(find("PhotoWindows")), load(find("CosineScores")), load(merge), tile)
+    chosen = choose_kernels(bundle, device.capability)
+    cut, scores, merge = (
+        device.load(chosen[operator], bundle.file(chosen[operator].file).read_bytes()) for operator in AROUND
+    )
+    constants = chosen["MergeArgmax"].constants
+    return DeviceKernels(cut, scores, merge, (constants["rows"], constants["columns"]))

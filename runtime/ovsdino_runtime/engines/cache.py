@@ -22,13 +22,15 @@ from ovsdino_runtime.base.errors import EngineError, OutputError
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.bundle.bundle import Bundle
+from ovsdino_runtime.bundle.kernels import FUSED
 from ovsdino_runtime.cuda.devices import Gpu
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 RECORD_VERSION = 1
-BATCHES = (1, 4, 16)  # of a vision engine's profile: least, best and most windows at once
-DECODED = (1, 8, 64)  # classes in the decoder at once
+# Profiles: smallest, best and largest batch. A context reserves memory for the largest: no more than is sent.
+BATCHES = (1, 4, 4)  # windows of a vision engine at once
+DECODED = (1, 8, 8)  # classes in the decoder at once
 LOCK = ".lock"
 
 
@@ -61,8 +63,6 @@ class EngineKey:
             yield f"it was built for {', '.join(self.capabilities)}, the GPU here is {gpu.capability}"
         elif self.gpu not in ("", gpu.name):
             yield f"it was built on {self.gpu}, the GPU here is {gpu.name}"
-        if self.driver not in ("", gpu.driver):
-            yield f"it was built with driver {self.driver}, here is {gpu.driver}"
         if self.precision != other.precision:
             yield f"it computes in {self.precision}, asked for is {other.precision}"
         if self.batches != other.batches:
@@ -88,6 +88,11 @@ class EngineRecord:
         """Return where the engine lies."""
         return engines_dir() / f"{self.key.digest}.engine"
 
+    @property
+    def runtime_cache(self) -> Path:
+        """Return where TensorRT for RTX's compiled kernels of the engine lie; other flavours have none."""
+        return self.file.with_suffix(".runtime")
+
 
 def profile(bundle: Bundle, graph: str) -> tuple[int, int, int]:
     """Return how many windows or classes an engine of a graph takes at once: least, best, most."""
@@ -107,9 +112,10 @@ def engines_dir() -> Path:
 
 def source_digest(bundle: Bundle, graph: str, flavour: Flavour) -> str:
     """Hash all of a bundle that an engine is built from: the graph, and kernels where they can be plugins."""
-    if flavour == "tensorrt-rtx" or not bundle.manifest.kernels:
+    plugins = [kernel.file for kernel in bundle.manifest.kernels if kernel.operator in FUSED]
+    if flavour == "tensorrt-rtx" or not plugins:
         return bundle.graph_digest(graph)
-    kernels = sorted(bundle.manifest.files[kernel.file] for kernel in bundle.manifest.kernels)
+    kernels = sorted(bundle.manifest.files[file] for file in plugins)
     return hashlib.sha256("".join([bundle.graph_digest(graph), *kernels]).encode()).hexdigest()
 
 
@@ -190,8 +196,8 @@ def find_engine(bundle: Bundle, graph: str, wanted: EngineKey, gpu: Gpu) -> Engi
     Args:
         bundle: the model.
         graph: name of the graph.
-        wanted: its ``capabilities``, ``gpu`` and ``driver`` are not looked at; those of ``gpu`` are.
-        gpu: where it shall run.
+        wanted: its ``capabilities``, ``gpu`` and ``driver`` are ignored; those of ``gpu`` count.
+        gpu: where it will run. Of several engines that fit, one of its driver comes first.
 
     Raises:
         EngineError: there is none; the message says how the nearest one misses, and the command to build it.
@@ -200,7 +206,7 @@ def find_engine(bundle: Bundle, graph: str, wanted: EngineKey, gpu: Gpu) -> Engi
     misses = [(list(record.key.misfits(wanted, gpu)), record) for record in records if record.graph == graph]
     fitting = [record for reasons, record in misses if not reasons]
     if fitting:
-        return fitting[0]
+        return min(fitting, key=lambda record: record.key.driver not in ("", gpu.driver))
     nearest = min(misses, key=lambda miss: len(miss[0]), default=None)
     why = "none was built yet" if nearest is None else f"the nearest one does not fit: {nearest[0][0]}"
     raise EngineError(

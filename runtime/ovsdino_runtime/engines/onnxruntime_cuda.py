@@ -30,13 +30,14 @@ class OrtGpuEngine:
     Args:
         file: the ONNX graph; external data lies beside it.
         provider: "CUDAExecutionProvider"; the CPU's in tests.
+        index: of the GPU, in CUDA's order.
 
     Raises:
         EngineError: as `OrtStreamEngine`.
     """
 
-    def __init__(self, file: Path, provider: str = CUDA) -> None:
-        self._session, self.description = _open_session(file, provider)
+    def __init__(self, file: Path, provider: str = CUDA, *, index: int = 0) -> None:
+        self._session, self.description = _open_session(file, provider, index=index)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs of the graph from all its inputs, by name, and wait for them.
@@ -54,13 +55,15 @@ class OrtStreamEngine:
         file: the ONNX graph; external data lies beside it.
         stream: of the runs.
         provider: "CUDAExecutionProvider"; the CPU's runs when it is called, which is how tests bind memory.
+        index: of the stream's GPU, in CUDA's order.
 
     Raises:
         EngineError: ONNX Runtime is not installed, cannot load the graph, or would run it elsewhere.
     """
 
-    def __init__(self, file: Path, stream: Stream, provider: str = CUDA) -> None:
-        self._session, self.description = _open_session(file, provider, stream)
+    def __init__(self, file: Path, stream: Stream, provider: str = CUDA, *, index: int = 0) -> None:
+        self._session, self.description = _open_session(file, provider, stream, index=index)
+        self._index = index
         self._stream = stream
         self._place = PLACES[provider]
         self._run_options = _import_ort(provider).RunOptions()
@@ -85,20 +88,26 @@ class OrtStreamEngine:
             raise EngineError(f"{self.description}: has one context, on the stream that it was opened with")
         binding = self._session.io_binding()
         for name, place in inputs.items():
-            binding.bind_input(name, self._place, 0, np.float32, place.shape, place.address)
+            binding.bind_input(name, self._place, self._index, np.float32, place.shape, place.address)
         for name, place in outputs.items():
-            binding.bind_output(name, self._place, 0, np.float32, place.shape, place.address)
+            binding.bind_output(name, self._place, self._index, np.float32, place.shape, place.address)
         self._session.run_with_iobinding(binding, self._run_options)
 
+    def close(self) -> None:
+        """See `StreamEngine`."""
+        self._session = None
 
-def _open_session(file: Path, provider: str, stream: Stream | None = None) -> tuple[Any, str]:
+
+def _open_session(
+    file: Path, provider: str, stream: Stream | None = None, *, index: int = 0
+) -> tuple[Any, str]:
     """Open a session, and say what runs it; without a stream it makes one of its own."""
     ort = _import_ort(provider)
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: they are raised as well
-    settings = {"user_compute_stream": str(stream.handle)} if provider == CUDA and stream is not None else {}
+    settings = cuda_settings(index, stream) if provider == CUDA else {}
     try:
         session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
     except (Fail, RuntimeException) as error:
@@ -106,6 +115,14 @@ def _open_session(file: Path, provider: str, stream: Stream | None = None) -> tu
         raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
     check_provider(session.get_providers(), provider, ort.__version__)
     return session, f"ONNX Runtime {ort.__version__}, {provider}"
+
+
+def cuda_settings(index: int, stream: Stream | None) -> dict[str, str]:
+    """Return the options of ONNX Runtime's CUDA provider; FP32 products are FP32, not TF32."""
+    settings = {"device_id": str(index), "use_tf32": "0"}
+    if stream is not None:
+        settings["user_compute_stream"] = str(stream.handle)
+    return settings
 
 
 def check_provider(runs: list[str], wanted: str, version: str) -> None:

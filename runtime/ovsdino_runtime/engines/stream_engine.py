@@ -38,3 +38,6 @@ class StreamEngine(Engine, Protocol):
         Raises:
             EngineError: the engine does not take the shapes, or did not start.
         """
+
+    def close(self) -> None:
+        """Release what the engine holds; wait for a run in flight."""

@@ -1,89 +1,78 @@
-"""Run a TensorRT engine: one call at a time with nothing but the driver, or on streams of a pipeline.
+"""Run a TensorRT engine: with arrays, one call at a time, or on the streams of a pipeline."""
 
-The first is how an engine is proven on the golden photo; CUDA's few calls go to the driver by ctypes.
-"""
-
-import ctypes
-import importlib
+import logging
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from types import ModuleType
-from typing import Any, TypeAlias
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.cuda.devices import find_gpus, load_driver
+from ovsdino_runtime.cuda.arena import Arena
+from ovsdino_runtime.cuda.devices import Gpu, find_gpus
+from ovsdino_runtime.cuda.driver import Block, Device, Pinned, open_cuda
 from ovsdino_runtime.engines.cache import (
     BATCHES,
     EngineKey,
+    EngineRecord,
     Flavour,
     find_engine,
     profile,
     read_engine,
     rebuild_command,
     source_digest,
+    write_whole,
 )
 from ovsdino_runtime.engines.onnxruntime import verify_golden
 from ovsdino_runtime.engines.stream_engine import Place, Stream
+from ovsdino_runtime.engines.tensorrt_library import ErrorRecorder, Trt, import_flavour, make
 from ovsdino_runtime.geometry.types import Array
 
-Trt: TypeAlias = Any  # an object of TensorRT, which ships no types
-MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-EXTRAS: dict[Flavour, str] = {"tensorrt": "ovsdino[tensorrt]", "tensorrt-rtx": "ovsdino[rtx]"}
 CONTEXTS = 2  # that run at once: while one computes, the windows of the other are cut
 NUMPY_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
+log = logging.getLogger(__name__)
 
 
-def import_flavour(flavour: Flavour) -> ModuleType:
-    """Import TensorRT or TensorRT for RTX.
-
-    Raises:
-        EngineError: it is not installed, or its libraries cannot be loaded.
-    """
-    try:
-        return importlib.import_module(MODULES[flavour])
-    except (ImportError, OSError) as error:  # OSError: a library of it is missing
-        jetson = "; on a Jetson use the one of JetPack" if flavour == "tensorrt" else ""
-        raise EngineError(
-            f"{flavour} needs the package {MODULES[flavour]}, which cannot be imported ({error}): "
-            f"pip install '{EXTRAS[flavour]}'{jetson}"
-        ) from error
-
-
-def open_cached_engine(bundle: Bundle, graph: str, flavour: Flavour) -> "GpuEngine":
-    """Open the engine of a vision graph that was built for this machine, and prove it on the golden photo.
+def open_cached_engine(
+    bundle: Bundle, graph: str, flavour: Flavour, device: Device | None = None
+) -> "GpuEngine":
+    """Open the engine of a vision graph that was built for this machine, and check it on the golden photo.
 
     Raises:
         EngineError: there is no GPU, no engine that fits it, or the engine does not reproduce the model.
     """
-    engine = read_cached_engine(bundle, graph, flavour)
+    engine = read_cached_engine(bundle, graph, flavour, device)
     with naming_the_cure(bundle, flavour):
         verify_golden(bundle, engine)
+    engine.keep_runtime_cache()
     return engine
 
 
 @contextmanager
 def naming_the_cure(bundle: Bundle, flavour: Flavour) -> Iterator[None]:
-    """Add the command that builds the engines again to what is wrong with one."""
+    """Add the command that builds the engines again to an engine's error."""
     try:
         yield
     except EngineError as error:
         raise EngineError(f"{error}; build it again: {rebuild_command(bundle, flavour)}") from error
 
 
-def read_cached_engine(bundle: Bundle, graph: str, flavour: Flavour) -> "GpuEngine":
-    """Read the engine of a graph that was built for this machine; nothing of it is proven yet.
+def find_cached_engine(bundle: Bundle, graph: str, flavour: Flavour, index: int = 0) -> EngineRecord:
+    """Find the engine of a graph that was built for a GPU of this machine.
+
+    Args:
+        bundle: a checked bundle.
+        graph: the name of a graph.
+        flavour: which TensorRT.
+        index: of the GPU, in CUDA's order.
 
     Raises:
-        EngineError: there is no GPU, no engine that fits it, or TensorRT does not take it.
+        EngineError: there is no such GPU, or no engine that fits it.
     """
     trt = import_flavour(flavour)
-    gpu = next(iter(find_gpus()), None)
-    if gpu is None:
-        raise EngineError(f"{flavour}: this machine has no NVIDIA GPU that answers; use device 'cpu'")
-    spec = bundle.manifest.graphs[graph]
+    gpu = find_gpu(index, flavour)
     wanted = EngineKey(
         onnx=source_digest(bundle, graph, flavour),
         flavour=flavour,
@@ -91,37 +80,86 @@ def read_cached_engine(bundle: Bundle, graph: str, flavour: Flavour) -> "GpuEngi
         capabilities=(gpu.capability,),
         gpu=gpu.name,
         driver=gpu.driver,
-        precision=spec.precision,
+        precision=bundle.manifest.graphs[graph].precision,
         batches=profile(bundle, graph),
     )
     record = find_engine(bundle, graph, wanted, gpu)
+    if record.key.driver not in ("", gpu.driver):
+        log.warning(
+            "%s: the engine of %s was built with driver %s, here is %s; it is checked on the golden photo. "
+            "To tune it for this driver: %s",
+            *(bundle.manifest.name, graph, record.key.driver, gpu.driver, rebuild_command(bundle, flavour)),
+        )
+    return record
+
+
+def find_gpu(index: int, what: str) -> Gpu:
+    """Return a GPU of this machine.
+
+    Raises:
+        EngineError: there is none with this index.
+    """
+    gpus = find_gpus()
+    if index >= len(gpus):
+        raise EngineError(
+            f"{what}: this machine has no NVIDIA GPU that answers; use device 'cpu'"
+            if not gpus
+            else f"{what}: there is no GPU {index}, CUDA sees {len(gpus)}, numbered from 0"
+        )
+    return gpus[index]
+
+
+def read_cached_engine(
+    bundle: Bundle, graph: str, flavour: Flavour, device: Device | None = None
+) -> "GpuEngine":
+    """Read the engine of a graph that was built for this machine, without checking what it computes.
+
+    Raises:
+        EngineError: there is no GPU, no engine that fits it, or TensorRT does not take it.
+    """
+    record = find_cached_engine(bundle, graph, flavour, device.index if device else 0)
     with naming_the_cure(bundle, flavour):
-        return GpuEngine(read_engine(record), flavour)
+        return GpuEngine(read_engine(record), flavour, device, runtime_cache=record.runtime_cache)
 
 
 class GpuEngine:
-    """A TensorRT engine on the first GPU.
+    """A TensorRT engine on a GPU; `run` may be called by several threads, which take turns.
 
     Args:
         data: what the builder wrote.
         flavour: which TensorRT wrote it.
+        device: the GPU; None opens the first one.
+        runtime_cache: file of TensorRT for RTX's compiled kernels; it is read if it is there.
 
     Raises:
-        EngineError: TensorRT does not take it, or there is no driver.
+        EngineError: TensorRT does not take it, or there is no GPU.
     """
 
-    def __init__(self, data: bytes, flavour: Flavour) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        flavour: Flavour,
+        device: Device | None = None,
+        *,
+        runtime_cache: Path | None = None,
+    ) -> None:
         trt = import_flavour(flavour)
-        self._driver = _Driver()
-        self._trt = trt
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self._engine = self._runtime.deserialize_cuda_engine(data)
-        if self._engine is None:
-            raise EngineError(
-                f"{flavour} {trt.__version__} does not take the engine; it is of another GPU or version"
-            )
-        self._contexts = [self._engine.create_execution_context()]
-        self._context = self._contexts[0]
+        self.device = device or open_cuda()
+        self._trt, self._flavour = trt, flavour
+        self._errors = ErrorRecorder(trt)
+        self._lock = threading.Lock()  # of `run`: one context, one set of buffers
+        self._contexts: list[Trt] = []  # of `enqueue`
+        self._host_run: _HostRun | None = None
+        self._cache_file = runtime_cache
+        self._runtime_cache: Trt = None  # made with the first context
+        with self.device.current():
+            self._runtime = self._make("runtime", lambda: trt.Runtime(self._errors.logger))
+            self._engine = self._runtime.deserialize_cuda_engine(data)
+            if self._engine is None:
+                other = "it is of another GPU or version"
+                raise EngineError(
+                    f"{flavour} {trt.__version__} does not take the engine: {self._errors.reasons(other)}"
+                )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {
             name: (self._engine.get_tensor_dtype(name).name, tuple(self._engine.get_tensor_shape(name)))
@@ -130,13 +168,13 @@ class GpuEngine:
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs = set(inputs)
         self.outputs = [name for name in names if name not in self.inputs]
-        self.description = f"{flavour} {trt.__version__} on {self._driver.name}"
+        self.description = f"{flavour} {trt.__version__} on {self.device.name}"
         self.contexts = CONTEXTS
         self.max_count = BATCHES[1]
-        self.capturable = flavour == "tensorrt"  # the other one's kernels are still being chosen as it runs
+        self.capturable = flavour == "tensorrt"  # RTX captures its graphs itself, see `_make_context`
 
     def inspect(self) -> str:
-        """Describe the engine's layers in JSON, as TensorRT's inspector does."""
+        """Describe the engine's layers in JSON, with TensorRT's inspector."""
         inspector = self._engine.create_engine_inspector()
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
@@ -146,25 +184,28 @@ class GpuEngine:
         Raises:
             EngineError: a shape is outside the profile, or CUDA failed.
         """
-        self._driver.enter()
-        with ExitStack() as stack:
-            for name, given in inputs.items():
-                array = np.ascontiguousarray(given, NUMPY_TYPES[self.tensors[name][0]])
-                if not self._context.set_input_shape(name, array.shape):
-                    raise EngineError(
-                        f"{self.description}: {name} {array.shape} is outside batches {BATCHES}"
-                    )
-                self._context.set_tensor_address(name, self._driver.copy_in(array, stack))
-            results = {name: self._make_output(name) for name in self.outputs}
-            places = {name: self._driver.allocate(array.nbytes, stack) for name, array in results.items()}
-            for name, place in places.items():
-                self._context.set_tensor_address(name, place)
-            stream = self._driver.make_stream(stack)
-            if not self._context.execute_async_v3(stream):
-                raise EngineError(f"{self.description}: the engine did not run; its reason is above")
-            self._driver.synchronize(stream)
-            for name, place in places.items():
-                self._driver.copy_out(results[name], place)
+        with self._lock, self.device.current():
+            if self._host_run is None:
+                self._host_run = _HostRun(self.device, self._make_context())
+            given = {
+                name: np.ascontiguousarray(array, NUMPY_TYPES[self.tensors[name][0]])
+                for name, array in inputs.items()
+            }
+            work = self._host_run
+            self._set_shapes(work.context, {name: array.shape for name, array in given.items()})
+            results = {name: self._make_output(work.context, name) for name in self.outputs}
+            arrays = {**given, **results}
+            places, pinned = work.lay_out(arrays)
+            self._set_addresses(work.context, places)
+            for name, array in given.items():
+                pinned[name][...] = array
+                work.stream.copy_in(places[name], pinned[name])
+            self._execute(work.context, work.stream)
+            for name in results:
+                work.stream.copy_out(pinned[name], places[name])
+            work.stream.synchronize()
+            for name, array in results.items():
+                array[...] = pinned[name]
         return results
 
     def enqueue(
@@ -172,71 +213,102 @@ class GpuEngine:
     ) -> None:
         """See `StreamEngine`."""
         while len(self._contexts) <= context:
-            self._contexts.append(self._engine.create_execution_context())
+            self._contexts.append(self._make_context())
         runs = self._contexts[context]
-        for name, place in inputs.items():
-            if not runs.set_input_shape(name, place.shape):
-                raise EngineError(f"{self.description}: {name} {place.shape} is outside batches {BATCHES}")
-        for name, place in (*inputs.items(), *outputs.items()):
-            runs.set_tensor_address(name, place.address)
-        if not runs.execute_async_v3(stream.handle):
-            raise EngineError(f"{self.description}: the engine did not run; its reason is above")
+        self._set_shapes(runs, {name: place.shape for name, place in inputs.items()})
+        places = {name: place.address for name, place in (*inputs.items(), *outputs.items())}
+        self._set_addresses(runs, places)
+        self._execute(runs, stream)
 
-    def _make_output(self, name: str) -> Array:
-        shape = tuple(self._context.get_tensor_shape(name))
-        return np.empty(shape, NUMPY_TYPES[self.tensors[name][0]])
+    def keep_runtime_cache(self) -> None:
+        """Write the kernels that TensorRT for RTX compiled so far, for the next start."""
+        if self._runtime_cache is None or self._cache_file is None:
+            return
+        with suppress(OSError):  # a cache: without it the next start takes longer
+            write_whole(self._cache_file, bytes(self._runtime_cache.serialize()))
+
+    def close(self) -> None:
+        """Release contexts, buffers and the engine; wait for a run in flight."""
+        with self._lock, self.device.current():
+            if self._host_run is not None:
+                self._host_run.free()
+            self._host_run = None
+            self._contexts.clear()
+            self._engine = self._runtime = None
+
+    def _make_context(self) -> Trt:
+        """Make a context; one of TensorRT for RTX has a cache of compiled kernels and captures graphs."""
+        if self._engine is None:
+            raise EngineError(f"{self.description}: the engine is closed; load the model again")
+        create = self._engine.create_execution_context
+        if self._flavour == "tensorrt-rtx" and hasattr(self._engine, "create_runtime_config"):
+            config = self._engine.create_runtime_config()
+            if self._runtime_cache is None:
+                self._runtime_cache = config.create_runtime_cache()
+                if self._cache_file is not None and self._cache_file.is_file():
+                    self._runtime_cache.deserialize(self._cache_file.read_bytes())
+            config.set_runtime_cache(self._runtime_cache)
+            config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._make("execution context", lambda: create(config))
+        else:
+            context = self._make("execution context", create)
+        # Engines are built with detailed layer names for the inspector; at run time they cost time.
+        context.nvtx_verbosity = self._trt.ProfilingVerbosity.NONE
+        return context
+
+    def _make(self, what: str, factory: Trt) -> Trt:
+        version = self._trt.__version__
+        return make(what, factory, flavour=self._flavour, version=version, errors=self._errors)
+
+    def _set_shapes(self, context: Trt, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                why = self._errors.reasons("it is outside the profile of the engine")
+                raise EngineError(f"{self.description}: does not take {name} of shape {shape}: {why}")
+
+    def _set_addresses(self, context: Trt, places: Mapping[str, int]) -> None:
+        for name, address in places.items():
+            if not context.set_tensor_address(name, address):
+                why = self._errors.reasons("the engine has no such tensor")
+                raise EngineError(f"{self.description}: does not take the address of {name}: {why}")
+
+    def _execute(self, context: Trt, stream: Stream) -> None:
+        if not context.execute_async_v3(stream.handle):
+            raise EngineError(f"{self.description}: the engine did not run: {self._errors.reasons()}")
+
+    def _make_output(self, context: Trt, name: str) -> Array:
+        return np.empty(tuple(context.get_tensor_shape(name)), NUMPY_TYPES[self.tensors[name][0]])
 
 
-class _Driver:
-    """The calls of CUDA's driver that one run needs, on the first GPU's primary context, as in TensorRT."""
+class _HostRun:
+    """What `GpuEngine.run` keeps from call to call: a context, a stream, memory on both sides.
 
-    def __init__(self) -> None:
-        library = load_driver()
-        gpu = next(iter(find_gpus()), None)
-        if library is None or gpu is None:
-            raise EngineError("this machine has no NVIDIA GPU that answers; use device 'cpu'")
-        self.name = gpu.name
-        self._library = library
-        device, self._context = ctypes.c_int(), ctypes.c_void_p()
-        self._call("cuInit", ctypes.c_uint(0))
-        self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
-        self.enter()
+    Args:
+        device: current.
+        context: of the engine, for this alone.
+    """
 
-    def enter(self) -> None:
-        """Make the context the calling thread's: an engine may be run by another one than opened it."""
-        self._call("cuCtxSetCurrent", self._context)
+    def __init__(self, device: Device, context: Trt) -> None:
+        self.context = context
+        self.stream = device.make_stream("run")
+        self._device: Arena[Block] = Arena(device.allocate, 0)
+        self._pinned: Arena[Pinned] = Arena(device.pin, 0)
 
-    def allocate(self, size: int, stack: ExitStack) -> int:
-        """Take memory [bytes] that the stack gives back; return its address."""
-        place = ctypes.c_uint64()
-        self._call("cuMemAlloc_v2", ctypes.byref(place), ctypes.c_size_t(size))
-        stack.callback(self._call, "cuMemFree_v2", place)
-        return place.value
+    def lay_out(self, arrays: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, Array]]:
+        """Place tensors: their addresses on the device, and pinned arrays of their shapes."""
+        sizes = {name: array.nbytes for name, array in arrays.items()}
+        on_device, on_host = self._device.lay_out(sizes), self._pinned.lay_out(sizes)
+        device, pinned = self._device.block, self._pinned.block
+        assert device is not None
+        assert pinned is not None
+        views = {
+            name: pinned.array[on_host[name] :][: array.nbytes].view(array.dtype).reshape(array.shape)
+            for name, array in arrays.items()
+        }
+        return {name: device.address + start for name, start in on_device.items()}, views
 
-    def copy_in(self, array: Array, stack: ExitStack) -> int:
-        """Copy an array to the GPU; return its address."""
-        place = self.allocate(array.nbytes, stack)
-        source = ctypes.c_void_p(array.ctypes.data)
-        self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(place), source, ctypes.c_size_t(array.nbytes))
-        return place
-
-    def copy_out(self, array: Array, place: int) -> None:
-        """Fill an array from the GPU."""
-        target = ctypes.c_void_p(array.ctypes.data)
-        self._call("cuMemcpyDtoH_v2", target, ctypes.c_uint64(place), ctypes.c_size_t(array.nbytes))
-
-    def make_stream(self, stack: ExitStack) -> int:
-        """Make a stream that the stack destroys; return its handle."""
-        stream = ctypes.c_void_p()
-        self._call("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(0))
-        stack.callback(self._call, "cuStreamDestroy_v2", stream)
-        return stream.value or 0
-
-    def synchronize(self, stream: int) -> None:
-        """Wait for all work on a stream."""
-        self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
-
-    def _call(self, name: str, *arguments: object) -> None:
-        if code := getattr(self._library, name)(*arguments):
-            raise EngineError(f"CUDA's {name} failed with error {code}; `ovsdino doctor` looks at the driver")
+    def free(self) -> None:
+        """Free the memory."""
+        self.stream.synchronize()
+        self._device.free()
+        self._pinned.free()

@@ -6,7 +6,9 @@ from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
+from ovsdino_runtime.cuda.driver import open_cuda
 from ovsdino_runtime.engines.cache import FLAVOURS
+from ovsdino_runtime.engines.first_use import find_or_build_engine
 from ovsdino_runtime.engines.onnxruntime import GOLDEN_COSINE, Engine, once_per_machine, open_engine
 from ovsdino_runtime.engines.onnxruntime_cuda import OrtGpuEngine
 from ovsdino_runtime.engines.tensorrt import read_cached_engine
@@ -34,7 +36,7 @@ def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3se
         )
     engines = {stage: open_graph(bundle, stage + suffix, options) for stage in stages}
     pipeline = Dinov3segPipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
-    if options.device == "cpu":
+    if options.device_kind == "cpu":
         digests = [bundle.graph_digest(stage + suffix) for stage in stages]
         key = (*digests, bundle.manifest.files[GOLDEN], engines["vision"].description)
         once_per_machine(key, lambda: verify_dinov3seg(bundle, pipeline))
@@ -50,11 +52,13 @@ def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
         EngineError: the engine or the GPU is not there.
     """
     flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
-    if options.device == "cpu" or (flavour is not None and graph == "text"):
+    if options.device_kind == "cpu" or (flavour is not None and graph == "text"):
         return open_engine(bundle, graph, threads=options.threads)
+    index = options.gpu_index
     if flavour is not None:
-        return read_cached_engine(bundle, graph, flavour)
-    return OrtGpuEngine(bundle.file(bundle.manifest.graphs[graph].file))
+        find_or_build_engine(bundle, graph, flavour, index)
+        return read_cached_engine(bundle, graph, flavour, open_cuda(index))
+    return OrtGpuEngine(bundle.file(bundle.manifest.graphs[graph].file), index=index)
 
 
 def verify_dinov3seg(bundle: Bundle, pipeline: Dinov3segPipeline) -> float:

@@ -141,7 +141,7 @@ def open_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
     Raises:
         EngineError: there is none, it is not installed, or it does not reproduce the model.
     """
-    way = PIPELINES.get((options.device, options.engine))
+    way = PIPELINES.get((options.device_kind, options.engine))
     if way is None:
         known = ", ".join(f"{device} with {engine}" for device, engine in PIPELINES)
         raise EngineError(f"device {options.device!r} with engine {options.engine!r}: expected {known}")

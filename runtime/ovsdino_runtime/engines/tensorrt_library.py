@@ -1,0 +1,132 @@
+"""TensorRT's library: its import, its error messages, and what to do where it does not start."""
+
+import importlib
+from collections import deque
+from collections.abc import Callable
+from importlib import metadata
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.cuda.devices import find_gpus
+from ovsdino_runtime.engines.cache import Flavour
+
+Trt: TypeAlias = Any  # an object of TensorRT, which ships no types
+MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+MAX_REASONS = 4  # messages of TensorRT in one error
+# CUDA of a wheel -> the oldest driver that runs it on Linux (NVIDIA, CUDA compatibility, table 1).
+OLDEST_DRIVERS = {12: "525.60", 13: "580.65"}
+
+
+def import_flavour(flavour: Flavour) -> ModuleType:
+    """Import TensorRT or TensorRT for RTX.
+
+    Raises:
+        EngineError: it is not installed, or its libraries cannot be loaded.
+    """
+    try:
+        return importlib.import_module(MODULES[flavour])
+    except (ImportError, OSError) as error:  # OSError: a library of it is missing
+        jetson = "; on a Jetson use the one of JetPack" if flavour == "tensorrt" else ""
+        raise EngineError(
+            f"{flavour} needs the package {MODULES[flavour]}, which cannot be imported ({error}): "
+            f"{install_command(EXTRAS[flavour])}{jetson}"
+        ) from error
+
+
+class ErrorRecorder:
+    """Collects TensorRT's error messages, so that ours can hold them.
+
+    Its ``logger`` is given to builder, parser and runtime, which pass it on to all that they make.
+
+    Args:
+        trt: the module of a flavour.
+    """
+
+    def __init__(self, trt: ModuleType) -> None:
+        self._messages: deque[str] = deque(maxlen=64)
+        self.logger = make_logger(trt, self._messages.append)
+
+    def reasons(self, otherwise: str = "it gave no reason") -> str:
+        """Return the errors since the last call, in a line; ``otherwise`` where there are none."""
+        messages = []
+        while self._messages:
+            messages.append(" ".join(self._messages.popleft().split()))
+        return "; ".join(list(dict.fromkeys(messages))[:MAX_REASONS]) or otherwise
+
+
+def make_logger(trt: ModuleType, record: Callable[[str], None]) -> Trt:
+    """Make a logger that passes on errors alone; its base class exists only once a flavour is imported."""
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
+        """Passes errors on to ``record``."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Trt, message: str) -> None:
+            """Called by TensorRT, from any of its threads."""
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                record(message)
+
+    return Logger()
+
+
+def make(
+    what: str, factory: Callable[[], Trt], *, flavour: Flavour, version: str, errors: ErrorRecorder
+) -> Trt:
+    """Call a factory of TensorRT, and turn a null result into an error.
+
+    Args:
+        what: it makes, such as "builder".
+        factory: gives None, or raises TypeError on a null pointer.
+        flavour, version: of TensorRT.
+        errors: of the logger that the factory uses.
+
+    Raises:
+        EngineError: it made nothing; the message holds TensorRT's reason, or compares driver and CUDA.
+    """
+    try:
+        made = factory()
+    except TypeError as error:  # pybind11: "factory function returned nullptr"
+        if "nullptr" not in str(error):
+            raise
+        made = None
+    if made is None:
+        reason = errors.reasons(driver_advice(flavour, version) or "it gave no reason")
+        raise EngineError(f"{flavour} {version} makes no {what}: {reason}")
+    return made
+
+
+def driver_advice(flavour: Flavour, version: str) -> str:
+    """Say which CUDA a TensorRT needs and which the driver has, where the driver is too old; else ""."""
+    needed = cuda_of(flavour, version)
+    gpu = next(iter(find_gpus()), None)
+    if gpu is None:
+        return "no NVIDIA GPU or driver answers, see `ovsdino doctor`"
+    major = gpu.cuda.partition(".")[0]
+    if not major.isdigit() or int(major) >= needed:
+        return ""
+    oldest = OLDEST_DRIVERS.get(needed)
+    return (
+        f"it needs CUDA {needed}, the driver here ({gpu.driver}) runs CUDA {gpu.cuda}; update the driver"
+        f"{f' to {oldest} or later' if oldest else ''}, or install the {flavour} for CUDA {major}"
+    )
+
+
+def cuda_of(flavour: Flavour, version: str) -> int:
+    """Return the major version of the CUDA that an installed TensorRT was built for.
+
+    The package's name holds it, as in ``tensorrt_cu12``; without one, TensorRT 11 and later need CUDA 13.
+    """
+    base = MODULES[flavour]
+    for major in sorted(OLDEST_DRIVERS):
+        for name in (f"{base}_cu{major}", f"{base}_cu{major}_bindings"):
+            try:
+                if metadata.version(name) == version:
+                    return major
+            except metadata.PackageNotFoundError:  # noqa: PERF203 - that is the question
+                continue
+    return 13 if int(version.partition(".")[0]) >= 11 else 12
