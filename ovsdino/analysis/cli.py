@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ovsdino.analysis.encoders import Encoder
-    from ovsdino.analysis.measure import Run
+    from ovsdino.analysis.measure import AnalysisRun
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
@@ -112,12 +112,12 @@ def _open(specs: tuple[str, ...], device: torch.device) -> list[Encoder]:
 
 
 @contextmanager
-def _running(folder: Path, options: dict[str, Any]) -> Iterator[Run]:
+def _running(folder: Path, options: dict[str, Any]) -> Iterator[AnalysisRun]:
     """List the photos, prepare the folder of results, and show progress."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ovsdino.analysis.measure import Run
+    from ovsdino.analysis.measure import AnalysisRun
     from ovsdino.analysis.photos import choose_photos
     from ovsdino_runtime.base.out_folder import check_out
 
@@ -127,7 +127,7 @@ def _running(folder: Path, options: dict[str, Any]) -> Iterator[Run]:
     columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("photos", total=len(photos))
-        yield Run(
+        yield AnalysisRun(
             photos,
             device,
             options["batch"],

@@ -22,7 +22,7 @@ def _ignore(_: object) -> None:
 
 
 @dataclass(frozen=True)
-class Run:
+class AnalysisRun:
     """The photos of a run, and the callbacks for progress."""
 
     photos: Sequence[Path]
@@ -38,7 +38,7 @@ Pair = tuple[Encoder, tuple[int, ...]]  # an encoder and its 1-based blocks
 
 def measure_spectra(
     encoders: Sequence[Encoder],
-    run: Run,
+    run: AnalysisRun,
     *,
     layers: Sequence[int] | None = None,
     options: SpectrumOptions | None = None,
@@ -69,7 +69,7 @@ def measure_spectra(
     return [mean.result(one.name, some) for mean, (one, some) in zip(means, pairs, strict=True)]
 
 
-def measure_similarity(first: Encoder, second: Encoder, run: Run, *, last: int = 5) -> Similarity:
+def measure_similarity(first: Encoder, second: Encoder, run: AnalysisRun, *, last: int = 5) -> Similarity:
     """Measure linear CKA between the last layers of two encoders; every cell of a photo is an example.
 
     Both see the same square of a photo, each at its own size; maps are averaged over the coarser grid.
@@ -100,7 +100,7 @@ def measure_similarity(first: Encoder, second: Encoder, run: Run, *, last: int =
     return Similarity(*names, first_layers, second_layers, photos, sums.count, sums.result(), sums.chance())
 
 
-def _partial(run: Run, pairs: Sequence[Pair], sums: Sequence[Sums], settings: object) -> Partial:
+def _partial(run: AnalysisRun, pairs: Sequence[Pair], sums: Sequence[Sums], settings: object) -> Partial:
     if run.partial is None:
         return Partial(None, "", sums)
     layers = [(one.name, some) for one, some in pairs]
@@ -110,7 +110,7 @@ def _partial(run: Run, pairs: Sequence[Pair], sums: Sequence[Sums], settings: ob
 
 
 def _go_through(
-    run: Run, pairs: Sequence[Pair], add: Callable[[list[list[Tensor]]], None], partial: Partial
+    run: AnalysisRun, pairs: Sequence[Pair], add: Callable[[list[list[Tensor]]], None], partial: Partial
 ) -> int:
     """Call ``add`` with each batch's maps, by encoder and layer. Return the number of photos."""
     before = partial.load()

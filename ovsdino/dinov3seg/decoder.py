@@ -22,7 +22,7 @@ def double_convolution(channels: int, out: int, group: int) -> nn.Sequential:
     return nn.Sequential(*one(channels), *one(out))
 
 
-class Stage(nn.Module):
+class UpsamplingStage(nn.Module):
     """Double the resolution, put the guidance beside, and convolve twice.
 
     Shape: x (B * N, C, h, w), guidance (B, guidance, 2h, 2w) or None -> (B * N, out, 2h, 2w).
@@ -69,8 +69,8 @@ class UpsamplingDecoder(nn.Module):
         if config.prior:
             self.prior_up1 = nn.ConvTranspose2d(config.prior.width, wide, 2, stride=2)
             self.prior_up2 = nn.ConvTranspose2d(config.prior.width, narrow, 4, stride=4)
-        self.stage1 = Stage(config.width, first, prior=wide, guidance=guidance[0], group=group)
-        self.stage2 = Stage(first, second, prior=narrow, guidance=guidance[1], group=group)
+        self.stage1 = UpsamplingStage(config.width, first, prior=wide, guidance=guidance[0], group=group)
+        self.stage2 = UpsamplingStage(first, second, prior=narrow, guidance=guidance[1], group=group)
         self.head = nn.Conv2d(second, 1, 3, padding=1)
 
     def forward(self, x: Tensor, prior: Prior | None) -> Tensor:

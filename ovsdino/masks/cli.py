@@ -10,7 +10,7 @@ import click
 from ovsdino.torch_errors import user_errors
 
 if TYPE_CHECKING:
-    from ovsdino.masks.options import Request
+    from ovsdino.masks.options import MaskOptions
 
 FOLDER = click.Path(path_type=Path)
 SHARE = click.FloatRange(0, 1)
@@ -102,12 +102,12 @@ def pseudo_masks(**options: Any) -> None:  # noqa: ANN401 - whole to Request, wh
     """
     smaller = "give a smaller --sam or --detector, or fewer --workers"
     with user_errors("this", extra=lambda name: "cluster" if name == "ray" else "masks", smaller=smaller):
-        from ovsdino.masks.options import Request
+        from ovsdino.masks.options import MaskOptions
 
-        run(Request(**options))
+        run(MaskOptions(**options))
 
 
-def run(request: Request) -> None:
+def run(request: MaskOptions) -> None:
     """Plan the job, make the masks, and print a summary."""
     from ovsdino.masks.plan import plan
     from ovsdino.masks.progress import counting, working

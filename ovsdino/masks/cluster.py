@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ovsdino.masks.errors import MaskError
-from ovsdino.masks.make import Advance, Job, finish, shard_records
+from ovsdino.masks.make import Advance, MaskJob, finish, shard_records
 from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.store.shards import check_masks, start_masks, write_shard
-from ovsdino.masks.teachers.source import Source, SourceOptions
+from ovsdino.masks.teachers.source import MaskSource, MaskSourceOptions
 from ovsdino.torch_errors import explain
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.cluster.ray import connected, gpus_each
@@ -22,9 +22,9 @@ SMALLER = "give a smaller --sam or --detector"  # where memory is short
 class ShardMaker:
     """A worker: it holds the networks and makes one shard at a time. Ray replaces a worker that dies."""
 
-    def __init__(self, out: Path, photos: Path, options: SourceOptions) -> None:
+    def __init__(self, out: Path, photos: Path, options: MaskSourceOptions) -> None:
         self.out, self.photos, self.options = out, photos, options
-        self.source: Source | None = None
+        self.source: MaskSource | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make a shard. Return its number of photos, or why it cannot be made.
@@ -50,7 +50,7 @@ class ShardMaker:
 
 
 def make_masks_on_cluster(
-    job: Job, *, address: str, workers: int, device: str | None, begin: Advance, advance: Advance
+    job: MaskJob, *, address: str, workers: int, device: str | None, begin: Advance, advance: Advance
 ) -> None:
     """Make the missing shards with Ray workers.
 
@@ -82,7 +82,7 @@ def make_masks_on_cluster(
     finish(job)
 
 
-def _run(rows: list[dict[str, Any]], job: Job, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
+def _run(rows: list[dict[str, Any]], job: MaskJob, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
     import ray
 
     context = ray.data.DataContext.get_current()

@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ovsdino.masks.errors import MaskError
-from ovsdino.masks.make import Job
+from ovsdino.masks.make import MaskJob
 from ovsdino.masks.nouns.captions import list_photos
 from ovsdino.masks.nouns.nouns import PhotoNouns
-from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
+from ovsdino.masks.store.shards import MaskRegion, PhotoMasks, Rle
 from ovsdino.masks.teachers.label_regions import bounds
 from ovsdino_runtime.files.labeled_folder import NOTHING, read_labels, require_same_size, to_classes
 from ovsdino_runtime.geometry.metrics import IGNORED
 from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
-    from ovsdino.masks.options import Request
+    from ovsdino.masks.options import MaskOptions
 
 NAME = "labels"
 UNUSED = "-"  # in the list of names: a value that no pixel should have; it is left out
@@ -123,7 +123,7 @@ def label_masks(image: str, raw: npt.NDArray[np.int32], names: LabelNames, where
     for number, noun in enumerate(classes):
         mask = labels == number
         if mask.any():
-            regions.append(Region(noun, Rle.encode(mask), 1.0, bounds(mask)))
+            regions.append(MaskRegion(noun, Rle.encode(mask), 1.0, bounds(mask)))
     unknown = labels == IGNORED
     return PhotoMasks(
         image=image,
@@ -137,7 +137,7 @@ def label_masks(image: str, raw: npt.NDArray[np.int32], names: LabelNames, where
     )
 
 
-def label_job(request: Request) -> Job:
+def label_job(request: MaskOptions) -> MaskJob:
     """Find the photos that have a label map.
 
     Raises:
@@ -157,7 +157,7 @@ def label_job(request: Request) -> Job:
         raise MaskError(
             f"{request.labels}: no label map of any photo in {request.photos}; cat.jpg needs cat.png"
         )
-    return Job(
+    return MaskJob(
         out=request.out,
         photos=request.photos,
         tasks=tuple(PhotoNouns(image, (), ()) for image in spread(images, request.max_photos)),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovsdino.masks.errors import MaskError
 from ovsdino.masks.label_files import BACKGROUND, LabelNames, Meaning, label_masks, read_names
-from ovsdino.masks.make import Job
+from ovsdino.masks.make import MaskJob
 from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.options import SYNONYMS, WIDER, spread
 from ovsdino.masks.store.shards import MaskReader, PhotoMasks
@@ -32,7 +32,7 @@ from ovsdino_runtime.files.labeled_folder import (
 from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
-    from ovsdino.masks.options import Request
+    from ovsdino.masks.options import MaskOptions
 
 NAME = "sets"
 PARTS, DISTRACTORS = "parts.json", "distractors.json"  # read by ovsdino.training
@@ -136,7 +136,7 @@ class SetReader:
         return label_masks(task.image, raw, self.options.names[folder], str(file))
 
 
-def set_job(request: Request) -> Job:
+def set_job(request: MaskOptions) -> MaskJob:
     """Find the photos of the sets and read what their labels mean.
 
     Raises:
@@ -160,7 +160,7 @@ def set_job(request: Request) -> Job:
         synonyms.setdefault(noun, [noun])
     for noun, called in file.names.items():
         synonyms[noun] = list(dict.fromkeys([*synonyms.get(noun, [noun]), *called]))
-    return Job(
+    return MaskJob(
         out=request.out,
         photos=request.photos,
         tasks=tuple(

@@ -23,7 +23,7 @@ from ovsdino.masks.store.shards import (
     write_beside,
     write_shard,
 )
-from ovsdino.masks.teachers.source import Source, SourceOptions
+from ovsdino.masks.teachers.source import MaskSource, MaskSourceOptions
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.photo import load_photo
 
@@ -31,13 +31,13 @@ Advance = Callable[[int], None]  # told of so many further photos
 
 
 @dataclass(frozen=True)
-class Job:
+class MaskJob:
     """A job: photos, source of the masks, and output folder."""
 
     out: Path
     photos: Path  # folder
     tasks: tuple[PhotoNouns, ...]  # one a photo
-    source: SourceOptions
+    source: MaskSourceOptions
     shard_size: int = 64  # photos a shard: what a kill can cost
     options: Mapping[str, object] = field(default_factory=dict)  # further things that the masks depend on
     beside: Mapping[str, object] = field(
@@ -60,7 +60,7 @@ class Job:
 
 
 def shard_records(
-    source: Source, photos: Path, tasks: Sequence[PhotoNouns], advance: Advance
+    source: MaskSource, photos: Path, tasks: Sequence[PhotoNouns], advance: Advance
 ) -> Iterator[Record]:
     """Run the source on each task. A photo that cannot be read is recorded as skipped, with the reason."""
     for task in tasks:
@@ -73,7 +73,7 @@ def shard_records(
         advance(1)
 
 
-def make_masks(job: Job, *, begin: Advance, advance: Advance) -> None:
+def make_masks(job: MaskJob, *, begin: Advance, advance: Advance) -> None:
     """Make the missing shards in this process.
 
     Args:
@@ -96,7 +96,7 @@ def make_masks(job: Job, *, begin: Advance, advance: Advance) -> None:
     finish(job)
 
 
-def finish(job: Job) -> None:
+def finish(job: MaskJob) -> None:
     """Index the shards once all are written, and write the files beside them."""
     for name, content in job.beside.items():
         write_beside(job.out, name, content)

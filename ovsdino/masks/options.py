@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Request:
+class MaskOptions:
     """The options of ``ovsdino pseudo-masks``, by the same names."""
 
     photos: Path

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovsdino.masks.errors import MaskError
-from ovsdino.masks.make import Advance, Job, make_masks
+from ovsdino.masks.make import Advance, MaskJob, make_masks
 from ovsdino.masks.nouns.captions import CaptionedPhoto, Captions, read_captions
 from ovsdino.masks.nouns.nouns import NounFilter, PhotoNouns, Runs, caption_runs, photo_nouns
-from ovsdino.masks.options import SYNONYMS, WIDER, Request, spread
+from ovsdino.masks.options import SYNONYMS, WIDER, MaskOptions, spread
 from ovsdino.masks.store.contact_sheet import draw_sheet
 from ovsdino.masks.store.shards import MaskReader
-from ovsdino.masks.teachers.source import SourceOptions
+from ovsdino.masks.teachers.source import MaskSourceOptions
 from ovsdino_runtime.base.out_folder import check_out
 
 SHEET, NOUNS = "contact-sheet.png", "nouns.json"
@@ -23,8 +23,8 @@ SHEET, NOUNS = "contact-sheet.png", "nouns.json"
 class Plan:
     """A checked job."""
 
-    request: Request
-    job: Job
+    request: MaskOptions
+    job: MaskJob
     notes: tuple[str, ...]  # what a user should know before it runs
 
     def run(self, begin: Advance, advance: Advance) -> None:
@@ -69,7 +69,7 @@ class Plan:
         return lines
 
 
-def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
+def plan(request: MaskOptions, counted: Callable[[int, int], None]) -> Plan:
     """Check the options and find the photos' nouns.
 
     Args:
@@ -101,7 +101,7 @@ def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
     captions = read_captions(request.captions, request.photos)
     captions = replace(captions, photos=spread(captions.photos, request.max_photos))
     tasks, beside = _find_nouns(captions.photos, request, counted)
-    job = Job(
+    job = MaskJob(
         out=request.out,
         photos=request.photos,
         tasks=tuple(tasks),
@@ -114,7 +114,7 @@ def plan(request: Request, counted: Callable[[int, int], None]) -> Plan:
     return Plan(request, job, (*_notes(captions, request), nouns))
 
 
-def _grounded_sam(request: Request) -> SourceOptions:
+def _grounded_sam(request: MaskOptions) -> MaskSourceOptions:
     from ovsdino.masks.teachers.grounded_sam import GroundedSamOptions
     from ovsdino.masks.teachers.grounding import BoxThresholds
 
@@ -130,7 +130,7 @@ def _grounded_sam(request: Request) -> SourceOptions:
 
 
 def _find_nouns(
-    photos: Sequence[CaptionedPhoto], request: Request, counted: Callable[[int, int], None]
+    photos: Sequence[CaptionedPhoto], request: MaskOptions, counted: Callable[[int, int], None]
 ) -> tuple[list[PhotoNouns], dict[str, Mapping[str, object]]]:
     """Return each photo's nouns, and the files that describe them all."""
     from ovsdino.masks.nouns.nltk_data import open_lexicon, open_tagger, search_folders
@@ -158,7 +158,7 @@ def _find_nouns(
     }
 
 
-def _notes(captions: Captions, request: Request) -> list[str]:
+def _notes(captions: Captions, request: MaskOptions) -> list[str]:
     """Describe how caption file and folder do not match."""
     notes = []
     if captions.missing:

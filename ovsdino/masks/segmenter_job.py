@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovsdino.masks.errors import MaskError
-from ovsdino.masks.make import Job
+from ovsdino.masks.make import MaskJob
 from ovsdino.masks.nouns.captions import CaptionedPhoto, list_photos, read_captions
 from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.teachers.agreement import SetRules
@@ -18,13 +18,13 @@ from ovsdino.masks.teachers.segmenters import SegmenterOptions, photo_set
 from ovsdino_runtime.base import strict_json
 
 if TYPE_CHECKING:
-    from ovsdino.masks.options import Request
+    from ovsdino.masks.options import MaskOptions
 
 LABELS = "imagenet_labels.txt"
 MIN_CAPTIONS = 2  # of a photo must share a word
 
 
-def segmenter_job(request: Request) -> Job:
+def segmenter_job(request: MaskOptions) -> MaskJob:
     """Read the concepts, and find the photos and the words that their captions share.
 
     Raises:
@@ -50,7 +50,7 @@ def segmenter_job(request: Request) -> Job:
         classes=known_classes(images, rules, len(concepts.imagenet)),
         device=request.device,
     )
-    return Job(
+    return MaskJob(
         out=request.out,
         photos=request.photos,
         tasks=tuple(

@@ -97,7 +97,7 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
         from ovsdino.network.config import ModelConfig
         from ovsdino.training.recipe import RecipeError
         from ovsdino.training.run.loop import train as run
-        from ovsdino.training.systems.ovsdino import Job
+        from ovsdino.training.systems.ovsdino import TrainingJob
         from ovsdino_runtime.base.out_folder import check_out
 
         recipe = choose_recipe(options)
@@ -105,8 +105,9 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
             raise RecipeError(f"--init: give the weights to begin with, of {recipe.model.backbone}")
         check_out(options["out"])
         check_resume(options["out"], options.pop("resume"))
-        job = Job(
-            recipe, **{name: options[name] for name in options.keys() & Job.__dataclass_fields__.keys()}
+        job = TrainingJob(
+            recipe,
+            **{name: options[name] for name in options.keys() & TrainingJob.__dataclass_fields__.keys()},
         )
         weights = run(job)
         if int(os.environ.get("RANK", "0")):

@@ -24,7 +24,7 @@ from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import rate_factor, set_rate
 from ovsdino.training.recipe import RECIPES
 from ovsdino.training.systems.dinov3seg import Dinov3segInputs, open_dinov3seg_inputs
-from ovsdino.training.systems.ovsdino import Job
+from ovsdino.training.systems.ovsdino import TrainingJob
 from ovsdino.training.systems.ovsdino_losses import words_cross_entropy
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -66,7 +66,7 @@ def batches(system: Dinov3segInputs) -> Iterator[Batch]:
 def main(photos: Path, masks: Path, init: Path, out: Path) -> None:
     """Train the map."""
     recipe = RECIPES["dinov3seg-tiny"]
-    job = Job(recipe, photos, masks, out.parent, init=init)
+    job = TrainingJob(recipe, photos, masks, out.parent, init=init)
     system = open_dinov3seg_inputs(job, ALONE)
     model = system.make_model()
     head = LinearHead(model.vlm.vision, system.config.vlm.text_width)  # type: ignore[arg-type]

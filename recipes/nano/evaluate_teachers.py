@@ -15,7 +15,7 @@ import click
 import numpy as np
 from evaluate_dev import BENCHES, read_pairs, words_of
 
-from ovsdino.masks.teachers.tflite import TEACHERS, Segmenter
+from ovsdino.masks.teachers.tflite import TEACHERS, TfliteSegmenter
 from ovsdino_runtime.geometry.metrics import Counts, count, scores
 from ovsdino_runtime.text.vocabulary import load_vocabulary
 
@@ -66,7 +66,7 @@ def tasks() -> list[Task]:
     ]
 
 
-def measure(network: Segmenter, task: Task, data: Path) -> Counts:
+def measure(network: TfliteSegmenter, task: Task, data: Path) -> Counts:
     """Label every photo of a set and compare it with its truth; the last class is none of the set's."""
     bench = BENCHES[task.bench]
     names = len(words_of(bench, synonyms=False).names)
@@ -84,7 +84,7 @@ def main(data: Path, teachers: Path) -> None:
     """Print each teacher's mIoU and Boundary IoU [%] on the sets that it knows."""
     for task in tasks():
         teacher = TEACHERS[task.teacher]
-        network = Segmenter(teachers / teacher.file, floating=teacher.floating)
+        network = TfliteSegmenter(teachers / teacher.file, floating=teacher.floating)
         found = scores(measure(network, task, data))
         figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
         click.echo(f"{task.bench:16} {figures}   {teacher.file}")

@@ -155,7 +155,7 @@ def _label(
     quiet: bool,
     trace: "Trace",
 ) -> None:
-    from ovsdino_runtime.files.report import Report
+    from ovsdino_runtime.files.report import ProgressReport
     from ovsdino_runtime.files.result_writer import ResultFiles
     from ovsdino_runtime.files.sources import read_frames
     from ovsdino_runtime.stream import Stream
@@ -167,7 +167,7 @@ def _label(
             segmenter, frames, chosen.vocabulary, background=chosen.background, consume=files.write, stop=stop
         )
         chosen.follow(stream)
-        Report(len(sources), quiet=quiet, geojson="geojson" in kinds).follow(stream)
+        ProgressReport(len(sources), quiet=quiet, geojson="geojson" in kinds).follow(stream)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,7 +8,7 @@ from torch import nn
 
 from ovsdino.analysis import partial
 from ovsdino.analysis.encoders import Encoder
-from ovsdino.analysis.measure import Run, measure_similarity, measure_spectra
+from ovsdino.analysis.measure import AnalysisRun, measure_similarity, measure_spectra
 from ovsdino.analysis.spectrum import SpectrumOptions
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 
@@ -81,13 +81,13 @@ def kept_in(folder):
 @pytest.mark.parametrize("batches", [1, 3, 5])
 def test_a_stopped_run_goes_on(measure, batches, photos, tmp_path):
     cpu = torch.device("cpu")
-    expected, count, seen = measure(Run(photos, cpu, BATCH))
+    expected, count, seen = measure(AnalysisRun(photos, cpu, BATCH))
     assert (count, sum(seen)) == (8, 8)
     with pytest.raises(Stop):
-        measure(Run(photos, cpu, BATCH, done=stop_after(batches), partial=tmp_path))
+        measure(AnalysisRun(photos, cpu, BATCH, done=stop_after(batches), partial=tmp_path))
     assert len(kept_in(tmp_path)) == 1
     told = []
-    found, count, seen = measure(Run(photos, cpu, BATCH, done=told.append, partial=tmp_path))
+    found, count, seen = measure(AnalysisRun(photos, cpu, BATCH, done=told.append, partial=tmp_path))
     np.testing.assert_array_equal(found, expected)
     assert count == 8
     assert sum(seen) == sum([2, 2, 1, 2, 1][batches:])
@@ -101,17 +101,19 @@ def test_sums_of_another_run_are_not_taken_up(photos, tmp_path):
 
     def stopped(run_photos):
         with pytest.raises(Stop):
-            spectra(Run(run_photos, cpu, BATCH, done=stop_after(2), partial=tmp_path))
+            spectra(AnalysisRun(run_photos, cpu, BATCH, done=stop_after(2), partial=tmp_path))
 
     stopped(photos[1:])  # other photos
-    assert sum(spectra(Run(photos, cpu, BATCH, partial=tmp_path))[2]) == 8
+    assert sum(spectra(AnalysisRun(photos, cpu, BATCH, partial=tmp_path))[2]) == 8
     stopped(photos)
     other, seen = encoder(seed=5)  # other weights
-    measure_spectra([other], Run(photos, cpu, BATCH, partial=tmp_path), options=OPTIONS)
+    measure_spectra([other], AnalysisRun(photos, cpu, BATCH, partial=tmp_path), options=OPTIONS)
     assert sum(seen) == 8
     stopped(photos)
     same, seen = encoder()  # other options
-    measure_spectra([same], Run(photos, cpu, BATCH, partial=tmp_path), options=SpectrumOptions(bins=5))
+    measure_spectra(
+        [same], AnalysisRun(photos, cpu, BATCH, partial=tmp_path), options=SpectrumOptions(bins=5)
+    )
     assert sum(seen) == 8
 
 
@@ -119,18 +121,18 @@ def test_two_analyses_in_one_folder_leave_each_others_sums(photos, tmp_path):
     cpu = torch.device("cpu")
     for measure in (spectra, similarity):
         with pytest.raises(Stop):
-            measure(Run(photos, cpu, BATCH, done=stop_after(3), partial=tmp_path))
+            measure(AnalysisRun(photos, cpu, BATCH, done=stop_after(3), partial=tmp_path))
     for measure in (spectra, similarity):
-        assert sum(measure(Run(photos, cpu, BATCH, partial=tmp_path))[2]) == 3  # of 8
+        assert sum(measure(AnalysisRun(photos, cpu, BATCH, partial=tmp_path))[2]) == 3  # of 8
     assert not kept_in(tmp_path)
 
 
 def test_a_damaged_file_is_begun_anew(photos, tmp_path):
     with pytest.raises(Stop):
-        spectra(Run(photos, torch.device("cpu"), BATCH, done=stop_after(2), partial=tmp_path))
+        spectra(AnalysisRun(photos, torch.device("cpu"), BATCH, done=stop_after(2), partial=tmp_path))
     (file,) = kept_in(tmp_path)
     file.write_bytes(b"damaged")
-    assert sum(spectra(Run(photos, torch.device("cpu"), BATCH, partial=tmp_path))[2]) == 8
+    assert sum(spectra(AnalysisRun(photos, torch.device("cpu"), BATCH, partial=tmp_path))[2]) == 8
     assert not file.exists()
 
 

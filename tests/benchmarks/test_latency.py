@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from ovsdino_benchmarks.latency import baselines as ways
-from ovsdino_benchmarks.latency.baselines import Job, choose_baselines, open_way, why_not
+from ovsdino_benchmarks.latency.baselines import BaselineJob, choose_baselines, open_way, why_not
 from ovsdino_benchmarks.latency.case import LatencyRequest, choose_classes
 from ovsdino_benchmarks.latency.cold_start import ChildError, run_child
 from ovsdino_benchmarks.latency.latency import describe, measure, write_latency
@@ -33,7 +33,7 @@ class Colours(nn.Module):
 def job(tiny, tmp_path):
     unit = np.array([[1, -1, -1, 0], [-1, 1, -1, 0], [-1, -1, 1, 0]], np.float32) / np.float32(3**0.5)
     np.save(tmp_path / "text.npy", unit)
-    return lambda way: Job(way, tiny, "onnx", None, 1, "model", WORDS, str(tmp_path / "text.npy"))
+    return lambda way: BaselineJob(way, tiny, "onnx", None, 1, "model", WORDS, str(tmp_path / "text.npy"))
 
 
 @pytest.fixture
@@ -83,11 +83,11 @@ def test_a_new_process_that_fails_says_why(job, photo, paths):
 
 def test_a_way_without_room_is_not_tried(job, monkeypatch):
     monkeypatch.setattr(ways, "memory", lambda *_: 100.0)
-    wide = Job(**{**vars(job("onnxruntime")), "classes": tuple((f"c{i}",) for i in range(1000))})
+    wide = BaselineJob(**{**vars(job("onnxruntime")), "classes": tuple((f"c{i}",) for i in range(1000))})
     assert "full-size scores of 1000 classes need" in why_not(wide, (480, 640), (448, 2048))
     assert why_not(job("onnxruntime"), (48, 64), (32, 128)) == ""
     # Measured at 640x480 with 1000 classes: 6.9 GB in numpy, 4.2 GB in torch.
-    torch_way = Job(**{**vars(wide), "way": "torch"})
+    torch_way = BaselineJob(**{**vars(wide), "way": "torch"})
     assert "need 6,972 MB" in why_not(wide, (480, 640), (448, 2048))
     assert "need 4,438 MB" in why_not(torch_way, (480, 640), (448, 2048))
 

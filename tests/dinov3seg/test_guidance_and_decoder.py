@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ovsdino.dinov3seg.config import Dinov3segConfig, PriorConfig
-from ovsdino.dinov3seg.decoder import Stage, UpsamplingDecoder
+from ovsdino.dinov3seg.decoder import UpsamplingDecoder, UpsamplingStage
 from ovsdino.dinov3seg.semantic_prior import Prior, SemanticPrior
 from tests.dinov3seg.small import SMALL, randomise
 
@@ -62,7 +62,7 @@ def test_a_frozen_prior_has_no_gradient_and_an_open_one_has() -> None:
 @torch.no_grad()
 def test_a_stage_doubles_and_convolves_the_map_beside_its_guidance() -> None:
     torch.manual_seed(1)
-    stage = Stage(12, 8, prior=6, guidance=4, group=4)
+    stage = UpsamplingStage(12, 8, prior=6, guidance=4, group=4)
     randomise(stage)
     x, prior = torch.randn(6, 12, 5, 5), torch.randn(2, 6, 10, 10)  # 2 photos of 3 classes
     assert isinstance(stage.project, nn.Conv2d)

@@ -16,8 +16,8 @@ from ovsdino.cli import main
 from ovsdino.masks.store.shards import (
     MaskInfo,
     MaskReader,
+    MaskRegion,
     PhotoMasks,
-    Region,
     Rle,
     finish_masks,
     listing_hash,
@@ -76,7 +76,7 @@ def folder(tmp_path):
         (tmp_path / name / "names.txt").write_text(names)
     save(tmp_path / "older/below/b.png", np.full((SIDE, SIDE, 3), 50, np.uint8))
     masks = tmp_path / "finished"
-    sofa = Region("sofa", Rle.encode(quarters((1, 1, 0, 0)) > 0), 1.0, (0.0, 0.0, 8.0, 4.0))
+    sofa = MaskRegion("sofa", Rle.encode(quarters((1, 1, 0, 0)) > 0), 1.0, (0.0, 0.0, 8.0, 4.0))
     photo = PhotoMasks("below/b.png", SIDE, SIDE, "segmenters", (sofa,), True, ("sofa", "wall"), None)
     start_masks(masks, MaskInfo(1, "test", "segmenters", {}, listing_hash([photo.image]), 1, 64))
     write_shard(masks, 0, [photo])

@@ -29,7 +29,7 @@ from ovsdino.masks.teachers.agreement import (
 from ovsdino.masks.teachers.concepts import FIRST, OTHER, UNKNOWN, Concept, Concepts, read_concepts
 from ovsdino.masks.teachers.label_regions import BoxedWord, photo_masks
 from ovsdino.masks.teachers.segmenters import read_truth
-from ovsdino.masks.teachers.tflite import TEACHERS, Segmenter
+from ovsdino.masks.teachers.tflite import TEACHERS, TfliteSegmenter
 from ovsdino.masks.teachers.views import label_in_views
 from ovsdino.masks.teachers.word_boxes import NAME, NamedBox, WordBoxes, grid
 from ovsdino_runtime.base.photo import load_photo
@@ -211,7 +211,7 @@ def teachers(lists):
 @pytest.mark.parametrize("floating", [False, True])
 def test_a_tflite_segmenter_labels_pixels(tmp_path, floating):
     (tmp_path / "a.tflite").write_bytes((negative if floating else labels_of_brightest_channel)(12))
-    segmenter = Segmenter(tmp_path / "a.tflite", floating=floating)
+    segmenter = TfliteSegmenter(tmp_path / "a.tflite", floating=floating)
     photo = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     expected = photo.argmin(-1) if floating else photo.argmax(-1)
     np.testing.assert_array_equal(segmenter(photo), expected)
@@ -220,10 +220,10 @@ def test_a_tflite_segmenter_labels_pixels(tmp_path, floating):
 
 def test_a_missing_or_broken_segmenter_is_named(tmp_path):
     with pytest.raises(MaskError, match=r"a.tflite: no such file; --teachers wants"):
-        Segmenter(tmp_path / "a.tflite", floating=False)
+        TfliteSegmenter(tmp_path / "a.tflite", floating=False)
     (tmp_path / "a.tflite").write_bytes(b"no network")
     with pytest.raises(MaskError, match=r"a.tflite: no TFLite network"):
-        Segmenter(tmp_path / "a.tflite", floating=False)
+        TfliteSegmenter(tmp_path / "a.tflite", floating=False)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from ovsdino.masks.errors import MaskError
 from ovsdino.masks.store.shards import (
     MaskInfo,
     MaskReader,
+    MaskRegion,
     PhotoMasks,
-    Region,
     Rle,
     Skipped,
     finish_masks,
@@ -37,7 +37,7 @@ def random_photo(number):
     random = np.random.default_rng(number)
     height, width = random.integers(3, 40, 2).tolist()
     regions = tuple(
-        Region(
+        MaskRegion(
             noun,
             Rle.encode(random.random((height, width)) < 0.5) if random.random() < 0.7 else None,
             float(random.random()),

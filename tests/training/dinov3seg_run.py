@@ -13,7 +13,7 @@ from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.network.checkpoint import save_model
 from ovsdino.training.data_recipe import DINOV3SEG_DATA
 from ovsdino.training.recipe import DINOV3SEG_RECIPE, Phase, Recipe
-from ovsdino.training.systems.ovsdino import Job
+from ovsdino.training.systems.ovsdino import TrainingJob
 from tests.dinov3seg.small import SMALL, SMALL_VLM
 from tests.training.tiny_run import die_at
 
@@ -36,10 +36,12 @@ def dinov3seg_recipe(**changes) -> Recipe:
     return replace(DINOV3SEG_RECIPE, **(values | changes))
 
 
-def dinov3seg_job(folder: Path, out: Path, recipe: Recipe | None = None, **changes) -> Job:
+def dinov3seg_job(folder: Path, out: Path, recipe: Recipe | None = None, **changes) -> TrainingJob:
     """Return a job that begins with FOLDER/start.safetensors."""
     start = folder / "start.safetensors"
-    job = Job(recipe or dinov3seg_recipe(), folder / "photos", folder / "masks", out, init=start, workers=0)
+    job = TrainingJob(
+        recipe or dinov3seg_recipe(), folder / "photos", folder / "masks", out, init=start, workers=0
+    )
     return replace(job, **{"device": "cpu", "save_every": 0.0} | changes)
 
 

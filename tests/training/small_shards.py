@@ -10,8 +10,8 @@ from PIL import Image
 
 from ovsdino.masks.store.shards import (
     MaskInfo,
+    MaskRegion,
     PhotoMasks,
-    Region,
     Rle,
     finish_masks,
     listing_hash,
@@ -54,7 +54,7 @@ def exclusive_photo(folder: Path, name: str, seed: int, **changes) -> PhotoMasks
     grey = np.array(list(COLOURS.values()), np.uint8)[area]
     Image.fromarray(np.repeat(grey[..., None], 3, 2)).save(folder / name)
     regions = [region(noun, area == i) for i, noun in enumerate(COLOURS) if i < 4]
-    regions.append(Region("taxi", None, 0.9, (30.0, 20.0, 90.0, 70.0)))
+    regions.append(MaskRegion("taxi", None, 0.9, (30.0, 20.0, 90.0, 70.0)))
     values = {"regions": tuple(regions), "exclusive": True, "closed": CLOSED, "ignore": Rle.encode(area == 4)}
     return PhotoMasks(name, HEIGHT, WIDTH, "segmenters", **(values | changes))
 
@@ -74,8 +74,8 @@ def open_photo(folder: Path, name: str, nouns: tuple[str, ...], seed: int, **cha
     return PhotoMasks(name, HEIGHT, WIDTH, "grounding-dino+sam", **(values | changes))
 
 
-def region(noun: str, mask: np.ndarray) -> Region:
-    return Region(noun, Rle.encode(mask), 1.0, (0.0, 0.0, float(WIDTH), float(HEIGHT)))
+def region(noun: str, mask: np.ndarray) -> MaskRegion:
+    return MaskRegion(noun, Rle.encode(mask), 1.0, (0.0, 0.0, float(WIDTH), float(HEIGHT)))
 
 
 def write_synonyms(folder: Path, synonyms: Synonyms) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ovsdino.training.distributed import join_team
 from ovsdino.training.recipe import Phase
 from ovsdino.training.run.loop import train
-from ovsdino.training.systems.ovsdino import Job
+from ovsdino.training.systems.ovsdino import TrainingJob
 from ovsdino_runtime.base.errors import OvsdinoError
 from tests.training.tiny_run import make_data, run_child, start_child, tiny_job, tiny_recipe
 
@@ -21,7 +21,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def train_as(job: Job, rank: int, size: int, port: int) -> None:
+def train_as(job: TrainingJob, rank: int, size: int, port: int) -> None:
     """Train as torchrun would start it."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}

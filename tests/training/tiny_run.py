@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovsdino.masks.store.photo_masks import PhotoMasks, Region, Rle
+from ovsdino.masks.store.photo_masks import MaskRegion, PhotoMasks, Rle
 from ovsdino.masks.store.shards import MaskInfo, finish_masks, listing_hash, start_masks, write_shard
 from ovsdino.network.config import NANO
 from ovsdino.training.recipe import NANO_RECIPE, Phase, Recipe
-from ovsdino.training.systems.ovsdino import Job
+from ovsdino.training.systems.ovsdino import TrainingJob
 
 NOUNS = {"cat": (200, 40, 40), "grass": (40, 200, 40), "sky": (40, 40, 200)}
 TINY = replace(NANO, name="tiny", image_size=32, position_grid=2, encoder_width=32, norm_groups=16)
@@ -48,7 +48,7 @@ def make_data(folder: Path) -> None:
         masks = np.zeros((2, 48, 64), bool)
         masks[0, :, :cut] = masks[1, :, cut:] = True
         regions = tuple(
-            Region(names[noun], Rle.encode(mask), 1.0, (0, 0, 64, 48))
+            MaskRegion(names[noun], Rle.encode(mask), 1.0, (0, 0, 64, 48))
             for noun, mask in zip((left, right), masks, strict=True)
         )
         records.append(PhotoMasks(f"{number:02d}.png", 48, 64, "test", regions, True, tuple(NOUNS), None))
@@ -59,8 +59,10 @@ def make_data(folder: Path) -> None:
     finish_masks(folder / "masks")
 
 
-def tiny_job(folder: Path, out: Path, recipe: Recipe | None = None, **changes) -> Job:
-    job = Job(recipe or tiny_recipe(), folder / "photos", folder / "masks", out, workers=0, device="cpu")
+def tiny_job(folder: Path, out: Path, recipe: Recipe | None = None, **changes) -> TrainingJob:
+    job = TrainingJob(
+        recipe or tiny_recipe(), folder / "photos", folder / "masks", out, workers=0, device="cpu"
+    )
     return replace(job, **{"save_every": 0.0} | changes)
 
 

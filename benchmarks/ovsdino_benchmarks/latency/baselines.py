@@ -41,7 +41,7 @@ MEMORY_SHARE = 0.8  # of what is free
 
 
 @dataclass(frozen=True)
-class Job:
+class BaselineJob:
     """All that a way needs, in a form that a new process can read."""
 
     way: WayName
@@ -73,7 +73,7 @@ def choose_baselines(wanted: bool, *, compiled: bool) -> tuple[WayName, ...]:
     return tuple(way for way in BASELINES if wanted and (compiled or way != "torch-compile"))
 
 
-def open_way(job: Job) -> Way:
+def open_way(job: BaselineJob) -> Way:
     """Load a model and return what labels a photo with it."""
     bundle = load_bundle(find_bundle(job.model))
     if job.way == "runtime":
@@ -88,7 +88,7 @@ def open_way(job: Job) -> Way:
     return _torch_loop(bundle, job, text)
 
 
-def why_not(job: Job, photo: tuple[int, int], manifest_limits: tuple[int, int]) -> str:
+def why_not(job: BaselineJob, photo: tuple[int, int], manifest_limits: tuple[int, int]) -> str:
     """Say why a way cannot be measured here; empty where it can.
 
     Args:
@@ -117,7 +117,7 @@ def why_not(job: Job, photo: tuple[int, int], manifest_limits: tuple[int, int]) 
     return ""
 
 
-def _torch_loop(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
+def _torch_loop(bundle: Bundle, job: BaselineJob, embeddings: Floats) -> Way:
     import torch
     import torch.nn.functional as F
 
@@ -151,7 +151,7 @@ def _torch_loop(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
     return without_gradients
 
 
-def _torch_dinov3seg(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
+def _torch_dinov3seg(bundle: Bundle, job: BaselineJob, embeddings: Floats) -> Way:
     """dinov3.seg as its network is written: all classes at the view's size, then at the photo's."""
     import torch
 
@@ -176,7 +176,7 @@ def _torch_dinov3seg(bundle: Bundle, job: Job, embeddings: Floats) -> Way:
     return label
 
 
-def _numpy_loop(bundle: Bundle, job: Job, text: Floats) -> Way:
+def _numpy_loop(bundle: Bundle, job: BaselineJob, text: Floats) -> Way:
     import onnxruntime as ort
 
     manifest = bundle.manifest

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_benchmarks.latency.baselines import Job, WayName
+from ovsdino_benchmarks.latency.baselines import BaselineJob, WayName
 from ovsdino_benchmarks.latency.roofline import Rates, count_flops
 from ovsdino_benchmarks.model_variants.models import ModelSpec
 from ovsdino_benchmarks.results.environment import Environment
@@ -42,12 +42,14 @@ class Case:
     vocabulary: Vocabulary
     environment: Environment
 
-    def job(self, way: WayName, text: Path) -> Job:
+    def job(self, way: WayName, text: Path) -> BaselineJob:
         """Describe a way for a new process; ``text`` holds the classes' embeddings."""
         spec = self.request.spec
         checkpoint = str(spec.checkpoint) if spec.checkpoint else None
         classes, templates = self.vocabulary.classes, self.request.templates
-        return Job(way, spec.model, spec.form, checkpoint, self.threads, templates, classes, str(text))
+        return BaselineJob(
+            way, spec.model, spec.form, checkpoint, self.threads, templates, classes, str(text)
+        )
 
     def vision_flops(self, windows: int) -> int:
         """Count the vision graph's operations."""

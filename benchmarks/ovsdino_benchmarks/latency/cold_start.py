@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ovsdino_benchmarks.latency.baselines import Job, open_way
+from ovsdino_benchmarks.latency.baselines import BaselineJob, open_way
 from ovsdino_benchmarks.results.environment import memory
 from ovsdino_benchmarks.results.results import Fresh
 from ovsdino_runtime.base import strict_json
@@ -25,7 +25,7 @@ class ChildError(OvsdinoError):
     """A measurement in a process of its own that did not end well."""
 
 
-def run_child(job: Job, photo: Path) -> Fresh:
+def run_child(job: BaselineJob, photo: Path) -> Fresh:
     """Start a new process, label a photo in it, and bring back times and memory.
 
     Raises:
@@ -47,7 +47,7 @@ def run_child(job: Job, photo: Path) -> Fresh:
     return strict_json.parse(Fresh, strict_json.loads(done.stdout.splitlines()[-1]))
 
 
-def first_run(job: Job, photo: Path, started: float) -> Fresh:
+def first_run(job: BaselineJob, photo: Path, started: float) -> Fresh:
     """Load, label, and watch the memory of this process."""
     way = open_way(job)
     loaded = time.monotonic()
@@ -66,6 +66,6 @@ def first_run(job: Job, photo: Path, started: float) -> Fresh:
 
 if __name__ == "__main__":
     raw_job, raw_photo, raw_started = sys.argv[1:]
-    parsed = strict_json.parse(Job, strict_json.loads(raw_job))
+    parsed = strict_json.parse(BaselineJob, strict_json.loads(raw_job))
     result = first_run(parsed, Path(raw_photo), float(raw_started))
     sys.stdout.write(" ".join(strict_json.dumps(result).split()) + "\n")

@@ -36,7 +36,7 @@ WAIT_S = 3600.0  # for the groups of other ranks
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """One model form on one data set by one protocol; ``folder`` keeps what is done."""
 
     spec: ModelSpec
@@ -100,7 +100,9 @@ def evaluate(
     processes = workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = spec.threads or max(1, available_threads() // processes)
     spec = replace(spec, threads=threads)
-    run = Run(spec, protocol, dataset, out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}")
+    run = EvaluationRun(
+        spec, protocol, dataset, out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}"
+    )
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     todo = [group for group in range(rank, run.groups, ranks) if not run.file(group).is_file()]
     labeller = run.labeller()
@@ -119,7 +121,7 @@ def evaluate(
     ), counts
 
 
-def count_group(run: Run, group: int, labeller: Labeller) -> None:
+def count_group(run: EvaluationRun, group: int, labeller: Labeller) -> None:
     """Label and count a group of photos, and keep the counts.
 
     Raises:
@@ -140,7 +142,7 @@ def count_group(run: Run, group: int, labeller: Labeller) -> None:
     _write(run, group, total)
 
 
-def _count_groups(run: Run, groups: list[int], workers: int, labeller: Labeller) -> Iterator[int]:
+def _count_groups(run: EvaluationRun, groups: list[int], workers: int, labeller: Labeller) -> Iterator[int]:
     """Do groups here or in a pool, in any order; yield each as it is done."""
     if workers == 1:
         for group in groups:
@@ -157,10 +159,10 @@ def _count_groups(run: Run, groups: list[int], workers: int, labeller: Labeller)
         pool.shutdown(cancel_futures=True)
 
 
-_worker: dict[str, tuple[Run, Labeller]] = {}  # of this process, where it is one of a pool
+_worker: dict[str, tuple[EvaluationRun, Labeller]] = {}  # of this process, where it is one of a pool
 
 
-def _start_worker(run: Run) -> None:
+def _start_worker(run: EvaluationRun) -> None:
     _worker["run"] = run, run.labeller()
 
 
@@ -169,7 +171,7 @@ def _work(group: int) -> None:
     count_group(run, group, labeller)
 
 
-def _wait_for_others(run: Run) -> None:
+def _wait_for_others(run: EvaluationRun) -> None:
     deadline = time.monotonic() + WAIT_S
     while missing := [group for group in range(run.groups) if not run.file(group).is_file()]:
         if time.monotonic() > deadline:
@@ -180,7 +182,7 @@ def _wait_for_others(run: Run) -> None:
         time.sleep(POLL_S)
 
 
-def _write(run: Run, group: int, counts: Counts) -> None:
+def _write(run: EvaluationRun, group: int, counts: Counts) -> None:
     """Keep the counts that are not zero; in one step, so that a file is whole or not there."""
     pairs = np.flatnonzero(counts.confusion)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +191,7 @@ def _write(run: Run, group: int, counts: Counts) -> None:
     Path(file.name).replace(run.file(group))
 
 
-def _read(run: Run, group: int) -> Counts:
+def _read(run: EvaluationRun, group: int) -> Counts:
     counts = Counts.zero(len(run.dataset.vocabulary.names))
     with np.load(run.file(group), allow_pickle=False) as file:
         counts.confusion.ravel()[file["pairs"]] = file["counts"]
@@ -204,7 +206,7 @@ def _code() -> str:
 
 
 def _result(
-    run: Run,
+    run: EvaluationRun,
     counts: Counts,
     labeller: Labeller,
     *,

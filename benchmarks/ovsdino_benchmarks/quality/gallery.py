@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_benchmarks.quality.evaluate import Run
+from ovsdino_benchmarks.quality.evaluate import EvaluationRun
 from ovsdino_benchmarks.quality.labeler import open_labeller
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.geometry.metrics import IGNORED
@@ -26,7 +26,7 @@ class Picture:
     files: tuple[Path, ...]  # in the order of VIEWS
 
 
-def draw_gallery(run: Run, count: int, folder: Path) -> None:
+def draw_gallery(run: EvaluationRun, count: int, folder: Path) -> None:
     """Draw some photos of a data set, evenly spaced, as JPEGs in a folder."""
     from PIL import Image
 

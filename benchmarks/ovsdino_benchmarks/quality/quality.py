@@ -21,7 +21,7 @@ from ovsdino_benchmarks.datasets.protocol import (
 from ovsdino_benchmarks.model_variants import talk2dino
 from ovsdino_benchmarks.model_variants.models import Form, ModelSpec
 from ovsdino_benchmarks.model_variants.zero_shot import ZERO_SHOT
-from ovsdino_benchmarks.quality.evaluate import Run, evaluate
+from ovsdino_benchmarks.quality.evaluate import EvaluationRun, evaluate
 from ovsdino_benchmarks.quality.gallery import draw_gallery
 from ovsdino_benchmarks.results import results
 from ovsdino_benchmarks.results.results import Quality, Report
@@ -91,7 +91,7 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
                 request.out / result.confusion, confusion=counts.confusion, boundary=counts.boundary
             )
             if request.gallery:
-                run = Run(spec, protocol, dataset, request.out)
+                run = EvaluationRun(spec, protocol, dataset, request.out)
                 draw_gallery(run, request.gallery, request.out / "gallery")
     return files
 

@@ -11,7 +11,7 @@ One = TypeVar("One", Quality, Latency)
 
 
 @dataclass(frozen=True)
-class Finding:
+class FigureChange:
     """One figure, before and after."""
 
     what: str
@@ -28,7 +28,7 @@ class Finding:
         return f"{verdict:9} {self.what}: {self.old:.2f} -> {self.new:.2f} {self.unit} ({by})"
 
 
-def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: float) -> list[Finding]:
+def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: float) -> list[FigureChange]:
     """Compare what both reports measured.
 
     Args:
@@ -42,10 +42,10 @@ def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: flo
     Raises:
         ResultError: the new report lacks something that the old one has, or nothing is in both.
     """
-    findings: list[Finding] = []
+    findings: list[FigureChange] = []
     for name, before, after in _pairs(_latencies(old), _latencies(new)):
         a, b = before.end_to_end.p50, after.end_to_end.p50
-        findings.append(Finding(f"latency {name}", a, b, "ms", b > a * (1 + max_slowdown)))
+        findings.append(FigureChange(f"latency {name}", a, b, "ms", b > a * (1 + max_slowdown)))
     for name, was, now in _pairs(_qualities(old), _qualities(new)):
         if (was.protocol, was.data_digest) != (now.protocol, now.data_digest):
             raise ResultError(
@@ -53,7 +53,7 @@ def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: flo
             )
         for figure in ("miou", "boundary_miou"):
             a, b = 100 * getattr(was, figure), 100 * getattr(now, figure)
-            findings.append(Finding(f"{figure} {name}", a, b, "points", a - b > max_miou_drop))
+            findings.append(FigureChange(f"{figure} {name}", a, b, "points", a - b > max_miou_drop))
     if not findings:
         raise ResultError("there is nothing to compare: the old report holds no measurement")
     return findings

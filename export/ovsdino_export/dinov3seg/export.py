@@ -33,7 +33,7 @@ from ovsdino_export.dinov3seg.parity import (
     onnx_run,
     torch_run,
 )
-from ovsdino_export.dinov3seg.pipelines import Stage, make_stages
+from ovsdino_export.dinov3seg.pipelines import GraphStage, make_stages
 from ovsdino_export.graphs.graph import describe, export_graph
 from ovsdino_export.graphs.storage import WeightFile, store_as_half
 from ovsdino_export.graphs.versions import program_versions
@@ -159,7 +159,7 @@ def text_half(model: Dinov3Seg) -> TextHalf:
 
 
 def try_half(
-    model: Dinov3Seg, stages: Mapping[str, Stage], photos: Labelled, report: Report
+    model: Dinov3Seg, stages: Mapping[str, GraphStage], photos: Labelled, report: Report
 ) -> tuple[tuple[str, ...], bundle.Parity]:
     """Find what must stay in FP32 so that FP16 passes in torch: nothing, or the attention.
 
@@ -182,7 +182,7 @@ def try_half(
 
 
 def export_stages(
-    stages: Mapping[str, Stage],
+    stages: Mapping[str, GraphStage],
     staging: Path,
     plans: Mapping[bundle.Precision, tuple[str, ...]],
     report: Report,

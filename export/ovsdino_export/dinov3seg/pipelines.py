@@ -26,7 +26,7 @@ CORRELATION = "correlation"  # stays in FP32: cosines rank the classes
 
 
 @dataclass(frozen=True)
-class Stage:
+class GraphStage:
     """One graph: how to make its pipeline, its names, and an example input."""
 
     build: Callable[[Precision, Collection[str]], nn.Module]  # with layers that stay in FP32
@@ -35,7 +35,7 @@ class Stage:
     fp32: tuple[str, ...] = ()  # layers that stay in FP32 in every precision
 
 
-def make_stages(model: Dinov3Seg) -> dict[str, Stage]:
+def make_stages(model: Dinov3Seg) -> dict[str, GraphStage]:
     """Return the graphs that a network has, text apart, in the order in which they run."""
     config, how = model.config, model.config.inference
     grid, half = how.view // config.vlm.patch_size, config.decoder_guidance_widths
@@ -48,21 +48,25 @@ def make_stages(model: Dinov3Seg) -> dict[str, Stage]:
     images: dict[str, dict[int, str]] = {"image": {}} if late else {}
     fines: dict[str, dict[int, str]] = {"fine1": {}, "fine2": {}} if prior else {}
     stages = {
-        "vision": Stage(partial(VisionStage, model, how.window), VISION, (window,)),
-        "whole": Stage(partial(VisionStage, model, how.view), spec({"pixels": {}}, "features"), (pixels,)),
-        "guidance": Stage(partial(GuidanceStage, model), spec({"pixels": {}}, *images, *fines), (pixels,)),
-        "refine": Stage(
+        "vision": GraphStage(partial(VisionStage, model, how.window), VISION, (window,)),
+        "whole": GraphStage(
+            partial(VisionStage, model, how.view), spec({"pixels": {}}, "features"), (pixels,)
+        ),
+        "guidance": GraphStage(
+            partial(GuidanceStage, model), spec({"pixels": {}}, *images, *fines), (pixels,)
+        ),
+        "refine": GraphStage(
             partial(RefineStage, model),
             spec({"pixels": {}, "features": {}}, "refined"),
             (pixels, features),
         ),
-        "late": Stage(
+        "late": GraphStage(
             partial(LateStage, model),
             spec({"features": {}, "text": {0: "classes"}, **images}, "costs"),
             (features, text, *([image] if late else [])),
             (CORRELATION,),
         ),
-        "decoder": Stage(
+        "decoder": GraphStage(
             partial(DecoderStage, model),
             spec({"costs": {0: "classes"}, **fines}, "logits"),
             (costs, *(fine if prior else ())),

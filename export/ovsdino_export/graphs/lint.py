@@ -33,7 +33,7 @@ class LintError(OvsdinoError):
 
 
 @dataclass(frozen=True)
-class Finding:
+class LintFinding:
     """One fault of a graph: the node, the module that it came from ("" if unknown), and why."""
 
     node: str
@@ -68,7 +68,7 @@ def check(
 
 def lint(
     model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str], fp32: Collection[str] = ()
-) -> Iterator[Finding]:
+) -> Iterator[LintFinding]:
     """Yield all faults of a graph. The arguments are those of `check`."""
     types = element_types(model)
     allowed = set(dynamic)
@@ -76,24 +76,28 @@ def lint(
     domains = DOMAINS | (FUNCTIONS & {domain for domain, _ in functions})
     for opset in model.opset_import:
         if opset.domain not in domains:
-            yield Finding(f"opset {opset.domain}", "", "unknown domain; engines know only standard operators")
+            yield LintFinding(
+                f"opset {opset.domain}", "", "unknown domain; engines know only standard operators"
+            )
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         yield from _lint_dimensions(value, allowed)
     for name, kind in types.items():
         if kind == TensorProto.DOUBLE:
-            yield Finding(f"value {name}", "", "float64, which TensorRT does not know; compute it in float32")
+            yield LintFinding(
+                f"value {name}", "", "float64, which TensorRT does not know; compute it in float32"
+            )
     for node in model.graph.node:
         own: Precision = "fp32" if is_kept(module_of(node), fp32) else precision
         if node.domain in FUNCTIONS and (node.domain, node.op_type) in functions:
             yield from _lint_call(node, model, types, own)
             continue
         for why in _faults(node, types, own):
-            yield Finding(f"{node.op_type} {node.name}".strip(), module_of(node), why)
+            yield LintFinding(f"{node.op_type} {node.name}".strip(), module_of(node), why)
 
 
 def _lint_call(
     call: onnx.NodeProto, model: onnx.ModelProto, types: dict[str, int], precision: Precision
-) -> Iterator[Finding]:
+) -> Iterator[LintFinding]:
     """Yield the faults of a function's body, for the types of one call."""
     inputs = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in call.input]
     graph = onnx.helper.make_graph(
@@ -104,10 +108,10 @@ def _lint_call(
     inner = element_types(inlined)
     for name, kind in inner.items():
         if kind == TensorProto.DOUBLE:
-            yield Finding(f"value {name} in {call.op_type}", module_of(call), "float64; use float32")
+            yield LintFinding(f"value {name} in {call.op_type}", module_of(call), "float64; use float32")
     for node in inlined.graph.node:
         for why in _faults(node, inner, precision):
-            yield Finding(f"{node.op_type} in {call.op_type} {call.name}".strip(), module_of(call), why)
+            yield LintFinding(f"{node.op_type} in {call.op_type} {call.name}".strip(), module_of(call), why)
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -130,12 +134,12 @@ def is_kept(module: str, fp32: Collection[str]) -> bool:
     return ("attention" in fp32 and own) or any(f".{name}." in f".{module}." for name in fp32)
 
 
-def _lint_dimensions(value: onnx.ValueInfoProto, allowed: set[str]) -> Iterator[Finding]:
+def _lint_dimensions(value: onnx.ValueInfoProto, allowed: set[str]) -> Iterator[LintFinding]:
     for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
         unknown = set(re.findall(SYMBOL, dimension.dim_param)) - allowed
         if unknown:
             expected = f"only {', '.join(sorted(allowed))} may vary" if allowed else "no axis may vary"
-            yield Finding(
+            yield LintFinding(
                 f"value {value.name}", "", f"axis {axis} is dynamic ({dimension.dim_param}); {expected}"
             )
 

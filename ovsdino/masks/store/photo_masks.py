@@ -29,7 +29,7 @@ class Rle:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class MaskRegion:
     """A noun and its mask or box."""
 
     noun: str
@@ -46,7 +46,7 @@ class PhotoMasks:
     height: int  # [px] upright, as `ovsdino_runtime.base.photo.load_photo` gives it
     width: int  # [px]
     source: str  # what made the masks, such as "grounding-dino+sam"
-    regions: tuple[Region, ...]
+    regions: tuple[MaskRegion, ...]
     exclusive: bool  # the masks partition the photo: every other word of `closed` is false inside a mask
     closed: tuple[str, ...]  # words surely absent outside their own regions, save where `ignore` is
     ignore: Rle | None  # pixels of which nothing is said
@@ -83,6 +83,6 @@ def from_json(raw: dict[str, Any]) -> Record:
     def rle(found: dict[str, Any] | None) -> Rle | None:
         return None if found is None else Rle(found["counts"], (found["size"][0], found["size"][1]))
 
-    regions = tuple(Region(**{**r, "rle": rle(r["rle"]), "box": tuple(r["box"])}) for r in raw["regions"])
+    regions = tuple(MaskRegion(**{**r, "rle": rle(r["rle"]), "box": tuple(r["box"])}) for r in raw["regions"])
     words = {"closed": tuple(raw["closed"]), "absent": tuple(raw["absent"])}
     return PhotoMasks(**{**raw, **words, "regions": regions, "ignore": rle(raw["ignore"])})

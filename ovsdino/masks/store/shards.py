@@ -19,11 +19,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from ovsdino.masks.errors import MaskError
-from ovsdino.masks.store.photo_masks import PhotoMasks, Record, Region, Rle, Skipped, from_json, to_json
+from ovsdino.masks.store.photo_masks import MaskRegion, PhotoMasks, Record, Rle, Skipped, from_json, to_json
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.atomic import replace_file
 
-__all__ = ["MaskInfo", "MaskReader", "PhotoMasks", "Record", "Region", "Rle", "Skipped"]
+__all__ = ["MaskInfo", "MaskReader", "MaskRegion", "PhotoMasks", "Record", "Rle", "Skipped"]
 
 SCHEMA_VERSION = 1
 INFO, INDEX, VOCABULARY = "masks.json", "index.json", "vocabulary.json"

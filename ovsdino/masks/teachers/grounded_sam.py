@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from ovsdino.masks.nouns.nouns import PhotoNouns
-from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
+from ovsdino.masks.store.shards import MaskRegion, PhotoMasks, Rle
 from ovsdino.masks.teachers.device import choose_device
 from ovsdino.masks.teachers.grounding import (
     BoxThresholds,
@@ -80,7 +80,7 @@ class GroundedSam:
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
         """Find the masks of a photo's nouns. Shape: photo (H, W, 3) RGB."""
         boxes_of_nouns = self.boxes(photo, task.nouns) if task.nouns else []
-        regions: list[Region] = []
+        regions: list[MaskRegion] = []
         if boxes_of_nouns:
             masks = self.masks(photo, torch.cat([noun_boxes.boxes for noun_boxes in boxes_of_nouns]))
             for noun_boxes in boxes_of_nouns:
@@ -102,8 +102,8 @@ class GroundedSam:
         )
 
 
-def _region(noun_boxes: NounBoxes, mask: npt.NDArray[np.bool_]) -> Region:
+def _region(noun_boxes: NounBoxes, mask: npt.NDArray[np.bool_]) -> MaskRegion:
     low, high = noun_boxes.boxes.amin(0).tolist(), noun_boxes.boxes.amax(0).tolist()
     left, top, right, bottom = (round(side, 1) for side in (*low[:2], *high[2:]))
     score = round(float(noun_boxes.scores[0]), 4)
-    return Region(noun_boxes.noun, Rle.encode(mask), score, (left, top, right, bottom))
+    return MaskRegion(noun_boxes.noun, Rle.encode(mask), score, (left, top, right, bottom))

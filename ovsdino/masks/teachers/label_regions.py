@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ovsdino.masks.store.shards import PhotoMasks, Region, Rle
+from ovsdino.masks.store.shards import MaskRegion, PhotoMasks, Rle
 from ovsdino.masks.teachers.concepts import FIRST, UNKNOWN, Concepts
 
 Labels = NDArray[np.uint16]  # (H, W) concept numbers
@@ -37,12 +37,12 @@ def photo_masks(image: str, labels: Labels, words: list[BoxedWord], concepts: Co
         if number >= FIRST:
             noun = concepts[int(number)].names[0]
             masks[noun] = masks.get(noun, np.False_) | (labels == number)  # two concepts may share a name
-    regions = [Region(noun, Rle.encode(mask), 1.0, bounds(mask)) for noun, mask in masks.items()]
+    regions = [MaskRegion(noun, Rle.encode(mask), 1.0, bounds(mask)) for noun, mask in masks.items()]
     scale = (width, height, width, height)
     for word in words:
         left, top, right, bottom = (round(v * side, 1) for v, side in zip(word.box, scale, strict=True))
         noun = concepts[word.number].names[0]
-        regions.append(Region(noun, None, word.probability, (left, top, right, bottom)))
+        regions.append(MaskRegion(noun, None, word.probability, (left, top, right, bottom)))
     unknown = labels == UNKNOWN
     return PhotoMasks(
         image=image,

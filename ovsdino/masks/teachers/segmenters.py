@@ -24,7 +24,7 @@ from ovsdino.masks.teachers.agreement import (
 from ovsdino.masks.teachers.concepts import FIRST, Concepts
 from ovsdino.masks.teachers.device import choose_device
 from ovsdino.masks.teachers.label_regions import BoxedWord, Labels, photo_masks
-from ovsdino.masks.teachers.tflite import TEACHERS, Segmenter
+from ovsdino.masks.teachers.tflite import TEACHERS, TfliteSegmenter
 from ovsdino.masks.teachers.views import CORNER, label_in_views
 from ovsdino.masks.teachers.word_boxes import NamedBox, WordBoxes
 from ovsdino_runtime.files.labeled_folder import NOTHING, read_labels
@@ -68,7 +68,7 @@ class SegmenterOptions:
             MaskError: one is missing or damaged, or there is no such device.
         """
         networks = {
-            name: Segmenter(self.teachers / teacher.file, floating=teacher.floating)
+            name: TfliteSegmenter(self.teachers / teacher.file, floating=teacher.floating)
             for name, teacher in TEACHERS.items()
             if name != "cityscapes" or any(rules.cityscapes != "no" for rules in self.rules.values())
         }
@@ -81,7 +81,7 @@ class Segmenters:
     """The segmenters and the classifier, loaded."""
 
     options: SegmenterOptions
-    networks: Mapping[str, Segmenter]
+    networks: Mapping[str, TfliteSegmenter]
     word_boxes: WordBoxes | None
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:

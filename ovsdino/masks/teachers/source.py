@@ -9,7 +9,7 @@ from ovsdino.masks.store.shards import PhotoMasks
 from ovsdino_runtime.geometry.types import Photo
 
 
-class Source(Protocol):
+class MaskSource(Protocol):
     """One or several teachers, loaded."""
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
@@ -17,7 +17,7 @@ class Source(Protocol):
         ...
 
 
-class SourceOptions(Protocol):
+class MaskSourceOptions(Protocol):
     """How to open a source. Small, so that it can be sent to other processes."""
 
     @property
@@ -29,7 +29,7 @@ class SourceOptions(Protocol):
         """Return what the masks depend on, for ``masks.json``: a run that is resumed must agree with it."""
         ...
 
-    def open(self) -> Source:
+    def open(self) -> MaskSource:
         """Load the networks.
 
         Raises:

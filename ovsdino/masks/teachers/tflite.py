@@ -31,7 +31,7 @@ TEACHERS = {
 }
 
 
-class Segmenter:
+class TfliteSegmenter:
     """One TFLite network, on one thread.
 
     Raises:

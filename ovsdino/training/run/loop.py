@@ -31,15 +31,15 @@ from ovsdino.training.run.checkpointing import (
 from ovsdino.training.run.log import Log, open_log
 from ovsdino.training.run.step import Stepper, use_precision
 from ovsdino.training.systems.choose import open_system
-from ovsdino.training.systems.ovsdino import Job
+from ovsdino.training.systems.ovsdino import TrainingJob
 from ovsdino.training.systems.system import System
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A run in progress."""
 
-    job: Job
+    job: TrainingJob
     team: Team
     system: System
     learner: Learner
@@ -53,7 +53,7 @@ class Run:
         return self.epochs[-1].end
 
 
-def train(job: Job) -> Path:
+def train(job: TrainingJob) -> Path:
     """Train a network, or resume a run.
 
     On a CPU, the same job gives the same weights, however often it is stopped.
@@ -81,11 +81,11 @@ def train(job: Job) -> Path:
                 job.out.mkdir(parents=True, exist_ok=True)
             team.wait()
             with open_log(job.out if team.leads else None, step=done, total=total) as log:
-                run_epochs(Run(job, team, system, learner, log, epochs, time.monotonic()))
+                run_epochs(TrainingRun(job, team, system, learner, log, epochs, time.monotonic()))
     return job.out / LAST
 
 
-def ready(job: Job, system: System, header: Header | None, team: Team) -> Learner:
+def ready(job: TrainingJob, system: System, header: Header | None, team: Team) -> Learner:
     """Prepare the network for training, from its initial weights or from the state file."""
     learner = begin(system.make_model(), job.recipe, team.device, system.split)
     if header is not None:
@@ -94,7 +94,7 @@ def ready(job: Job, system: System, header: Header | None, team: Team) -> Learne
     return learner
 
 
-def run_epochs(run: Run) -> None:
+def run_epochs(run: TrainingRun) -> None:
     """Train the remaining steps of each epoch, and finish it."""
     loader = stepper = None
     for number, epoch in enumerate(run.epochs):
@@ -108,7 +108,7 @@ def run_epochs(run: Run) -> None:
         finish_epoch(run, epoch)
 
 
-def run_steps(run: Run, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
+def run_steps(run: TrainingRun, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
     """Train the remaining steps of an epoch."""
     learner, team = run.learner, run.team
     batches = loader.load(epoch, learner.step - epoch.start)
@@ -147,7 +147,7 @@ class Stopwatch:
         return batch
 
 
-def finish_epoch(run: Run, epoch: Epoch) -> None:
+def finish_epoch(run: TrainingRun, epoch: Epoch) -> None:
     """Validate, publish the weights and save the state."""
     learner = run.learner
     check_frozen(learner)
@@ -169,7 +169,7 @@ def finish_epoch(run: Run, epoch: Epoch) -> None:
     save(run)
 
 
-def save(run: Run) -> None:
+def save(run: TrainingRun) -> None:
     """Write the state, from one process."""
     if run.team.leads:
         save_state(run.learner, run.system.settings, run.job.out)

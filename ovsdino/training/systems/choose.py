@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ovsdino.network.config import ModelConfig
 from ovsdino.training.distributed import Team
-from ovsdino.training.systems.ovsdino import Job, open_inputs
+from ovsdino.training.systems.ovsdino import TrainingJob, open_inputs
 from ovsdino.training.systems.system import System
 
 
-def open_system(job: Job, team: Team) -> System:
+def open_system(job: TrainingJob, team: Team) -> System:
     """Open and check everything that a run reads; write nothing.
 
     Raises:

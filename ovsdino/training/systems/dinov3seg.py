@@ -23,7 +23,7 @@ from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import Parts, split_dinov3seg_parameters
 from ovsdino.training.systems.dinov3seg_losses import dinov3seg_loss_terms
 from ovsdino.training.systems.dinov3seg_validation import embed_classes, label_view
-from ovsdino.training.systems.ovsdino import Job, check_files, hash_listing, is_network
+from ovsdino.training.systems.ovsdino import TrainingJob, check_files, hash_listing, is_network
 from ovsdino.training.systems.validation import measure
 from ovsdino.training.targets.sam_features import hash_file
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
@@ -60,7 +60,7 @@ class TokenBank:
 class Dinov3segInputs:
     """dinov3.seg, and what a run of it reads, opened: a :class:`ovsdino.training.systems.system.System`."""
 
-    job: Job
+    job: TrainingJob
     team: Team
     config: Dinov3segConfig
     photos: int  # how many have masks
@@ -114,7 +114,7 @@ class Dinov3segInputs:
         )
 
 
-def open_dinov3seg_inputs(job: Job, team: Team) -> Dinov3segInputs:
+def open_dinov3seg_inputs(job: TrainingJob, team: Team) -> Dinov3segInputs:
     """Open and check everything that a run reads; write nothing.
 
     Raises:
@@ -135,7 +135,7 @@ def open_dinov3seg_inputs(job: Job, team: Team) -> Dinov3segInputs:
     return Dinov3segInputs(job, team, config, len(reader), bank, labelled, settings)
 
 
-def check_weights(job: Job, config: Dinov3segConfig) -> None:
+def check_weights(job: TrainingJob, config: Dinov3segConfig) -> None:
     """Refuse to begin without the public weights that the network rests on, and files that are not there.
 
     Raises:
@@ -156,7 +156,7 @@ def check_weights(job: Job, config: Dinov3segConfig) -> None:
         raise CheckpointError(f"{config.name} learns from public weights; give {'; '.join(missing)}")
 
 
-def public_weights(job: Job, config: Dinov3segConfig) -> PublicWeights:
+def public_weights(job: TrainingJob, config: Dinov3segConfig) -> PublicWeights:
     """Say which public file goes where."""
     if config.vlm.kind == "clip":
         return PublicWeights(clip=job.init, sam=job.sam, anyup=job.anyup)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is asked of a run."""
 
     recipe: Recipe
@@ -56,7 +56,7 @@ class Job:
 class Inputs:
     """OVS-DINO, and what a run of it reads, opened: a :class:`ovsdino.training.systems.system.System`."""
 
-    job: Job
+    job: TrainingJob
     team: Team
     config: ModelConfig
     photos: int  # how many have masks
@@ -132,7 +132,7 @@ class Inputs:
         return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
 
-def open_inputs(job: Job, team: Team) -> Inputs:
+def open_inputs(job: TrainingJob, team: Team) -> Inputs:
     """Open and check everything that a run reads; write nothing.
 
     Raises:
@@ -162,7 +162,7 @@ def open_inputs(job: Job, team: Team) -> Inputs:
     )
 
 
-def check_files(job: Job, backbone: str) -> None:
+def check_files(job: TrainingJob, backbone: str) -> None:
     """Refuse photos or first weights that are not there.
 
     Raises:
@@ -176,7 +176,7 @@ def check_files(job: Job, backbone: str) -> None:
         raise CheckpointError(f"--init {job.init}: no such file; give the backbone's weights ({backbone})")
 
 
-def _open_teacher(job: Job, team: Team) -> SamTeacher:
+def _open_teacher(job: TrainingJob, team: Team) -> SamTeacher:
     if job.sam is None:
         raise RecipeError(
             f"{job.recipe.name} aligns with SAM ViT-B: give its weights with --sam FILE, "

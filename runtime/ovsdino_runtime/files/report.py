@@ -25,7 +25,7 @@ class _Tally:
     began: float = 0.0
 
 
-class Report:
+class ProgressReport:
     """Prints each result as it comes.
 
     Args:
