@@ -85,6 +85,11 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
 )
 @model_options
 @click.option("--trace", type=click.Path(path_type=Path), help="Write when each stage ran, for Perfetto.")
+@click.option(
+    "--topic",
+    metavar="NAME",
+    help="Read this image topic of ROS bags, such as drive.mcap, and write a bag of the results.",
+)
 @click.option("--ray", metavar="ADDRESS", help="Share the work in a Ray cluster; local: in this machine.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of --ray.  [default: as many as fit]")
 @click.option(
@@ -102,6 +107,7 @@ def run(  # noqa: PLR0913 - one argument for each option
     model: str,
     options: "RuntimeOptions",
     trace: Path | None,
+    topic: str | None,
     ray: str | None,
     workers: int | None,
     prefetch: str | None,
@@ -129,6 +135,13 @@ def run(  # noqa: PLR0913 - one argument for each option
         chosen = CommandClasses(
             classes, vocabulary, background=background, background_classes=background_classes
         )
+        if topic is not None:
+            if ray is not None or workers is not None:
+                raise click.UsageError("--topic reads bags in this process; leave out --ray and --workers")
+            check_out(out)
+            offer_download(model)
+            _label_bags(photos, topic, chosen, model=model, options=options, out=out, quiet=quiet)
+            return
         sources = find_sources(photos)
         check_out(out)
         offer_download(model)
@@ -168,6 +181,38 @@ def _label(
         )
         chosen.follow(stream)
         ProgressReport(len(sources), quiet=quiet, geojson="geojson" in kinds).follow(stream)
+
+
+def _label_bags(
+    bags: tuple[str, ...],
+    topic: str,
+    chosen: "CommandClasses",
+    *,
+    model: str,
+    options: "RuntimeOptions",
+    out: Path,
+    quiet: bool,
+) -> None:
+    from ovsdino_runtime.files.report import Report
+    from ovsdino_runtime.integrations.ros_bags import BagFiles, find_bags, import_rosbags, read_bags
+    from ovsdino_runtime.segmenter import Segmenter
+    from ovsdino_runtime.stream import Stream
+
+    import_rosbags()
+    sources = find_bags(bags)
+    files = BagFiles(sources, topic, out)
+    stop = threading.Event()
+    with Segmenter.load(model, options) as segmenter, files, _finishing(stop):
+        stream = Stream(
+            segmenter,
+            read_bags(sources, topic),
+            chosen.vocabulary,
+            background=chosen.background,
+            consume=files.write,
+            stop=stop,
+        )
+        chosen.follow(stream)
+        Report(len(sources), quiet=quiet, geojson=False).follow(stream)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,6 +27,11 @@ PACKAGES = {
         {"numpy", "PIL", "click", "tokenizers"} | {"typing_extensions"},  # the last for type checkers alone
         ENGINES | {"av", "imagecodecs", "pillow_heif", "rasterio", "ray", "tifffile"},
     ),
+    "ovsdino_runtime.integrations": Room(
+        "runtime/ovsdino_runtime/integrations",
+        {"numpy", "PIL", "supervision"},  # the last for type checkers alone
+        {"rosbags"},
+    ),
     "ovsdino_runtime.demo": Room(
         "runtime/ovsdino_runtime/demo",
         {"numpy", "PIL", "click", "fastapi", "gradio", "starlette", "uvicorn"},

@@ -1,0 +1,50 @@
+"""Results as ``supervision.Detections`` (extra ``supervision``): trackers, zones, annotators."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.integrations.class_masks import class_masks
+
+if TYPE_CHECKING:
+    import supervision
+
+
+def to_supervision(segmentation: Segmentation) -> "supervision.Detections":
+    """Convert a result to ``supervision.Detections``, one detection for each class that occurs.
+
+    Example:
+        >>> detections = to_supervision(segmenter("street.jpg", "car, road, sky"))
+        >>> picture = sv.MaskAnnotator().annotate(picture, detections)
+
+    Args:
+        segmentation: the result. Its background is no detection.
+
+    Returns:
+        ``mask`` (n, H, W), ``xyxy`` [px] around each mask, ``class_id`` the labels, ``confidence`` the mean
+        confidence (None without scores), ``data["class_name"]``; the largest class first.
+
+    Raises:
+        OutputError: supervision is not installed.
+    """
+    try:
+        import supervision as sv
+    except ImportError as error:
+        raise OutputError(
+            f"to_supervision needs supervision ({error}); {install_command('supervision')}"
+        ) from error
+    found = class_masks(segmentation)
+    if not found:
+        return sv.Detections.empty()
+    masks = np.stack([each.mask for each in found])
+    scores = [each.score for each in found if each.score is not None]
+    return sv.Detections(
+        xyxy=sv.mask_to_xyxy(masks).astype(np.float32),
+        mask=masks,
+        class_id=np.array([each.label for each in found]),
+        confidence=np.array(scores, np.float32) if len(scores) == len(found) else None,
+        data={"class_name": np.array([each.name for each in found])},
+    )
