@@ -24,7 +24,7 @@ class Verb:
 
 VERBS = {
     "analyze": Verb(
-        "ovsdino.analysis.cli:analyze", "Look into image encoders: spectra of layers, CKA.", "analysis"
+        "ovsdino.analysis.cli:analyze", "Analyze image encoders: spectra of layers, CKA.", "analysis"
     ),
     "bench": Verb(
         "ovsdino_benchmarks.cli:bench", "Measure speed and quality, report and compare them.", "bench"
@@ -32,25 +32,23 @@ VERBS = {
     "convert": Verb(
         "ovsdino.zoo.cli:convert", "Write an official checkpoint as safetensors, with its licence.", "export"
     ),
-    "demo": Verb("ovsdino_runtime.demo.cli:demo", "Open a page to try a model on.", "demo"),
-    "doctor": Verb("ovsdino_runtime.doctor:doctor", "Look at this machine, and say what is wrong with it."),
+    "demo": Verb("ovsdino_runtime.demo.cli:demo", "Serve a page on which to try a model.", "demo"),
+    "doctor": Verb("ovsdino_runtime.doctor:doctor", "Check this machine, and say what is wrong."),
     "evaluate": Verb(
         "ovsdino_benchmarks.cli:evaluate", "Measure mIoU and Boundary IoU by a benchmark's protocol.", "bench"
     ),
     "export": Verb(
-        "ovsdino_export.cli:export", "Turn a model into a bundle that runs without torch.", "export"
+        "ovsdino_export.cli:export", "Export a model to a bundle that runs without torch.", "export"
     ),
-    "models": Verb("ovsdino.zoo.cli:models", "List, fetch and prepare models that others have published."),
+    "models": Verb("ovsdino.zoo.cli:models", "List, fetch and prepare published models."),
     "packs": Verb("ovsdino_runtime.cli:packs", "Put encoded vocabularies into a bundle."),
     "pseudo-masks": Verb(
-        "ovsdino.masks.cli:pseudo_masks", "Find masks for the words of photos' captions.", "masks"
+        "ovsdino.masks.cli:pseudo_masks", "Make masks for the words of photos' captions.", "masks"
     ),
-    "run": Verb("ovsdino_runtime.cli:run", "Name the regions of photos with words of your choice."),
-    "serve": Verb("ovsdino_runtime.serve.cli:serve", "Label photos over HTTP.", "serve"),
+    "run": Verb("ovsdino_runtime.cli:run", "Segment photos into classes that you name."),
+    "serve": Verb("ovsdino_runtime.serve.cli:serve", "Segment photos over HTTP.", "serve"),
     "train": Verb("ovsdino.training.cli:train", "Train a network on photos with pseudo-masks.", "train"),
-    "vocabularies": Verb(
-        "ovsdino_runtime.cli:vocabularies", "List the packaged vocabularies and their words."
-    ),
+    "vocabularies": Verb("ovsdino_runtime.cli:vocabularies", "List the packaged vocabularies, or print one."),
 }
 
 
@@ -94,4 +92,4 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ovsdino")
 def main() -> None:
-    """Name every pixel of a photo with words that you choose."""
+    """Open-vocabulary segmentation: every pixel of a photo gets one of the classes that you name."""

@@ -2,16 +2,18 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ovsdino_runtime.base.cli_errors import user_errors
+from ovsdino_runtime.base.cli_errors import UserError, user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_option
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
-FORMS = click.Choice(["onnx", "onnx-fp16", "onnx-int8", "torch"])
+FORMS = click.Choice(["onnx", "torch"])
+PRECISIONS = click.Choice(["fp32", "fp16", "int8"])
 KERNELS = ("depthwise_block", "preservation_gate", "upsample_argmax")
 DTYPES = ("fp32", "fp16", "bf16")
 GPU_ENGINES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
@@ -37,12 +39,36 @@ def _read_share(_context: click.Context, _option: click.Parameter, value: str) -
     return float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
 
 
+def form_names(forms: Sequence[str], precisions: Sequence[str]) -> tuple[str, ...]:
+    """Name the forms of a model: ``torch``, ``onnx``, ``onnx-fp16`` or ``onnx-int8``.
+
+    Raises:
+        UserError: a precision is asked for and only torch, which has none of them.
+    """
+    found: list[str] = []
+    if set(forms) == {"torch"} and set(precisions) != {"fp32"}:
+        raise UserError(f"--precision {' '.join(precisions)}: --form torch runs in fp32; leave it out")
+    for form in forms:
+        names = ["torch"] if form == "torch" else [f"onnx-{p}".removesuffix("-fp32") for p in precisions]
+        found += names
+    return tuple(dict.fromkeys(found))
+
+
 @click.group(context_settings=CONTEXT)
+@version_option("ovsdino-bench")
 def bench() -> None:
     """Measure speed and quality, and put the figures side by side."""
 
 
-@bench.command(context_settings=CONTEXT)
+@bench.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino evaluate --data FOLDER",
+        "ovsdino evaluate --data VOCdevkit --benchmark voc21 --model my.ovs",
+        "ovsdino evaluate --data FOLDER --vocabulary voc21 --workers 2",
+    ),
+)
 @click.option(
     "--data", required=True, type=PATH, help="A benchmark's folder, or one with images/ and labels/."
 )
@@ -50,14 +76,34 @@ def bench() -> None:
     "--benchmark", "benchmarks", multiple=True, help="voc21, ade20k, ...: read DATA as this benchmark."
 )
 @click.option(
-    "--names", help="Classes of a folder: FILE or a packaged vocabulary.  [default: DATA/names.txt]"
+    "--classes",
+    metavar="TEXT|@FILE",
+    help="Classes of a folder, in the order of its labels.  [default: @DATA/names.txt]",
 )
-@click.option("--ignore", default=255, show_default=True, help="Label of a folder that means nothing.")
+@click.option("--vocabulary", metavar="NAME", help="Packaged classes of a folder; `ovsdino vocabularies`.")
+@click.option("--ignore", default=255, show_default=True, help="Label value of a folder that is ignored.")
 @click.option(
-    "--reduce-zero-label", is_flag=True, help="Label 0 of a folder means nothing, classes begin at 1."
+    "--reduce-zero-label", is_flag=True, help="Label value 0 of a folder is ignored, classes begin at 1."
 )
 @click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
-@click.option("--form", "forms", multiple=True, type=FORMS, default=["onnx"], show_default=True)
+@click.option(
+    "--form",
+    "forms",
+    multiple=True,
+    type=FORMS,
+    default=["onnx"],
+    show_default=True,
+    help="The exported graphs, or the torch network.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=PRECISIONS,
+    default=["fp32"],
+    show_default=True,
+    help="Of the exported graphs.",
+)
 @click.option("--checkpoint", type=PATH, help="Weights of the torch form.  [default: the packaged ones]")
 @click.option("--sam", type=PATH, help="SAM's checkpoint: its features replace the encoder's; torch form.")
 @click.option(
@@ -114,6 +160,11 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
         from ovsdino_benchmarks.quality.quality import QualityRequest, run_quality
 
         spec = ModelSpec(**{key: options.pop(key) for key in ("model", "checkpoint", "threads", "sam")})
+        classes, vocabulary = options.pop("classes"), options.pop("vocabulary")
+        if classes is not None and vocabulary is not None:
+            raise UserError("--classes and --vocabulary both name the classes: leave one out")
+        options["classes"] = vocabulary or classes
+        options["forms"] = form_names(options["forms"], options.pop("precisions"))
         fields = ("average", "align_corners", "words", "patches", "background_cleaning", "pamr")
         changes = {key: options.pop(key) for key in fields}
         threshold = options.pop("background")
@@ -122,9 +173,28 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
             click.echo(f"-> {file}")
 
 
-@bench.command(context_settings=CONTEXT)
+@bench.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino-bench latency",
+        (
+            "ovsdino-bench latency --model my.ovs --precision fp16 --class-counts 10,100,1000 --sizes "
+            "640x480,1920x1080"
+        ),
+    ),
+)
 @click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
-@click.option("--form", type=FORMS, default="onnx", show_default=True)
+@click.option(
+    "--form",
+    type=FORMS,
+    default="onnx",
+    show_default=True,
+    help="The exported graphs, or the torch network.",
+)
+@click.option(
+    "--precision", type=PRECISIONS, default="fp32", show_default=True, help="Of the exported graphs."
+)
 @click.option("--checkpoint", type=PATH, help="Torch weights.  [default: the packaged ones, else random]")
 @click.option(
     "--sizes",
@@ -135,7 +205,13 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
     help="Of the photo.",
 )
 @click.option(
-    "--classes", callback=_read_counts, default="171", metavar="N,...", show_default=True, help="How many."
+    "--class-counts",
+    "classes",
+    callback=_read_counts,
+    default="171",
+    metavar="N,...",
+    show_default=True,
+    help="Numbers of classes.",
 )
 @click.option("--templates", default="model", show_default=True, help="A packaged set, a phrase, or model.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of every way.  [default: all processors]")
@@ -153,7 +229,8 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
         from ovsdino_benchmarks.latency.latency import describe, write_latency
         from ovsdino_benchmarks.model_variants.models import ModelSpec
 
-        names = {key: options.pop(key) for key in ("model", "form", "checkpoint", "threads")}
+        names = {key: options.pop(key) for key in ("model", "checkpoint", "threads")}
+        (names["form"],) = form_names([options.pop("form")], [options.pop("precision")])
         ways = choose_baselines(options.pop("baselines"), compiled=options.pop("compiled"))
         out = options.pop("out")
         request = LatencyRequest(ModelSpec(**names), baselines=ways, **options)
@@ -161,7 +238,11 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
         click.echo("\n".join(map(describe, measured)) + f"\n-> {file}")
 
 
-@bench.command(context_settings=CONTEXT)
+@bench.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino-bench kernels --kernel upsample_argmax --class-counts 171",),
+)
 @click.option("--model", default="ovsdino-vitb14", show_default=True, help="The preset whose shapes to take.")
 @click.option(
     "--kernel", "kernels", type=click.Choice(KERNELS), multiple=True, default=KERNELS, show_default=True
@@ -170,7 +251,15 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
     "--dtype", "dtypes", type=click.Choice(DTYPES), multiple=True, default=DTYPES, show_default=True
 )
 @click.option("--batches", callback=_read_counts, default="1,4,16", metavar="N,...", show_default=True)
-@click.option("--classes", callback=_read_counts, default="20,171,1000", metavar="N,...", show_default=True)
+@click.option(
+    "--class-counts",
+    "classes",
+    callback=_read_counts,
+    default="20,171,1000",
+    metavar="N,...",
+    show_default=True,
+    help="Numbers of classes.",
+)
 @click.option(
     "--sizes", callback=_read_sizes, default="640x480,1920x1080", metavar="WxH,...", show_default=True
 )
@@ -191,7 +280,11 @@ def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives ea
             click.echo(f"-> {file}")
 
 
-@bench.command(context_settings=CONTEXT)
+@bench.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino-bench device --model my.ovs --engine tensorrt --precision fp16",),
+)
 @click.option(
     "--model",
     required=True,
@@ -203,7 +296,15 @@ def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives ea
 @click.option(
     "--sizes", callback=_read_sizes, default="640x480,1920x1080", metavar="WxH,...", show_default=True
 )
-@click.option("--classes", callback=_read_counts, default="20,171,1000", metavar="N,...", show_default=True)
+@click.option(
+    "--class-counts",
+    "classes",
+    callback=_read_counts,
+    default="20,171,1000",
+    metavar="N,...",
+    show_default=True,
+    help="Numbers of classes.",
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--out", type=PATH, default="ovsdino-bench/device", show_default=True, help="Folder.")
@@ -218,7 +319,12 @@ def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives eac
             click.echo(f"-> {file}")
 
 
-@bench.command("serve", context_settings=CONTEXT)
+@bench.command(
+    "serve",
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=('ovsdino-bench serve --photos photos --classes "cat, grass" --clients 8 --seconds 30',),
+)
 @click.option(
     "--url", default="http://127.0.0.1:8080", show_default=True, help="Of a running `ovsdino serve`."
 )
@@ -244,7 +350,11 @@ def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - cli
             click.echo(f"-> {file}")
 
 
-@bench.command(context_settings=CONTEXT)
+@bench.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino-bench report ovsdino-bench --gallery",),
+)
 @click.argument("sources", nargs=-1, required=True, type=PATH, metavar="RESULTS...")
 @click.option("--gallery", is_flag=True, help="Show the pictures of the results' folders.")
 @click.option("--out", type=PATH, default="ovsdino-report", show_default=True)
@@ -257,7 +367,11 @@ def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
             click.echo(f"-> {file}")
 
 
-@bench.command(context_settings=CONTEXT)
+@bench.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino-bench compare old/results.json new/results.json --max-slowdown 10%",),
+)
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH)
 @click.option(
@@ -282,6 +396,11 @@ def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> 
         sys.exit(any(finding.regressed for finding in findings))
 
 
-evaluate = click.Command(
-    "evaluate", context_settings=CONTEXT, params=quality.params, callback=quality.callback, help=quality.help
+evaluate = GroupedCommand(
+    "evaluate",
+    context_settings=CONTEXT,
+    params=quality.params,
+    callback=quality.callback,
+    help=quality.help,
+    examples=quality.examples,
 )

@@ -10,6 +10,7 @@ import click
 
 from ovsdino_export.engines.cli_options import build_for, engine_options, find_target, show_engines
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_option
 
 if TYPE_CHECKING:
     from ovsdino_runtime.bundle.bundle import Bundle
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino-export --model nano --out bundles",
+        "ovsdino-export --model nano --checkpoint run/last.safetensors --fp16 --out bundles",
+        "ovsdino-export --bundle my.ovs --engine tensorrt --gpu current",
+    ),
+)
 @click.option("--model", default="nano", show_default=True, help="A preset, such as nano or ovsdino-vitb14.")
 @click.option("--checkpoint", type=FILE, help="Weights of the model.  [default: the packaged ones]")
 @click.option(
@@ -58,6 +67,7 @@ FILE = click.Path(path_type=Path)
     metavar="DIR",
 )
 @engine_options
+@version_option("ovsdino-export")
 def export(  # noqa: PLR0913 - one argument for each option
     model: str,
     checkpoint: Path | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ovsdino.torch_errors import user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ovsdino.analysis.encoders import Encoder
     from ovsdino.analysis.measure import AnalysisRun
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
 ENCODER = "NAME=FILE"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -53,7 +53,14 @@ def analyze() -> None:
     """
 
 
-@analyze.command(context_settings=CONTEXT)
+@analyze.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino analyze spectrum photos",
+        "ovsdino analyze spectrum photos --encoder nano --encoder sam_vit_b=sam_vit_b_01ec64.pth",
+    ),
+)
 @_common
 @click.option("--encoder", "encoders", multiple=True, default=("nano",), show_default=True, metavar=ENCODER)
 @click.option("--layers", callback=_read_layers, default="all", show_default=True, help="Blocks: 2,4,6.")
@@ -81,7 +88,11 @@ def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  
             click.echo(f"-> {file}")
 
 
-@analyze.command(context_settings=CONTEXT)
+@analyze.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino analyze cka photos --first nano --second sam_vit_b=sam_vit_b_01ec64.pth",),
+)
 @_common
 @click.option("--first", required=True, metavar=ENCODER)
 @click.option("--second", required=True, metavar=ENCODER)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ovsdino.torch_errors import user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 
 if TYPE_CHECKING:
     from ovsdino.masks.options import MaskOptions
@@ -17,7 +18,17 @@ SHARE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino pseudo-masks --photos photos --captions captions.json --out masks",
+        (
+            "ovsdino pseudo-masks --source labels --photos photos --labels labels --names names.txt "
+            "--out masks"
+        ),
+    ),
+)
 @click.option("--photos", type=FOLDER, required=True, metavar="DIR", help="The photos, in it and below it.")
 @click.option("--captions", type=FOLDER, metavar="FILE", help="Their captions, in COCO's format.")
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Where the shards go; goes on there.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ovsdino.torch_errors import user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 
 if TYPE_CHECKING:
     from ovsdino.training.recipe import Recipe
@@ -17,7 +18,21 @@ PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino train --preset nano --photos photos --masks masks --init weights.safetensors --out run",
+        (
+            "ovsdino train --preset nano --photos photos --masks masks --init nano.safetensors --phase "
+            "448x1@12 --out tuned"
+        ),
+        (
+            "torchrun --no-python --nproc-per-node 8 ovsdino train --photos p --masks m --init "
+            "dinov2.pth --out run"
+        ),
+    ),
+)
 @click.option("--photos", required=True, type=PATH, metavar="DIR", help="The photos that the masks are of.")
 @click.option("--masks", required=True, type=PATH, metavar="DIR", help="What `ovsdino pseudo-masks` made.")
 @click.option(
@@ -26,7 +41,14 @@ COUNT = click.IntRange(min=1)
 )  # fmt: skip
 @click.option("--out", required=True, type=PATH, metavar="DIR", help="Gets weights, state and logs.")
 @click.option("--variant", default="ours", show_default=True, help="A row of the paper's tables.")
-@click.option("--init", type=PATH, metavar="FILE", help="Weights to begin with: a backbone's or a network's.")
+@click.option(
+    "--checkpoint",
+    "--init",
+    "init",
+    type=PATH,
+    metavar="FILE",
+    help="Weights to begin with: a backbone's or a network's.",
+)
 @click.option(
     "--text", type=PATH, metavar="FILE",
     help="CLIP ViT-B/16; dino.txt for dinov3seg-vitl16.  [nano, tiny: the packaged text tower]",

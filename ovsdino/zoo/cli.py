@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 from ovsdino_runtime.base.install import install_command
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ PATH = click.Path(path_type=Path)
 UNKNOWN = 3  # exit code of `prepare --first-use` for a name that is not ours
 # The command `ovsdino` of this very installation, whatever PATH holds.
 OVSDINO = (sys.executable, "-c", "from ovsdino.cli import main; main(prog_name='ovsdino')")
-SETTINGS = {"help_option_names": ["-h", "--help"]}
 EXTRAS = "hub,export,cpu"
 
 
-@click.group(invoke_without_command=True, context_settings=SETTINGS)
+@click.group(invoke_without_command=True, context_settings=CONTEXT)
 @click.pass_context
 def models(context: click.Context) -> None:
     """List the models that others have published, fetch them and make bundles of them."""
@@ -35,7 +35,11 @@ def models(context: click.Context) -> None:
             show_list()
 
 
-@models.command(context_settings=SETTINGS)
+@models.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino models fetch dinov2-vitb14",),
+)
 @click.argument("name")
 def fetch(name: str) -> None:
     """Fetch a model's official files into the cache; what is cut goes on with the same command."""
@@ -47,7 +51,11 @@ def fetch(name: str) -> None:
         click.echo(f"-> {folder}")
 
 
-@models.command(context_settings=SETTINGS)
+@models.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino models prepare talk2dino-vitb14",),
+)
 @click.argument("name")
 @click.option("--first-use", is_flag=True, hidden=True, help="Ask first; for `ovsdino-run --model NAME`.")
 @click.pass_context
@@ -71,7 +79,14 @@ def prepare(context: click.Context, name: str, first_use: bool) -> None:
         click.echo(f"-> {bundle_path(name)}; `ovsdino-run PHOTO --model {name} --classes ...` uses it")
 
 
-@models.command(context_settings=SETTINGS)
+@models.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino models push run me/my-model",
+        "ovsdino models push run me/my-model --folder upload",
+    ),
+)
 @click.argument("run", type=PATH)
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--licence", help="The Hub's identifier of the weights' licence.  [default: none is stated]")
@@ -92,7 +107,11 @@ def push(run: Path, repo: str, licence: str | None, private: bool, folder: Path 
             click.echo(f"-> {repository.push(written, repo, private=private)}")
 
 
-@models.command(context_settings=SETTINGS)
+@models.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino models pull me/my-model --out weights.safetensors",),
+)
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--out", type=PATH, required=True, metavar="FILE", help="Such as weights.safetensors.")
 @click.option("--revision", help="A commit, tag or branch.  [default: the newest]")
@@ -105,7 +124,14 @@ def pull(repo: str, out: Path, revision: str | None) -> None:
         click.echo(f"-> {out}\nnext: ovsdino-export --model {name} --checkpoint {out}")
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino convert dinov2_vitb14_pretrain.pth",
+        "ovsdino convert sam_vit_b_01ec64.pth --out sam.safetensors",
+    ),
+)
 @click.argument("checkpoint", type=PATH)
 @click.option("--out", type=PATH, metavar="FILE", help="[default: beside the checkpoint, *.safetensors]")
 def convert(checkpoint: Path, out: Path | None) -> None:

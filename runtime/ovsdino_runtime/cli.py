@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ovsdino_runtime.base.cli_errors import user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_option
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
@@ -47,22 +48,32 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
         raise click.BadParameter(str(error)) from error
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        'ovsdino-run photo.jpg --classes "cat, car|automobile, sky"',
+        "ovsdino-run photos/ --vocabulary ade150 --save labels,json --out results",
+        "ovsdino-run drive.mp4 --classes @names.txt --background-classes surroundings",
+    ),
+)
 @click.argument("photos", nargs=-1, metavar="PHOTO...")
 @click.option(
     "--classes",
     metavar="TEXT|@FILE|-",
-    help="Words such as 'cat, car|automobile, sky'; - reads lines of them, also while it runs.",
+    help="Class names such as 'cat, car|automobile, sky'; - reads lists line by line from standard input.",
 )
 @click.option(
-    "--vocabulary", metavar="NAME", help="Packaged classes such as ade150; see `ovsdino vocabularies`."
+    "--vocabulary",
+    metavar="NAME",
+    help="A packaged list of classes such as ade150; see `ovsdino vocabularies`.",
 )
 @click.option(
     "--out",
     default="ovsdino-out",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Directory of results.",
+    help="Folder of the results.",
 )
 @click.option(
     "--save",
@@ -76,26 +87,28 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
     "--background",
     metavar="none|THRESHOLD",
     callback=_read_background,
-    help="Pixels less sure than this, in 0..1, are background.  [default: as the vocabulary says]",
+    help="Pixels with a lower confidence, in 0..1, are background.  [default: the model's threshold where "
+    "the list has a background, 0.2 for one class alone, else none]",
 )
 @click.option(
     "--background-classes",
     metavar="TEXT|@FILE|NAME",
-    help="What is background as well: words, or packaged ones such as 'surroundings'.",
+    help="Classes that count as background: names, or a packaged list such as 'surroundings'.",
 )
 @model_options
-@click.option("--trace", type=click.Path(path_type=Path), help="Write when each stage ran, for Perfetto.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write the times of all stages, for Perfetto.")
 @click.option(
     "--topic",
     metavar="NAME",
     help="Read this image topic of ROS bags, such as drive.mcap, and write a bag of the results.",
 )
-@click.option("--ray", metavar="ADDRESS", help="Share the work in a Ray cluster; local: in this machine.")
+@click.option("--ray", metavar="ADDRESS", help="Share the work in a Ray cluster; local: on this machine.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of --ray.  [default: as many as fit]")
 @click.option(
-    "--prefetch", metavar="FILE", help="Encode the words of a file, one class a line, for later runs."
+    "--prefetch", metavar="FILE", help="Encode the class names of a file, one a line, for later runs."
 )
 @click.option("--quiet", is_flag=True, help="Print errors only.")
+@version_option("ovsdino-run")
 def run(  # noqa: PLR0913 - one argument for each option
     photos: tuple[str, ...],
     classes: str | None,
@@ -113,10 +126,13 @@ def run(  # noqa: PLR0913 - one argument for each option
     prefetch: str | None,
     quiet: bool,
 ) -> None:
-    """Name every pixel of PHOTOs with words of your choice.
+    """Segment PHOTOs into classes that you name.
 
     A PHOTO is a file, a folder, a pattern, a .txt list of these, a video, a camera's number, or an address
     such as rtsp://... Each photo gets an overlay with a legend, an indexed PNG of its labels, and JSON.
+
+    One class a line in a file, with '|' between synonyms. One class alone is found where its confidence is
+    0.2 or more; of several classes, each pixel gets the best.
     """
     with user_errors():
         from ovsdino_runtime.base.out_folder import check_out
@@ -215,7 +231,14 @@ def _label_bags(
         Report(len(sources), quiet=quiet, geojson=False).follow(stream)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino vocabularies",
+        "ovsdino vocabularies voc21 > names.txt",
+    ),
+)
 @click.argument("name", required=False)
 def vocabularies(name: str | None) -> None:
     """List the packaged vocabularies, or print one as a file of class names."""
@@ -229,7 +252,14 @@ def vocabularies(name: str | None) -> None:
             click.echo(f"{known.name:15}{len(known.names):4} classes  {known.source.partition(';')[0]}")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino packs voc21 ade150 --model my.ovs",
+        "ovsdino packs voc21 --model nano --out packed.ovs",
+    ),
+)
 @click.argument("names", nargs=-1, required=True, metavar="VOCABULARY...")
 @click.option("--model", required=True, help="The name of a model, or the path of a bundle.")
 @click.option(

@@ -1,4 +1,4 @@
-"""The options that say which model runs, and how: the same for every command that labels photos."""
+"""Options of how a model runs: the same in every command that segments photos."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -10,7 +10,10 @@ from ovsdino_runtime.base.cli_errors import user_errors
 
 OPTIONS = (
     click.option(
-        "--model", default="nano", show_default=True, help="A model of `ovsdino models`, or a bundle."
+        "--model",
+        default="nano",
+        show_default=True,
+        help="A name from `ovsdino models`, or the path of a bundle.",
     ),
     click.option(
         "--device",
@@ -24,32 +27,37 @@ OPTIONS = (
         type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
         default="onnxruntime",
         show_default=True,
-        help="What runs the graphs.",
+        help="Runs the graphs; TensorRT needs cuda.",
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]"),
+    click.option(
+        "--threads", type=click.IntRange(min=1), help="Threads that compute.  [default: all processors]"
+    ),
     click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
         default="fp32",
         show_default=True,
-        help="Which of the model's vision graphs runs.",
+        help="Of the vision graph; fp16 and bf16 need cuda.",
     ),
     click.option(
-        "--templates", metavar="NAME|TEXT|@FILE", help="Prompts around each word.  [default: the model's]"
+        "--templates",
+        metavar="NAME|TEXT|@FILE",
+        help="Prompts around each class name.  [default: the model's]",
     ),
     click.option(
         "--inference",
         type=click.Choice(["slide", "whole", "both"]),
         default="slide",
         show_default=True,
-        help="slide cuts photos into windows; whole runs each photo at once: faster, less exact; "
+        help="slide cuts photos into windows; whole runs each photo at once: faster, less accurate; "
         "both averages the two.",
     ),
     click.option(
         "--short-side",
         type=click.IntRange(min=1),
         metavar="PIXELS",
-        help="Resize photos to it: more finds smaller things, in more time.  [default: the model's]",
+        help="Resize photos to this shorter side. Choose more to find smaller things, in more time.  "
+        "[default: the model's]",
     ),
     click.option(
         "--refine/--no-refine",
@@ -67,7 +75,7 @@ NAMES = ("device", "engine", "threads", "precision", "inference", "short_side", 
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which gets them as ``model`` and ``options``, a `RuntimeOptions`."""
+    """Add the options to a command, which receives ``model`` and ``options``, a `RuntimeOptions`."""
 
     @wraps(command)
     def with_options(**given: Any) -> None:  # noqa: ANN401 - click gives each its own type

@@ -14,6 +14,7 @@ from typing import Literal
 import click
 
 from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.cuda.devices import Gpu, find_gpus
 from ovsdino_runtime.engines.cache import EngineRecord, engines_dir, list_engines
@@ -199,7 +200,11 @@ def as_numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=("ovsdino doctor",),
+)
 def doctor() -> None:
     """Look at this machine: packages, GPUs, engines, known faults, and what each means."""
     findings = examine()

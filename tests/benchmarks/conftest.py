@@ -13,11 +13,12 @@ from ovsdino_benchmarks.latency import roofline as floor
 from ovsdino_runtime.bundle.bundle import Graph, Head, Manifest, Tensor, TextInfo, write_bundle
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
+from tests.runtime.words import PACKAGED
 
 SIZE, PATCH, WIDTH = 32, 8, 4
 GRID = SIZE // PATCH
 COLOURS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1)}
-WORDS = ["[PAD]", "[UNK]", "a", *COLOURS]
+WORDS = ["[PAD]", "[UNK]", "a", *COLOURS, *sorted(PACKAGED - {"a", *COLOURS})]
 
 
 def _graph(nodes, inputs, outputs, weights) -> bytes:
@@ -54,7 +55,7 @@ def vision_graph() -> bytes:
 def text_graph() -> bytes:
     """Sum of the words' colours."""
     table = np.zeros((len(WORDS), WIDTH), np.float32)
-    table[1, 3] = 1  # any other word is of no colour
+    table[1, 3] = table[3 + len(COLOURS) :, 3] = 1  # any other word is of no colour
     for word, colour in COLOURS.items():
         table[WORDS.index(word), :3] = colour
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "tokens"])

@@ -83,7 +83,7 @@ def test_compare_fails_where_something_got_worse(tiny, stripes, tmp_path):
 
 def test_latency_writes_a_result(tiny, tmp_path, monkeypatch, quick):
     monkeypatch.setenv("PYTHONPATH", ":".join(str(ROOT / name) for name in ("", "runtime", "benchmarks")))
-    options = ("--sizes", "40x32", "--classes", "3", "--repeats", 2, "--warmup", 1, "--no-baselines")
+    options = ("--sizes", "40x32", "--class-counts", "3", "--repeats", 2, "--warmup", 1, "--no-baselines")
     result = run("latency", "--model", tiny, "--threads", 1, *options, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "head, merge, upsample, argmax" in result.stdout
@@ -95,7 +95,7 @@ def test_latency_writes_a_result(tiny, tmp_path, monkeypatch, quick):
     [
         (("quality", "--data", "nowhere"), "nowhere: no such folder"),
         (("quality", "--data", "."), "names.txt: no such file; write one class a line"),
-        (("quality", "--data", ".", "--names", "voc21"), "no labels/*.png in it"),
+        (("quality", "--data", ".", "--vocabulary", "voc21"), "no labels/*.png in it"),
         (
             ("quality", "--data", ".", "--benchmark", "voc12"),
             "unknown benchmark 'voc12': expected one of voc21",
@@ -106,7 +106,7 @@ def test_latency_writes_a_result(tiny, tmp_path, monkeypatch, quick):
         ),
         (("latency", "--model", "nowhere"), "nowhere: neither a packaged model nor a bundle"),
         (("latency", "--sizes", "640"), "'640' is not like 640x480,1920x1080"),
-        (("latency", "--classes", "many"), "'many' is not like 10,100,1000"),
+        (("latency", "--class-counts", "many"), "'many' is not like 10,100,1000"),
         (("report", "nowhere.json"), "nowhere.json: no such file"),
         (("compare", ".", "."), "no results in it"),
         (("compare", ".", ".", "--max-slowdown", "much"), "'much' is not like 5% or 0.05"),
@@ -128,11 +128,14 @@ def test_a_mistake_gets_one_line(arguments, message, tmp_path, monkeypatch):
         (("--protocol", "mine"), "unknown protocol 'mine'"),
         (("--protocol", "model", "--templates", "mine"), "unknown templates 'mine'"),
         (
-            ("--protocol", "model", "--form", "onnx-fp16"),
+            ("--protocol", "model", "--precision", "fp16"),
             "has no graph vision.fp16; export it with --fp16",
         ),
         (("--protocol", "model", "--form", "torch"), "unknown model 'tiny'"),
-        (("--protocol", "model", "--names", "voc20", "--reduce-zero-label", "--ignore", "7"), "out of range"),
+        (
+            ("--protocol", "model", "--vocabulary", "voc20", "--reduce-zero-label", "--ignore", "7"),
+            "out of range",
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_gets_one_line(tiny, stripes, options, message, tmp_path):

@@ -10,6 +10,7 @@ from scipy.io import savemat
 from ovsdino_benchmarks.datasets.benchmark_list import benchmarks
 from ovsdino_benchmarks.datasets.dataset import open_benchmark, open_folder
 from ovsdino_benchmarks.datasets.label_values import CONTEXT_IDS, IGNORED, stuff_pixels
+from ovsdino_runtime.base.errors import ClassesError
 from ovsdino_runtime.files.labeled_folder import DataError, LabelError
 from ovsdino_runtime.geometry.rle import decode_rle
 from ovsdino_runtime.text.vocabulary import load_vocabulary
@@ -251,7 +252,8 @@ def refuse(message, *arguments, **options):
 def test_a_folder_that_does_not_fit_is_refused(stripes, tmp_path):
     refuse("no such folder", tmp_path / "nowhere")
     refuse("not a folder", stripes / "names.txt")
-    refuse("words.txt: no such file; write one class a line", stripes, "words.txt")
+    with pytest.raises(ClassesError, match="words.txt: cannot be read: No such file"):
+        open_folder(stripes, "@words.txt")
     (tmp_path / "empty").mkdir()
     refuse("no labels/.*.png in it", tmp_path / "empty", "voc21")
     (stripes / "images/3.png").unlink()

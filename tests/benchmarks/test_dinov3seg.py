@@ -98,7 +98,7 @@ def test_evaluate_counts_what_the_model_says(colours, stripes, tmp_path):
     [
         (["--protocol", "ovsdino"], "protocol ovsdino averages logits, which colours cannot run"),
         (["--protocol", "dinov3seg"], "--protocol model can be run"),
-        (["--form", "onnx-fp16"], "has no graph vision.fp16; export it with --fp16"),
+        (["--precision", "fp16"], "has no graph vision.fp16; export it with --fp16"),
         (["--form", "torch"], "its network is not one that this version can build"),
         (["--model", "dinotxt-vitl16"], "dinotxt-vitl16"),
         (["--model", "dinotxt-vitl16", "--form", "torch"], "give the folder with its two official files"),
@@ -151,7 +151,7 @@ def with_outputs(manifest):
 
 
 def test_latency_of_each_stage_beside_its_floor(colours, quick, tmp_path):
-    options = ["--model", colours, "--sizes", "80x60", "--classes", "12", "--threads", 1, "--repeats", 2]
+    options = ["--model", colours, "--sizes", "80x60", "--class-counts", "12", "--threads", 1, "--repeats", 2]
     done = run(bench, "latency", *options, "--warmup", 1, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     found = results.load(tmp_path / "latency-colours-onnx.json").latency[0]

@@ -230,7 +230,18 @@ def test_an_unknown_model_is_refused():
 
 @pytest.mark.gpu
 def test_a_gpu_is_measured_and_reported(tmp_path):
-    options = ("--model", "nano", "--batches", "1", "--classes", "20", "--sizes", "640x480", "--repeats", "3")
+    options = (
+        "--model",
+        "nano",
+        "--batches",
+        "1",
+        "--class-counts",
+        "20",
+        "--sizes",
+        "640x480",
+        "--repeats",
+        "3",
+    )
     result = CliRunner().invoke(bench, ["kernels", *options, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     report = load_kernels(tmp_path / "report.json")

@@ -3,7 +3,6 @@
 Both are ONNX graphs that ONNX Runtime runs; the tokenizer is one of the `tokenizers` library.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from ovsdino_runtime.bundle.bundle import (
 )
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
-from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
+from tests.runtime.words import PACKAGED
 
 SIZE, PATCH, WIDTH = 64, 8, 6
 COLOURS = {  # RGB in -1..1, as the network sees them
@@ -36,10 +35,15 @@ COLOURS = {  # RGB in -1..1, as the network sees them
     "white": (1, 1, 1),
     "black": (-1, -1, -1),
 }
-PACKAGED = (word for name in vocabulary_names() for words in load_vocabulary(name).classes for word in words)
-PARTS = {part for word in PACKAGED for part in re.findall(r"\w+|[^\w\s]+", word.lower())}
-OTHERS = sorted((PARTS | {"cat", "dog", "forklift"}) - {"a", "the", *COLOURS})  # words that tests may ask for
-WORDS = ["[PAD]", "[UNK]", "a", "the", *COLOURS, *(f"word{i}" for i in range(1000)), *OTHERS]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "a",
+    "the",
+    *COLOURS,
+    *(f"word{i}" for i in range(1000)),
+    *sorted(PACKAGED - {"a", "the", *COLOURS}),
+]
 
 
 def _model(nodes, inputs, outputs, weights) -> bytes:

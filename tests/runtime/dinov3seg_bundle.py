@@ -14,11 +14,13 @@ from ovsdino_runtime.bundle.bundle import Bundle, Graph, Head, Manifest, Tensor,
 from ovsdino_runtime.bundle.manifest import Dinov3seg
 from ovsdino_runtime.geometry.preprocess import Preprocessing, resize_bilinear
 from ovsdino_runtime.geometry.windows import WindowPolicy
+from tests.runtime.words import PACKAGED
 
 VIEW, WINDOW, STRIDE, PATCH, WIDTH = 64, 32, 16, 8, 4
 GRID = VIEW // PATCH
 COLOURS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1)}
 WORDS = ["[PAD]", "[UNK]", "a", *COLOURS, *(f"word{number}" for number in range(40))]
+WORDS += sorted(PACKAGED - {"a", *COLOURS})
 INPUTS = {
     "vision": {"pixels": ("batch", 3, WINDOW, WINDOW)},
     "whole": {"pixels": (1, 3, VIEW, VIEW)},

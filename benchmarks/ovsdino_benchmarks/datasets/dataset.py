@@ -29,6 +29,7 @@ from ovsdino_runtime.files.labeled_folder import (
 )
 from ovsdino_runtime.geometry.rle import decode_rle
 from ovsdino_runtime.geometry.types import Truth
+from ovsdino_runtime.text.class_lists import read_classes
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, vocabulary_names
 
 Extent = Literal["full set", "subset", "own folder"]  # how much of a benchmark it is
@@ -109,13 +110,14 @@ def open_benchmark(name: str, folder: Path) -> Dataset:
 
 
 def open_folder(
-    folder: Path, names: str | None = None, *, ignore: int = 255, reduce_zero_label: bool = False
+    folder: Path, classes: str | None = None, *, ignore: int = 255, reduce_zero_label: bool = False
 ) -> Dataset:
     """Find ``images/``, ``labels/*.png`` and ``names.txt`` in a folder.
 
     Args:
         folder: the data set.
-        names: a packaged vocabulary, or a file with one class a line; None is ``names.txt`` in the folder.
+        classes: a packaged vocabulary, ``"@FILE"`` or the names themselves, in the order of the labels;
+            None is ``names.txt`` in the folder.
         ignore: label that means nothing.
         reduce_zero_label: label 0 means nothing either, and the classes begin at 1.
 
@@ -124,22 +126,22 @@ def open_folder(
         ClassesError: the names are no valid classes.
     """
     require_folder(folder)
-    vocabulary = _choose_names(folder, names)
+    vocabulary = _choose_classes(folder, classes)
     meaning = (reduced if reduce_zero_label else plain)(len(vocabulary.names), ignore=ignore)
     found = open_labelled(folder, vocabulary, meaning)
     samples = tuple(Sample(labels.stem, photo, labels) for photo, labels in found.pairs)
     return Dataset(found.name, samples, vocabulary, meaning, "own folder")
 
 
-def _choose_names(folder: Path, names: str | None) -> Vocabulary:
-    if names in vocabulary_names():
-        return load_vocabulary(str(names))
+def _choose_classes(folder: Path, classes: str | None) -> Vocabulary:
+    if classes is not None:
+        return read_classes(classes)
     try:
-        return read_names(folder / NAMES if names is None else Path(names))
+        return read_names(folder / NAMES)
     except DataError as error:
         packaged = ", ".join(vocabulary_names())
         raise DataError(
-            f"{error}, or give --names FILE, --benchmark, or as --names one of {packaged}"
+            f"{error}, or give --classes @FILE, --benchmark, or as --vocabulary one of {packaged}"
         ) from error
 
 

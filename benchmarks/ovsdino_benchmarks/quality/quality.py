@@ -42,7 +42,7 @@ class QualityRequest:
     spec: ModelSpec
     forms: tuple[Form, ...] = ("onnx",)
     benchmarks: tuple[str, ...] = ()  # none: the folder itself
-    names: str | None = None  # of a folder's classes
+    classes: str | None = None  # of a folder: see `open_folder`
     ignore: int = 255
     reduce_zero_label: bool = False
     protocol: str | None = None  # None: the model's or the benchmark's own
@@ -71,7 +71,7 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
         raise EngineError(f"--sam: got --form {', '.join(request.forms)}, expected --form torch and no other")
     datasets = [open_benchmark(name, request.data) for name in request.benchmarks] or [
         open_folder(
-            request.data, request.names, ignore=request.ignore, reduce_zero_label=request.reduce_zero_label
+            request.data, request.classes, ignore=request.ignore, reduce_zero_label=request.reduce_zero_label
         )
     ]
     files = []

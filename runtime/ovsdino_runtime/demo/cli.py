@@ -5,20 +5,30 @@ from typing import TYPE_CHECKING
 import click
 
 from ovsdino_runtime.base.cli_errors import user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
     from ovsdino_runtime.base.options import RuntimeOptions
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino demo",
+        "ovsdino demo --model my.ovs --port 8000",
+    ),
+)
 @model_options
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: for the whole network.")
 @click.option(
-    "--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
+    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0 accepts requests from other machines."
+)
+@click.option(
+    "--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 chooses a free one."
 )
 def demo(model: str, options: "RuntimeOptions", host: str, port: int) -> None:
-    """Open a page to try a model on: a photo or the camera, words, and what it sees.
+    """Serve a page on which to try a model: a photo or the camera, class names, and the result.
 
     Photos stay on this machine. Ctrl-C ends it.
     """

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -17,6 +16,7 @@ import numpy as np
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.base.overlay import palette
 from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.base.version import version
 from ovsdino_runtime.files.geojson import Georeference, to_geojson
 from ovsdino_runtime.geometry.rle import encode_rle
 
@@ -151,14 +151,6 @@ def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
         "versions": {"ovsdino": version(), "engine": segmentation.engine},
         "timings_ms": dict(segmentation.timings),
     }
-
-
-def version() -> str:
-    """Return the installed version of ovsdino; "unknown" in a source tree that is not installed."""
-    try:
-        return metadata.version("ovsdino")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _round(score: float | None) -> float | None:

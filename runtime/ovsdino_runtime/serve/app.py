@@ -17,7 +17,7 @@ from ovsdino_runtime.base.errors import (
     TooLargeError,
 )
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.files.output import version
+from ovsdino_runtime.base.version import version
 from ovsdino_runtime.serve.request_limits import Gate, refusal
 from ovsdino_runtime.serve.responses import Found, Problem, write_png, write_rle
 from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service

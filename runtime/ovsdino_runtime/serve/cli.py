@@ -9,50 +9,73 @@ from typing import TYPE_CHECKING
 import click
 
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
+from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
     from ovsdino_runtime.base.options import RuntimeOptions
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets everyone in.")
+@click.command(
+    cls=GroupedCommand,
+    context_settings=CONTEXT,
+    examples=(
+        "ovsdino serve",
+        "ovsdino serve --host 0.0.0.0 --port 80 --workers 4 --batch 4",
+        "ovsdino serve --model my.ovs --max-classes 200",
+    ),
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0 accepts requests from other machines."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @model_options
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Photos at the same time."
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Photos that are segmented at the same time.",
 )
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Most windows of these photos in one run of the model.",
+    help="Largest number of their windows in one run of the model.",
 )
-@click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests at once.")
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Requests that may wait or be answered at once.",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=30,
     show_default=True,
-    help="A request's time.",
+    help="Time limit of a request.",
 )
 @click.option(
     "--megabytes",
     type=click.FloatRange(min=0, min_open=True),
     default=20,
     show_default=True,
-    help="Of a file.",
+    help="Largest file.",
 )
 @click.option(
     "--megapixels",
     type=click.FloatRange(min=0, min_open=True),
     default=25,
     show_default=True,
-    help="Of a photo.",
+    help="Largest photo.",
 )
-@click.option("--max-classes", type=click.IntRange(min=1), default=2000, show_default=True)
-@click.option("--access-log", is_flag=True, help="Write a line about each request.")
+@click.option(
+    "--max-classes", type=click.IntRange(min=1), default=2000, show_default=True, help="Of a request."
+)
+@click.option("--access-log", is_flag=True, help="Print a line for each request.")
 def serve(  # noqa: PLR0913 - one argument for each option
     host: str,
     port: int,
@@ -67,9 +90,9 @@ def serve(  # noqa: PLR0913 - one argument for each option
     max_classes: int,
     access_log: bool,
 ) -> None:
-    """Label photos over HTTP: POST /segment, GET /healthz, /metrics and /openapi.json.
+    """Segment photos over HTTP: POST /segment, GET /healthz, /metrics and /openapi.json.
 
-    SIGTERM or Ctrl-C ends it when all is answered that was taken on.
+    SIGTERM or Ctrl-C stops it after the accepted requests are answered.
     """
     with user_errors("`ovsdino serve`", extra="serve"):
         from ovsdino_runtime.bundle.models import offer_download
