@@ -252,7 +252,7 @@ def refuse(message, *arguments, **options):
 def test_a_folder_that_does_not_fit_is_refused(stripes, tmp_path):
     refuse("no such folder", tmp_path / "nowhere")
     refuse("not a folder", stripes / "names.txt")
-    with pytest.raises(ClassesError, match="words.txt: cannot be read: No such file"):
+    with pytest.raises(ClassesError, match=r"words\.txt: cannot be read: No such file"):
         open_folder(stripes, "@words.txt")
     (tmp_path / "empty").mkdir()
     refuse("no labels/.*.png in it", tmp_path / "empty", "voc21")
