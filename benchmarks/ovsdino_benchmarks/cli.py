@@ -17,6 +17,11 @@ PRECISIONS = click.Choice(["fp32", "fp16", "int8"])
 KERNELS = ("depthwise_block", "preservation_gate", "upsample_argmax")
 DTYPES = ("fp32", "fp16", "bf16")
 GPU_ENGINES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+QUALITY_EXAMPLES = (
+    "ovsdino evaluate --data FOLDER",
+    "ovsdino evaluate --data VOCdevkit --benchmark voc21 --model my.ovs",
+    "ovsdino evaluate --data FOLDER --vocabulary voc21 --workers 2",
+)
 
 
 def _read_sizes(_context: click.Context, _option: click.Parameter, value: str) -> tuple[tuple[int, int], ...]:
@@ -63,11 +68,7 @@ def bench() -> None:
 @bench.command(
     cls=GroupedCommand,
     context_settings=CONTEXT,
-    examples=(
-        "ovsdino evaluate --data FOLDER",
-        "ovsdino evaluate --data VOCdevkit --benchmark voc21 --model my.ovs",
-        "ovsdino evaluate --data FOLDER --vocabulary voc21 --workers 2",
-    ),
+    examples=QUALITY_EXAMPLES,
 )
 @click.option(
     "--data", required=True, type=PATH, help="A benchmark's folder, or one with images/ and labels/."
@@ -402,5 +403,5 @@ evaluate = GroupedCommand(
     params=quality.params,
     callback=quality.callback,
     help=quality.help,
-    examples=quality.examples,
+    examples=QUALITY_EXAMPLES,
 )

@@ -1,37 +1,81 @@
-"""Run a bundle: a photo in, named regions out. numpy only: no torch, no compiler.
+"""Segment photos with a bundle: numpy and an engine, no torch and no compiler.
 
 from ovsdino_runtime import Segmenter
-segmenter = Segmenter.load("nano")
-segmentation = segmenter("street.jpg", "road, car|taxi, building, sky")
-segmentation.overlay().save("overlay.png")
+with Segmenter.load("nano") as segmenter:
+    segmentation = segmenter("street.jpg", "road, car|taxi, building, sky")
+segmentation.save("overlay.png")
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.base.segmentation import Segmentation
+    from ovsdino_runtime.base.errors import (
+        BundleError,
+        ClassesError,
+        EngineError,
+        NotAPhotoError,
+        OptionError,
+        OutputError,
+        OvsdinoError,
+        PhotoError,
+        TooLargeError,
+    )
+    from ovsdino_runtime.base.objects import SegmentedObject
+    from ovsdino_runtime.base.options import RuntimeOptions
+    from ovsdino_runtime.base.segmentation import Region, Segmentation
     from ovsdino_runtime.files.sources import read_frames
     from ovsdino_runtime.segmenter import Segmenter
-    from ovsdino_runtime.stream import Stream
+    from ovsdino_runtime.stream import Result, Stream
+    from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, vocabulary_names
 
-WHERE = {
-    "Segmentation": "base.segmentation",
-    "Segmenter": "segmenter",
-    "Stream": "stream",
-    "read_frames": "files.sources",
+# The module of each public name, which is imported when the name is first used: `ovsdino-run --help` needs none.
+_PLACES = {
+    "base.errors": (
+        *("BundleError", "ClassesError", "EngineError", "NotAPhotoError", "OptionError", "OutputError"),
+        *("OvsdinoError", "PhotoError", "TooLargeError"),
+    ),
+    "base.objects": ("SegmentedObject",),
+    "base.options": ("RuntimeOptions",),
+    "base.segmentation": ("Region", "Segmentation"),
+    "files.sources": ("read_frames",),
+    "segmenter": ("Segmenter",),
+    "stream": ("Result", "Stream"),
+    "text.vocabulary": ("Vocabulary", "load_vocabulary", "vocabulary_names"),
 }
-__all__ = ["Segmentation", "Segmenter", "Stream", "read_frames"]
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+__all__ = [
+    "BundleError",
+    "ClassesError",
+    "EngineError",
+    "NotAPhotoError",
+    "OptionError",
+    "OutputError",
+    "OvsdinoError",
+    "PhotoError",
+    "Region",
+    "Result",
+    "RuntimeOptions",
+    "SegmentedObject",
+    "Segmentation",
+    "Segmenter",
+    "Stream",
+    "TooLargeError",
+    "Vocabulary",
+    "load_vocabulary",
+    "read_frames",
+    "vocabulary_names",
+]
 
 
 def __getattr__(name: str) -> object:
-    """Import a name when it is first used: ``ovsdino-run --help`` needs none."""
+    """Import a public name when it is first used."""
     from importlib import import_module
 
-    if name not in WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"ovsdino_runtime.{WHERE[name]}"), name)
+    return getattr(import_module(f"ovsdino_runtime.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return list(__all__)
+    return sorted(__all__)
