@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ovsdino_runtime.stream import Result, Stream
     from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, vocabulary_names
 
-# The module of each public name, which is imported when the name is first used: `ovsdino-run --help` needs none.
+# The module of each public name, imported when the name is first used: `ovsdino-run --help` needs none.
 _PLACES = {
     "base.errors": (
         *("BundleError", "ClassesError", "EngineError", "NotAPhotoError", "OptionError", "OutputError"),
@@ -55,8 +55,8 @@ __all__ = [
     "Region",
     "Result",
     "RuntimeOptions",
-    "SegmentedObject",
     "Segmentation",
+    "SegmentedObject",
     "Segmenter",
     "Stream",
     "TooLargeError",

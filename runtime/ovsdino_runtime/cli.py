@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ovsdino_runtime.text.class_lists import Background
 
 KINDS = ("overlay", "labels", "json")
-MORE_KINDS = ("rle", "geojson")
+MORE_KINDS = ("rle", "geojson", "coco", "yolo", "labelme", "voc")
 INTERRUPTED = 130  # as shells report Ctrl-C
 
 
@@ -81,7 +81,7 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
     callback=_split_kinds,
     default=",".join(KINDS),
     show_default=True,
-    help=f"What to write; also {', '.join(MORE_KINDS)}.",
+    help=f"What to write; also {', '.join(MORE_KINDS)}, the last four of photos only.",
 )
 @click.option(
     "--background",
@@ -166,6 +166,8 @@ def run(  # noqa: PLR0913 - one argument for each option
             from ovsdino_runtime.cluster.progress import check_options, share_work
 
             address = check_options(ray, fixed=classes != "-" and trace is None)
+            if "coco" in save:
+                raise click.UsageError("--save coco collects all photos in one file: leave out --ray")
             job = FolderJob(model, options, chosen.vocabulary, chosen.background, save, out)
             share_work(job, sources, address=address, workers=workers, quiet=quiet)
             return

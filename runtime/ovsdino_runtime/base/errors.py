@@ -1,8 +1,21 @@
-"""What can go wrong through no fault of the program: each error is one line that says what to do."""
+"""Errors that the user can fix. Each message is one line: what is wrong with which thing, and what to do.
+
+OvsdinoError
+├── BundleError           a bundle is missing, damaged, or of another version
+├── PhotoError            a photo is missing, broken, or of a kind that cannot be read
+│   ├── NotAPhotoError    a file is no photo, or of a format that is not accepted
+│   └── TooLargeError     a photo has more bytes or pixels than are accepted
+├── ClassesError          class names, templates or a threshold are not valid
+├── OptionError           an option has a value that it cannot have
+├── EngineError           an engine is missing, or does not reproduce the model
+└── OutputError           a result cannot be written
+
+Packages and rooms derive their own from OvsdinoError, such as `files.labeled_folder.LabelError`.
+"""
 
 
 class OvsdinoError(Exception):
-    """A mistake that the user can mend.
+    """An error that the user can fix.
 
     Command lines print it after ``Error:`` and exit with 2, without a traceback.
     """
@@ -17,11 +30,11 @@ class PhotoError(OvsdinoError):
 
 
 class NotAPhotoError(PhotoError):
-    """A file is not a photo, or of a format that is not welcome."""
+    """A file is not a photo, or of a format that is not accepted."""
 
 
 class TooLargeError(PhotoError):
-    """A photo has more bytes or pixels than are taken."""
+    """A photo has more bytes or pixels than are accepted."""
 
 
 class PhotoWarning(UserWarning):
@@ -29,7 +42,7 @@ class PhotoWarning(UserWarning):
 
 
 class ClassesError(OvsdinoError):
-    """The class names or the templates make no valid vocabulary."""
+    """Class names, templates or a threshold are not valid."""
 
 
 class OptionError(OvsdinoError):

@@ -1,16 +1,28 @@
-"""What the segmenter gives back."""
+"""Results: a photo with a class for each of its pixels."""
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ovsdino_runtime.base.atomic import write_whole
+from ovsdino_runtime.base.errors import ClassesError, OutputError
+from ovsdino_runtime.base.objects import MIN_AREA, Mask, SegmentedObject, find_objects
+from ovsdino_runtime.geometry.outlines import Polygon, outline
 from ovsdino_runtime.geometry.types import Labels, Photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+MAX_SHOWN = 6  # classes in a line
+MAX_ROWS = 50  # classes in a table
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Region:
     score: float | None  # mean confidence, 0..1; None where the scores are not known
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """A photo with a class for each of its pixels."""
 
@@ -81,8 +93,105 @@ class Segmentation:
         """Give the share of the photo, 0..1, of each class that occurs, the largest first."""
         return {region.name: region.coverage for region in self.regions()}
 
+    def label_of(self, name: str) -> int:
+        """Return the label of a class by its name.
+
+        Raises:
+            ClassesError: the class was not asked for; the message lists those that were.
+        """
+        if name not in self.classes:
+            shown = ", ".join(self.classes[:MAX_SHOWN]) + (", ..." if len(self.classes) > MAX_SHOWN else "")
+            raise ClassesError(f"{name!r} is none of the classes of this result: {shown}")
+        return self.classes.index(name)
+
+    def mask(self, name: str) -> Mask:
+        """Return the pixels of a class. Shape: (H, W).
+
+        Raises:
+            ClassesError: the class was not asked for.
+        """
+        return self.labels == self.label_of(name)
+
+    def polygons(self, name: str) -> list[Polygon]:
+        """Return the outlines of a class: each the outer ring, then its holes; corners are (x, y) [px].
+
+        Raises:
+            ClassesError: the class was not asked for.
+        """
+        return outline(self.mask(name))
+
+    def crop(self, name: str) -> Photo | None:
+        """Return the part of the photo that holds a class; None where the class does not occur.
+
+        Shape: (h, w, 3) RGB.
+
+        Raises:
+            ClassesError: the class was not asked for.
+        """
+        mask = self.mask(name)
+        if not mask.any():
+            return None
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        return self.photo[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    def objects(
+        self, classes: Sequence[str] | None = None, *, min_area: float = MIN_AREA
+    ) -> list[SegmentedObject]:
+        """Find the connected components of the classes as instances; see `find_objects`.
+
+        Args:
+            classes: names of the classes to take; None takes all but the background.
+            min_area: share of the photo, 0..1; smaller components are left out.
+
+        Raises:
+            ClassesError: a class was not asked for.
+        """
+        return find_objects(self, classes, min_area=min_area)
+
     def overlay(self) -> "Image":
         """Draw the regions over the photo, with a legend."""
         from ovsdino_runtime.base.overlay import draw_overlay
 
         return draw_overlay(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the overlay as an image; its format is that of the suffix.
+
+        Raises:
+            OutputError: the file cannot be written, or the suffix is of no image.
+        """
+        from PIL import Image
+
+        path = Path(path)
+        Image.init()
+        form = Image.EXTENSION.get(path.suffix.lower())
+        if form not in Image.SAVE:
+            raise OutputError(f"{path}: {path.suffix or 'no suffix'} is no image format; choose .png or .jpg")
+        image = self.overlay()
+        write_whole(path, lambda file: image.save(file, form))
+
+    def __repr__(self) -> str:
+        """Say in a line what was found."""
+        height, width = self.labels.shape
+        shown = [f"{region.name} {region.coverage:.1%}" for region in self.regions()]
+        rest = f", {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
+        return f"<Segmentation {width}x{height} by {self.model}: {', '.join(shown[:MAX_SHOWN])}{rest}>"
+
+    def _repr_png_(self) -> bytes:
+        """Show the overlay in a notebook."""
+        self.overlay().save(file := BytesIO(), "PNG")
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        """Show the overlay and a table of the classes in a notebook."""
+        picture = base64.b64encode(self._repr_png_()).decode()
+        rows = "".join(
+            f"<tr><td>{escape(region.name)}</td><td>{region.coverage:.1%}</td>"
+            f"<td>{'' if region.score is None else f'{region.score:.2f}'}</td></tr>"
+            for region in self.regions(absent=True)[:MAX_ROWS]
+        )
+        head = "<tr><th>class</th><th>share</th><th>confidence</th></tr>"
+        return (
+            f'<img src="data:image/png;base64,{picture}" alt="{escape(repr(self))}" style="max-width:100%">'
+            f"<table>{head}{rows}</table>"
+        )

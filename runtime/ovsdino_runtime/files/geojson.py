@@ -1,16 +1,12 @@
 """Regions of a georeferenced photo as GeoJSON: outlines along the pixels, in the photo's own coordinates."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.orientation import ORIENTATION
 from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.geometry.outlines import Ring, outline
 
 PIXEL_SCALE, TIEPOINT, TRANSFORMATION, KEYS = 33550, 33922, 34264, 34735  # tags of GeoTIFF
 MODEL_TYPE, RASTER_TYPE, GEOGRAPHIC, PROJECTED = 1024, 1025, 2048, 3072  # keys of GeoTIFF
@@ -18,8 +14,6 @@ SYSTEM_OF = {1: PROJECTED, 2: GEOGRAPHIC}  # model type -> the key that names th
 PIXEL_IS_POINT = 2
 EPSG_CODES = range(1024, 32767)  # 32767 is a system of the user's own
 WGS84 = 4326
-
-Ring = list[tuple[int, int]]  # corners (x, y) [px], the first one again at the end
 
 
 @dataclass(frozen=True)
@@ -112,85 +106,6 @@ def to_geojson(segmentation: Segmentation, place: Georeference) -> dict[str, obj
     named = {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}
     crs = {} if place.epsg == WGS84 else {"crs": {"type": "name", "properties": named}}
     return {"type": "FeatureCollection", **crs, "features": features}
-
-
-def outline(mask: npt.NDArray[np.bool_]) -> list[list[Ring]]:
-    """Find the polygons of a mask: each an outer ring and its holes; pixels that touch at a corner are apart.
-
-    As seen, with y down, outer rings run counter-clockwise and holes clockwise. Rings are simple.
-
-    Shape: (H, W).
-    """
-    rings = list(_trace_rings(mask))
-    owner = np.full((mask.shape[0] + 1, mask.shape[1]), -1)  # the ring along the top of each pixel
-    for number, ring in enumerate(rings):
-        for (x, y), (to, below) in pairwise(ring):
-            if y == below:
-                owner[y, min(x, to) : max(x, to)] = number
-    polygons = {number: [ring] for number, ring in enumerate(rings) if _is_outer(ring)}
-    outer = {number: number for number in polygons}
-    tops = {n: min((y, x) for x, y in ring) for n, ring in enumerate(rings) if n not in polygons}
-    for number in sorted(tops, key=tops.__getitem__):  # what lies above a hole is known when its turn comes
-        y, x = tops[number]
-        above = owner[:y, x]
-        outer[number] = outer[int(above[above >= 0][-1])]
-        polygons[outer[number]].append(rings[number])
-    return list(polygons.values())
-
-
-def _trace_rings(mask: npt.NDArray[np.bool_]) -> Iterator[Ring]:
-    """Walk along all edges of a mask, its pixels on the left hand, and turn left where there is a choice."""
-    width = mask.shape[1] + 1  # corners in a row
-    steps = (1, -width, -1, width)  # right, up, left, down
-    exits = _edges(mask)
-    flat = bytearray(exits.tobytes())
-    for start in np.flatnonzero(exits).tolist():
-        while flat[start]:
-            yield from _walk(flat, start, steps, width)
-
-
-def _edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """The directions, a bit each, in which edges leave every corner. Shape: (H, W) -> (H + 1, W + 1)."""
-    exits = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint8)
-    inside = np.pad(mask, 1)
-    above, below = inside[:-1, 1:-1], inside[1:, 1:-1]  # of the edges along the rows
-    exits[:, :-1] |= np.where(above & ~below, 1, 0).astype(np.uint8)
-    exits[:, 1:] |= np.where(below & ~above, 4, 0).astype(np.uint8)
-    left, right = inside[1:-1, :-1], inside[1:-1, 1:]  # of the edges along the columns
-    exits[1:] |= np.where(left & ~right, 2, 0).astype(np.uint8)
-    exits[:-1] |= np.where(right & ~left, 8, 0).astype(np.uint8)
-    return exits
-
-
-def _walk(exits: bytearray, start: int, steps: tuple[int, ...], width: int) -> Iterator[Ring]:
-    """Follow edges from a corner back to it, and use them up; where they meet before, cut off a ring."""
-    place, way = start, (exits[start] & -exits[start]).bit_length() - 1
-    path, index = [start], {start: 0}
-    while True:
-        exits[place] &= ~(1 << way)
-        place += steps[way]
-        if place != start:
-            ways = exits[place]
-            turn = next(t for t in (way + 1 & 3, way, way + 3 & 3) if ways >> t & 1)
-            if turn == way:
-                continue
-            way = turn
-        if place in index:
-            first = index[place]
-            yield [(corner % width, corner // width) for corner in (*path[first:], place)]
-            for corner in path[first + 1 :]:
-                del index[corner]
-            del path[first + 1 :]
-            if place == start:
-                return
-        else:
-            index[place] = len(path)
-            path.append(place)
-
-
-def _is_outer(ring: Ring) -> bool:
-    twice = sum(x * below - to * y for (x, y), (to, below) in pairwise(ring))
-    return twice < 0  # y points down
 
 
 def _affine(tags: dict[int, tuple[float, ...]]) -> tuple[float, float, float, float, float, float]:

@@ -4,16 +4,13 @@ No file of a photo is half written.
 """
 
 import json
-import os
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.atomic import write_whole
 from ovsdino_runtime.base.overlay import palette
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
@@ -23,7 +20,7 @@ from ovsdino_runtime.geometry.rle import encode_rle
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Kind = Literal["overlay", "labels", "json", "rle", "geojson"]
+Kind = Literal["overlay", "labels", "json", "rle", "geojson", "coco", "yolo", "labelme", "voc"]
 SUFFIXES: dict[Kind, str] = {
     "overlay": "_overlay.png",
     "labels": "_labels.png",
@@ -40,7 +37,7 @@ def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     image = segmentation.overlay()
-    _write(Path(path), lambda file: image.save(file, "PNG", compress_level=4))
+    write_whole(Path(path), lambda file: image.save(file, "PNG", compress_level=4))
 
 
 def save_labels(segmentation: Segmentation, path: str | Path) -> None:
@@ -52,7 +49,7 @@ def save_labels(segmentation: Segmentation, path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     image = labels_image(segmentation)
-    _write(Path(path), lambda file: image.save(file, "PNG"))
+    write_whole(Path(path), lambda file: image.save(file, "PNG"))
 
 
 def labels_image(segmentation: Segmentation) -> "Image":
@@ -79,7 +76,7 @@ def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") 
         OutputError: the file cannot be written.
     """
     text = json.dumps(describe(segmentation, photo=photo), indent=2, ensure_ascii=False) + "\n"
-    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+    write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def save_rle(segmentation: Segmentation, path: str | Path, *, photo: str = "") -> None:
@@ -89,7 +86,7 @@ def save_rle(segmentation: Segmentation, path: str | Path, *, photo: str = "") -
         OutputError: the file cannot be written.
     """
     text = "".join(rle_lines(segmentation, photo=photo))
-    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+    write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeference) -> None:
@@ -99,7 +96,7 @@ def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeferen
         OutputError: the file cannot be written.
     """
     text = json.dumps(to_geojson(segmentation, place), ensure_ascii=False) + "\n"
-    _write(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+    write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def rle_lines(segmentation: Segmentation, *, photo: str) -> list[str]:
@@ -155,17 +152,3 @@ def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
 
 def _round(score: float | None) -> float | None:
     return None if score is None else round(score, 4)
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # gone already, or its directory never was
-            temporary.unlink()

@@ -14,6 +14,7 @@ from ovsdino_runtime.base.overlay import draw_frame
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.files.geojson import Georeference, read_georeference
+from ovsdino_runtime.files.object_sets import CocoSet, save_labelme, save_voc, save_yolo
 from ovsdino_runtime.files.output import (
     SUFFIXES,
     Kind,
@@ -64,6 +65,7 @@ class ResultFiles:
         self._kinds = kinds
         self._trace = trace
         self._moving: _MovingFiles | None = None
+        self._coco = CocoSet(out / "coco.json")
 
     def __enter__(self) -> "ResultFiles":
         """Give the files themselves."""
@@ -90,13 +92,14 @@ class ResultFiles:
                 except PhotoError as error:
                     return replace(result, segmentation=None, error=error)
             if self._moving is None or self._moving.source != source:
-                self.close()
+                if self._moving is not None:
+                    self._moving.close()
                 stem = self._out / self._stems[source]
                 self._moving = _MovingFiles(source, stem, self._kinds, rate=result.frame.rate)
             return replace(result, files=self._moving.write(result, segmentation))
 
     def close(self) -> None:
-        """Complete the files of the video that is being written.
+        """Complete the files of the video that is being written, and the COCO file.
 
         Raises:
             OutputError: a file cannot be written.
@@ -104,31 +107,50 @@ class ResultFiles:
         moving, self._moving = self._moving, None
         if moving is not None:
             moving.close()
+        self._coco.close()
 
     def _write_photo(
         self, source: Source, segmentation: Segmentation
     ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+        """Write a photo's files; return them, and what is to be said of those that were not written."""
         files: list[Path] = []
-        notes: tuple[str, ...] = ()
-        alone = self._stems[source] == source.stem  # else the path tells them apart
-        name = Path(source.address).name if alone else source.address
+        notes: list[str] = []
         for kind in self._kinds:
-            file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
-            if kind == "overlay":
-                save_overlay(segmentation, file)
-            elif kind == "labels":
-                save_labels(segmentation, file)
-            elif kind == "json":
-                save_json(segmentation, file, photo=name)
-            elif kind == "rle":
-                save_rle(segmentation, file, photo=name)
-            elif isinstance(place := read_georeference(source.address), Georeference):
+            if kind == "geojson":
+                place = read_georeference(source.address)
+                if not isinstance(place, Georeference):
+                    notes.append(f"no GeoJSON: {place.reason}")
+                    continue
+                file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
                 save_geojson(segmentation, file, place)
+                files.append(file)
             else:
-                notes = (f"no GeoJSON: {place.reason}",)
-                continue
-            files.append(file)
-        return tuple(files), notes
+                files.append(self._write_kind(kind, source, segmentation))
+        return tuple(files), tuple(notes)
+
+    def _write_kind(self, kind: Kind, source: Source, segmentation: Segmentation) -> Path:
+        photo, stem = Path(source.address), self._stems[source]
+        name = (
+            photo.name if stem == source.stem else source.address
+        )  # the path tells photos of one name apart
+        if kind == "coco":
+            return self._coco.add(segmentation, name)
+        if kind == "yolo":
+            return save_yolo(segmentation, self._out / kind, stem)
+        if kind == "labelme":
+            return save_labelme(segmentation, self._out / kind, stem, photo=photo)
+        if kind == "voc":
+            return save_voc(segmentation, self._out / kind, stem, photo=photo)
+        file = self._out / f"{stem}{SUFFIXES[kind]}"
+        if kind == "overlay":
+            save_overlay(segmentation, file)
+        elif kind == "labels":
+            save_labels(segmentation, file)
+        elif kind == "json":
+            save_json(segmentation, file, photo=name)
+        else:
+            save_rle(segmentation, file, photo=name)
+        return file
 
 
 class _MovingFiles:
