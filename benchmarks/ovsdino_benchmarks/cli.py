@@ -17,6 +17,9 @@ PRECISIONS = click.Choice(["fp32", "fp16", "int8"])
 KERNELS = ("depthwise_block", "preservation_gate", "upsample_argmax")
 DTYPES = ("fp32", "fp16", "bf16")
 GPU_ENGINES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+QUALITY_GROUPS = {
+    "Protocol": ("protocol", "average", "align_corners", "words", "patches", "background_cleaning", "pamr")
+}
 QUALITY_EXAMPLES = (
     "ovsdino evaluate --data FOLDER",
     "ovsdino evaluate --data VOCdevkit --benchmark voc21 --model my.ovs",
@@ -69,6 +72,7 @@ def bench() -> None:
     cls=GroupedCommand,
     context_settings=CONTEXT,
     examples=QUALITY_EXAMPLES,
+    groups=QUALITY_GROUPS,
 )
 @click.option(
     "--data", required=True, type=PATH, help="A benchmark's folder, or one with images/ and labels/."
@@ -404,4 +408,5 @@ evaluate = GroupedCommand(
     callback=quality.callback,
     help=quality.help,
     examples=QUALITY_EXAMPLES,
+    groups=QUALITY_GROUPS,
 )
