@@ -130,9 +130,7 @@ class ResultFiles:
 
     def _write_kind(self, kind: Kind, source: Source, segmentation: Segmentation) -> Path:
         photo, stem = Path(source.address), self._stems[source]
-        name = (
-            photo.name if stem == source.stem else source.address
-        )  # the path tells photos of one name apart
+        name = photo.name if stem == source.stem else source.address  # else names are not unique
         if kind == "coco":
             return self._coco.add(segmentation, name)
         if kind == "yolo":
