@@ -68,7 +68,18 @@ GROUPS: Mapping[str, Sequence[str]] = {
     ),
     SPEED: (
         *("device", "engine", "threads", "precision", "precisions", "ray", "workers", "queue", "seconds"),
-        *("megabytes", "megapixels", "fp16", "bf16", "int8", "gpu", "list_engines", "clear_engines"),
+        *(
+            "megabytes",
+            "megapixels",
+            "fp16",
+            "bf16",
+            "int8",
+            "gpu",
+            "graphs",
+            "workspace",
+            "list_engines",
+            "clear_engines",
+        ),
         *("clients", "repeats", "dtypes", "batches", "compiled", "baselines", "quantize"),
     ),
 }
