@@ -211,7 +211,7 @@ def _label_bags(
     out: Path,
     quiet: bool,
 ) -> None:
-    from ovsdino_runtime.files.report import Report
+    from ovsdino_runtime.files.report import ProgressReport
     from ovsdino_runtime.integrations.ros_bags import BagFiles, find_bags, import_rosbags, read_bags
     from ovsdino_runtime.segmenter import Segmenter
     from ovsdino_runtime.stream import Stream
@@ -230,7 +230,7 @@ def _label_bags(
             stop=stop,
         )
         chosen.follow(stream)
-        Report(len(sources), quiet=quiet, geojson=False).follow(stream)
+        ProgressReport(len(sources), quiet=quiet, geojson=False).follow(stream)
 
 
 @click.command(
