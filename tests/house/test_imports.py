@@ -30,7 +30,7 @@ PACKAGES = {
     "ovsdino_runtime.integrations": Room(
         "runtime/ovsdino_runtime/integrations",
         {"numpy", "PIL", "supervision"},  # the last for type checkers alone
-        {"rosbags"},
+        {"cvat_sdk", "huggingface_hub", "label_studio_sdk", "rosbags"},
     ),
     "ovsdino_runtime.demo": Room(
         "runtime/ovsdino_runtime/demo",

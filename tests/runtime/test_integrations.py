@@ -1,10 +1,15 @@
 """Connectors to other tools, each read back by the tool itself."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.errors import ClassesError, OutputError
 from ovsdino_runtime.integrations.class_masks import class_masks
+from ovsdino_runtime.integrations.cvat import CvatFunction, create
+from ovsdino_runtime.integrations.label_studio import to_label_studio
 from ovsdino_runtime.integrations.supervision import to_supervision
 from ovsdino_runtime.integrations.transformers import to_transformers
 from ovsdino_runtime.segmenter import Segmenter
@@ -76,3 +81,59 @@ def test_without_supervision_the_extra_is_named(segmentation, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(OutputError, match=r"pip install '\.\[supervision\]'"):
         to_supervision(segmentation)
+
+
+@pytest.mark.parametrize("which", ["segmentation", "with_background"])
+def test_label_studio_decodes_the_brush_masks(which, request):
+    brush = pytest.importorskip("label_studio_sdk.converter.brush")
+    segmentation = request.getfixturevalue(which)
+    expected = masks_by_loop(segmentation)
+    prediction = to_label_studio(segmentation, from_name="brush", to_name="photo")
+    assert {region["value"]["brushlabels"][0] for region in prediction["result"]} == set(expected)
+    for region in prediction["result"]:
+        assert (region["from_name"], region["to_name"], region["type"]) == ("brush", "photo", "brushlabels")
+        size = region["original_height"], region["original_width"]
+        decoded = brush.decode_rle(region["value"]["rle"]).reshape(*size, 4)[..., 3]
+        assert np.array_equal(decoded, 255 * expected[region["value"]["brushlabels"][0]])
+
+
+def asked(*, polygons=False, threshold=None):
+    return SimpleNamespace(frame_name="0", conf_threshold=threshold, conv_mask_to_poly=polygons)
+
+
+def test_cvat_decodes_the_masks(shared_bundle, flag, with_background):
+    masks = pytest.importorskip("cvat_sdk.masks")
+    with Segmenter.load(shared_bundle.path, threads=1) as segmenter:
+        function = CvatFunction(segmenter, "red, green", "blue")
+        names = {label.id: label.name for label in function.spec.labels}
+        shapes = function.detect(asked(), Image.fromarray(flag))
+        with pytest.raises(OutputError, match="conv-mask-to-poly"):
+            function.detect(asked(polygons=True), Image.fromarray(flag))
+        assert function.detect(asked(threshold=1.1), Image.fromarray(flag)) == []
+    expected = masks_by_loop(with_background)
+    assert {names[shape.label_id] for shape in shapes} == set(expected)
+    height, width = flag.shape[:2]
+    for shape in shapes:
+        assert shape.type.value == "mask"
+        decoded = masks.decode_mask(shape.points, image_width=width, image_height=height)
+        assert np.array_equal(decoded, expected[names[shape.label_id]])
+
+
+def test_cvat_needs_classes():
+    with pytest.raises(ClassesError, match="name the task's labels"):
+        create()
+
+
+def test_without_the_annotation_tools_their_extras_are_named(segmentation, monkeypatch, shared_bundle):
+    for name in (
+        "label_studio_sdk",
+        "label_studio_sdk.converter.brush",
+        "cvat_sdk",
+        "cvat_sdk.auto_annotation",
+    ):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(OutputError, match=r"pip install '\.\[label-studio\]'"):
+        to_label_studio(segmentation)
+    segmenter = Segmenter.load(shared_bundle.path, threads=1)
+    with segmenter, pytest.raises(OutputError, match=r"pip install '\.\[cvat\]'"):
+        CvatFunction(segmenter, "red")
