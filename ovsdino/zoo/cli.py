@@ -90,20 +90,27 @@ def prepare(context: click.Context, name: str, first_use: bool) -> None:
 @click.argument("run", type=PATH)
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--licence", help="The Hub's identifier of the weights' licence.  [default: none is stated]")
+@click.option(
+    "--bundle",
+    type=PATH,
+    help="What `ovsdino-export` made of it, so that `--model OWNER/NAME` runs it without torch.",
+)
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
 @click.option("--folder", type=PATH, help="Write what would be uploaded there, and upload nothing.")
-def push(run: Path, repo: str, licence: str | None, private: bool, folder: Path | None) -> None:
+def push(
+    run: Path, repo: str, licence: str | None, bundle: Path | None, private: bool, folder: Path | None
+) -> None:
     """Upload what `ovsdino train --out RUN` trained, with a card made of its records."""
     with user_errors("`ovsdino models push`", extra="hub,train"):
         from ovsdino.zoo import repository
 
         if folder is not None:
-            click.echo(
-                f"-> {repository.write_folder(run, repo, folder, licence=licence)}; nothing was uploaded"
-            )
+            written = repository.write_folder(run, repo, folder, licence=licence, bundle=bundle)
+            click.echo(f"-> {written}; nothing was uploaded")
             return
         with tempfile.TemporaryDirectory(prefix="ovsdino-push-") as staging:
-            written = repository.write_folder(run, repo, Path(staging) / "upload", licence=licence)
+            upload = Path(staging) / "upload"
+            written = repository.write_folder(run, repo, upload, licence=licence, bundle=bundle)
             click.echo(f"-> {repository.push(written, repo, private=private)}")
 
 

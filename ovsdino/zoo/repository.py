@@ -11,30 +11,40 @@ from ovsdino.zoo.fetch import endpoint, fetch_from_hub, is_offline, verify
 from ovsdino.zoo.store import FetchError
 from ovsdino_runtime.base.atomic import replace_file
 from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.hub import FOLDER
 
 RECORDS = ("epochs.csv", "steps.csv")
 
 
-def write_folder(run: Path, repo: str, folder: Path, *, licence: str | None = None) -> Path:
-    """Write what a push uploads: weights, card and records.
+def write_folder(
+    run: Path, repo: str, folder: Path, *, licence: str | None = None, bundle: Path | None = None
+) -> Path:
+    """Write what a push uploads: weights, card and records, and the bundle that runs without torch.
 
     Args:
         run: the ``--out`` of `ovsdino train`.
         repo: OWNER/NAME on the Hub.
         folder: it must not be there yet.
         licence: see :func:`ovsdino.zoo.card.write_card`.
+        bundle: what `ovsdino-export` made of the run; ``Segmenter.load(repo)`` then works. None: no bundle.
 
     Returns:
         The folder.
 
     Raises:
+        BundleError: the bundle is damaged.
         CheckpointError: the run has no weights yet.
         OutputError: the folder is there already.
     """
     records = read_run(run)
     if folder.exists():
         raise OutputError(f"{folder} exists already; choose another folder")
+    if bundle is not None:
+        load_bundle(bundle)
     folder.mkdir(parents=True)
+    if bundle is not None:
+        shutil.copytree(bundle, folder / FOLDER)
     shutil.copyfile(records.weights, folder / WEIGHTS)
     for name in RECORDS:
         if (run / name).is_file():

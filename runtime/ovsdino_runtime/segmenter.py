@@ -77,7 +77,8 @@ class Segmenter:
         ``Segmenter.load("nano", threads=2)`` is ``Segmenter.load("nano", RuntimeOptions(threads=2))``.
 
         Args:
-            model: the name of a packaged model, or the path of a bundle.
+            model: the name of a packaged model, the path of a bundle, or OWNER/NAME[@REVISION] on the
+                Hugging Face Hub, which is fetched the first time.
             options: how it runs; None takes the defaults.
             changes: fields of `RuntimeOptions` that differ from ``options``.
 

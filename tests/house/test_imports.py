@@ -25,12 +25,12 @@ PACKAGES = {
     "ovsdino_runtime": Room(
         "runtime/ovsdino_runtime",
         {"numpy", "PIL", "click", "tokenizers"} | {"typing_extensions"},  # the last for type checkers alone
-        ENGINES | {"av", "imagecodecs", "pillow_heif", "rasterio", "ray", "tifffile"},
+        ENGINES | {"av", "imagecodecs", "pillow_heif", "huggingface_hub", "rasterio", "ray", "tifffile"},
     ),
     "ovsdino_runtime.integrations": Room(
         "runtime/ovsdino_runtime/integrations",
         {"numpy", "PIL", "supervision"},  # the last for type checkers alone
-        {"cvat_sdk", "huggingface_hub", "label_studio_sdk", "rosbags"},
+        {"cvat_sdk", "label_studio_sdk", "rosbags"},
     ),
     "ovsdino_runtime.demo": Room(
         "runtime/ovsdino_runtime/demo",

@@ -18,7 +18,9 @@ from ovsdino.training.run.checkpointing import STATE, Header
 from ovsdino.zoo.card import read_run, write_card
 from ovsdino.zoo.cli import models
 from ovsdino.zoo.repository import pull, push, write_folder
-from tests.zoo.servers import serving
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
+from tests.zoo.servers import COMMIT, serving
 
 TINY = replace(NANO, name="tiny", image_size=32, position_grid=2, encoder_width=32, norm_groups=16)
 EPOCHS = [{"step": 6, "epoch": 1, "mIoU": 14.45}, {"step": 12, "epoch": 2, "mIoU": 23.8}]
@@ -137,3 +139,17 @@ def test_a_pull_of_something_else_is_refused(tmp_path, monkeypatch, capfd):
             assert result.exit_code == 2
             assert words in result.stderr
             assert not out.exists()
+
+
+def test_the_bundle_that_a_push_uploads_is_found_by_the_repositorys_name(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
+    bundle = find_bundle("nano")
+    folder = write_folder(run, "me/beach", tmp_path / "upload", bundle=bundle)
+    with serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        push(folder, "me/beach")
+        for path, content in list(server.files.items()):
+            server.files[path.replace("/main/", f"/{COMMIT}/")] = content
+        fetched = find_bundle("me/beach")
+    assert fetched != bundle
+    assert load_bundle(fetched).digest == load_bundle(bundle).digest

@@ -12,6 +12,7 @@ from pathlib import Path
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.bundle.bundle import MANIFEST
+from ovsdino_runtime.bundle.hub import hub_bundle, is_repository
 
 OVSDINO = (sys.executable, "-c", "from ovsdino.cli import main; main(prog_name='ovsdino')")
 UNKNOWN = 3  # its answer to a name that it does not know
@@ -46,16 +47,18 @@ def kept_models() -> dict[str, Path]:
 
 
 def find_bundle(model: str | Path) -> Path:
-    """Find a bundle by the name of a packaged or kept model, or by its path.
+    """Find a bundle by the name of a packaged or kept model, by its path, or by OWNER/NAME on the Hub.
 
     Raises:
-        BundleError: there is none; the message lists the names.
+        BundleError: there is none; the message lists the names. See also `hub_bundle`.
     """
     known = packaged_models()
     if isinstance(model, str) and (found := (kept_models() | known).get(model)):
         return found
     if (Path(model) / MANIFEST).is_file():
         return Path(model)
+    if isinstance(model, str) and is_repository(model):
+        return hub_bundle(model)
     kind = (
         "a directory without bundle.json" if Path(model).is_dir() else "neither a packaged model nor a bundle"
     )

@@ -1,0 +1,147 @@
+"""Bundles of the Hugging Face Hub by OWNER/NAME (extra ``hub``): fetched once, offline from then on."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+
+from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.bundle.bundle import MANIFEST, load_bundle
+
+FOLDER = "bundle"  # of the repository, beside the weights that `ovsdino models push` uploads
+HUB = "https://huggingface.co"
+REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_repository(model: str | Path) -> bool:
+    """Tell whether a model is named as OWNER/NAME or OWNER/NAME@REVISION of the Hub.
+
+    What looks like a path is none: a `Path`, a name that ends with ``.ovs``, an OWNER that is a folder here.
+    """
+    if not isinstance(model, str) or not REPOSITORY.fullmatch(model):
+        return False
+    return not model.startswith(".") and not model.endswith(".ovs") and not Path(model).parent.exists()
+
+
+def hub_bundle(model: str) -> Path:
+    """Return a repository's bundle from the user's cache; fetch it the first time.
+
+    The newest commit is taken the first time and kept from then on. OWNER/NAME@REVISION takes a commit, tag
+    or branch, and keeps the commit that it was.
+
+    Args:
+        model: see `is_repository`.
+
+    Raises:
+        BundleError: huggingface_hub is missing, the repository has no bundle, or a file has another hash than
+            the manifest says.
+    """
+    found = REPOSITORY.fullmatch(model)
+    assert found
+    repo, revision = found["repo"], found["revision"] or "main"
+    folder = cache_dir() / "models" / "hub"
+    name = repo.replace("/", "--")
+    pin = folder / f"{name}@{revision}.commit"
+    commit = revision if COMMIT.fullmatch(revision) else _read_pin(pin)
+    if commit and (path := folder / f"{name}@{commit}.ovs").is_dir():
+        return path
+    commit = commit or _newest_commit(repo, revision)
+    path = folder / f"{name}@{commit}.ovs"
+    if not path.is_dir():
+        _fetch(repo, commit, path)
+    if commit != revision:
+        partial = pin.with_name(f".{pin.name}.{os.getpid()}.tmp")
+        partial.write_text(commit, encoding="ascii")
+        partial.replace(pin)
+    return path
+
+
+def _read_pin(pin: Path) -> str | None:
+    try:
+        commit = pin.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def _newest_commit(repo: str, revision: str) -> str:
+    try:
+        from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+    except ImportError as error:
+        raise BundleError(
+            f"{repo}: models of the Hub need huggingface_hub; {install_command('hub')}"
+        ) from error
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise BundleError(f"{repo}: not here yet, and HF_HUB_OFFLINE forbids the network")
+    broken = (errors.HfHubHTTPError, errors.HTTPError)  # type: ignore[attr-defined] # of its http library
+    try:
+        url = hf_hub_url(repo, f"{FOLDER}/{MANIFEST}", revision=revision, endpoint=_endpoint())
+        commit = get_hf_file_metadata(url).commit_hash
+    except (*broken, OSError, ValueError) as error:
+        raise _not_fetched(repo, f"{FOLDER}/{MANIFEST} at {revision}", error) from error
+    if not commit or not COMMIT.fullmatch(commit):
+        raise BundleError(f"{repo}: the Hub names no commit for {revision}: got {commit!r}")
+    return commit
+
+
+def _fetch(repo: str, commit: str, path: Path) -> None:
+    """Fetch a bundle's files at a commit, check them, and give the folder its name; a cut one is resumed."""
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError as error:
+        raise BundleError(
+            f"{repo}: models of the Hub need huggingface_hub; {install_command('hub')}"
+        ) from error
+    broken = (errors.HfHubHTTPError, errors.HTTPError)  # type: ignore[attr-defined] # of its http library
+    staging = path.with_name(f".{path.name}.partial")
+    staging.mkdir(parents=True, exist_ok=True)
+
+    def download(name: str) -> Path:
+        try:
+            file = f"{FOLDER}/{name}"
+            came = hf_hub_download(repo, file, revision=commit, local_dir=staging, endpoint=_endpoint())
+        except (*broken, OSError, ValueError) as error:
+            raise _not_fetched(repo, f"{FOLDER}/{name} at {commit[:12]}", error) from error
+        return Path(came)
+
+    for name in _listed_files(repo, download(MANIFEST)):
+        download(name)
+    try:
+        load_bundle(staging / FOLDER)  # every file has the hash of the manifest
+    except BundleError:
+        shutil.rmtree(staging)
+        raise
+    try:
+        (staging / FOLDER).replace(path)
+    except OSError:
+        if not path.is_dir():  # else another process was faster
+            raise
+    shutil.rmtree(staging)
+
+
+def _listed_files(repo: str, manifest: Path) -> list[str]:
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        names = [str(name) for name in dict(files)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{repo}: {FOLDER}/{MANIFEST} is no manifest of a bundle: {error}") from error
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise BundleError(f"{repo}: file {name!r} leads out of the bundle; do not use this repository")
+    return names
+
+
+def _not_fetched(repo: str, what: str, error: Exception) -> BundleError:
+    reason = " ".join(str(error).split())[:200]
+    return BundleError(
+        f"{repo}: {what} was not fetched: {reason}; a path of a bundle must exist, and a repository needs a "
+        f"folder {FOLDER}/, as `ovsdino models push --bundle` uploads it"
+    )
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
