@@ -5,6 +5,7 @@ Nothing is imported to find out, so that a broken package is reported and not me
 
 import json
 import platform
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.cuda.devices import Gpu, find_gpus
-from ovsdino_runtime.engines.cache import EngineRecord, engines_dir, list_engines
+from ovsdino_runtime.engines.cache import FLAVOURS, EngineRecord, engines_dir, list_engines
+from ovsdino_runtime.engines.tensorrt_library import cuda_of, driver_advice
 
 Level = Literal["ok", "note", "warning"]
 MARKS: dict[Level, str] = {"ok": "ok  ", "note": "note", "warning": "WARN"}
@@ -30,6 +32,8 @@ ENGINES = {  # package -> its extra, and what it is for
     "tensorrt-rtx": ("rtx", "builds engines for desktop GPUs, with or without one here"),
 }
 EXPORT_PACKAGES = ("torch", "onnx", "timm", "triton")
+CUDA_PACKAGES = ("cuda-bindings", "pycuda")  # either runs --device cuda
+OWN_PACKAGE = "ovsdino"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 RTX_GPUS = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121"}  # of TensorRT for RTX 1.7
 
@@ -67,7 +71,9 @@ def examine() -> list[Finding]:
     return [
         *examine_python(),
         *examine_packages(versions),
+        *examine_extras(),
         *examine_gpus(gpus, versions),
+        *examine_cuda(gpus, versions),
         *examine_known_bad(versions),
         *examine_engines(gpus, versions),
     ]
@@ -76,7 +82,7 @@ def examine() -> list[Finding]:
 def installed_versions() -> dict[str, str]:
     """Look up the version of every package that matters here and is installed."""
     found = {}
-    for name in (*RUNTIME_PACKAGES, *ENGINES, *EXPORT_PACKAGES, "pycuda"):
+    for name in (*RUNTIME_PACKAGES, *ENGINES, *EXPORT_PACKAGES, *CUDA_PACKAGES):
         if version := version_of(name):
             found[name] = version
     return found
@@ -122,6 +128,72 @@ def examine_packages(versions: dict[str, str]) -> Iterator[Finding]:
         yield Finding("note", f"not installed: {', '.join(missing)}", cure)
     if present:
         yield Finding("ok", present)
+
+
+def examine_extras() -> Iterator[Finding]:
+    """Say for each extra of this package whether all of its packages are installed."""
+    wanted = required_packages()
+    if not wanted:
+        return
+    complete = [extra for extra, names in wanted.items() if all(version_of(name) for name in names)]
+    yield Finding("ok", f"complete extras: {', '.join(complete) or 'none'}")
+    for extra, names in wanted.items():
+        missing = [name for name in names if not version_of(name)]
+        if missing:
+            meaning = f"lacks {', '.join(missing)}: {install_command(extra)}"
+            yield Finding("note", f"extra {extra} is not complete", meaning)
+
+
+def required_packages() -> dict[str, list[str]]:
+    """Read which packages each extra brings on this machine; empty where this package is not installed.
+
+    Conditions on the platform that this machine does not meet are left out; versions are not compared.
+    """
+    try:
+        requirements = metadata.requires(OWN_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for requirement in requirements:
+        extra = re.search(r"""extra == ["']([\w-]+)["']""", requirement)
+        name = re.match(r"[\w.-]+", requirement)
+        if extra is None or name is None or name[0] == OWN_PACKAGE or not meets_platform(requirement):
+            continue
+        found.setdefault(extra[1], []).append(name[0])
+    return found
+
+
+def meets_platform(requirement: str) -> bool:
+    """Say whether this machine meets a requirement's conditions on platform and processor."""
+    here = {
+        "platform_system": platform.system(),
+        "platform_machine": platform.machine(),
+        "sys_platform": sys.platform,
+    }
+    conditions = re.findall(r"""(\w+) (==|!=) ["']([^"']+)["']""", requirement)
+    return all(
+        (here[name] == value) == (operator == "==") for name, operator, value in conditions if name in here
+    )
+
+
+def examine_cuda(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Finding]:
+    """Compare the driver with the CUDA that the installed packages were built for."""
+    present = [f"{name} {versions[name]}" for name in CUDA_PACKAGES if name in versions]
+    if present:
+        yield Finding("ok", f"CUDA from Python: {', '.join(present)}")
+    elif gpus:
+        yield Finding("note", "neither cuda-python nor pycuda", f"--device cuda: {install_command('cuda')}")
+    for flavour in FLAVOURS:
+        if flavour not in versions or not gpus:
+            continue
+        needed = cuda_of(flavour, versions[flavour])
+        what = (
+            f"{flavour} {versions[flavour]} is for CUDA {needed}, the driver runs CUDA {gpus[0].cuda or '?'}"
+        )
+        if advice := driver_advice(flavour, versions[flavour], gpus):
+            yield Finding("warning", what, advice)
+        else:
+            yield Finding("ok", what)
 
 
 def examine_gpus(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Finding]:
@@ -206,7 +278,7 @@ def as_numbers(version: str) -> tuple[int, ...]:
     examples=("ovsdino doctor",),
 )
 def doctor() -> None:
-    """Look at this machine: packages, GPUs, engines, known faults, and what each means."""
+    """Check this machine: packages, GPUs, drivers, engines and known faults, and what each means."""
     findings = examine()
     click.echo("\n".join(map(str, findings)))
     warnings = sum(finding.level == "warning" for finding in findings)

@@ -1,6 +1,7 @@
 """Segment photos into classes that the caller names: a pipeline on a device, and a text encoder."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from ovsdino_runtime.base.errors import OptionError
+from ovsdino_runtime.base.errors import EngineError, OptionError
 from ovsdino_runtime.base.image_input import Channels, ImageInput, as_photo
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, OptionChanges, RuntimeOptions
 from ovsdino_runtime.base.paths import cache_dir
@@ -64,6 +65,8 @@ class Segmenter:
         self._beside = ThreadPoolExecutor(1, "text")  # encodes text while windows are in flight
         self._texts: dict[tuple[tuple[str, ...], ...], Future[Floats]] = {}  # the last ones, oldest first
         self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._closed = False
 
     @classmethod
     def load(
@@ -172,6 +175,7 @@ class Segmenter:
             PhotoError: the photo cannot be read.
         """
         photo, decode = _decode(image, channels)
+        self._check_usable()
         image_features = self.pipeline.encode(photo)
         return replace(image_features, timings={"decode": decode, **image_features.timings})
 
@@ -243,7 +247,12 @@ class Segmenter:
         self.close()
 
     def close(self) -> None:
-        """Release threads and device memory. Also happens on garbage collection."""
+        """Release threads and device memory; photos in flight are finished first.
+
+        Also happens on garbage collection.
+        """
+        with self._lock:
+            self._closed = True
         self._beside.shutdown()
         self.pipeline.close()
 
@@ -251,10 +260,27 @@ class Segmenter:
         """Encode a vocabulary's entries with this segmenter's templates. Shape: (N, D), unit length."""
         return self._begin_text(vocabulary).result()
 
+    def _check_usable(self) -> None:
+        """Reject the use of a segmenter that is closed, or in a process that was forked after it was loaded.
+
+        Raises:
+            EngineError: the message says which.
+        """
+        if os.getpid() != self._pid:
+            raise EngineError(
+                "this process was forked after the model was loaded and lacks its threads and its GPU; "
+                "load the model in the new process, or start it with multiprocessing's 'spawn'"
+            )
+        if self._closed:
+            raise EngineError("the model is closed; load it again")
+
     def _begin_text(self, vocabulary: Vocabulary) -> Future[Floats]:
+        self._check_usable()
         with self._lock:
             text = self._texts.pop(vocabulary.entries, None)
             if text is None or (text.done() and text.exception()):
+                if self._closed:
+                    raise EngineError("the model is closed; load it again")
                 text = self._beside.submit(self._text.encode_classes, vocabulary, self.templates)
             self._texts[vocabulary.entries] = text
             if len(self._texts) > KEPT:

@@ -219,11 +219,71 @@ def test_the_runtime_refuses_an_engine_of_another_gpu(made, cache, monkeypatch):
 def test_a_precision_that_is_not_there_is_refused():
     layers = [Layer("block 1", "MATRIX_MULTIPLY", "FLOAT"), Layer("norm", "NORMALIZATION", "FLOAT")]
     check_layers(layers, "fp32", "x")
-    with pytest.raises(EngineError, match=r"x: fp16 was asked for and no product .*\(types found: FLOAT\)"):
+    with pytest.raises(EngineError, match=r"x: fp16 was asked for and too few .*\(types found: 1 FLOAT\)"):
         check_layers(layers, "fp16", "x")
     half = [Layer("block 1", "MATRIX_MULTIPLY", "HALF"), Layer("norm", "SOFTMAX", "HALF")]
     with pytest.raises(EngineError, match="SOFTMAX norm computes in HALF, expected FLOAT"):
         check_layers(half, "fp16", "x")
+
+
+def test_every_product_is_counted():
+    kinds = ["MATRIX_MULTIPLY", "CONVOLUTION"] * 2
+    half = [Layer(f"block {i}", kind, "HALF") for i, kind in enumerate(kinds)]
+    kept = [Layer(f"kept {i}", "MATRIX_MULTIPLY", "FLOAT") for i in range(5)]
+    check_layers(half + kept[:4], "fp16", "x")  # half of them: the others were kept in FP32 by the export
+    with pytest.raises(EngineError, match=r"too few products compute in it \(types found: 5 FLOAT, 4 HALF\)"):
+        check_layers(half + kept, "fp16", "x")
+    with pytest.raises(EngineError, match=r"1 products compute in BF16 \(types found: 1 BF16, 4 HALF\)"):
+        check_layers([*half, Layer("other", "CONVOLUTION", "BF16")], "fp16", "x")
+    with pytest.raises(EngineError, match="4 products compute in HALF"):
+        check_layers(half + kept[:4], "fp32", "x")
+
+
+def test_bfloat16_is_known_and_a_cast_behind_a_softmax_is_no_fault():
+    text = """{"Layers": [{"Name": "m", "LayerType": "gemm", "Outputs": [{"Format/Datatype": "BFloat16"}]},
+        {"Name": "s", "LayerType": "SoftMax", "Inputs": [{"Format/Datatype": "Float"}],
+         "Outputs": [{"Format/Datatype": "BFloat16"}]}]}"""
+    layers = engine_layers(text)
+    assert [layer.dtype for layer in layers] == ["BF16", "FLOAT"]
+    check_layers(layers, "bf16", "x")
+    low = text.replace('"Format/Datatype": "Float"', '"Format/Datatype": "BFloat16"')
+    with pytest.raises(EngineError, match="SOFTMAX s computes in BF16, expected FLOAT"):
+        check_layers(engine_layers(low), "bf16", "x")
+
+
+def test_sm_75_without_fp32_products_is_left_out_or_refused_by_name():
+    target = choose_target("tensorrt-rtx", "sm_75,sm_89")
+    said = []
+    left = engine_build.without_refused_gpus(target, "fp32", "vision", said.append)
+    assert left.capabilities == ("sm_89",)
+    assert said == [
+        "vision: tensorrt-rtx has no fp32 products for sm_75: left out, the engine is built for sm_89"
+    ]
+    assert engine_build.without_refused_gpus(target, "fp16", "vision.fp16", said.append) == target
+    alone = choose_target("tensorrt-rtx", "sm_75")
+    with pytest.raises(EngineError, match="tensorrt-rtx has no fp32 products for sm_75; build its fp16"):
+        engine_build.without_refused_gpus(alone, "fp32", "vision", said.append)
+
+
+def test_what_tensorrt_says_of_sm_75_is_in_the_message(made, empty_cache, monkeypatch):
+    """The table above is true of this TensorRT for RTX: without it the builder refuses, with its reason."""
+    monkeypatch.setattr(engine_build, "NO_PRODUCTS", {})
+    said = refusal("--bundle", made[0], "--engine", "tensorrt-rtx", "--gpu", "sm_75", "--graph", "vision")
+    assert "built no engine for sm_75: " in said
+    assert "gave no reason" not in said
+    assert not leftovers(empty_cache)
+
+
+def test_a_graph_and_a_workspace_can_be_named(made, empty_cache):
+    given = ("--bundle", made[0], "--engine", "tensorrt-rtx", "--gpu", "sm_89")
+    said = refusal(*given, "--graph", "vision.bf16")
+    assert "--graph vision.bf16: expected one of vision, vision.fp16" in said
+    assert "--graph and --workspace are for an engine" in refusal("--graph", "vision")
+    result = invoke(*given, "--graph", "vision", "--workspace", 512)
+    assert result.exit_code == 0, result.output
+    (record,), _ = list_engines()
+    assert record.graph == "vision"
+    assert {name for name in record.layers if "MATRIX" in name} == {"MATRIX_MULTIPLY FLOAT"}
 
 
 def test_the_inspectors_layers_are_read():

@@ -23,6 +23,20 @@ def findings(model, precision="fp32"):
     return [str(finding) for finding in lint(model, precision=precision, dynamic=("batch",))]
 
 
+def test_a_local_function_shares_no_name_with_the_graph():
+    body = [helper.make_node("Relu", ["inner"], ["hidden"]), helper.make_node("Relu", ["hidden"], ["out"])]
+    opsets = [helper.make_opsetid("", 18)]
+    function = helper.make_function("ovsdino", "Twice", ["inner"], ["out"], body, opsets)
+    nodes = helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Twice", ["h"], ["y"], domain="ovsdino")
+    model = graph_of(*nodes, inner=[("h", TensorProto.FLOAT)], opsets=(("", 18), ("ovsdino", 1)))
+    model.functions.append(function)
+    assert not [found for found in findings(model) if "rename" in found]
+    model.functions[0].node[0].output[0] = model.functions[0].node[1].input[0] = "h"
+    assert [found for found in findings(model) if "rename" in found] == [
+        "Twice h: a tensor of the graph has this name too; rename it"
+    ]
+
+
 def test_a_clean_graph_passes():
     model = graph_of(helper.make_node("Relu", ["x"], ["y"]))
     check(model, precision="fp32", dynamic=("batch",))

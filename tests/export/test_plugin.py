@@ -64,6 +64,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture
 def plugins(bundle, monkeypatch):
     plugins = StandInPlugins()
+    monkeypatch.setattr(plugin, "REGISTERED", set())
     monkeypatch.setattr(plugin, "find_tensorrt", lambda: plugins)
     plugin.register_plugins(bundle, "sm_89")
     return plugins
@@ -93,16 +94,16 @@ def test_signatures_are_what_tensorrt_reads(plugins, bundle):
 
 
 @pytest.mark.parametrize(
-    ("name", "out", "grid", "threads"),
+    ("name", "shape", "out", "grid", "threads"),
     [
-        ("DepthwiseBlock", [3, 32, 4, 4], (8, 3, 1), 32),
-        ("DepthwiseBlockStride2", [3, 32, 2, 2], (8, 3, 1), 32),
-        ("PreservationGate", [3, 32, 4, 4], (2, 3, 1), 128),  # of the 64 channels it was compiled for
+        ("DepthwiseBlock", [3, 32, 4, 4], [3, 32, 4, 4], (8, 3, 1), 32),
+        ("DepthwiseBlockStride2", [3, 32, 8, 8], [3, 32, 4, 4], (8, 3, 1), 32),
+        ("PreservationGate", [3, 64, 4, 4], [3, 64, 4, 4], (2, 3, 1), 128),
     ],
 )
-def test_outputs_and_launches_follow_the_manifest(plugins, name, out, grid, threads):
+def test_outputs_and_launches_follow_the_manifest(plugins, name, shape, out, grid, threads):
     for dtype, text in (("DataType.HALF", "float16"), ("DataType.FLOAT", "float32")):
-        inputs = [plugins.TensorDesc(dtype, [3, 32, 4, 4]) for _ in range(4)]
+        inputs = [plugins.TensorDesc(dtype, shape) for _ in range(4)]
         (description,) = plugins.described[f"ovsdino::{name}"](*inputs)
         assert description.shape_expr == out
         launch = plugins.launched[f"ovsdino::{name}"]
@@ -120,8 +121,43 @@ def test_a_type_or_gpu_without_kernels_is_refused(plugins, bundle):
     x = plugins.TensorDesc("DataType.BF16", [1, 64, 4, 4])
     with pytest.raises(EngineError, match="no kernel PreservationGate for bfloat16"):
         plugins.launched["ovsdino::PreservationGate"](x, x, x, x, (x,), 0)
-    with pytest.raises(EngineError, match=r"no kernel DepthwiseBlock for sm_90; .*--kernels sm_90"):
-        plugin.register_plugins(bundle, "sm_90")
+    plugin.register_plugins(bundle, "sm_90")  # newer GPUs run the PTX
+    with pytest.raises(EngineError, match=r"no kernel DepthwiseBlock for sm_86; .*--kernels sm_86"):
+        plugin.register_plugins(bundle, "sm_86")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("DepthwiseBlock", [3, 48, 4, 4], "DepthwiseBlock: compiled for channels 32, the network has 48"),
+        ("DepthwiseBlock", [3, 32, 8, 4], "DepthwiseBlock: compiled for height 4, the network has 8"),
+        ("PreservationGate", [3, 64, 5, 4], "PreservationGate: compiled for area 16, the network has 20"),
+    ],
+)
+def test_a_network_of_other_sizes_is_refused(plugins, name, shape, message):
+    inputs = [plugins.TensorDesc("DataType.HALF", shape) for _ in range(4)]
+    with pytest.raises(EngineError, match=message):
+        plugins.launched[f"ovsdino::{name}"](*inputs, (inputs[0],), 0)
+
+
+def test_a_second_bundle_takes_the_place_of_the_first(plugins, bundle, tmp_path_factory):
+    """TensorRT takes a plugin's name once in a process: the second bundle is not registered anew."""
+    folder = tmp_path_factory.mktemp("wider")
+    wide = replace(TINY, encoder_width=64)
+    kernels = compile_kernels(plan_kernels(wide, ["fp16"]), ["sm_89"], folder, lambda _: None)
+    second = SimpleNamespace(
+        path=folder, manifest=SimpleNamespace(kernels=kernels), file=lambda name: folder / name
+    )
+    registered = dict(plugins.launched)
+    plugin.register_plugins(second, "sm_89")
+    assert plugins.launched == registered
+    launch = plugins.launched["ovsdino::DepthwiseBlock"]
+    wider = [plugins.TensorDesc("DataType.HALF", [3, 64, 4, 4]) for _ in range(4)]
+    ptx = launch(*wider, (wider[0],), 0)[1]
+    assert ptx == (folder / kernels[0].file).read_text()
+    plugin.register_plugins(bundle, "sm_89")
+    with pytest.raises(EngineError, match="compiled for channels 32, the network has 64"):
+        launch(*wider, (wider[0],), 0)
 
 
 def test_the_file_keeps_its_annotations():

@@ -12,6 +12,7 @@ from ovsdino_runtime.cuda.devices import Gpu
 from ovsdino_runtime.doctor import (
     as_numbers,
     doctor,
+    examine_cuda,
     examine_engines,
     examine_gpus,
     examine_known_bad,
@@ -38,7 +39,8 @@ def test_the_command_looks_at_this_machine(monkeypatch):
     [
         ("tensorrt", "10.3.0", "DINOv3"),
         ("tensorrt", "10.7.0.23", "DINOv3"),
-        ("tensorrt", "10.8.0.43", None),
+        ("tensorrt", "10.8.0.43", "fused kernels"),
+        ("tensorrt", "10.12.0.36", None),
         ("tensorrt", "10.14.1", "GridSample"),
         ("tensorrt", "11.4.0.106", "no FP16 flag"),
         ("tensorrt", "8.6.1", "not supported"),
@@ -70,6 +72,39 @@ def test_what_is_missing_is_named_with_its_extra():
     assert "`ovsdino run` has no engine: pip install '.[cpu]'" in said
     both = {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}
     assert "both installed" in text_of(examine_packages(both))
+
+
+def test_a_driver_that_is_too_old_for_tensorrt_is_named():
+    old = Gpu("L4", "sm_89", "550.54.14", 0, "12.4")
+    said = text_of(examine_cuda([old], {"tensorrt": "11.4.0.106", "cuda-bindings": "13.5.0"}))
+    assert "ok    CUDA from Python: cuda-bindings 13.5.0" in said
+    assert "WARN  tensorrt 11.4.0.106 is for CUDA 13, the driver runs CUDA 12.4" in said
+    assert "update the driver to 580.65 or later, or install the tensorrt for CUDA 12" in said
+    new = Gpu("L4", "sm_89", "580.65.06", 0, "13.0")
+    assert "WARN" not in text_of(examine_cuda([new], {"tensorrt": "11.4.0.106", "pycuda": "2026.1"}))
+    assert "pip install '.[cuda]'" in text_of(examine_cuda([new], {}))
+    assert text_of(examine_cuda([], {})) == ""
+
+
+def test_every_extra_is_known(monkeypatch):
+    requirements = [
+        "numpy>=1.26",
+        'onnxruntime>=1.18; extra == "cpu"',
+        'pycuda>=2024.1; extra == "pycuda"',
+        'ovsdino[train]; extra == "analysis"',
+        'matplotlib>=3.8; extra == "analysis"',
+        'elsewhere>=1; (platform_system == "Plan9") and extra == "analysis"',
+    ]
+    monkeypatch.setattr(module.metadata, "requires", lambda _: requirements)
+    monkeypatch.setattr(module, "version_of", lambda name: "1" if name != "pycuda" else None)
+    assert module.required_packages() == {
+        "cpu": ["onnxruntime"],
+        "pycuda": ["pycuda"],
+        "analysis": ["matplotlib"],
+    }
+    said = text_of(module.examine_extras())
+    assert "complete extras: cpu, analysis" in said
+    assert "extra pycuda is not complete\n        lacks pycuda: pip install '.[pycuda]'" in said
 
 
 def test_a_gpu_that_rtx_does_not_know_is_named():

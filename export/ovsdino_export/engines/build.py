@@ -11,8 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +25,9 @@ from ovsdino_export.engines.inspect import (
 )
 from ovsdino_export.engines.progress import build_watched
 from ovsdino_runtime.base.errors import EngineError
-from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
+from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.bundle.bundle import Bundle
+from ovsdino_runtime.bundle.kernels import FUSED, runs_on
 from ovsdino_runtime.cuda.devices import Gpu, find_gpus
 from ovsdino_runtime.cuda.driver import open_cuda
 from ovsdino_runtime.engines import cache as engine_cache
@@ -37,6 +38,9 @@ from ovsdino_runtime.engines.tensorrt_library import ErrorRecorder, Trt, import_
 
 Report = Callable[[str], None]
 CURRENT = "current"
+# TensorRT for RTX 1.7: "FP32 GEMM is not supported" on sm_75.
+NO_PRODUCTS: dict[tuple[Flavour, Precision], tuple[str, ...]] = {("tensorrt-rtx", "fp32"): ("sm_75",)}
+PLUGIN_LAYER = "PLUGIN_V3"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,26 @@ def named_gpu(gpus: str) -> tuple[str, int]:
     return (CURRENT, int(found[1] or 0)) if found else (gpus, 0)
 
 
+def without_refused_gpus(
+    target: EngineTarget, precision: Precision, graph: str, report: Report
+) -> EngineTarget:
+    """Leave out the GPUs for which TensorRT for RTX has no products of a precision.
+
+    Raises:
+        EngineError: no GPU is left.
+    """
+    refused = NO_PRODUCTS.get((target.flavour, precision), ())
+    left = tuple(gpu for gpu in target.capabilities if gpu not in refused)
+    if left == target.capabilities:
+        return target
+    names = ", ".join(gpu for gpu in target.capabilities if gpu in refused)
+    why = f"{target.flavour} has no {precision} products for {names}"
+    if not left:
+        raise EngineError(f"{graph}: {why}; build its fp16 graph, or use ONNX Runtime")
+    report(f"{graph}: {why}: left out, the engine is built for {', '.join(left)}")
+    return replace(target, capabilities=left)
+
+
 def buildable(trt: ModuleType, flavour: Flavour, here: Gpu | None) -> tuple[str, ...]:
     """List the compute capabilities that engines can be built for on this machine."""
     if flavour == "tensorrt":
@@ -164,6 +188,7 @@ def build_engine(
     """
     if bundle.manifest.graphs[graph].precision not in TYPES:
         raise EngineError(f"{graph} is for ONNX Runtime on a CPU; build the engine of another graph")
+    target = without_refused_gpus(target, bundle.manifest.graphs[graph].precision, graph, report)
     key = target.key(bundle, graph)
     title = f"{graph} for {', '.join(target.capabilities)} with {target.flavour} {target.version}"
     with engine_cache.building(key) as waited:
@@ -208,6 +233,7 @@ def _build(
     network = builder.create_network(network_flags(trt, bundle, target))
     parse(trt, network, errors, bundle.file(spec.file))
     layers = network_layers(network)
+    report_plugins(layers, bundle, target, report)
     check_layers(layers, spec.precision, f"{spec.file} as {target.flavour} {target.version} reads it")
     check_tensors(network_tensors(network), spec, f"{spec.file} as {target.flavour} reads it")
     config = builder.create_builder_config()
@@ -247,20 +273,32 @@ def network_flags(trt: ModuleType, bundle: Bundle, target: EngineTarget) -> int:
         EngineError: the bundle has kernels for this GPU, but not all of them.
     """
     flags = trt.NetworkDefinitionCreationFlag
-    ahead = getattr(flags, "PREFER_AOT_PYTHON_PLUGINS", None)  # TensorRT from 10.9 on, not that for RTX
-    gpus = {kernel.gpu for kernel in bundle.manifest.kernels}
-    if target.flavour == "tensorrt-rtx" or ahead is None or target.capabilities[0] not in gpus:
+    if not takes_plugins(bundle, target):
         return 1 << int(flags.STRONGLY_TYPED)
-    register_once(bundle.path, target.capabilities[0])
-    return 1 << int(flags.STRONGLY_TYPED) | 1 << int(ahead)
-
-
-@cache
-def register_once(bundle: Path, gpu: str) -> None:
-    """Register a bundle's kernels as plugins; TensorRT takes each name once in a process."""
     from ovsdino_export.engines.plugin import register_plugins
 
-    register_plugins(load_bundle(bundle), gpu)
+    register_plugins(bundle, target.capabilities[0])
+    return 1 << int(flags.STRONGLY_TYPED) | 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
+
+
+def takes_plugins(bundle: Bundle, target: EngineTarget) -> bool:
+    """Say whether TensorRT takes the bundle's fused kernels: it is 10.10 or later, and they run on the GPU.
+
+    10.9 has plugins ahead of time, but reads their namespace from an attribute; the graph has it as domain.
+    """
+    numbers = tuple(int(part) for part in target.version.split(".")[:2])
+    fused = [kernel for kernel in bundle.manifest.kernels if kernel.operator in FUSED]
+    gpu = target.capabilities[0]
+    runs = any(runs_on(kernel.target, gpu) for kernel in fused)
+    return target.flavour == "tensorrt" and numbers >= (10, 10) and runs
+
+
+def report_plugins(layers: Sequence[Layer], bundle: Bundle, target: EngineTarget, report: Report) -> None:
+    """Count the fused kernels that TensorRT's parser took, and say so where it took none."""
+    if takes_plugins(bundle, target):
+        count = sum(layer.kind == PLUGIN_LAYER for layer in layers)
+        otherwise = "" if count else "; the functions' bodies run instead, which is slower"
+        report(f"{count} fused kernels in the network{otherwise}")
 
 
 def parse(trt: ModuleType, network: Trt, errors: ErrorRecorder, file: Path) -> None:

@@ -7,6 +7,7 @@ that was asked for and is not there is an error here.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,15 @@ STATISTICS = {"NORMALIZATION", "SOFTMAX"}
 TYPES: dict[Precision, str] = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 NUMPY_TYPES = {"float32": "FLOAT", "int64": "INT64"}
 DYNAMIC = -1  # TensorRT's mark of a dimension that varies
-TYPE_WORDS = {"half": "HALF", "fp16": "HALF", "bf16": "BF16", "float": "FLOAT", "fp32": "FLOAT"}
+TYPE_WORDS = {  # as the inspector writes them, in lower case
+    "half": "HALF",
+    "fp16": "HALF",
+    "bf16": "BF16",
+    "bfloat16": "BF16",
+    "float": "FLOAT",
+    "fp32": "FLOAT",
+}
+MIN_SHARE = 0.5  # of the products in the precision that was asked for; the others were kept in FP32
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ def network_layers(network: Trt) -> list[Layer]:
 def engine_layers(inspected: str) -> list[Layer]:
     """List the layers that the engine inspector describes, in JSON with detailed profiling verbosity.
 
-    Fused layers have names of their own; the type is that of the first output that states one.
+    Fused layers have names of their own. The type is that of the first output that states one; of norms and
+    softmax it is the input's, for a cast behind them may be fused into the output.
     """
     described = json.loads(inspected).get("Layers", [])
     return [
@@ -66,17 +76,24 @@ def check_layers(layers: Iterable[Layer], precision: Precision, where: str) -> N
         where: what is looked at, for the message.
 
     Raises:
-        EngineError: no layer has it, or a norm or softmax has less than FP32.
+        EngineError: fewer than half of the products have it, one has neither it nor FP32, or a norm or
+            softmax has less than FP32.
     """
     layers = list(layers)
     wanted = TYPES[precision]
     products = [layer for layer in layers if layer.kind in PRODUCTS]
-    found = products or layers  # fused layers of an engine are no longer called products
-    if not any(layer.dtype == wanted for layer in found):
-        kinds = ", ".join(sorted({layer.dtype for layer in found})) or "none"
+    found = Counter(layer.dtype for layer in products or layers)  # fused layers are no longer called products
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "none"
+    enough = found[wanted] >= MIN_SHARE * sum(found.values()) if products else found[wanted] > 0
+    if not enough:
         raise EngineError(
-            f"{where}: {precision} was asked for and no product computes in it (types found: {kinds}); "
+            f"{where}: {precision} was asked for and too few products compute in it (types found: {kinds}); "
             "use another version of TensorRT, or export in FP32"
+        )
+    if products and (others := sorted(found.keys() - {wanted, "FLOAT"})):
+        raise EngineError(
+            f"{where}: {precision} was asked for and {found[others[0]]} products compute in {others[0]} "
+            f"(types found: {kinds}); use another version of TensorRT"
         )
     low = [layer for layer in layers if layer.kind in STATISTICS and layer.dtype in ("HALF", "BF16")]
     if low:
@@ -105,7 +122,8 @@ def check_tensors(tensors: Mapping[str, tuple[str, tuple[int, ...]]], graph: Gra
 
 
 def _type_of(layer: dict[str, Any]) -> str:
-    for tensor in layer.get("Outputs", []):
+    side = "Inputs" if str(layer.get("LayerType", "")).upper() in STATISTICS else "Outputs"
+    for tensor in layer.get(side, []) or layer.get("Outputs", []):
         text = str(tensor.get("Format/Datatype", tensor.get("Datatype", ""))).lower()
         for word, dtype in TYPE_WORDS.items():
             if word in text.replace("-", " ").split():

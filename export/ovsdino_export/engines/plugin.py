@@ -1,69 +1,88 @@
-"""The fused kernels as plugins of TensorRT 10.9 and later, quick-deployable and compiled ahead of time.
+"""The fused kernels as plugins of TensorRT 10.10 and later, quick-deployable and compiled ahead of time.
 
 An engine that was built with them needs neither Python nor Triton. TensorRT reads the annotations of the
 nested functions as types, and compares them with its own: this file must not postpone them, nor write them
 as ``tuple[...]``.
 """
 
+from dataclasses import dataclass, field
 from typing import Any, Tuple, Union
 
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.bundle.kernels import GridAxis, Kernel, Operator
+from ovsdino_runtime.bundle.kernels import FUSED, GridAxis, Kernel, Operator, choose_kernel, runs_on
 
 NAMESPACE = "ovsdino"  # the domain of the graph's local functions
-PLUGINS: tuple[Operator, ...] = ("DepthwiseBlock", "DepthwiseBlockStride2", "PreservationGate")
+
+
+@dataclass
+class Chosen:
+    """The kernels of one operator that the network being built uses; changed from bundle to bundle."""
+
+    kernels: tuple[Kernel, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)  # file -> PTX
+
+
+CHOSEN: dict[Operator, Chosen] = {operator: Chosen() for operator in FUSED}
+REGISTERED: set[Operator] = set()  # TensorRT takes each name once in a process
 
 
 def register_plugins(bundle: Bundle, gpu: str) -> None:
-    """Register the bundle's kernels for a GPU: TensorRT's parser takes them for the graph's functions.
+    """Make TensorRT's parser take the bundle's kernels for the graph's functions.
 
-    Call it once in a process, before the graph is parsed, with a builder network made with
-    ``PREFER_AOT_PYTHON_PLUGINS``.
+    Call it before the graph of the bundle is parsed, with a network made with ``PREFER_AOT_PYTHON_PLUGINS``.
+    A second bundle in the same process takes the place of the first.
 
     Args:
-        bundle: exported with ``--kernels`` for this GPU.
+        bundle: with kernels that run on this GPU.
         gpu: such as sm_89.
 
     Raises:
         EngineError: this TensorRT has no such plugins, or the bundle no kernels for the GPU.
     """
     trt = find_tensorrt()
-    for operator in PLUGINS:
-        kernels = [k for k in bundle.manifest.kernels if (k.operator, k.gpu) == (operator, gpu)]
+    for operator in FUSED:
+        kernels = [k for k in bundle.manifest.kernels if k.operator == operator and runs_on(k.target, gpu)]
         if not kernels:
             raise EngineError(
                 f"{bundle.path}: no kernel {operator} for {gpu}; export it again with --kernels {gpu}"
             )
-        sources = {kernel.file: bundle.file(kernel.file).read_text(encoding="ascii") for kernel in kernels}
-        register = register_gate if operator == "PreservationGate" else register_depthwise_block
-        register(trt, kernels, sources)
+        chosen = CHOSEN[operator]
+        types = dict.fromkeys(kernel.dtype for kernel in kernels)
+        chosen.kernels = tuple(
+            choose_kernel(kernels, operator, gpu=gpu, dtype=dtype, constants={}) for dtype in types
+        )
+        chosen.sources = {k.file: bundle.file(k.file).read_text(encoding="ascii") for k in chosen.kernels}
+        if operator not in REGISTERED:
+            register = register_gate if operator == "PreservationGate" else register_depthwise_block
+            register(trt, operator)
+            REGISTERED.add(operator)
 
 
 def find_tensorrt() -> Any:
     """Return TensorRT's plugin module.
 
     Raises:
-        EngineError: TensorRT is absent, or older than 10.9.
+        EngineError: TensorRT is absent, or older than 10.10.
     """
     try:
         import tensorrt as trt
         import tensorrt.plugin as plugin
     except ImportError as error:
         raise EngineError(
-            f"the kernels need TensorRT 10.9 or later: {error}; {install_command('tensorrt')}"
+            f"the kernels need TensorRT 10.10 or later: {error}; {install_command('tensorrt')}"
         ) from error
     if not hasattr(trt, "QuickPluginCreationRequest") or not hasattr(plugin, "aot_impl"):
         raise EngineError(
-            f"the kernels need TensorRT 10.9 or later, found {trt.__version__}; upgrade tensorrt"
+            f"the kernels need TensorRT 10.10 or later, found {trt.__version__}; upgrade tensorrt"
         )
     return plugin
 
 
-def register_depthwise_block(trt: Any, kernels: list[Kernel], sources: dict[str, str]) -> None:
-    """Describe the block's output and launch; all kernels are of one stride."""
-    stride = kernels[0].constants["stride"]
+def register_depthwise_block(trt: Any, operator: Operator) -> None:
+    """Describe the block's output and launch; the operator fixes the stride."""
+    stride = 2 if operator == "DepthwiseBlockStride2" else 1
 
     def describe(
         x: trt.TensorDesc, weight: trt.TensorDesc, gamma: trt.TensorDesc, beta: trt.TensorDesc
@@ -82,14 +101,14 @@ def register_depthwise_block(trt: Any, kernels: list[Kernel], sources: dict[str,
         outputs: Tuple[trt.TensorDesc],
         tactic: int,
     ) -> Tuple[Union[str, bytes], Union[str, bytes], trt.KernelLaunchParams, trt.SymExprs]:
-        return launch_of(trt, kernels, sources, x)
+        return launch_of(trt, operator, x)
 
-    name = f"{NAMESPACE}::{kernels[0].operator}"
+    name = f"{NAMESPACE}::{operator}"
     trt.register(name)(describe)
     trt.aot_impl(name)(launch)
 
 
-def register_gate(trt: Any, kernels: list[Kernel], sources: dict[str, str]) -> None:
+def register_gate(trt: Any, operator: Operator) -> None:
     """Describe the gate's output and launch."""
 
     def describe(
@@ -105,36 +124,58 @@ def register_gate(trt: Any, kernels: list[Kernel], sources: dict[str, str]) -> N
         outputs: Tuple[trt.TensorDesc],
         tactic: int,
     ) -> Tuple[Union[str, bytes], Union[str, bytes], trt.KernelLaunchParams, trt.SymExprs]:
-        return launch_of(trt, kernels, sources, x)
+        return launch_of(trt, operator, x)
 
-    name = f"{NAMESPACE}::{kernels[0].operator}"
+    name = f"{NAMESPACE}::{operator}"
     trt.register(name)(describe)
     trt.aot_impl(name)(launch)
 
 
-def launch_of(
-    trt: Any,
-    kernels: list[Kernel],
-    sources: dict[str, str],
-    x: Any,
-) -> tuple[str, str, Any, Any]:
+def launch_of(trt: Any, operator: Operator, x: Any) -> tuple[str, str, Any, Any]:
     """Return the entry, the PTX, the launch and no integers, from the manifest's entry for x's type.
 
     Raises:
-        EngineError: no kernel has this type.
+        EngineError: no kernel has this type, or the kernel was compiled for another shape than x's.
     """
+    chosen = CHOSEN[operator]
     dtype = str(x.dtype).rpartition(".")[2].lower()  # DataType.HALF -> half
     named = {"half": "float16", "float": "float32", "bf16": "bfloat16"}.get(dtype, dtype)
-    matching = [kernel for kernel in kernels if kernel.dtype == named]
+    matching = [kernel for kernel in chosen.kernels if kernel.dtype == named]
     if not matching:
-        raise EngineError(f"no kernel {kernels[0].operator} for {named}; export it again with that precision")
+        raise EngineError(f"no kernel {operator} for {named}; export it again with that precision")
     kernel = matching[0]
+    check_shape(kernel, x)
     parameters = trt.KernelLaunchParams()
     axes = [_programs(axis, x) for axis in kernel.grid]
     parameters.grid_x, parameters.grid_y, parameters.grid_z = axes
     parameters.block_x = kernel.num_warps * 32
     parameters.shared_mem = kernel.shared_memory
-    return kernel.entry, sources[kernel.file], parameters, trt.SymIntExprs(0)
+    return kernel.entry, chosen.sources[kernel.file], parameters, trt.SymIntExprs(0)
+
+
+def check_shape(kernel: Kernel, x: Any) -> None:
+    """Compare the sizes that were compiled into a kernel with those of its input (B, C, H, W).
+
+    Raises:
+        EngineError: they differ.
+    """
+    _, channels, height, width = (_constant(x.shape_expr[axis]) for axis in range(4))
+    found = {"channels": channels, "height": height, "width": width}
+    if height is not None and width is not None:
+        found["area"] = height * width
+    for name, size in found.items():
+        compiled = kernel.constants.get(name)
+        if None not in (size, compiled) and size != compiled:
+            raise EngineError(
+                f"{kernel.operator}: compiled for {name} {compiled}, the network has {size}; export it again"
+            )
+
+
+def _constant(size: Any) -> Any:
+    """Return a side that is known while the network is built, None for one that varies or is symbolic."""
+    if isinstance(size, int):
+        return size
+    return size.constant_value() if getattr(size, "is_constant", False) else None
 
 
 def _programs(axis: GridAxis, x: Any) -> Any:

@@ -73,6 +73,7 @@ def lint(
     types = element_types(model)
     allowed = set(dynamic)
     functions = {(function.domain, function.name) for function in model.functions}
+    yield from lint_function_names(model)
     domains = DOMAINS | (FUNCTIONS & {domain for domain, _ in functions})
     for opset in model.opset_import:
         if opset.domain not in domains:
@@ -93,6 +94,24 @@ def lint(
             continue
         for why in _faults(node, types, own):
             yield LintFinding(f"{node.op_type} {node.name}".strip(), module_of(node), why)
+
+
+def lint_function_names(model: onnx.ModelProto) -> Iterator[Finding]:
+    """Yield the inner names of local functions that a tensor of the graph has as well.
+
+    The parser of TensorRT 10.1 to 10.7 keeps inner and outer tensors in one table and takes the wrong one.
+    """
+    graph = model.graph
+    outer = {value.name for value in (*graph.input, *graph.initializer)}
+    outer |= {name for node in graph.node for name in node.output}
+    for function in model.functions:
+        inner = {*function.input, *(name for node in function.node for name in node.output)}
+        for name in sorted(inner & outer - {""}):
+            yield Finding(
+                f"{function.name} {name}",
+                "",
+                "a tensor of the graph has this name too; rename it",
+            )
 
 
 def _lint_call(

@@ -2,14 +2,14 @@
 
 import importlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
-from ovsdino_runtime.cuda.devices import find_gpus
+from ovsdino_runtime.cuda.devices import Gpu, find_gpus
 from ovsdino_runtime.engines.cache import Flavour
 
 Trt: TypeAlias = Any  # an object of TensorRT, which ships no types
@@ -100,10 +100,15 @@ def make(
     return made
 
 
-def driver_advice(flavour: Flavour, version: str) -> str:
-    """Say which CUDA a TensorRT needs and which the driver has, where the driver is too old; else ""."""
+def driver_advice(flavour: Flavour, version: str, gpus: Sequence[Gpu] | None = None) -> str:
+    """Say which CUDA a TensorRT needs and which the driver has, where the driver is too old; else "".
+
+    Args:
+        flavour, version: of TensorRT.
+        gpus: of this machine; None asks the driver.
+    """
     needed = cuda_of(flavour, version)
-    gpu = next(iter(find_gpus()), None)
+    gpu = next(iter(find_gpus() if gpus is None else gpus), None)
     if gpu is None:
         return "no NVIDIA GPU or driver answers, see `ovsdino doctor`"
     major = gpu.cuda.partition(".")[0]
