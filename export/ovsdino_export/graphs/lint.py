@@ -96,7 +96,7 @@ def lint(
             yield LintFinding(f"{node.op_type} {node.name}".strip(), module_of(node), why)
 
 
-def lint_function_names(model: onnx.ModelProto) -> Iterator[Finding]:
+def lint_function_names(model: onnx.ModelProto) -> Iterator[LintFinding]:
     """Yield the inner names of local functions that a tensor of the graph has as well.
 
     The parser of TensorRT 10.1 to 10.7 keeps inner and outer tensors in one table and takes the wrong one.
@@ -107,7 +107,7 @@ def lint_function_names(model: onnx.ModelProto) -> Iterator[Finding]:
     for function in model.functions:
         inner = {*function.input, *(name for node in function.node for name in node.output)}
         for name in sorted(inner & outer - {""}):
-            yield Finding(
+            yield LintFinding(
                 f"{function.name} {name}",
                 "",
                 "a tensor of the graph has this name too; rename it",
