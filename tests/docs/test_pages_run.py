@@ -27,6 +27,8 @@ PARSED = {
     r"models (prepare|fetch|push|pull)|convert|talk2dino": "needs public weights and a network",
     r"ovsdino (demo|serve)( |$)": "runs until it is ended: tests/demo and tests/serve do the same",
     r"ovsdino-bench serve|--ray": "needs a server, or Ray: tests/serve does the same",
+    r"--topic": "needs a bag: tests/runtime/test_ros_bags.py does the same",
+    r"OWNER/NAME": "needs a network: tests/runtime/test_hub.py does the same",
     r"OLD NEW": "compares two results of the reader's",
 }
 SLOW = {"README.md"}  # exports a model

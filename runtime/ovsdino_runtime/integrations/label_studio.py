@@ -41,7 +41,7 @@ def to_label_studio(
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
-            "score": each.score,
+            "score": None if each.score is None else float(each.score),
             "value": {
                 "format": "rle",
                 "rle": mask2rle(255 * each.mask.astype(np.uint8)),
@@ -53,6 +53,6 @@ def to_label_studio(
     scores = [float(each["score"]) for each in regions if each["score"] is not None]
     return {
         "model_version": f"{segmentation.model}-{segmentation.model_digest[:12]}",
-        "score": sum(scores) / len(scores) if scores else None,
+        "score": float(sum(scores)) / len(scores) if scores else None,
         "result": regions,
     }
