@@ -35,10 +35,11 @@ def test_an_answer_for_the_page(tiny, flag):
 
 
 @pytest.mark.parametrize(
-    ("around", "names"), [(True, {"red", "background"}), (False, {"red"}), ("yes", {"red"})]
+    ("around", "names"), [(True, {"red", "background"}), (False, {"red", "green"}), ("yes", {"red", "green"})]
 )
 def test_only_the_words_makes_the_surroundings_background(tiny, flag, around, names):
-    _, view = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, around, uploads=flag.parent)
+    words = ["red"] if around is True else ["red", "green"]  # one alone has a background anyway
+    _, view = answer(Answers(tiny), {"path": str(flag)}, words, 0, around, uploads=flag.parent)
     assert {entry["name"] for entry in view["answer"]["entries"]} == names
 
 
@@ -60,7 +61,7 @@ def test_without_a_photo_the_page_asks_for_one(tiny, tmp_path):
         ({"threshold": float("nan")}, "the background's threshold must be in 0..1, got nan"),
         (
             {"chips": ["background"], "threshold": 0.5},
-            "class 1 has the name of class 0: 'background'; rename one",
+            "the only class is 'background', which has no words; write some words, such as 'cat, grass, sky'",
         ),
     ],
 )

@@ -84,7 +84,8 @@ class Answers:
         Args:
             file: the photo; one that has not changed is not looked at again.
             words: one class each, with ``|`` between words for the same.
-            background: confidence in 0..1 below which a pixel is background; 0: every pixel has a class.
+            background: confidence in 0..1 below which a pixel is background; 0: every pixel has a
+                class, and one class alone its default of 0.2.
             others: what is background as well: words, or the name of a packaged vocabulary.
 
         Raises:
