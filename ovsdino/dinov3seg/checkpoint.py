@@ -1,4 +1,4 @@
-"""Weights of dinov3.seg: its own checkpoints and the public ones it starts from, each loaded strictly."""
+"""Load weights of dinov3.seg strictly: its own checkpoints, and the public ones that it starts from."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Dinov3(Protocol):
 
 @dataclass(frozen=True)
 class PublicWeights:
-    """The public files that training starts from; None leaves a part as it is."""
+    """The public files that training starts from; None keeps a part's first weights."""
 
     backbone: Path | None = None  # DINOv3 ViT-L/16, official or timm's; for the tiny preset timm's ViT-Ti/16
     dinotxt: Path | None = None  # official vision head and text encoder
@@ -144,7 +144,7 @@ def load_dinotxt(vlm: Vlm, path: Path) -> None:
 
 
 def fill_dinotxt(vlm: Vlm, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load the tensors of such a file, and of a backbone where they are with them."""
+    """Load dino.txt's tensors, and the backbone's where the file holds them too."""
     vision, text = dinotxt_vision(vlm, path), vlm.text
     if not isinstance(text, DinoTxtText):
         raise CheckpointError(f"{path}: {vlm.config.name} has a {vlm.config.text} text tower, not dino.txt's")
@@ -273,7 +273,7 @@ def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def dinotxt_vision(vlm: Vlm, path: Path) -> DinoTxtVision:
-    """Return the vision tower of a dino.txt; refuse CLIP's."""
+    """Return the vision tower of a dino.txt; reject CLIP's."""
     if not isinstance(vlm.vision, DinoTxtVision):
         raise CheckpointError(f"{path}: {vlm.config.name} has no dino.txt vision tower; give CLIP's file")
     return vlm.vision

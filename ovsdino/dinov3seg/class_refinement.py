@@ -1,4 +1,4 @@
-"""The Class Refinement Block: at each pixel, the classes look at each other."""
+"""The Class Refinement Block: attention across classes at each pixel."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ class Dinov3segConfig:
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Spread of colours that photos are normalised with."""
+        """Standard deviation of colours that photos are normalised with."""
         return self.vlm.std
 
     def to_dict(self) -> dict[str, Any]:

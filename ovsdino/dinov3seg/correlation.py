@@ -12,7 +12,7 @@ from ovsdino.network.head import unit
 
 
 def text_halves(text: Tensor, config: Dinov3segConfig) -> Tensor:
-    """Cut class embeddings into the halves that are used, each of unit length.
+    """Split class embeddings into the halves that are used, each of unit length.
 
     Shape: (N, text width) -> (N, P, D), P the number of halves.
     """
@@ -31,7 +31,7 @@ def correlate(patches: Tensor, halves: Tensor) -> Tensor:
 
 
 def best_classes(costs: Tensor, present: Tensor, max_count: int) -> Tensor:
-    """Choose the classes that are refined: those whose best patch, in either half, is most like them.
+    """Choose the classes to refine: those with the highest cosine at any patch, in either half.
 
     Source: CAT-Seg, ``Aggregator.forward``.
 

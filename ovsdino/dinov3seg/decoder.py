@@ -35,11 +35,11 @@ class UpsamplingStage(nn.Module):
         self.convolve = double_convolution(channels, out, group)
 
     def encode(self, prior: Tensor) -> Tensor | None:
-        """Bring the prior to the guidance's width: (B, W, 2h, 2w) -> (B, guidance, 2h, 2w)."""
+        """Project the prior to the guidance's width: (B, W, 2h, 2w) -> (B, guidance, 2h, 2w)."""
         return None if self.project is None else cast(Tensor, self.project(prior)).relu()
 
     def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
-        """Go up one stage."""
+        """Upsample by one stage."""
         x = self.up(x)
         if guidance is not None:
             each = guidance[:, None].expand(-1, x.shape[0] // guidance.shape[0], -1, -1, -1)
@@ -79,18 +79,18 @@ class UpsamplingDecoder(nn.Module):
         return torch.unflatten(logits, 0, x.shape[:2])
 
     def guide(self, prior: Prior | None, size: list[int]) -> tuple[Tensor | None, Tensor | None]:
-        """Make what guides both stages, None without a prior: (B, first, 2h, 2w), (B, second, 4h, 4w)."""
+        """Compute both stages' guidance, None without a prior: (B, first, 2h, 2w), (B, second, 4h, 4w)."""
         if prior is None or self.prior_up1 is None or self.prior_up2 is None:
             return None, None
         first, second = self.prior_up1(fit(prior.first, size)), self.prior_up2(fit(prior.second, size))
         return self.stage1.encode(first), self.stage2.encode(second)
 
     def upsample(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor:
-        """Go up both stages: x (B * N, C, h, w), guidance of :meth:`guide` -> (B * N, 4h, 4w)."""
+        """Upsample by both stages: x (B * N, C, h, w), guidance of :meth:`guide` -> (B * N, 4h, 4w)."""
         x = self.stage2(self.stage1(x, first), second)
         return cast(Tensor, self.head(x)).squeeze(1)
 
 
 def fit(x: Tensor, size: list[int]) -> Tensor:
-    """Bring a map of SAM's grid to the patches' grid. Shape: (B, W, g, g) -> (B, W, h, w)."""
+    """Resize a map of SAM's grid to the patches' grid. Shape: (B, W, g, g) -> (B, W, h, w)."""
     return F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Early refinement: an attention that moves patches along the image's edges without leaving their space."""
+"""Early refinement: attention that follows the image's edges and averages patches in their own space."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class FeatureUnification(nn.Module):
 
 
 class ImageRope(nn.Module):
-    """Turn pairs of channels by an angle that grows with the place in the image; frequencies are learned.
+    """Rotate pairs of channels by an angle that grows with the place in the image; frequencies are learned.
 
     Source: AnyUp, ``layers/positional_encoding.py``.
 
@@ -136,7 +136,7 @@ class ImageRope(nn.Module):
 
 
 class WindowWeights(nn.Module):
-    """Say how much of each patch goes into each patch: attention within a window, averaged over heads.
+    """Compute each patch's weight in each other patch: attention within a window, averaged over heads.
 
     Source: AnyUp, section 3.2.
 
@@ -173,7 +173,7 @@ def tokens(x: Tensor) -> Tensor:
 
 
 def window_reach(length: int, ratio: float, *, device: torch.device | None = None) -> Tensor:
-    """Say which places along a side lie in each place's window: those that ``centre +- ratio`` touches.
+    """Return which places along a side lie in each place's window: those that ``centre +- ratio`` touches.
 
     Shape: (length, length) bool, row by row.
     """

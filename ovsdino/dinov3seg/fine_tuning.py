@@ -15,7 +15,7 @@ from ovsdino.network.text_tower import SelfAttention
 
 @dataclass(frozen=True)
 class FusedWeight:
-    """One matrix of queries, keys and values, of which the keys' third must stay as it is."""
+    """A matrix of queries, keys and values whose keys' third stays frozen."""
 
     weight: nn.Parameter  # (3 C, C)
     keys: Tensor  # (C, C), a copy
@@ -46,16 +46,16 @@ class QueryValueTuning:
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what learns, for a parameter group of the optimizer."""
-        return [*self.separate, *(one.weight for one in self.fused)]
+        return [*self.separate, *(matrix.weight for matrix in self.fused)]
 
     def watch(self, optimizer: Optimizer) -> None:
-        """Put the keys' rows back after each step of an optimizer."""
+        """Restore the keys' rows after each step of an optimizer."""
         optimizer.register_step_post_hook(self._restore)
 
     @torch.no_grad()
     def _restore(self, *_: Any) -> None:  # noqa: ANN401 - torch's signature
-        for one in self.fused:
-            key_rows(one.weight).copy_(one.keys)
+        for matrix in self.fused:
+            key_rows(matrix.weight).copy_(matrix.keys)
 
 
 def fused_weights(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Queries and keys that see a guidance next to their input."""
+"""Queries and keys that take a guidance beside their input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local-global inference: a photo seen whole for its sense, and in overlapping windows for its detail."""
+"""Local-global inference: average features of the whole photo and of overlapping windows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def view_logits(model: Dinov3Seg, view: Tensor, text: Tensor) -> Tensor:
 
 
 def labels(scores: Tensor, height: int, width: int) -> Tensor:
-    """Spread scores over a photo of that size [px] and name the best. Shape: (B, N, h, w) -> (B, H, W)."""
+    """Resize scores to a photo [px] and return the best class. Shape: (B, N, h, w) -> (B, H, W)."""
     return F.interpolate(scores, (height, width), mode="bilinear", align_corners=False).argmax(1)
 
 
@@ -56,8 +56,8 @@ def fuse_features(model: Dinov3Seg, view: Tensor) -> Tensor:
     parts = model.vlm.vision(crops).chunk(len(windows))  # n x (B, D, s / patch, s / patch)
     on_grid = [Window(*(value // patch for value in (w.top, w.left, w.height, w.width))) for w in windows]
     local = average_windows(parts, on_grid, grid)  # (B, D, g, g)
-    seen = view if config.whole == "view" else resize(view, config.window)
-    whole = resize(model.vlm.vision(seen), grid)  # (B, D, g, g)
+    whole_photo = view if config.whole == "view" else resize(view, config.window)
+    whole = resize(model.vlm.vision(whole_photo), grid)  # (B, D, g, g)
     if config.unit_length:
         local, whole = unit(local), unit(whole)
     return (local + whole) / 2
@@ -74,7 +74,7 @@ def fuse_probabilities(model: Dinov3Seg, view: Tensor, text: Tensor) -> Tensor:
 
 
 def average_windows(parts: Sequence[Tensor], windows: Sequence[Window], side: int) -> Tensor:
-    """Put maps where their windows lie; where they overlap, take the mean.
+    """Average maps of windows where these overlap.
 
     Shape: n x (B, C, s, s), windows in the same unit as ``side`` -> (B, C, side, side).
     """

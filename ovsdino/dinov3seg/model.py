@@ -93,7 +93,7 @@ class Dinov3Seg(nn.Module):
         return x
 
     def guide_by_image(self, prior: Prior | None, size: list[int]) -> Tensor | None:
-        """Bring SAM's last features to the patches' grid of that size: -> (B, G, h, w)."""
+        """Resize SAM's last features to the patches' grid: -> (B, G, h, w)."""
         if prior is None or self.image_guidance is None:
             return None
         return cast(Tensor, self.image_guidance(fit(prior.last, size)).relu())

@@ -1,4 +1,4 @@
-"""The networks by name: the published one, a toy that learns on two cores, ablations, and dino.txt alone."""
+"""The networks by name: the published one, a tiny one for two cores, ablations, and dino.txt alone."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def ablations(config: Dinov3segConfig) -> dict[str, Dinov3segConfig]:
         "no-prior": replace(config, prior=None),
     }
     names = {suffix: f"{config.name}-{suffix}" for suffix in changed}
-    return {names[suffix]: replace(one, name=names[suffix]) for suffix, one in changed.items()}
+    return {names[suffix]: replace(variant, name=names[suffix]) for suffix, variant in changed.items()}
 
 
 PRESETS: dict[str, Dinov3segConfig] = {

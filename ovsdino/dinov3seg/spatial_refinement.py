@@ -1,4 +1,4 @@
-"""The Spatial Refinement Block: each class's cost map looks around in windows, guided by SAM."""
+"""The Spatial Refinement Block: window attention on each class's cost map, guided by SAM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WindowAttention(nn.Module):
             self._split(cut_windows(mapped, window, shift))
             for mapped in (self.query(x, guidance), self.key(x, guidance), self.value(x))
         )  # each (B, N, n, heads, a, d)
-        mixed = self.attend(q, k, v, self.who_sees_whom(height, width).to(x.device))
+        mixed = self.attend(q, k, v, self.attention_mask(height, width).to(x.device))
         joined = mixed.transpose(-3, -2).flatten(-2)  # (B, N, n, a, C)
         return cast(Tensor, self.out(join_windows(joined, (height, width), window=window, shift=shift)))
 
@@ -51,7 +51,7 @@ class WindowAttention(nn.Module):
         window = min(self.window, height, width)
         return window, window // 2 if self.shifted and min(height, width) > self.window else 0
 
-    def who_sees_whom(self, height: int, width: int) -> Tensor:
+    def attention_mask(self, height: int, width: int) -> Tensor:
         """Return the mask on a map of that size. Shape: (n, 1, a, a) bool."""
         window, shift = self.place(height, width)
         return window_mask(height, width, window=window, shift=shift)[:, None]
@@ -87,7 +87,7 @@ def join_windows(x: Tensor, size: tuple[int, int], *, window: int, shift: int) -
 
 
 def window_mask(height: int, width: int, *, window: int, shift: int) -> Tensor:
-    """Say who may look at whom in a window: not across the edge that the shift rolled over, not at padding.
+    """Return which places attend to each other: not across the edge of the shift, nor to padding.
 
     Shape: (n, a, a) bool.
     """
@@ -116,7 +116,7 @@ class SwinBlock(nn.Module):
         self.feed = nn.Sequential(nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width))
 
     def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
-        """Look around, then think."""
+        """Attend within windows, then apply the feed-forward part."""
         x = x + self.attention(self.attention_norm(x), guidance)
         return x + cast(Tensor, self.feed(self.feed_norm(x)))
 

@@ -60,7 +60,7 @@ def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.floa
 
 
 def survives_half(model: nn.Module) -> bool:
-    """Say whether FP16 holds every weight without a loss, as of a network that was read from FP16."""
+    """Return whether FP16 holds every weight exactly, as after reading a network from FP16."""
     return all(torch.equal(value, value.half().to(value.dtype)) for value in model.state_dict().values())
 
 
@@ -132,7 +132,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def refuse_torchscript(path: Path) -> None:
-    """Refuse an archive of TorchScript, such as OpenAI's own CLIP files: it holds code beside the tensors."""
+    """Reject a TorchScript archive, such as OpenAI's own CLIP files: it holds code beside the tensors."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -153,7 +153,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def check_keys(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Refuse weights that do not fit, naming missing, unexpected and mis-shaped keys."""
+    """Reject weights that do not fit; the message names missing, unexpected and mis-shaped keys."""
     misshaped = [
         f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key])}"
         for key in sorted(wanted.keys() & found.keys())
@@ -170,7 +170,7 @@ def check_keys(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], pa
 
 
 def shorten(keys: list[str], max_count: int = 3) -> str:
-    """Name the first few keys."""
+    """Join the first few keys for a message."""
     return ", ".join(keys[:max_count]) + (", ..." if len(keys) > max_count else "")
 
 
@@ -190,7 +190,7 @@ def load_backbone(backbone: Backbone, path: Path) -> None:
 
 
 def fill_backbone(backbone: Backbone, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load the tensors of such a checkpoint; ``path`` names it in messages."""
+    """Load a public ViT's tensors into a backbone, strictly; ``path`` names their file in messages."""
     tensors = official_to_timm(tensors, backbone)
     tensors = {key: value.float() for key, value in tensors.items() if not key.startswith("head.")}
     side = backbone.config.position_grid

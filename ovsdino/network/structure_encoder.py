@@ -47,7 +47,7 @@ class DepthwiseBlock(nn.Sequential):
 
 
 class GatedFusion(nn.Module):
-    """Bring layers of different statistics to one footing and mix them: ``sum_l w_l * GN(conv_l(x_l))``.
+    """Normalise layers of different statistics and average them: ``sum_l w_l * GN(conv_l(x_l))``.
 
     Source: OVS-DINO, eq. 7; the softmax over learned weights (initially equal), and that each layer has a
     convolution and a GroupNorm of its own, are our reconstruction. ``fusion="shared"`` has one for all.

@@ -1,4 +1,4 @@
-"""Weights of the published models, from official files that are recognised by their keys; all strict."""
+"""Load the published models strictly, from official files that are recognised by their keys."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def kind_of(tensors: dict[str, Tensor], file: Path) -> str:
-    """Name what a file holds: a layout, or "backbone" for timm's names.
+    """Return what a file holds: a layout, or "backbone" for timm's names.
 
     Raises:
-        CheckpointError: it is of no layout that is known.
+        CheckpointError: its layout is unknown.
     """
     timm = {"cls_token", "reg_token", "norm.weight", "patch_embed.proj.weight"} <= tensors.keys()
     return "backbone" if timm else require_layout(tensors, file).name
@@ -148,12 +148,12 @@ def split_whole(parts: dict[str, Part]) -> dict[str, Part]:
 
 
 def rename(key: str) -> str:
-    """Undo what the Hub's tools do to a name: transformers saves ``gamma`` as ``weight``."""
+    """Undo a renaming by the Hub's tools: transformers saves ``gamma`` as ``weight``."""
     return key.replace(".weight_1", ".gamma_1").replace(".weight_2", ".gamma_2")
 
 
 def check_parts(name: str, parts: dict[str, Part], wanted: dict[str, str]) -> None:
-    """Refuse a set of files in which one is missing or one too many.
+    """Reject a set of files in which one is missing or superfluous.
 
     Raises:
         CheckpointError: the message says what each must hold.

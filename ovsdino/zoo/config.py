@@ -38,13 +38,13 @@ class ZooConfig(Protocol):
 
 @dataclass(frozen=True)
 class Talk2DinoConfig:
-    """DINO's patches as they are, and CLIP's text brought to them by a projection. The default is ViT-B/14.
+    """Talk2DINO: DINO's own patches, and CLIP's text projected into their space. The default is ViT-B/14.
 
     Source: Talk2DINO (arXiv 2411.19331); lorebianchi98/Talk2DINO, ``src/model.py`` and ``configs/``.
     """
 
     name: str = "talk2dino-vitb14"
-    family: Literal["dinov2", "dinov3"] = "dinov2"  # which way positions go in
+    family: Literal["dinov2", "dinov3"] = "dinov2"  # learned or rotary positions
     backbone: str = "vit_base_patch14_reg4_dinov2.lvd142m"  # a timm name
     text_width: int = 768  # D, the backbone's width
     backbone_depth: int = 12  # [blocks]
@@ -96,7 +96,7 @@ class Talk2DinoConfig:
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """dino.txt as it is: patches of its vision head meet one half of its class embeddings."""
+    """Zero-shot dino.txt: the cosine of its patches with one half of its class embeddings."""
 
     vlm: VlmConfig
     protocol: ZeroShotProtocol

@@ -24,7 +24,7 @@ def convert(path: Path, out: Path | None = None) -> tuple[Path, Layout]:
         The file, and what it holds.
 
     Raises:
-        CheckpointError: the checkpoint is missing, broken, holds code, or is of no layout that is known.
+        CheckpointError: the checkpoint is missing, broken, holds code, or its layout is unknown.
         OutputError: the output cannot be written there.
     """
     target = path.with_suffix(".safetensors") if out is None else out

@@ -23,7 +23,7 @@ class CutError(OSError):
 
 
 def download(url: str, partial: Path, *, progress: Progress, pause: float = 1.0) -> None:
-    """Bring a file here, or what is missing of one that was cut.
+    """Download a file, or the rest of a partial download.
 
     Beside the file, ``.etag`` keeps which version it is of, so that halves of two versions never meet.
 

@@ -115,7 +115,7 @@ def verify(came: Path, expected: str | None, cure: str) -> str:
         cure: what to do where it differs.
 
     Returns:
-        What was found, in words.
+        The hash and whether it was expected, for people.
 
     Raises:
         FetchError: it differs.
@@ -124,14 +124,14 @@ def verify(came: Path, expected: str | None, cure: str) -> str:
     with came.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
-    found = digest.hexdigest()
-    if expected is not None and not found.startswith(expected.lower()):
-        raise FetchError(f"{came.name}: sha256 {found}, expected {expected}; {cure}")
-    return f"{came.name}: sha256 {found} ({'as expected' if expected else 'none is known to compare with'})"
+    actual = digest.hexdigest()
+    if expected is not None and not actual.startswith(expected.lower()):
+        raise FetchError(f"{came.name}: sha256 {actual}, expected {expected}; {cure}")
+    return f"{came.name}: sha256 {actual} ({'as expected' if expected else 'none is known to compare with'})"
 
 
 def require_room(file: File, folder: Path) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Reject a download that the disk cannot hold.
 
     Raises:
         OSError: it cannot.
@@ -145,7 +145,7 @@ def require_room(file: File, folder: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Say in a few words why a file did not come."""
+    """Return in a few words why a download failed."""
     if error.errno == errno.ENOSPC:
         return f"{error.strerror}: make room, or set OVSDINO_CACHE to another disk"
     if isinstance(error, HTTPError):
@@ -160,5 +160,5 @@ def endpoint() -> str:
 
 
 def is_offline() -> bool:
-    """Say whether the user forbids the network, as huggingface_hub reads it."""
+    """Return whether the user forbids network access, read as huggingface_hub reads it."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}

@@ -13,7 +13,7 @@ from ovsdino.network.checkpoint import CheckpointError, shorten
 
 @dataclass(frozen=True)
 class Layout:
-    """How a project names its weights, and on which terms it gives them away."""
+    """How a project names its weights, and under which licence it publishes them."""
 
     name: str
     what: str
@@ -85,8 +85,8 @@ LAYOUTS = (
 
 def recognise(keys: Collection[str]) -> Layout | None:
     """Find the layout that a file's keys are of; None if it is none of :data:`LAYOUTS`."""
-    found = frozenset(keys)
-    return next((layout for layout in LAYOUTS if layout.marks <= found), None)
+    names = frozenset(keys)
+    return next((layout for layout in LAYOUTS if layout.marks <= names), None)
 
 
 def require_layout(tensors: dict[str, Tensor], path: Path) -> Layout:
@@ -100,6 +100,6 @@ def require_layout(tensors: dict[str, Tensor], path: Path) -> Layout:
         known = ", ".join(layout.name for layout in LAYOUTS)
         keys = shorten(sorted(tensors)) or "no tensor"
         raise CheckpointError(
-            f"{path}: of no layout that is known ({known}); it holds {len(tensors)} tensors: {keys}"
+            f"{path}: layout unknown (known: {known}); it holds {len(tensors)} tensors: {keys}"
         )
     return layout

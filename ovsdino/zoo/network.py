@@ -34,7 +34,7 @@ class ZooNetwork(nn.Module):
         self.head = CosineHead(PLAIN_HEAD)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features that a cosine with text embeddings turns into labels."""
+        """Return the features whose cosine with text embeddings gives the labels."""
         return cast(Tensor, self.vision(pixels))
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
@@ -65,5 +65,5 @@ def build_talk2dino(config: Talk2DinoConfig) -> ZooNetwork:
 
 
 def zero_shot(vlm: Vlm, config: ZeroShotConfig) -> tuple[ZooNetwork, HalfText]:
-    """Make a segmenter's two halves of a dino.txt; they share its weights."""
+    """Split a dino.txt into vision network and text tower; they share its weights."""
     return ZooNetwork(config, vlm.vision).eval(), HalfText(vlm, config).eval()

@@ -41,8 +41,8 @@ def refine_masks(
 def neighbour_weights(photo: Tensor, dilations: tuple[int, ...]) -> Tensor:
     """Weigh every neighbour of every pixel; weights of a pixel sum to 1. Shape: (3, H, W) -> (P, H, W)."""
     around = torch.stack(list(neighbours(photo, dilations)))  # (P, 3, H, W)
-    seen = torch.cat([around, photo.expand(len(dilations), -1, -1, -1)])  # each kernel sees the centre too
-    spread = seen.std(0)  # (3, H, W)
+    window = torch.cat([around, photo.expand(len(dilations), -1, -1, -1)])  # each kernel sees the centre too
+    spread = window.std(0)  # (3, H, W)
     differences = (photo - around).abs() / (EPSILON + SHARPNESS * spread)  # (P, 3, H, W)
     return (-differences.mean(1)).softmax(0)
 

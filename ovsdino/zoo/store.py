@@ -35,7 +35,7 @@ def bundle_path(name: str) -> Path:
 
 
 def missing_files(name: str) -> list[str]:
-    """Name the files of an entry that are not in its folder; one that is there is whole."""
+    """List the files of an entry that its folder lacks; files in it are complete."""
     folder = weights_folder(name)
     return [file.file for file in find_entry(name).files if not (folder / file.file).is_file()]
 
@@ -60,7 +60,7 @@ def in_words(size: int) -> str:
 
 
 def state_of(name: str) -> str:
-    """Say in one word how far an entry is: "bundle", "fetched" or "-"."""
+    """Return an entry's state in one word: "bundle", "fetched" or "-"."""
     if bundle_path(name).is_dir():
         return "bundle"
     return "-" if missing_files(name) else "fetched"

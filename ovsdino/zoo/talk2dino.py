@@ -1,4 +1,4 @@
-"""Talk2DINO: patches of a frozen DINO, and CLIP's words projected to where those patches are."""
+"""Talk2DINO: patches of a frozen DINO, and CLIP's text features projected into their space."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ovsdino.zoo.config import Talk2DinoConfig
 
 
 class Projection(nn.Module):
-    """From CLIP's text space to DINO's: ``Linear(tanh(Linear(x)))``.
+    """Project CLIP's text features into DINO's space: ``Linear(tanh(Linear(x)))``.
 
-    It was trained on text features of the length that CLIP gives them. Parameters carry the official names.
+    It was trained on text features of CLIP's own length. Parameters have the official names.
 
     Source: lorebianchi98/Talk2DINO, ``src/model.py: ProjectionLayer.project_clip_txt``.
 
@@ -118,7 +118,7 @@ class Dinov2Patches(nn.Module):
 
 
 class Dinov3Patches(nn.Module):
-    """The same of DINOv3, whose positions are rotary.
+    """The last block's patches after the final norm of DINOv3, whose positions are rotary.
 
     Shape: pixels (B, 3, H, W), sides multiples of the patch -> (B, D, h, w).
     """

@@ -104,7 +104,7 @@ def test_a_torchscript_archive_is_refused(tmp_path):
 def test_an_unknown_layout_is_refused_by_its_keys(tmp_path):
     torch.save({"encoder.a": torch.zeros(1), "encoder.b": torch.zeros(1)}, tmp_path / "other.pth")
     line = refuse(tmp_path / "other.pth")
-    assert "of no layout that is known (talk2dino-whole, talk2dino, dinotxt, sam" in line
+    assert "layout unknown (known: talk2dino-whole, talk2dino, dinotxt, sam" in line
     assert "it holds 2 tensors: encoder.a, encoder.b" in line
 
 

@@ -1,4 +1,4 @@
-"""Labelled photos on disk: found and checked before anything is computed."""
+"""Find labelled photos on disk, and check them before anything is computed."""
 
 import hashlib
 import json
@@ -90,7 +90,7 @@ class Dataset:
 
 
 def open_benchmark(name: str, folder: Path) -> Dataset:
-    """Find a benchmark's files below a folder, as its archives unpack or as mmseg converts them.
+    """Open a benchmark below a folder, as its archives unpack or as mmseg converts them.
 
     Raises:
         DataError: there is no such benchmark, or what is missing, and where to get it.
@@ -128,9 +128,9 @@ def open_folder(
     require_folder(folder)
     vocabulary = _choose_classes(folder, classes)
     meaning = (reduced if reduce_zero_label else plain)(len(vocabulary.names), ignore=ignore)
-    found = open_labelled(folder, vocabulary, meaning)
-    samples = tuple(Sample(labels.stem, photo, labels) for photo, labels in found.pairs)
-    return Dataset(found.name, samples, vocabulary, meaning, "own folder")
+    labeled = open_labelled(folder, vocabulary, meaning)
+    samples = tuple(Sample(labels.stem, photo, labels) for photo, labels in labeled.pairs)
+    return Dataset(labeled.name, samples, vocabulary, meaning, "own folder")
 
 
 def _choose_classes(folder: Path, classes: str | None) -> Vocabulary:
@@ -193,7 +193,7 @@ def _read_masks(base: Path, file: Path, photos: str) -> tuple[Sample, ...]:
 
 
 def _check_samples(samples: tuple[Sample, ...], *, where: str) -> None:
-    """Refuse a set of which files are missing or do not fit each other."""
+    """Reject a set with missing files, or with photos and labels of different sizes."""
     for kind, files in (
         ("photos", [sample.photo for sample in samples]),
         ("label files", [sample.labels for sample in samples if isinstance(sample.labels, Path)]),

@@ -37,8 +37,8 @@ class TorchStage:
         import torch
 
         with torch.inference_mode():
-            found = self._part(**{name: torch.from_numpy(value) for name, value in inputs.items()})
-        outputs = found if isinstance(found, tuple) else (found,)
+            result = self._part(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        outputs = result if isinstance(result, tuple) else (result,)
         return {name: value.numpy() for name, value in zip(self._outputs, outputs, strict=True)}
 
 
@@ -48,7 +48,7 @@ def open_pipeline(bundle: Bundle, *, precision: Precision, threads: int | None) 
 
 
 def open_torch(bundle: Bundle, network: Dinov3Seg, *, threads: int | None) -> Dinov3segPipeline:
-    """Put the torch network behind the runtime's stages: the network alone differs from the bundle's."""
+    """Run the torch network in the runtime's stages, so that only the network differs from the bundle."""
     import torch
 
     torch.set_num_threads(threads or available_threads())
@@ -93,7 +93,7 @@ def load_network(bundle: Bundle, checkpoint: Path | None, *, random_weights: boo
 
 
 def torch_parts(network: Dinov3Seg) -> dict[str, Callable[..., Any]]:
-    """Name the part of a network that each graph holds."""
+    """Return the part of a network that each graph holds."""
     import torch
 
     from ovsdino.dinov3seg.correlation import correlate, text_halves

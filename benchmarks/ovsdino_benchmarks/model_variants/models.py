@@ -1,4 +1,4 @@
-"""The forms of a model, each behind the runtime's engine interface; the rest of the way is the runtime's."""
+"""The forms of a model, each behind the runtime's engine interface; the runtime does the rest."""
 
 import hashlib
 import os
@@ -69,8 +69,8 @@ class TorchVision:
 
         torch.set_num_threads(threads or available_threads())
         self._model: Any = torch.compile(model) if compiled else model
-        way = "compiled" if compiled else "eager"
-        self.description = f"torch {torch.__version__} {way} on the CPU, {torch.get_num_threads()} threads"
+        mode = "compiled" if compiled else "eager"
+        self.description = f"torch {torch.__version__} {mode} on the CPU, {torch.get_num_threads()} threads"
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Compute unit-length features, as a bundle's vision graph does."""
@@ -211,7 +211,7 @@ def head_of(bundle: Bundle, spec: ModelSpec) -> Head:
 
 
 def graph_of(form: Form) -> str:
-    """Name the vision graph of an ONNX form."""
+    """Return the name of an ONNX form's vision graph."""
     return f"vision.{PRECISIONS[form]}" if form in PRECISIONS else "vision"
 
 
@@ -258,13 +258,13 @@ def label_by_full_masks(
     """
     head = segmenter.bundle.manifest.head
     text = segmenter.encode_text(vocabulary)  # (N, D)
-    seen = segmenter.pipeline.encode(load_photo(file))
+    encoded = segmenter.pipeline.encode(load_photo(file))
     scores = [
-        head.scale * (features.transpose(1, 2, 0) @ text.T) + head.bias for features in seen.features
+        head.scale * (features.transpose(1, 2, 0) @ text.T) + head.bias for features in encoded.features
     ]  # each (h, w, N), logits
     if protocol.average == "probabilities":
         scores = [1 / (1 + np.exp(-logits)) for logits in scores]
-    prepared = seen.prepared
+    prepared = encoded.prepared
     labels, best = merge_masks(
         scores,
         prepared.windows,
@@ -279,7 +279,7 @@ def label_by_full_masks(
     labels = put_background(labels, best, threshold)
     name, engine = segmenter.bundle.manifest.name, segmenter.vision.description
     return Segmentation(
-        seen.photo, labels, None, vocabulary.names, threshold, name, engine, dict(seen.timings)
+        encoded.photo, labels, None, vocabulary.names, threshold, name, engine, dict(encoded.timings)
     )
 
 
@@ -295,7 +295,7 @@ def open_dinov3seg(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = Fa
 
 
 def digest(spec: ModelSpec, bundle: Bundle) -> str:
-    """Hash all that decides a model form's labels but the protocol."""
+    """Hash everything that decides the labels of a form of a model, except the protocol."""
     parts = [spec.form, bundle.graph_digest("text"), repr(bundle.manifest.head)]
     if bundle.manifest.dinov3seg is not None:
         parts.append(repr(bundle.manifest.dinov3seg))

@@ -1,4 +1,4 @@
-"""Table 4's switch: SAM's own features in place of what the network's encoder makes of the backbone's."""
+"""Table 4's variant: SAM's own features in place of the network's structure encoder."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ TorchModule = Any
 
 
 class SamStructure:
-    """The torch network, shown SAM's features of each window.
+    """The torch network with SAM's features of each window in place of its encoder's.
 
     Source: OVS-DINO, Table 4, "SAM features at inference". How a window meets SAM is our reconstruction, as
     in training: the window's S px fill SAM's input (1024 px), nothing is padded, and the neck's output is
@@ -45,10 +45,10 @@ class SamStructure:
         self.mean, self.std = (
             torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
         )
-        wanted, found = model.config.structure_channels, self.teacher.channels
-        if found != wanted:
+        wanted, given = model.config.structure_channels, self.teacher.channels
+        if given != wanted:
             raise EngineError(
-                f"--sam {sam}: its features have {found} channels, the structure map of {model.config.name} "
+                f"--sam {sam}: its features have {given} channels, the structure map of {model.config.name} "
                 f"has {wanted}; give a model that was trained on SAM's features"
             )
 

@@ -147,7 +147,7 @@ def open_talk2dino(model: str, checkpoint: Path | None, protocol: Protocol, thre
         "softmax probabilities": (protocol.average, protocol.probability) == ("probabilities", "softmax"),
         "templates of a bundle": protocol.templates == "model",
     }
-    if faults := [what for what, found in wrong.items() if found]:
+    if faults := [what for what, applies in wrong.items() if applies]:
         raise ProtocolError(
             f"protocol {protocol.name}: the torch form of {model} has no {' and no '.join(faults)}; "
             "--protocol talk2dino or ovsdino can be run"

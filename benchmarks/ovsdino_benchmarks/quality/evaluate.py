@@ -1,4 +1,4 @@
-"""Quality: every photo of a data set labelled and counted, in as many processes as there are, resumable.
+"""Label and count every photo of a data set, in several processes, resumably.
 
 Photos are counted in groups; each group's sums are one small file. Whatever process makes it, and whenever,
 the sums are whole numbers: their total is the same to the last digit.
@@ -63,7 +63,7 @@ class EvaluationRun:
         return words_of(self.protocol, self.dataset.vocabulary, self.dataset.official)
 
     def threshold(self) -> float | None:
-        """Return the background's threshold to ask the model for; None where it has its own or none."""
+        """Return the background's threshold of the protocol; None where the model's own, or none, is used."""
         return self.protocol.threshold if self.dataset.vocabulary.background else None
 
 
@@ -76,9 +76,9 @@ def evaluate(
     workers: int = 1,
     done: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Quality, Counts] | None:
-    """Label and count every photo, or what an earlier run left over.
+    """Label and count every photo that an earlier run has not counted.
 
-    Started by torchrun, each rank does its share and rank 0 puts them together.
+    Under torchrun, each rank counts its share and rank 0 adds them up.
 
     Args:
         spec: the model form.
@@ -122,7 +122,7 @@ def evaluate(
 
 
 def count_group(run: EvaluationRun, group: int, labeller: Labeller) -> None:
-    """Label and count a group of photos, and keep the counts.
+    """Label and count a group of photos, and write the counts.
 
     Raises:
         DataError: a photo and its labels differ in size.
@@ -143,7 +143,7 @@ def count_group(run: EvaluationRun, group: int, labeller: Labeller) -> None:
 
 
 def _count_groups(run: EvaluationRun, groups: list[int], workers: int, labeller: Labeller) -> Iterator[int]:
-    """Do groups here or in a pool, in any order; yield each as it is done."""
+    """Count groups in this process or in a pool, in any order; yield each as it is done."""
     if workers == 1:
         for group in groups:
             count_group(run, group, labeller)
@@ -183,7 +183,7 @@ def _wait_for_others(run: EvaluationRun) -> None:
 
 
 def _write(run: EvaluationRun, group: int, counts: Counts) -> None:
-    """Keep the counts that are not zero; in one step, so that a file is whole or not there."""
+    """Write the non-zero counts atomically."""
     pairs = np.flatnonzero(counts.confusion)
     run.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=run.folder, suffix=".tmp", delete=False) as file:
@@ -199,7 +199,7 @@ def _read(run: EvaluationRun, group: int) -> Counts:
 
 
 def _code() -> str:
-    """Hash the program: what another version counted is not taken for what this one would count."""
+    """Hash the program, so that counts of another version are not reused."""
     packages = [Path(str(resources.files(name))) for name in ("ovsdino_runtime", "ovsdino_benchmarks")]
     files = sorted(file for package in packages for file in package.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

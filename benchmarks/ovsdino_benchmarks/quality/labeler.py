@@ -18,7 +18,7 @@ from ovsdino_runtime.text.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Labeller:
-    """What an evaluation needs of a model."""
+    """The functions of a model that an evaluation calls."""
 
     name: str
     engine: str
@@ -28,7 +28,7 @@ class Labeller:
 
 
 def is_zero_shot(spec: ModelSpec, protocol: Protocol) -> bool:
-    """Say whether a model has no bundle here, but its torch towers and a protocol of their own."""
+    """Return whether a model is a dino.txt that is run from its official files, without a bundle."""
     return spec.model in zero_shot_form.ZERO_SHOT and spec.form == "torch" and protocol.name == "dinotxt"
 
 
@@ -38,7 +38,7 @@ def is_talk2dino(spec: ModelSpec) -> bool:
 
 
 def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None = None) -> Labeller:
-    """Open a model form, working by a protocol; see `models.open_segmenter`."""
+    """Open a form of a model that follows a protocol; see `models.open_segmenter`."""
     if is_zero_shot(spec, protocol):
         return _open_zero_shot(spec, protocol, text_file)
     if is_talk2dino(spec):
@@ -65,7 +65,7 @@ def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None
 
 
 def digest(spec: ModelSpec, protocol: Protocol) -> str:
-    """Hash all that decides a model form's labels but the protocol.
+    """Hash everything that decides the labels of a form of a model, except the protocol.
 
     Raises:
         ProtocolError: it cannot follow this protocol.

@@ -80,10 +80,12 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
         for form in request.forms:
             spec = replace(request.spec, form=form)
             with _progress(f"{dataset.name}, {form}") as done:
-                found = evaluate(spec, protocol, dataset, out=request.out, workers=request.workers, done=done)
-            if found is None:
+                evaluated = evaluate(
+                    spec, protocol, dataset, out=request.out, workers=request.workers, done=done
+                )
+            if evaluated is None:
                 continue
-            result, counts = found
+            result, counts = evaluated
             say(f"{protocol.describe()}\n{describe(result)}")
             files.append(request.out / f"quality-{dataset.name}-{result.model}-{spec.label}.json")
             results.save(Report(quality=(result,)), files[-1])
@@ -97,7 +99,7 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
 
 
 def choose_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
-    """Return the protocol that was asked for, else the usual one, changed as it was asked."""
+    """Return the requested protocol, else the default one, with the requested changes."""
     if request.protocol == "model":
         chosen = own_protocol(load_bundle(find_bundle(request.spec.model)).manifest)
     elif request.protocol is not None:
@@ -127,7 +129,7 @@ def _usual_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
 
 
 def describe(result: Quality) -> str:
-    """Say a result in one line."""
+    """Return a result in one line."""
     return (
         f"{result.data} ({result.photos} photos, {result.extent}), {result.model}, "
         f"{result.form}: mIoU {100 * result.miou:.2f} (mmseg's rule {100 * result.miou_all:.2f}), "

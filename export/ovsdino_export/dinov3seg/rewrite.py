@@ -148,9 +148,9 @@ class FixedWindowAttention(WindowAttention):
 
     def __init__(self, attention: WindowAttention, grid: int) -> None:
         adopt(self, attention)
-        self.register_buffer("mask", attention.who_sees_whom(grid, grid))  # (n, 1, a, a)
+        self.register_buffer("mask", attention.attention_mask(grid, grid))  # (n, 1, a, a)
 
-    def who_sees_whom(self, height: int, width: int) -> Tensor:  # noqa: ARG002 - as its parent
+    def attention_mask(self, height: int, width: int) -> Tensor:  # noqa: ARG002 - as its parent
         """Return the mask. Shape: (n, 1, a, a) bool."""
         return self.mask
 
