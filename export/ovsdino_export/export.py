@@ -22,17 +22,14 @@ from ovsdino_export import parity
 from ovsdino_export.dinov3seg.export import export_dinov3seg
 from ovsdino_export.engines.kernels import compile_kernels, default_gpus, plan_kernels
 from ovsdino_export.graphs.graph import VISION, describe, export_graph
-from ovsdino_export.graphs.local_functions import call_functions
 from ovsdino_export.graphs.storage import Checkpoint, save_sharing_weights, store_as_half
 from ovsdino_export.graphs.versions import program_versions
 from ovsdino_export.networks import Network, licences, load_network, preprocessing, refinement, windows
 from ovsdino_export.photos import TestPhotos, gather_photos
-from ovsdino_export.pipeline import VisionPipeline
+from ovsdino_export.pipeline import VisionPipeline, shipped_vision
 from ovsdino_export.precision import int8_gate, int8_ladder
 from ovsdino_export.precision.find_fp32_layers import find_fp32_layers
 from ovsdino_export.request import ExportRequest, check_target, wanted_halves
-from ovsdino_export.rewrite.cpu_fusions import call_attention
-from ovsdino_export.rewrite.fold_layerscale import fold_layerscale
 from ovsdino_export.text import TextHalf
 from ovsdino_export.text_graph import export_text, text_parity
 from ovsdino_runtime.bundle import bundle
@@ -130,11 +127,7 @@ def export_vision(
         file = f"{name}.onnx"
         report(f"exporting {file}")
         example = torch.zeros(2, 3, size, size)
-        pipeline = VisionPipeline(model, precision, fp32=kept)
-        if not inline:
-            if precision == "fp32":
-                pipeline = call_attention(fold_layerscale(pipeline))
-            pipeline = call_functions(pipeline)
+        pipeline = shipped_vision(model, precision, fp32=kept, inline=inline)
         models[file] = export_graph(pipeline, example, VISION, precision=precision, fp32=kept)
         graphs[name] = describe(models[file], file, precision, kept)
     if quantize is not None:

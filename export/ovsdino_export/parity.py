@@ -16,6 +16,7 @@ from torch import nn
 
 from ovsdino_export.graphs.graph import GraphSpec
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.bundle import GraphName, Parity, ParityThresholds
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
@@ -29,6 +30,12 @@ THRESHOLDS: dict[GraphName, ParityThresholds] = {
     "vision.int8": ParityThresholds(cosine_mean=0.0, cosine_p01=0.0, label_agreement=0.98),
     "text": ParityThresholds(cosine_mean=0.9999, cosine_p01=0.9999, label_agreement=0.999),
 }
+# dinov3.seg's whole chain of graphs: each place's logits less their mean, which most of them share.
+CHAIN_THRESHOLDS: dict[Precision, ParityThresholds] = {
+    "fp32": ParityThresholds(cosine_mean=0.9999, cosine_p01=0.999, label_agreement=0.999),
+    "fp16": ParityThresholds(cosine_mean=0.999, cosine_p01=0.99, label_agreement=0.99),
+}
+MAX_INT8_DROP = 1.0  # points of mIoU on labelled photos that an INT8 graph may cost
 BATCH = 2  # windows at a time
 
 

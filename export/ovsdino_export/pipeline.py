@@ -1,4 +1,8 @@
-"""The graphs that ship: each class is one ONNX file, and its `forward` is exactly what the file computes."""
+"""The graphs that ship: what each ONNX file of a bundle computes.
+
+`VisionPipeline`, `TextPipeline` and `ProjectionPipeline` say what; `shipped_vision` lists every rewrite
+between the network and ``vision*.onnx``. dinov3.seg's graphs are in `ovsdino_export.dinov3seg.pipelines`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from ovsdino.network.head import unit
+from ovsdino_export.graphs.local_functions import call_functions
 from ovsdino_export.networks import Network, restate_network
+from ovsdino_export.rewrite.cpu_fusions import call_attention
+from ovsdino_export.rewrite.fold_layerscale import fold_layerscale
 from ovsdino_export.rewrite.half_precision import TYPES, to_half
 from ovsdino_export.rewrite.rewrite import restate
 from ovsdino_runtime.base.options import Precision
 
 
 class VisionPipeline(nn.Module):
-    """vision.onnx and vision.fp16.onnx: pixels to unit-length features.
+    """vision.onnx, vision.fp16.onnx and vision.bf16.onnx: pixels to unit-length features.
 
     Args:
         model: the trained network; it is copied.
@@ -35,6 +42,33 @@ class VisionPipeline(nn.Module):
         """Encode normalised windows."""
         features = self.network(pixels.to(self.dtype))  # (B, D, h, w)
         return unit(features)  # FP32: the squares of D values overflow FP16
+
+
+def shipped_vision(
+    model: Network, precision: Precision, *, fp32: Collection[str] = (), inline: bool = False
+) -> VisionPipeline:
+    """Return the pipeline whose export is a bundle's vision graph, with every rewrite in its order.
+
+    1. `restate_network`: attentions written out, positions fixed to the window's grid.
+    2. `to_half`, of FP16 and BF16 graphs: products and convolutions in half precision, the rest in FP32.
+    3. `fold_layerscale`, of FP32 graphs: LayerScale and GELU's constants go into the weights around them.
+    4. `call_attention`, of FP32 graphs: each attention is one operator that ONNX Runtime fuses on a CPU.
+    5. `call_functions`: depthwise blocks and the gate are local functions, which CUDA kernels may replace.
+
+    `VisionPipeline` itself does 1 and 2. The results equal the network's up to rounding.
+
+    Args:
+        model: the trained network; it is copied.
+        precision: of the products and convolutions.
+        fp32: layers that stay in FP32.
+        inline: leave out 3 to 5, so that the graph holds standard operators only.
+    """
+    pipeline = VisionPipeline(model, precision, fp32=fp32)
+    if inline:
+        return pipeline
+    if precision == "fp32":  # folded into a half-precision weight, a LayerScale of 1e-5 would be lost
+        pipeline = call_attention(fold_layerscale(pipeline))
+    return call_functions(pipeline)
 
 
 class TextPipeline(nn.Module):

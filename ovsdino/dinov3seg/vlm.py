@@ -34,7 +34,7 @@ class Vlm(nn.Module):
 
 
 def take_half(text: Tensor, config: VlmConfig, half: Half) -> Tensor:
-    """Return one half of class embeddings; CLIP's have one part only. Shape: (..., text width) -> (..., D)."""
+    """Return one half of class embeddings; CLIP's have only one. Shape: (..., text width) -> (..., D)."""
     if config.halves == 1:
         return text
     return text[..., : config.width] if half == "global" else text[..., config.width :]

@@ -22,7 +22,6 @@ from ovsdino.network.checkpoint import save_model
 from ovsdino_export.cli import export
 from ovsdino_export.dinov3seg.export import Labelled, export_chain, export_dinov3seg
 from ovsdino_export.dinov3seg.parity import (
-    CHAIN_THRESHOLDS,
     GraphDinov3seg,
     chain_logits,
     compare_logits,
@@ -30,7 +29,7 @@ from ovsdino_export.dinov3seg.parity import (
 )
 from ovsdino_export.engines import build as engine_build
 from ovsdino_export.engines.build import choose_target
-from ovsdino_export.parity import ParityError, misses
+from ovsdino_export.parity import CHAIN_THRESHOLDS, ParityError, misses
 from ovsdino_export.request import ExportRequest
 from ovsdino_runtime.bundle.bundle import Bundle, ParityThresholds, load_bundle
 from ovsdino_runtime.engines.cache import profile

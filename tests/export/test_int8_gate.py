@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from ovsdino_export import parity
 from ovsdino_export.cli import export
 from ovsdino_export.parity import THRESHOLDS, ParityError
-from ovsdino_export.precision import int8_gate
 from ovsdino_export.precision.int8_gate import find_sets, measure, require_miou
 from ovsdino_runtime.base.errors import OvsdinoError
 
@@ -82,7 +82,7 @@ def test_a_drop_of_miou_is_refused():
 def test_the_command_measures_and_refuses(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(THRESHOLDS, "vision.int8", replace(THRESHOLDS["vision.int8"], label_agreement=0.5))
-    monkeypatch.setattr(int8_gate, "MAX_DROP", -101)  # nothing can gain that much
+    monkeypatch.setattr(parity, "MAX_INT8_DROP", -101)  # nothing can gain that much
     label(tmp_path / "data", "a", np.random.default_rng(0).integers(0, 2, (64, 64)))
     (tmp_path / "data" / "names.txt").write_text("cat\nsky\n")
     options: list[str | Path] = [

@@ -26,7 +26,6 @@ from ovsdino.network.text_tower import TextTower
 from ovsdino_export import parity
 from ovsdino_export.clip import clip_tokenizer
 from ovsdino_export.dinov3seg.parity import (
-    CHAIN_THRESHOLDS,
     GraphDinov3seg,
     chain_logits,
     compare_logits,
@@ -174,7 +173,7 @@ def try_half(
         report(f"trying fp16{' with attention in FP32' if kept else ''} on {photos.source}")
         chain = GraphDinov3seg(model.config, list(stages), torch_run(stages, "fp16", kept))
         actual = chain_logits(chain, photos.views, photos.text)
-        figure = compare_logits(photos.logits, actual, CHAIN_THRESHOLDS["fp16"])
+        figure = compare_logits(photos.logits, actual, parity.CHAIN_THRESHOLDS["fp16"])
         if not list(parity.misses(figure)):
             break
     parity.require("chain.fp16", figure)
@@ -225,7 +224,7 @@ def chain_parity(
     }
     chain = GraphDinov3seg(model.config, list(own), onnx_run(staging, own))
     actual = chain_logits(chain, photos.views, photos.text)
-    return compare_logits(photos.logits, actual, CHAIN_THRESHOLDS[precision])
+    return compare_logits(photos.logits, actual, parity.CHAIN_THRESHOLDS[precision])
 
 
 def write_golden(model: Dinov3Seg, staging: Path, photos: TestPhotos, inputs: Labelled) -> None:

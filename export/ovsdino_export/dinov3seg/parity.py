@@ -26,11 +26,6 @@ Run = Callable[
     [str, Mapping[str, Tensor]], dict[str, Tensor]
 ]  # a graph by its name, inputs and outputs by name
 
-# Of each place's logits less their mean, which most of them share; labels are what is promised.
-CHAIN_THRESHOLDS: dict[Precision, ParityThresholds] = {
-    "fp32": ParityThresholds(cosine_mean=0.9999, cosine_p01=0.999, label_agreement=0.999),
-    "fp16": ParityThresholds(cosine_mean=0.999, cosine_p01=0.99, label_agreement=0.99),
-}
 DECODED_AT_ONCE = 32  # classes
 LARGE = 256 << 20  # [bytes] a graph with more weights is closed after each run
 

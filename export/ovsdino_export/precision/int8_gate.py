@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ovsdino_export import parity
 from ovsdino_export.parity import ParityError
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.bundle import Manifest, write_bundle
@@ -23,7 +24,6 @@ from ovsdino_runtime.geometry.metrics import Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
 
 Report = Callable[[str], None]
-MAX_DROP = 1.0  # points of mIoU that INT8 may cost
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
@@ -89,8 +89,8 @@ def require_miou(reference: float, quantized: float) -> None:
     Raises:
         ParityError: it does.
     """
-    if reference - quantized > MAX_DROP:
+    if reference - quantized > parity.MAX_INT8_DROP:
         raise ParityError(
             f"INT8 has {quantized:.2f} mIoU, FP32 {reference:.2f}: a drop of {reference - quantized:.2f}, "
-            f"at most {MAX_DROP} is accepted; export without --int8"
+            f"at most {parity.MAX_INT8_DROP} is accepted; export without --int8"
         )
