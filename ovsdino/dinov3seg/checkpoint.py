@@ -21,7 +21,15 @@ from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.rope import ROPE_PERIODS, computed_periods
 from ovsdino.dinov3seg.semantic_prior import SemanticPrior
 from ovsdino.dinov3seg.vlm import Vlm
-from ovsdino.network.checkpoint import TEXT, CheckpointError, check_keys, packaged_file, read_tensors
+from ovsdino.network.checkpoint import (
+    TEXT,
+    CheckpointError,
+    check_keys,
+    fill,
+    packaged_file,
+    read_tensors,
+    shapes,
+)
 from ovsdino.network.clip_text import TEXT_KEYS, ClipTextTower
 from ovsdino.network.text_tower import TextTower, load_text_tower
 
@@ -253,17 +261,6 @@ def rename(key: str) -> str:
     for old, new in BLOCK_NAMES.items():
         key = key.replace(old, new)
     return key
-
-
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
-    """Load tensors into a module as FP32, naming every key that does not fit."""
-    check_keys(shapes(module), tensors, path, name)
-    module.load_state_dict({key: value.float() for key, value in tensors.items()})
-
-
-def shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Return the shape of each entry of a module's state."""
-    return {key: value.shape for key, value in module.state_dict().items()}
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

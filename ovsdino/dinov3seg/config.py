@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD, SAM_CHANNELS
+from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD, SAM_CHANNELS, require_fields
 
 Half = Literal["global", "local"]
 UnificationOrder = Literal["released", "formula"]  # of AnyUp's softmax: its code's, or its paper's
@@ -192,11 +192,15 @@ class Dinov3segConfig:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Dinov3segConfig:
         """Rebuild a configuration written by :meth:`to_dict`; unknown or missing fields are a ValueError."""
-        values = _fields(cls, raw)
-        values["vlm"] = VlmConfig(**_fields(VlmConfig, values["vlm"]))
-        values["inference"] = LocalGlobalConfig(**_fields(LocalGlobalConfig, values["inference"]))
+        values = require_fields(cls, raw, cls.__name__)
+        values["vlm"] = VlmConfig(**require_fields(VlmConfig, values["vlm"], VlmConfig.__name__))
+        values["inference"] = LocalGlobalConfig(
+            **require_fields(LocalGlobalConfig, values["inference"], LocalGlobalConfig.__name__)
+        )
         if values["prior"] is not None:
-            values["prior"] = PriorConfig(**_fields(PriorConfig, values["prior"]))
+            values["prior"] = PriorConfig(
+                **require_fields(PriorConfig, values["prior"], PriorConfig.__name__)
+            )
         return cls(**values)
 
 
@@ -219,10 +223,3 @@ class ZeroShotProtocol:
     half: Half = "local"  # of the class embedding
     patches: Patches = "head"  # that meet text: the head's, or the backbone's as the notebook's code has it
     templates: str = "imagenet80"  # each prompt's half is normalised, then their mean
-
-
-def _fields(cls: type, raw: dict[str, Any]) -> dict[str, Any]:
-    wrong = raw.keys() ^ cls.__dataclass_fields__.keys()  # type: ignore[attr-defined]
-    if wrong:
-        raise ValueError(f"{cls.__name__}: missing or unknown fields {sorted(wrong)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}

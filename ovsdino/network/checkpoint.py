@@ -99,11 +99,9 @@ def packaged_file(file: str, name: str = "nano") -> Path:
 def read_model(config: ModelConfig, path: Path) -> OVSDINO:
     """Load a checkpoint of exactly this configuration's shapes, strictly."""
     tensors = read_tensors(path)
-    with torch.device(
-        "meta"
-    ):  # every weight comes from the file: do not spend seconds on drawing random ones
+    with torch.device("meta"):  # every weight comes from the file: draw no random ones
         model = OVSDINO(config)
-    check_keys({key: value.shape for key, value in model.state_dict().items()}, tensors, path, config.name)
+    check_keys(shapes(model), tensors, path, config.name)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return model.eval()
 
@@ -152,21 +150,32 @@ def read_config(path: Path) -> ModelConfig:
         raise CheckpointError(f"{path}: no model configuration inside; was it written by ovsdino?") from error
 
 
-def check_keys(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], path: Path, name: str) -> None:
+def check_keys(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], path: Path, name: str) -> None:
     """Reject weights that do not fit; the message names missing, unexpected and mis-shaped keys."""
     misshaped = [
-        f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key])}"
-        for key in sorted(wanted.keys() & found.keys())
-        if found[key].shape != wanted[key]
+        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key])}"
+        for key in sorted(wanted.keys() & given.keys())
+        if given[key].shape != wanted[key]
     ]
     kinds = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - wanted.keys()),
+        "missing": sorted(wanted.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - wanted.keys()),
         "mis-shaped": misshaped,
     }
     faults = [f"{len(keys)} {kind} ({shorten(keys)})" for kind, keys in kinds.items() if keys]
     if faults:
         raise CheckpointError(f"{path} is not a checkpoint of {name}: {'; '.join(faults)}")
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load tensors into a module as FP32, strictly; the message names every key that does not fit."""
+    check_keys(shapes(module), tensors, path, name)
+    module.load_state_dict({key: value.float() for key, value in tensors.items()})
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Return the shape of each entry of a module's state."""
+    return {key: value.shape for key, value in module.state_dict().items()}
 
 
 def shorten(keys: list[str], max_count: int = 3) -> str:
@@ -192,7 +201,7 @@ def load_backbone(backbone: Backbone, path: Path) -> None:
 def fill_backbone(backbone: Backbone, tensors: dict[str, Tensor], path: Path) -> None:
     """Load a public ViT's tensors into a backbone, strictly; ``path`` names their file in messages."""
     tensors = official_to_timm(tensors, backbone)
-    tensors = {key: value.float() for key, value in tensors.items() if not key.startswith("head.")}
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("head.")}
     side = backbone.config.position_grid
     embedding = tensors.get("pos_embed")
     if embedding is not None and embedding.ndim == 3:
@@ -205,9 +214,7 @@ def fill_backbone(backbone: Backbone, tensors: dict[str, Tensor], path: Path) ->
             antialias=backbone.config.position_antialias,
         )
         tensors["pos_embed"] = torch.cat([prefix, resized], dim=1)
-    wanted = {key: value.shape for key, value in backbone.vit.state_dict().items()}
-    check_keys(wanted, tensors, path, backbone.config.backbone)
-    backbone.vit.load_state_dict(tensors)
+    fill(backbone.vit, tensors, path, backbone.config.backbone)
 
 
 def official_to_timm(tensors: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import Tensor, nn
 
-from ovsdino.network.checkpoint import check_keys, read_tensors
+from ovsdino.network.checkpoint import fill, read_tensors
 
 CONTEXT = 77  # [tokens]
 VOCABULARY = 49408  # the last number is the end-of-text token, the highest: CLIP pools where ids are largest
@@ -67,7 +67,5 @@ def load_clip_text(path: Path) -> ClipTextTower:
     """
     tensors = {key: value for key, value in read_tensors(path).items() if key.startswith(TEXT_KEYS)}
     tower = ClipTextTower()
-    wanted = {key: value.shape for key, value in tower.clip.state_dict().items()}
-    check_keys(wanted, tensors, path, "CLIP ViT-B/16's text encoder")
-    tower.clip.load_state_dict({key: value.float() for key, value in tensors.items()})
+    fill(tower.clip, tensors, path, "CLIP ViT-B/16's text encoder")
     return tower.eval()

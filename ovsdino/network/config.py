@@ -6,7 +6,8 @@ whoever learns the true value changes one line. ``docs/systems.md`` lists them i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,6 +23,18 @@ ADDED_FIELDS: dict[str, Any] = {
     "upsampling": "bilinear",
     "output_kernel": 3,
 }
+
+
+def require_fields(config: type, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the values of a dataclass that was written as JSON; lists become tuples.
+
+    Raises:
+        ValueError: a field is unknown or missing.
+    """
+    wrong = raw.keys() ^ {field.name for field in fields(config)}
+    if wrong:
+        raise ValueError(f"{name}: missing or unknown fields {sorted(wrong)}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
 
 
 @dataclass(frozen=True)
@@ -117,12 +130,7 @@ class ModelConfig:
         Raises:
             ValueError: a field is unknown, or missing and not one of :data:`ADDED_FIELDS`.
         """
-        raw = ADDED_FIELDS | raw
-        wrong = raw.keys() ^ cls.__dataclass_fields__.keys()
-        if wrong:
-            raise ValueError(f"model configuration: missing or unknown fields {sorted(wrong)}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        return cls(**values)
+        return cls(**require_fields(cls, ADDED_FIELDS | raw, "model configuration"))
 
 
 VITB14 = ModelConfig()

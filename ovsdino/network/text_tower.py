@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovsdino.network.checkpoint import CheckpointError, check_keys, read_tensors
+from ovsdino.network.checkpoint import CheckpointError, fill, read_tensors
+from ovsdino.network.config import require_fields
 from ovsdino_runtime.base.atomic import replace_file
 
 MASKED = -1e4  # added to the score of a pad; finite in FP16, and a row of pads alone stays finite too
@@ -51,10 +52,7 @@ class TextConfig:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> TextConfig:
         """Rebuild a configuration from JSON values; unknown or missing fields are a ValueError."""
-        wrong = raw.keys() ^ cls.__dataclass_fields__.keys()
-        if wrong:
-            raise ValueError(f"text tower configuration: missing or unknown fields {sorted(wrong)}")
-        return cls(**raw)
+        return cls(**require_fields(cls, raw, "text tower configuration"))
 
 
 class SelfAttention(nn.Module):
@@ -170,9 +168,7 @@ def load_text_tower(weights: Path) -> TextTower:
         problem = f"no text tower's configuration inside ({error})"
         raise CheckpointError(f"{weights}: {problem}; was it written by ovsdino?") from error
     tower = TextTower(config)
-    shapes = {key: value.shape for key, value in tower.state_dict().items()}
-    check_keys(shapes, tensors, weights, "a text tower")
-    tower.load_state_dict({key: value.float() for key, value in tensors.items()})
+    fill(tower, tensors, weights, "a text tower")
     return tower.eval()
 
 

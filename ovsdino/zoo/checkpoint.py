@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ovsdino.dinov3seg import checkpoint as official
 from ovsdino.dinov3seg.vlm import Vlm
-from ovsdino.network.checkpoint import CheckpointError, fill_backbone, read_tensors, shorten
+from ovsdino.network.checkpoint import CheckpointError, fill, fill_backbone, read_tensors, shorten
 from ovsdino.network.clip_text import TEXT_KEYS
 from ovsdino.zoo.config import TALK2DINO, ZERO_SHOT, Talk2DinoConfig
 from ovsdino.zoo.layouts import LAYOUTS, require_layout
@@ -63,9 +63,9 @@ def load_talk2dino(config: Talk2DinoConfig, paths: Sequence[Path]) -> tuple[ZooN
     fill_patches(cast("Dinov2Patches | Dinov3Patches", network.vision), backbone)
     clip, projection = parts["clip"], parts["talk2dino"]
     words = {key: value for key, value in clip.tensors.items() if key.startswith(TEXT_KEYS)}
-    official.fill(text.tower.clip, words, clip.path, "CLIP ViT-B/16's text encoder")
+    fill(text.tower.clip, words, clip.path, "CLIP ViT-B/16's text encoder")
     renamed = {key.replace("linear_layer2.", "hidden_layers.0."): v for key, v in projection.tensors.items()}
-    official.fill(text.projection, renamed, projection.path, f"the projection of {config.name}")
+    fill(text.projection, renamed, projection.path, f"the projection of {config.name}")
     return network.eval(), text.eval()
 
 
