@@ -1,6 +1,7 @@
 """Check a command without running it: by our own parser, or by what it names where it is another's."""
 
 import configparser
+import inspect
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -144,7 +145,15 @@ def nothing(words: tuple[str, ...]) -> None:
     """The shell's own, or the system's."""
 
 
+def check_cvat(words: tuple[str, ...]) -> None:
+    """The module has ``create``, which takes the parameters that are given."""
+    create = resolve_name(words[words.index("--function-module") + 1] + ":create")
+    given = [value.split("=")[0] for option, value in pairwise(words) if option == "-p"]
+    assert set(given) <= set(inspect.signature(create).parameters), given
+
+
 OTHERS: dict[str, Check] = {
+    "cvat-cli": check_cvat,
     "cd": check_files,
     "cosmic-ray": check_files,
     "cr-rate": nothing,
