@@ -45,8 +45,11 @@ FILE = click.Path(path_type=Path)
     "--out",
     type=FILE,
     default=Path(),
-    help="The bundle becomes DIR/MODEL.ovs.  [default: here]",
+    help="The bundle becomes DIR/NAME.ovs.  [default: here]",
     metavar="DIR",
+)
+@click.option(
+    "--name", metavar="NAME", help="Of the bundle, where its weights are your own.  [default: MODEL]"
 )
 @click.option(
     "--photos", type=FILE, help="Photos on which the graphs are compared with torch.", metavar="DIR"
@@ -77,6 +80,7 @@ def export(  # noqa: PLR0913 - one argument for each option
     int8: bool,
     int8_data: Path | None,
     out: Path,
+    name: str | None,
     photos: Path | None,
     overwrite: bool,
     inline: bool,
@@ -123,6 +127,7 @@ def export(  # noqa: PLR0913 - one argument for each option
             bf16,
             int8,
             int8_data,
+            name,
         )
         written = export_bundle(request, clock := Clock())
         show_parity(written)

@@ -90,6 +90,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         write_golden(staging, photos, expected)
         text.tokenizer.save(str(staging / bundle.TOKENIZER), pretty=False)
         manifest = make_manifest(model, text, graphs, figures, photos.source)
+        manifest = replace(manifest, name=request.name or manifest.name)
         gpus = default_gpus(report) if request.kernels is None else request.kernels
         if gpus:
             fused = plan_kernels(model.config, [graph.precision for graph in graphs.values()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ class ExportRequest:
     checkpoint: Path | None = None  # None takes the packaged weights
     text_checkpoint: Path | None = None
     fp16: bool = False  # add vision.fp16.onnx
-    out: Path = Path()  # the bundle becomes OUT/MODEL.ovs
+    out: Path = Path()  # the bundle becomes OUT/NAME.ovs
     photos: Path | None = None  # for parity; see `gather_photos`
     overwrite: bool = False
     inline: bool = False  # write graphs without local functions
@@ -26,6 +27,7 @@ class ExportRequest:
     bf16: bool = False  # add vision.bf16.onnx
     int8: bool = False  # add vision.int8.onnx
     int8_data: Path | None = None  # labelled photos on which INT8 must keep its mIoU; see `find_sets`
+    name: str | None = None  # of the bundle; None is the preset's
 
 
 def wanted_halves(request: ExportRequest) -> list[bundle.Precision]:
@@ -40,7 +42,11 @@ def check_target(request: ExportRequest) -> Path:
     Raises:
         OutputError: the path exists already, is not a directory, or cannot be written.
     """
-    target = request.out / f"{request.model}.ovs"
+    if request.name is not None and not re.fullmatch(r"\w[\w.-]*", request.name):
+        raise OutputError(
+            f"--name {request.name!r}: expected letters, digits, '_', '-' and '.', such as nano-mine"
+        )
+    target = request.out / f"{request.name or request.model}.ovs"
     if target.exists() and not request.overwrite:
         raise OutputError(f"{target} exists already; choose another --out, or replace it with --overwrite")
     check_out(request.out)

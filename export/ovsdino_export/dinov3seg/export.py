@@ -93,6 +93,7 @@ def export_dinov3seg(request: ExportRequest, report: Report) -> bundle.Bundle:
         manifest = make_manifest(
             config, half, graphs | more, {"text": figures["text"], **chains}, photos.source
         )
+        manifest = replace(manifest, name=request.name or manifest.name)
         report(f"writing {target}")
         return bundle.write_bundle(target, manifest, staging, overwrite=request.overwrite)
 
