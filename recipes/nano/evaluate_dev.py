@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -156,7 +157,8 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 @click.option("--bench", "names", multiple=True, type=click.Choice(list(BENCHES)))
 @click.option("--background", type=float, help="Threshold.  [default: the model's]")
 @click.option("--templates", default="name", show_default=True)
-@click.option("--inference", type=click.Choice(["slide", "whole"]), default="slide", show_default=True)
+@click.option("--inference", type=click.Choice(get_args(Inference)), default="slide", show_default=True)
+@click.option("--refine/--no-refine", default=None, help="Refine the labels.  [default: the model's]")
 @click.option("--short-side", type=int, help="[px] of the resized photos.  [default: the model's]")
 @click.option(
     "--background-classes", help="What is background as well, where there is one; such as surroundings."
@@ -172,6 +174,7 @@ def main(  # noqa: PLR0913 - one argument for each option
     background: float | None,
     templates: str,
     inference: Inference,
+    refine: bool | None,
     short_side: int | None,
     background_classes: str | None,
     lost_words: bool,
@@ -187,6 +190,7 @@ def main(  # noqa: PLR0913 - one argument for each option
             templates=load_templates(templates),
             antialias=False,
             inference=inference,
+            refine=refine,
             short_side=short_side,
         )
 

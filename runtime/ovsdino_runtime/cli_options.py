@@ -24,10 +24,10 @@ OPTIONS = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+        type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
         default="onnxruntime",
         show_default=True,
-        help="Runs the graphs; TensorRT needs cuda.",
+        help="Runs the graphs; TensorRT needs cuda; auto takes the fastest on the processor.",
     ),
     click.option(
         "--threads", type=click.IntRange(min=1), help="Threads that compute.  [default: all processors]"

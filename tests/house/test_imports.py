@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE_ROOTS = [str(ROOT), str(ROOT / "export"), str(ROOT / "runtime"), str(ROOT / "benchmarks")]
-ENGINES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda"}
+ENGINES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda", "cuda"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ PACKAGES = {
     "ovsdino_runtime": Room(
         "runtime/ovsdino_runtime",
         {"numpy", "PIL", "click", "tokenizers"} | {"typing_extensions"},  # the last for type checkers alone
-        ENGINES | {"av", "imagecodecs", "pillow_heif", "huggingface_hub", "rasterio", "ray", "tifffile"},
+        ENGINES
+        | {"av", "imagecodecs", "onnx", "pillow_heif", "huggingface_hub", "rasterio", "ray", "tifffile"},
     ),
     "ovsdino_runtime.integrations": Room(
         "runtime/ovsdino_runtime/integrations",

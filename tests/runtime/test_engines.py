@@ -10,7 +10,8 @@ import ovsdino_runtime
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
 from ovsdino_runtime.engines import onnxruntime as engines
-from ovsdino_runtime.engines.onnxruntime import available_threads, open_engine, open_vision, verify_golden
+from ovsdino_runtime.engines.onnxruntime import open_engine, open_vision, verify_golden
+from ovsdino_runtime.engines.threads import available_threads
 
 
 def vision(bundle, **options):

@@ -50,3 +50,16 @@ def test_half_a_number_is_refused(counts: str) -> None:
 def test_runs_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="runs fill 12 px, expected 4x4"):
         decode_rle(encode_rle(np.ones((3, 4), bool)), 4, 4)
+
+
+def test_pycocotools_writes_the_same():
+    """Noise has the most runs, and large regions the largest numbers."""
+    coco = pytest.importorskip("pycocotools.mask")
+    random = np.random.default_rng(0)
+    masks = [random.random((97, 61)) < share for share in (0.5, 0.01, 0.99)]
+    masks += [np.zeros((5, 7), np.bool_), np.ones((5, 7), np.bool_), np.ones((1, 1), np.bool_)]
+    large = np.zeros((3000, 2000), np.bool_)
+    large[1:, 1999] = large[5, 3] = True
+    for mask in [*masks, large]:
+        expected = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        assert encode_rle(mask) == expected

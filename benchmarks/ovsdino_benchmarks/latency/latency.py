@@ -31,7 +31,7 @@ from ovsdino_runtime.base.out_folder import check_out
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
-from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.pipelines.host_stages import WINDOWS_AT_ONCE
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.encoder import TextEncoder

@@ -9,7 +9,8 @@ from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
-from ovsdino_runtime.engines.onnxruntime import Engine, available_threads
+from ovsdino_runtime.engines.onnxruntime import Engine
+from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.types import Array
 from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
 from ovsdino_runtime.pipelines.dinov3seg_open import open_dinov3seg_pipeline

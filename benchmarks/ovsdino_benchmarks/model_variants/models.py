@@ -23,7 +23,8 @@ from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.bundle.bundle import Bundle, Head, load_bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.bundle.models import find_bundle
-from ovsdino_runtime.engines.onnxruntime import Engine, available_threads, open_vision
+from ovsdino_runtime.engines.onnxruntime import Engine, open_vision
+from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.types import Array, Floats
 from ovsdino_runtime.geometry.windows import WindowPolicy

@@ -13,7 +13,7 @@ from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.types import Floats, Labels
 from ovsdino_runtime.text.vocabulary import Vocabulary
 

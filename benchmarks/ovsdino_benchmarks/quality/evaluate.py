@@ -24,7 +24,7 @@ from ovsdino_benchmarks.quality.labeler import Labeller, digest, open_labeller
 from ovsdino_benchmarks.results.environment import Environment, command, read_environment
 from ovsdino_benchmarks.results.results import ClassScore, Quality
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.files.labeled_folder import DataError
 from ovsdino_runtime.geometry import metrics
 from ovsdino_runtime.geometry.metrics import Counts

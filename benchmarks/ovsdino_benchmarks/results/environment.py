@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.engines.threads import available_threads
 
 PACKAGES = (
     *("ovsdino", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tokenizers"),

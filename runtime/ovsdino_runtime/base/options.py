@@ -17,7 +17,8 @@ class RuntimeOptions:
 
     Args:
         device: "cpu", "cuda", or "cuda:1" for the second GPU in CUDA's order.
-        engine: "onnxruntime"; on cuda also "tensorrt" or "tensorrt-rtx".
+        engine: "onnxruntime"; on the processor also "openvino", often faster on Intel's, and "auto", the
+            fastest that is installed, measured once a machine; on cuda also "tensorrt" or "tensorrt-rtx".
         threads: how many threads compute; None takes all processors.
         precision: which of the bundle's vision graphs runs.
         templates: prompts such as "a photo of a {}."; None takes the model's own.

@@ -15,7 +15,7 @@ from ovsdino_runtime.bundle.bundle import MANIFEST
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.cluster.journal import Journal
 from ovsdino_runtime.cluster.ray import LOCAL, ClusterError, connected, gpus_each
-from ovsdino_runtime.engines.onnxruntime import available_threads
+from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.files.output import Kind
 from ovsdino_runtime.files.report import table
 from ovsdino_runtime.files.result_writer import ResultFiles, name_results

@@ -14,8 +14,9 @@ from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
+from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Graph
 from ovsdino_runtime.engines.allocator import return_large_blocks
+from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.geometry.types import Array
 
@@ -103,11 +104,6 @@ def run_session(session: Any, inputs: Mapping[str, Array], description: str) -> 
     return dict(zip([tensor.name for tensor in session.get_outputs()], outputs, strict=True))
 
 
-def available_threads() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> Engine:
     """Open the engine that runs a graph of a bundle on the processor.
 
@@ -125,13 +121,22 @@ def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> En
     spec = bundle.manifest.graphs[graph]
     file = bundle.file(spec.file)
     engine = OnnxRuntimeEngine(file, threads=threads)
+    check_tensors(file, spec, engine.inputs, engine.outputs)
+    return engine
+
+
+def check_tensors(file: Path, spec: Graph, inputs: set[str], outputs: Sequence[str]) -> None:
+    """Compare what an engine takes and gives with the manifest.
+
+    Raises:
+        BundleError: the names differ.
+    """
     expected = {tensor.name for tensor in spec.inputs}, {tensor.name for tensor in spec.outputs}
-    if (engine.inputs, set(engine.outputs)) != expected:
+    if (inputs, set(outputs)) != expected:
         raise BundleError(
-            f"{file}: inputs {sorted(engine.inputs)}, outputs {sorted(engine.outputs)}; the manifest says "
+            f"{file}: inputs {sorted(inputs)}, outputs {sorted(outputs)}; the manifest says "
             f"inputs {sorted(expected[0])}, outputs {sorted(expected[1])}; export the model again"
         )
-    return engine
 
 
 def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) -> Engine:
@@ -141,14 +146,14 @@ def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) ->
         EngineError: as `open_engine`, or the engine's features are not the model's.
         BundleError: as `open_engine`, or the bundle has no graph of this precision.
     """
+    if precision == "bf16":
+        raise EngineError(
+            "ONNX Runtime has no BF16 products on a CPU; use engine openvino, or precision fp32"
+        )
     graph = "vision" if precision == "fp32" else f"vision.{precision}"
     if graph not in bundle.manifest.graphs:
         raise BundleError(
             f"{bundle.path}: has no {precision} vision graph, only {', '.join(bundle.manifest.graphs)}"
-        )
-    if precision == "bf16":
-        raise EngineError(
-            "bf16 is for TensorRT: ONNX Runtime has no BF16 products on a CPU; use fp32 or int8"
         )
     engine = open_engine(bundle, graph, threads=threads)
     minimum = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE

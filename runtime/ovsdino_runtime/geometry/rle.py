@@ -51,13 +51,22 @@ def encode_rle(mask: npt.NDArray[np.bool_]) -> str:
     """
     pixels = np.concatenate(([False], mask.T.ravel()))  # the first run is outside, and may be empty
     edges = np.flatnonzero(pixels[1:] != pixels[:-1])
-    runs = np.diff(np.concatenate(([0], edges, [mask.size]))).tolist()
-    digits = bytearray()
-    for place, run in enumerate(runs):
-        value = run - runs[place - 2] if place > 2 else run
-        more = True
-        while more:
-            digit, value = value & 31, value >> 5
-            more = value != (-1 if digit & 16 else 0)
-            digits.append(digit + 48 + 32 * more)
-    return digits.decode("ascii")
+    runs = np.diff(np.concatenate(([0], edges, [mask.size])))
+    values = runs.copy()
+    values[3:] -= runs[1:-2]
+    return _write_numbers(values)
+
+
+def _write_numbers(values: npt.NDArray[np.int64]) -> str:
+    """Write signed numbers in base 32, the lowest digit first, each in as few digits as hold its sign."""
+    counts = np.ones(len(values), np.int64)  # digits of each number
+    for bits in range(4, 64, 5):  # that a number of so many digits has beside its sign
+        longer = (values < -(1 << bits)) | (values >= 1 << bits)
+        if not longer.any():
+            break
+        counts += longer
+    ends = counts.cumsum()
+    place = np.arange(ends[-1]) - np.repeat(ends - counts, counts)  # of each digit in its number
+    digits = (np.repeat(values, counts) >> (5 * place)) & 31
+    more = place + 1 < np.repeat(counts, counts)
+    return (digits + 48 + 32 * more).astype(np.uint8).tobytes().decode("ascii")

@@ -19,7 +19,8 @@ from ovsdino_runtime.base.errors import EngineError, PhotoError
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.engines.onnxruntime import Engine, open_engine, open_vision
+from ovsdino_runtime.engines.onnxruntime import Engine
+from ovsdino_runtime.engines.processor import choose_engine, open_graph, open_vision
 from ovsdino_runtime.geometry.types import Floats, Labels, Photo, Scores
 from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared, choose_refinement
 
@@ -129,6 +130,7 @@ DINOV3SEG_PIPELINE = (
 )
 PIPELINES = {  # (device, engine) -> the function that opens the pipeline: (bundle, options) -> Pipeline
     ("cpu", "onnxruntime"): "ovsdino_runtime.pipelines.pipeline:open_host_pipeline",
+    ("cpu", "openvino"): "ovsdino_runtime.pipelines.pipeline:open_host_pipeline",
     ("cuda", "onnxruntime"): "ovsdino_runtime.device.open:open_device_pipeline",
     ("cuda", "tensorrt"): "ovsdino_runtime.device.open:open_device_pipeline",
     ("cuda", "tensorrt-rtx"): "ovsdino_runtime.device.open:open_device_pipeline",
@@ -141,19 +143,37 @@ def open_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
     Raises:
         EngineError: there is none, it is not installed, or it does not reproduce the model.
     """
+    if options.engine == "auto" and options.device == "cpu":
+        options = choose_options(bundle, options)
     way = PIPELINES.get((options.device_kind, options.engine))
     if way is None:
         known = ", ".join(f"{device} with {engine}" for device, engine in PIPELINES)
         raise EngineError(f"device {options.device!r} with engine {options.engine!r}: expected {known}")
     if bundle.manifest.dinov3seg is not None:
+        if options.engine == "openvino":
+            raise EngineError(
+                f"{bundle.manifest.name}: OpenVINO runs models with a cosine head; use onnxruntime"
+            )
         way = DINOV3SEG_PIPELINE
     open_it: Callable[[Bundle, RuntimeOptions], Pipeline] = resolve_name(way)
     return open_it(bundle, options)
 
 
+def choose_options(bundle: Bundle, options: RuntimeOptions) -> RuntimeOptions:
+    """Put the fastest engine in the place of "auto"; see `choose_engine`.
+
+    Raises:
+        EngineError: no engine can be used.
+    """
+    if bundle.manifest.dinov3seg is not None:
+        return replace(options, engine="onnxruntime")
+    name = choose_engine(bundle, options, lambda name: open_vision(bundle, replace(options, engine=name)))
+    return replace(options, engine=name)
+
+
 def open_host_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
     """Open the pipeline on the processor; see `open_vision` for what can go wrong."""
-    vision = open_vision(bundle, threads=options.threads, precision=options.precision)
+    vision = open_vision(bundle, options)
     return HostPipeline(bundle, vision, options)
 
 
@@ -178,7 +198,7 @@ class HostPipeline:
 
     def open_text(self) -> Engine:
         """Open the engine that runs the text graph."""
-        return open_engine(self._bundle, "text", threads=self._options.threads)
+        return open_graph(self._bundle, "text", self._options)
 
     def encode(self, photo: Photo) -> ImageFeatures:
         """Go the way as far as no words are needed: it is by far the longer part."""

@@ -96,7 +96,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
     """
     with user_errors("`ovsdino serve`", extra="serve"):
         from ovsdino_runtime.bundle.models import offer_download
-        from ovsdino_runtime.engines.onnxruntime import available_threads
+        from ovsdino_runtime.engines.threads import available_threads
         from ovsdino_runtime.segmenter import Segmenter
         from ovsdino_runtime.serve.metrics import Metrics
         from ovsdino_runtime.serve.server import Server, listen

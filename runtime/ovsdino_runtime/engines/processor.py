@@ -1,0 +1,133 @@
+"""Choose and open the engine that runs a bundle's graphs on the processor."""
+
+import hashlib
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+
+import numpy as np
+
+from ovsdino_runtime.base.errors import BundleError, EngineError
+from ovsdino_runtime.base.options import Precision, RuntimeOptions
+from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
+from ovsdino_runtime.engines import onnxruntime
+from ovsdino_runtime.engines.onnxruntime import (
+    GOLDEN_COSINE,
+    GOLDEN_COSINE_INT8,
+    Engine,
+    check_tensors,
+    once_per_machine,
+    verify_golden,
+)
+from ovsdino_runtime.geometry.preprocess import normalise
+from ovsdino_runtime.geometry.types import Floats
+
+ENGINES = ("onnxruntime", "openvino")  # on the processor
+ROUNDS = 3  # of each engine, in turns, where the fastest is looked for
+log = logging.getLogger(__name__)
+
+
+def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
+    """Open what runs a graph other than vision, such as the text's, with an engine that was chosen.
+
+    Raises:
+        EngineError: the engine is not installed, or cannot load the graph.
+        BundleError: the graph's inputs or outputs are not those of the manifest.
+    """
+    if options.engine == "openvino":
+        return _open_openvino(bundle, graph, threads=options.threads, precision="fp32")
+    return onnxruntime.open_engine(bundle, graph, threads=options.threads)
+
+
+def open_vision(bundle: Bundle, options: RuntimeOptions) -> Engine:
+    """Open the vision engine, checked on the bundle's golden photo before its first use on this machine.
+
+    Raises:
+        EngineError: the engine is not installed, does not compute in this precision, or its features are not
+            the model's.
+        BundleError: the bundle has no graph of this precision.
+    """
+    if options.engine != "openvino":
+        return onnxruntime.open_vision(bundle, threads=options.threads, precision=options.precision)
+    precision = options.precision
+    graph = "vision" if precision in ("fp32", "bf16") else f"vision.{precision}"
+    if graph not in bundle.manifest.graphs:
+        raise BundleError(
+            f"{bundle.path}: has no {precision} vision graph, only {', '.join(bundle.manifest.graphs)}"
+        )
+    engine = _open_openvino(bundle, graph, threads=options.threads, precision=precision)
+    minimum = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
+    once_per_machine(
+        (bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], engine.description),
+        lambda: verify_golden(bundle, engine, minimum=minimum),
+    )
+    return engine
+
+
+def choose_engine(bundle: Bundle, options: RuntimeOptions, open_one: Callable[[str], Engine]) -> str:
+    """Name the fastest engine that is installed and reproduces the model; it is measured once a machine.
+
+    Args:
+        bundle: the model.
+        options: how it runs; ``engine`` is not looked at.
+        open_one: opens the vision engine of a name; one that raises `EngineError` is left out.
+
+    Raises:
+        EngineError: none can be used; the message says why for each.
+    """
+    installed = [name for name in ENGINES if find_spec(name) is not None]
+    graph = bundle.graph_digest("vision")
+    facts = (graph, installed, options.threads, options.precision, platform.processor(), platform.node())
+    note = cache_dir() / "fastest" / hashlib.sha256(repr(facts).encode()).hexdigest()
+    if note.is_file() and (name := note.read_text(encoding="ascii")) in installed:
+        return name
+    engines, reasons = {}, []
+    for name in installed or ENGINES:
+        try:
+            engines[name] = open_one(name)
+        except EngineError as error:  # noqa: PERF203 - one that fails must not hide the others
+            reasons.append(f"{name}: {error}")
+    if not engines:
+        raise EngineError(f"no engine can run {bundle.manifest.name}: {'; '.join(reasons)}")
+    times = _take_turns(_golden_pixels(bundle), engines.items())
+    fastest = min(times, key=lambda name: times[name])
+    log.info("engine auto: %s, of %s", fastest, ", ".join(f"{n} {1000 * t:.0f} ms" for n, t in times.items()))
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(fastest, encoding="ascii")
+    except OSError as error:  # the next start measures again
+        log.debug("%s: %s", note, error)
+    return fastest
+
+
+def _take_turns(pixels: Floats, engines: Iterable[tuple[str, Engine]]) -> dict[str, float]:
+    """Run each engine in turns; return the shortest time of each [s], the first run left out."""
+    pairs = list(engines)
+    times = {name: float("inf") for name, _ in pairs}
+    for turn in range(ROUNDS + 1):
+        for name, engine in pairs:
+            start = time.perf_counter()
+            engine.run({"pixels": pixels})
+            if turn:
+                times[name] = min(times[name], time.perf_counter() - start)
+    return times
+
+
+def _golden_pixels(bundle: Bundle) -> Floats:
+    with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
+        image = golden["image"]  # (S, S, 3)
+    pixels = normalise(image, bundle.manifest.preprocessing).transpose(2, 0, 1)[None]  # (1, 3, S, S)
+    return np.ascontiguousarray(pixels)
+
+
+def _open_openvino(bundle: Bundle, graph: str, *, threads: int | None, precision: Precision) -> Engine:
+    from ovsdino_runtime.engines.openvino import OpenVinoEngine
+
+    spec = bundle.manifest.graphs[graph]
+    file = bundle.file(spec.file)
+    engine = OpenVinoEngine(file, bundle.graph_digest(graph), threads=threads, precision=precision)
+    check_tensors(file, spec, engine.inputs, engine.outputs)
+    return engine
