@@ -1,0 +1,1 @@
+"""Open-vocabulary segmentation as a ROS 2 node."""
