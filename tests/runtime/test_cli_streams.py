@@ -133,10 +133,12 @@ def test_geojson_of_photos_that_say_where_they_lie(invoke, flag, flag_file, tmp_
     for tag, values in {33550: (0.5, 0.5, 0.0), 33922: (0.0, 0.0, 0.0, 1000.0, 2000.0, 0.0)}.items():
         tags.tagtype[tag] = 12
         tags[tag] = values
+    tags.tagtype[34735] = 3
+    tags[34735] = (1, 1, 0, 1, 3072, 0, 1, 32633)
     Image.fromarray(flag).save(tmp_path / "field.tif", tiffinfo=tags)
     result = invoke(tmp_path / "field.tif", flag_file, *CLASSES, "--save", "geojson,labels")
     assert result.exit_code == 0, result.output
-    assert f"{flag_file}: no GeoJSON, for it does not say where it lies" in result.stderr
+    assert f"{flag_file}: no GeoJSON: it does not say where it lies" in result.stderr
     record = json.loads((tmp_path / "out" / "field.geojson").read_text())
     corners = [p for f in record["features"] for s in f["geometry"]["coordinates"] for p in s[0]]
     assert np.min(corners, axis=0).tolist() == [1000.0, 2000.0 - 45]

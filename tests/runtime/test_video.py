@@ -1,5 +1,6 @@
 import http.server
 import io
+import struct
 import threading
 import time
 from fractions import Fraction
@@ -14,7 +15,7 @@ from ovsdino_runtime.files import video
 from ovsdino_runtime.files.video import Patience, VideoWriter, read_video
 
 av = pytest.importorskip("av")
-HASTE = Patience(first=0.01, max_count=0.02, tries=3, timeout=5)
+HASTE = Patience(first=0.01, max_count=0.02, tries=3, timeout=5, steady=0)
 COLOURS = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
 
 
@@ -255,3 +256,71 @@ def test_without_pyav_the_extra_is_named(monkeypatch):
         next(read("clip.mp4"))
     with pytest.raises(OutputError, match=r"pip install '\.\[video\]'"):
         VideoWriter("clip.mp4", rate=10)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+        ((1, 0, 0, -1), lambda p: p[::-1]),
+        ((-1, 0, 0, -1), lambda p: p[::-1, ::-1]),
+        ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+        ((0, -1, 1, 0), np.rot90),
+        ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
+    ],
+)
+def test_the_matrix_of_a_track_turns_and_mirrors(clip, matrix, shown):
+    corner = np.zeros((48, 64, 3), np.uint8)
+    corner[:20, :30] = COLOURS[0]
+    writer = VideoWriter(clip, rate=10)
+    writer.write(corner, 0)
+    writer.close()
+    plain = next(iter(read(clip))).photo
+    data = bytearray(clip.read_bytes())
+    start = data.index(b"tkhd") + 4 + 4 + 20 + 16  # version 0
+    a, b, c, d = (part << 16 for part in matrix)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    clip.write_bytes(data)
+    np.testing.assert_array_equal(next(iter(read(clip))).photo, shown(plain))
+
+
+def test_the_picture_on_a_cover_is_not_the_film(tmp_path):
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        film = container.add_stream("mpeg4", rate=10)
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        for stream, size in ((cover, (32, 32)), (film, (48, 64))):
+            frame = av.VideoFrame.from_ndarray(picture(1, size), format="rgb24")
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    assert [frame.photo.shape for frame in read(tmp_path / "film.mp4")] == [(48, 64, 3)]
+
+
+def test_a_video_without_a_picture_is_a_failure(tmp_path, clip):
+    data = clip.read_bytes()
+    for name, content in (("zeroed", bytes(len(data))), ("cut", data[: data.index(b"moof")])):
+        (tmp_path / f"{name}.mp4").write_bytes(content)
+        frames = list(read(tmp_path / f"{name}.mp4"))
+        assert frames
+        assert all(frame.photo is None and "cannot be read" in str(frame.error) for frame in frames)
+
+
+def test_times_count_from_the_beginning(tmp_path):
+    with av.open(str(tmp_path / "late.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(5):
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.time_base, frame.pts = Fraction(1, 10), 50_000 + index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    times = [frame.time for frame in read(tmp_path / "late.ts")]
+    np.testing.assert_allclose(times, np.arange(len(times)) / 10, atol=0.051)
+
+
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "pipe:0.mp4", "data:clip.mp4", "50%d.mp4"])
+def test_a_file_may_be_named_like_a_protocol(clip, name):
+    named = clip.rename(clip.with_name(name))
+    assert len(list(read(named))) == 12

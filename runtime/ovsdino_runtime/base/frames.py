@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.photo_address import address_path, is_address, without_password
 from ovsdino_runtime.geometry.types import Photo
 
 
@@ -24,13 +25,18 @@ class Source:
         """The address as it may be shown: without a password."""
         if self.kind == "live" and self.address.isdigit():
             return f"camera {self.address}"
-        return re.sub(r"^(\w+://)[^/@]*@", r"\1", self.address)
+        return without_password(self.address)
+
+    @property
+    def path(self) -> PurePath:
+        """The file's path, or that of its address."""
+        return address_path(self.address) if is_address(self.address) else Path(self.address)
 
     @property
     def stem(self) -> str:
         """What its results are named after."""
         if self.kind != "live":
-            return Path(self.address).stem
+            return self.path.stem
         place = re.sub(r"^\w+://", "", self.name).partition("?")[0]
         return re.sub(r"[^\w.-]+", "-", place).strip("-.") or "stream"
 

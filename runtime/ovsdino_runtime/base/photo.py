@@ -17,6 +17,7 @@ from ovsdino_runtime.base.file_start import read_all, read_start
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.jpeg_tail import complete_jpeg
 from ovsdino_runtime.base.orientation import image_orientation, upright_array, upright_image
+from ovsdino_runtime.base.photo_address import fetch_photo, is_address, without_password
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.png_depth import has_wide_colours, read_wide_png
 from ovsdino_runtime.base.tiff import (
@@ -43,7 +44,8 @@ def load_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTION
     Warns with `PhotoWarning` where something about the pixels had to be decided; see `decode_photo`.
 
     Args:
-        path: a file in any format that Pillow reads; of an animation, the first picture.
+        path: a file in any format that Pillow reads, or the address of one (http, https); of an
+            animation, the first picture.
         options: what the file does not say about its pixels.
 
     Shape: (H, W, 3) RGB.
@@ -67,13 +69,19 @@ def decode_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTI
     Raises:
         PhotoError: there is no such file, it is broken or truncated, or too large to be a photo.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PhotoError(f"{path}: {'a directory, expected a photo' if path.is_dir() else 'no such file'}")
+    file: Path | BinaryIO
+    if isinstance(path, str) and is_address(path):
+        file, shown = fetch_photo(path), without_password(path)
+    else:
+        file = path = Path(path)
+        shown = str(path)
+        if not path.is_file():
+            wrong = "a directory, expected a photo" if path.is_dir() else "no such file"
+            raise PhotoError(f"{path}: {wrong}")
     try:
-        return decode_file(path, options=options)
+        return decode_file(file, options=options)
     except PhotoError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{shown}: {error}") from error
 
 
 def read_photo(
@@ -304,8 +312,9 @@ def _declared_bits(image: "Image", layout: TiffLayout | None) -> int | None:
     if image.format in ("JPEG2000", "PPM"):
         return 16  # Pillow has scaled them
     if image.format is None and image.mode == "I":
-        low, high = image.getextrema()
-        return 8 if low >= 0 and high <= 255 else None  # made by convert("I") of an image of 8 bits
+        values = np.asarray(image)
+        if values.min() >= 0 and values.max() <= 255:
+            return 8  # made by convert("I") of an image of 8 bits
     return None
 
 

@@ -141,7 +141,8 @@ def find_valid(colours: Samples, nodata: float | None) -> npt.NDArray[np.bool_] 
     if nodata is None:
         return None
     missing = np.isnan(colours) if np.isnan(nodata) else colours == nodata
-    return None if not missing.any() else ~missing.all(axis=2)
+    empty: npt.NDArray[np.bool_] = missing.all(axis=2)
+    return ~empty if empty.any() else None
 
 
 def _read_alpha(band: Samples, used: int) -> tuple[npt.NDArray[np.uint8] | None, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.orientation import ORIENTATION
+from ovsdino_runtime.base.photo_address import is_address
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.geometry.outlines import Ring, outline
 
@@ -50,6 +51,8 @@ def read_georeference(path: str | Path) -> Georeference | Unplaced:
     """
     from PIL import Image
 
+    if isinstance(path, str) and is_address(path):
+        return Unplaced("it comes from an address; download it first")
     try:
         with Image.open(path) as image:
             tags = dict(getattr(image, "tag_v2", {}))

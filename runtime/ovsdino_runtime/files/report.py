@@ -39,7 +39,7 @@ class ProgressReport:
         self._quiet = quiet
         self._geojson = geojson
         self._tallies: dict[Source, _Tally] = {}
-        self._began = time.monotonic()
+        self._began = self._last = time.monotonic()
         self._live = sys.stderr.isatty() and not quiet
 
     def follow(self, stream: Stream) -> None:
@@ -55,7 +55,7 @@ class ProgressReport:
 
     def _add(self, result: Result) -> None:
         source = result.frame.source
-        tally = self._tallies.setdefault(source, _Tally(began=time.monotonic()))
+        tally = self._tallies.setdefault(source, _Tally(began=self._last))
         if result.segmentation is None:
             tally.errors += 1
             if source.kind != "video" or tally.errors <= MAX_ERRORS:
@@ -71,6 +71,7 @@ class ProgressReport:
 
     def _end(self, source: Source | None) -> None:
         """Sum up a video or a live source."""
+        self._last = time.monotonic()
         if source is None or source.kind == "photo" or self._quiet:
             return
         tally = self._tallies[source]

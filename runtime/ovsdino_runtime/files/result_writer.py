@@ -35,6 +35,7 @@ MOVING: dict[Kind, str] = {
     "json": ".jsonl",
     "rle": "_rle.jsonl",
 }
+DIGITS = 6  # of a picture's number in a video
 
 
 class ResultFiles:
@@ -130,7 +131,7 @@ class ResultFiles:
 
     def _write_kind(self, kind: Kind, source: Source, segmentation: Segmentation) -> Path:
         photo, stem = Path(source.address), self._stems[source]
-        name = photo.name if stem == source.stem else source.address  # else names are not unique
+        name = source.path.name if stem == source.stem else source.name  # else names are not unique
         if kind == "coco":
             return self._coco.add(segmentation, name)
         if kind == "yolo":
@@ -162,13 +163,15 @@ class _MovingFiles:
         self._lines: dict[Kind, TextIO] = {}
         if file := self._files.get("overlay"):
             self._video = VideoWriter(file, rate=rate)
+        if folder := self._files.get("labels"):
+            _remove_old_labels(folder)
         for kind in self._files.keys() & {"json", "rle"}:
             self._lines[kind] = _open_lines(self._files[kind])
 
     def write(self, result: Result, segmentation: Segmentation) -> tuple[Path, ...]:
         """Add a picture."""
         frame = result.frame
-        name = f"{frame.index:06}"
+        name = f"{frame.index:0{DIGITS}}"
         if self._video:
             self._start = frame.time if self._start is None else self._start
             self._video.write(np.asarray(draw_frame(segmentation)), frame.time - self._start)
@@ -187,6 +190,16 @@ class _MovingFiles:
             file.close()
         if self._video:
             self._video.close()
+
+
+def _remove_old_labels(folder: Path) -> None:
+    """Remove the labels that an earlier run of a longer video left: they would pass for this one's."""
+    try:
+        for file in folder.glob("*.png"):
+            if file.stem.isdecimal() and len(file.stem) >= DIGITS:
+                file.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: old labels cannot be removed: {error.strerror}") from error
 
 
 def _open_lines(path: Path) -> TextIO:

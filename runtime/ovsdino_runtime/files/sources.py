@@ -9,11 +9,13 @@ from pathlib import Path
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.base.photo import decode_photo
+from ovsdino_runtime.base.photo_address import address_path, is_address
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
-from ovsdino_runtime.base.suffixes import is_photo, is_result, is_video
+from ovsdino_runtime.base.suffixes import is_photo, is_result, is_rubbish, is_video
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
 LIST = ".txt"
+RESULT_SUFFIXES = {".json", ".jsonl", ".geojson"}
 
 
 def find_sources(arguments: Iterable[str | Path]) -> list[Source]:
@@ -28,7 +30,10 @@ def find_sources(arguments: Iterable[str | Path]) -> list[Source]:
             of what is named exists.
     """
     found = list(dict.fromkeys(source for argument in arguments for source in _expand(str(argument))))
-    if found and not any(source.kind == "live" or Path(source.address).is_file() for source in found):
+    if found and not any(
+        source.kind == "live" or is_address(source.address) or Path(source.address).is_file()
+        for source in found
+    ):
         raise PhotoError(f"{found[0].address}: no such file")
     return found
 
@@ -64,7 +69,9 @@ def read_frames(
 
 def _expand(argument: str, *, inside: str = "") -> Iterator[Source]:
     path = Path(argument)
-    if re.match(r"[a-z][a-z0-9+.-]+://", argument) or (argument.isdigit() and not path.exists()):
+    if is_address(argument) and is_photo(Path(address_path(argument))):
+        yield Source("photo", argument)
+    elif re.match(r"[a-z][a-z0-9+.-]+://", argument) or (argument.isdigit() and not path.exists()):
         yield Source("live", argument)
     elif path.is_dir():
         yield from _some((str(file) for file in sorted(path.iterdir())), f"{argument}: no photos in it")
@@ -80,8 +87,32 @@ def _expand(argument: str, *, inside: str = "") -> Iterator[Source]:
 
 
 def _fitting(pattern: Path) -> list[str]:
+    """Find what fits a pattern. Folders that exist under a name such as ``[1]`` are no patterns."""
     root = Path(pattern.anchor or ".")
-    return sorted(map(str, root.glob(str(pattern.relative_to(root)))))
+    parts = list(pattern.relative_to(root).parts)
+    while len(parts) > 1 and (root / parts[0]).is_dir():
+        root /= parts.pop(0)
+    return sorted(map(str, root.glob(str(Path(*parts)))))
+
+
+def find_skipped(arguments: Iterable[str | Path]) -> list[Path]:
+    """List the files in the folders that a user names that are neither photos nor videos, sorted by folder.
+
+    What an operating system leaves, hidden files, and our own results do not count.
+    """
+    folders = dict.fromkeys(Path(argument) for argument in arguments)
+    return [
+        file
+        for folder in folders
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not _is_expected(file)
+    ]
+
+
+def _is_expected(file: Path) -> bool:
+    hidden = file.name.startswith(".") or is_rubbish(file)
+    return hidden or is_photo(file) or is_video(file) or file.suffix.lower() in RESULT_SUFFIXES
 
 
 def _some(files: Iterable[str], message: str) -> Iterator[Source]:

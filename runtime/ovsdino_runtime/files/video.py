@@ -27,6 +27,7 @@ ENCODERS = {  # in the order of preference; without pictures that refer to later
     "mpeg4": {"b": "4000000", "g": "50"},
 }
 TICKS = 60_000  # [1/s] of a video's clock; MPEG-4 takes 65,535 at most
+MAX_RATE = 1000.0  # [1/s]
 USUAL_RATE = 25.0  # [1/s] where a source does not say
 
 
@@ -38,6 +39,7 @@ class Patience:
     max_count: float = 30.0  # [s]
     tries: int = 10  # in vain, one after the other
     timeout: float = 10.0  # [s] without any data
+    steady: float = 10.0  # [s] after which a connection that held counts as good, and tries begin anew
 
     def pause(self, tries: int) -> float:
         """How long to wait before a try [s]; the first is number 1."""
@@ -66,34 +68,54 @@ def read_video(
     endless = source.kind == "live"
     started = time.monotonic()
     while not stop.is_set():
+        opened, before, failed = time.monotonic(), index, False
         try:
             with _open(av, source, patience) as container:
-                endless = endless and not container.duration  # a file behind an address has an end
+                endless = endless and not _has_end(container)
                 for frame in _decode(av, container, source, trace):
                     if stop.is_set():
                         return
-                    tries = 0
                     at = time.monotonic() - started if endless else frame.time
                     yield replace(frame, index=index, time=at, live=endless)
-                    index += 1
+                    failed = failed or frame.photo is None
+                    index += frame.photo is not None
             if not endless:
+                if not index and not failed:
+                    yield _unreadable(source, "no picture in it can be decoded")
                 return
             reason = "the connection was closed"
         except PhotoError as error:
             yield Frame(source, None, error)
             return
-        except (av.FFmpegError, IndexError) as error:
-            silent = isinstance(error, av.error.ExitError)
-            reason = getattr(error, "strerror", "") or "no pictures in it"
-            reason = f"no data for {patience.timeout:g} s" if silent else reason
+        except Exception as error:  # noqa: BLE001 - a decoder may raise anything
+            reason = _reason(av, error, patience)
             if not endless or not index:
-                yield Frame(source, None, PhotoError(f"{source.name}: cannot be read: {reason}"))
+                yield _unreadable(source, reason)
                 return
-        tries += 1
+        held = index > before and time.monotonic() - opened > patience.steady
+        tries = 1 if held else tries + 1
         yield _lost(source, reason, tries, patience)
         if tries > patience.tries:
             return
         stop.wait(patience.pause(tries))
+
+
+def _has_end(container: Container) -> bool:
+    """Whether it is a file behind an address: it has a length in time or bytes, or is a single picture."""
+    name = container.format.name
+    return bool(container.duration) or container.size > 0 or name.endswith("_pipe") or name == "image2"
+
+
+def _reason(av: ModuleType, error: Exception, patience: Patience) -> str:
+    if isinstance(error, av.error.ExitError):
+        return f"no data for {patience.timeout:g} s"
+    if isinstance(error, IndexError):
+        return "no pictures in it"
+    return getattr(error, "strerror", "") or " ".join(str(error).split()) or type(error).__name__
+
+
+def _unreadable(source: Source, reason: str) -> Frame:
+    return Frame(source, None, PhotoError(f"{source.name}: cannot be read: {reason}"))
 
 
 def import_av(address: str) -> ModuleType:
@@ -126,16 +148,20 @@ def _open(av: ModuleType, source: Source, patience: Patience) -> Container:
             raise PhotoError(f"{source.name}: cameras are read on Linux and macOS; give an address instead")
         form, file = CAMERAS[sys.platform]
         address = file.format(address)
+    elif source.kind == "video":
+        address = f"file:{address}"  # a colon in its name is no protocol
     elif address.startswith("rtsp"):
         options = {"rtsp_transport": "tcp"}  # over UDP, lost packets are torn pictures
     return av.open(address, format=form, options=options, timeout=patience.timeout)
 
 
 def _decode(av: ModuleType, container: Container, source: Source, trace: Trace) -> Iterator[Frame]:
-    stream = container.streams.video[0]
+    stream = _best_stream(av, container)
     if source.kind == "video":
         stream.thread_type = "AUTO"  # faster, and some pictures later
     rate = float(stream.average_rate or 0)
+    rate = rate if rate <= MAX_RATE else 0.0  # a clock's ticks, not pictures
+    began = (container.start_time or 0) / av.time_base
     count = 0
     start = time.perf_counter()
     for packet in container.demux(stream):
@@ -153,16 +179,41 @@ def _decode(av: ModuleType, container: Container, source: Source, trace: Trace) 
             seconds = time.perf_counter() - start
             track = threading.current_thread().name
             trace.add("decode", track=track, start=start, seconds=seconds, picture=count)
-            at = _seconds(picture, count, rate)
+            at = max(0.0, _seconds(picture, count, rate) - began)
             yield Frame(source, photo, time=at, rate=rate, decode=1000 * seconds)
             count += 1
             start = time.perf_counter()
 
 
+def _best_stream(av: ModuleType, container: Container) -> Any:  # noqa: ANN401 - PyAV's
+    """Choose the film, not the picture on its cover.
+
+    Raises:
+        IndexError: there is none.
+    """
+    cover = av.stream.Disposition.attached_pic
+    films = [stream for stream in container.streams.video if not stream.disposition & cover]
+    best = container.streams.best("video")
+    return best if best in films else films[0]
+
+
 def _upright(picture: Picture) -> Photo:
+    """Turn and mirror a picture as its display matrix says.
+
+    Source: ISO 14496-12, 8.3.2: (x, y) is shown at (a x + c y, b x + d y), y points down.
+    """
     photo: Photo = picture.to_ndarray(format="rgb24")
-    turns = round(picture.rotation / 90) % 4  # anticlockwise, as telephones note it
-    return np.ascontiguousarray(np.rot90(photo, turns)) if turns else photo
+    matrix = next((data for data in picture.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return photo
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        photo, a, d = photo.swapaxes(0, 1), c, b
+    if a < 0:
+        photo = photo[:, ::-1]
+    if d < 0:
+        photo = photo[::-1]
+    return np.ascontiguousarray(photo)
 
 
 def _seconds(picture: Picture, count: int, rate: float) -> float:
@@ -192,7 +243,7 @@ class VideoWriter:
         with self._refusing():
             path.parent.mkdir(parents=True, exist_ok=True)
             options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-            self._container = self._av.open(str(path), "w", format="mp4", options=options)
+            self._container = self._av.open(f"file:{path}", "w", format="mp4", options=options)
         name = next(name for name in ENCODERS if name in self._av.codecs_available)
         self._stream = self._container.add_stream(
             name, rate=Fraction(rate or USUAL_RATE).limit_denominator(1001)
