@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,11 +18,12 @@ from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_optio
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.base.frames import Source
+    from ovsdino_runtime.base.frames import Frame
     from ovsdino_runtime.base.options import RuntimeOptions
-    from ovsdino_runtime.base.trace import Trace
     from ovsdino_runtime.cli_classes import CommandClasses
     from ovsdino_runtime.files.output import Kind
+    from ovsdino_runtime.files.report import ProgressReport
+    from ovsdino_runtime.files.result_writer import ResultFiles
     from ovsdino_runtime.segmenter import Segmenter
     from ovsdino_runtime.text.class_lists import Background
 
@@ -36,6 +37,17 @@ def _split_kinds(_context: click.Context, _option: click.Parameter, value: str) 
     if unknown := sorted(set(kinds) - {*KINDS, *MORE_KINDS}):
         raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(KINDS + MORE_KINDS)}")
     return kinds
+
+
+def _split_bands(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of numbers such as 1,2,3")
+    return tuple(map(int, parts))
 
 
 def _read_background(_context: click.Context, _option: click.Parameter, value: str | None) -> "Background":
@@ -95,6 +107,18 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
     metavar="TEXT|@FILE|NAME",
     help="Classes that count as background: names, or a packaged list such as 'surroundings'.",
 )
+@click.option(
+    "--bands",
+    metavar="N,N,N|N",
+    callback=_split_bands,
+    help="Which bands of a TIFF are red, green and blue, or which one is grey; the first is 1.",
+)
+@click.option(
+    "--bits",
+    type=click.IntRange(8, 32),
+    help="Bits that each value of a 16-bit photo uses.  [default: as declared, or by the largest value]",
+)
+@click.option("--strict", is_flag=True, help="Refuse a JPEG without its last bytes.")
 @model_options
 @click.option("--trace", type=click.Path(path_type=Path), help="Write the times of all stages, for Perfetto.")
 @click.option(
@@ -117,6 +141,9 @@ def run(  # noqa: PLR0913 - one argument for each option
     save: "tuple[Kind, ...]",
     background: "Background",
     background_classes: str | None,
+    bands: tuple[int, ...] | None,
+    bits: int | None,
+    strict: bool,
     model: str,
     options: "RuntimeOptions",
     trace: Path | None,
@@ -136,10 +163,13 @@ def run(  # noqa: PLR0913 - one argument for each option
     """
     with user_errors():
         from ovsdino_runtime.base.out_folder import check_out
+        from ovsdino_runtime.base.photo_options import PhotoOptions
         from ovsdino_runtime.base.trace import Trace
         from ovsdino_runtime.bundle.models import offer_download
         from ovsdino_runtime.cli_classes import CommandClasses
-        from ovsdino_runtime.files.sources import find_sources
+        from ovsdino_runtime.files.report import ProgressReport
+        from ovsdino_runtime.files.result_writer import ResultFiles, check_results
+        from ovsdino_runtime.files.sources import find_skipped, find_sources, read_frames
         from ovsdino_runtime.segmenter import Segmenter
 
         if prefetch is not None:
@@ -158,8 +188,10 @@ def run(  # noqa: PLR0913 - one argument for each option
             offer_download(model)
             _label_bags(photos, topic, chosen, model=model, options=options, out=out, quiet=quiet)
             return
+        photo_options = PhotoOptions(bands=bands, bits=bits, strict=strict)
         sources = find_sources(photos)
         check_out(out)
+        check_results(sources, out, save)
         offer_download(model)
         if ray is not None or workers is not None:
             from ovsdino_runtime.cluster.folder import FolderJob
@@ -168,37 +200,39 @@ def run(  # noqa: PLR0913 - one argument for each option
             address = check_options(ray, fixed=classes != "-" and trace is None)
             if "coco" in save:
                 raise click.UsageError("--save coco collects all photos in one file: leave out --ray")
-            job = FolderJob(model, options, chosen.vocabulary, chosen.background, save, out)
+            job = FolderJob(model, options, chosen.vocabulary, chosen.background, save, out, photo_options)
             share_work(job, sources, address=address, workers=workers, quiet=quiet)
             return
         with Trace(trace) as tracer:
             segmenter = Segmenter.load(model, replace(options, trace=tracer))
-            _label(segmenter, sources, chosen, out=out, kinds=save, quiet=quiet, trace=tracer)
+            read = partial(read_frames, sources, options=photo_options, trace=tracer)
+            files = ResultFiles(sources, out, save, trace=tracer)
+            report = ProgressReport(len(sources), quiet=quiet, skipped=find_skipped(photos))
+            _label(segmenter, read, chosen, files=files, report=report)
 
 
 def _label(
     segmenter: "Segmenter",
-    sources: "list[Source]",
+    read: "Callable[..., Iterator[Frame]]",
     chosen: "CommandClasses",
     *,
-    out: Path,
-    kinds: "tuple[Kind, ...]",
-    quiet: bool,
-    trace: "Trace",
+    files: "ResultFiles",
+    report: "ProgressReport",
 ) -> None:
-    from ovsdino_runtime.files.report import ProgressReport
-    from ovsdino_runtime.files.result_writer import ResultFiles
-    from ovsdino_runtime.files.sources import read_frames
     from ovsdino_runtime.stream import Stream
 
     stop = threading.Event()
-    frames = read_frames(sources, stop=stop, trace=trace)
-    with ResultFiles(sources, out, kinds, trace=trace) as files, _finishing(stop):
+    with files, _finishing(stop):
         stream = Stream(
-            segmenter, frames, chosen.vocabulary, background=chosen.background, consume=files.write, stop=stop
+            segmenter,
+            read(stop=stop),
+            chosen.vocabulary,
+            background=chosen.background,
+            consume=files.write,
+            stop=stop,
         )
         chosen.follow(stream)
-        ProgressReport(len(sources), quiet=quiet, geojson="geojson" in kinds).follow(stream)
+        report.follow(stream)
 
 
 def _label_bags(
@@ -230,7 +264,7 @@ def _label_bags(
             stop=stop,
         )
         chosen.follow(stream)
-        ProgressReport(len(sources), quiet=quiet, geojson=False).follow(stream)
+        ProgressReport(len(sources), quiet=quiet).follow(stream)
 
 
 @click.command(

@@ -12,9 +12,7 @@ from ovsdino_runtime.files.video import Patience, read_video
 av = pytest.importorskip("av")
 from tests.runtime.rtsp_server import Camera, rtp_packets  # noqa: E402 - needs PyAV
 
-HASTE = Patience(
-    first=0.05, max_count=0.1, tries=2, timeout=3, steady=0
-)  # stalls of a second occur
+HASTE = Patience(first=0.05, max_count=0.1, tries=2, timeout=3, steady=0)  # stalls of a second occur
 PICTURES = 30
 WHOLE = (10_000, "drop")
 

@@ -79,8 +79,9 @@ def _tint(segmentation: Segmentation, colours: Colours, *, background: bool) -> 
     from PIL import Image
 
     labels = segmentation.labels
-    tint = colours[labels]  # (H, W, 3)
-    opacity = np.full(labels.shape, TINT, np.uint8)
+    known = labels < len(colours)  # the others hold no data
+    tint = colours[np.where(known, labels, 0)]  # (H, W, 3)
+    opacity = np.where(known, TINT, 0).astype(np.uint8)
     if background:
         opacity[labels == 0] = 0
     lines = _lines(labels, thickness=max(1, round(min(labels.shape) / 400)))
@@ -130,7 +131,7 @@ def _plan_legend(segmentation: Segmentation, width: int, height: int) -> _Legend
         (region.label, _shorten(region.name), _percent(region.coverage)) for region in regions
     ]
     names += [(None, f"{absent} not found", _percent(0))] * bool(absent)
-    text = max(font.getlength(name) + font.getlength(share) for _, name, share in names)
+    text = max((font.getlength(name) + font.getlength(share) for _, name, share in names), default=0)
     column = round(text + 3.8 * size)  # swatch and gaps
     columns = 1 if beside else max(1, (width - margin) // column)
     max_count = max(8, (height - 2 * margin) // line if beside else height * 3 // 5 // line) * columns

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -32,7 +32,7 @@ class Region:
     label: int
     name: str
     pixels: int
-    coverage: float  # share of the photo, 0..1
+    coverage: float  # share of the pixels that hold data, 0..1
     score: float | None  # mean confidence, 0..1; None where the scores are not known
 
 
@@ -41,7 +41,7 @@ class Segmentation:
     """A photo with a class for each of its pixels."""
 
     photo: Photo  # (H, W, 3) RGB
-    labels: Labels  # (H, W): indices into `classes`
+    labels: Labels  # (H, W): indices into `classes`; no data: `no_data_label` of their number
     scores: npt.NDArray[np.float16] | None  # (H, W): confidence in the label, 0..1; None if not asked for
     classes: tuple[str, ...]  # "background" first where there is one
     background: float | None  # the threshold below which a pixel is background; None: every pixel has a class
@@ -60,14 +60,16 @@ class Segmentation:
             absent: list the other classes as well, in their order, with 0 pixels and no score; an empty
                 background is left out.
         """
-        count = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        known = self.labels < len(self.classes)  # pixels without data have no class
+        labels = self.labels[known]
+        count = np.bincount(labels, minlength=len(self.classes))
         scores = np.full(len(count), None)
         if self.scores is not None:
-            total = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(count))
+            total = np.bincount(labels, self.scores[known], minlength=len(count))
             scores = total / np.maximum(count, 1)
         order = np.argsort(-count, kind="stable")
         first = int(self.background is not None)
-        share = count / count.sum()
+        share = count / max(int(count.sum()), 1)
         return [
             Region(i, self.classes[i], int(count[i]), float(share[i]), scores[i] if count[i] else None)
             for i in order.tolist()
@@ -195,3 +197,22 @@ class Segmentation:
             f'<img src="data:image/png;base64,{picture}" alt="{escape(repr(self))}" style="max-width:100%">'
             f"<table>{head}{rows}</table>"
         )
+
+
+def no_data_label(classes: int) -> int:
+    """Return the label of pixels that hold no data, which is that of no class."""
+    return 255 if classes <= 255 else 65535
+
+
+def without_no_data(segmentation: Segmentation, valid: npt.NDArray[np.bool_]) -> Segmentation:
+    """Take the class from the pixels that hold no data.
+
+    Shape: valid (H, W), False where there are none.
+    """
+    labels = np.where(valid, segmentation.labels, no_data_label(len(segmentation.classes)))
+    scores = segmentation.scores
+    return replace(
+        segmentation,
+        labels=labels.astype(segmentation.labels.dtype),
+        scores=None if scores is None else np.where(valid, scores, 0).astype(scores.dtype),
+    )

@@ -104,6 +104,17 @@ class TiffLayout:
         return f"{bands}, {colours}{order}, {packed} compression"
 
 
+def read_tiff_tags(file: Path) -> Mapping[int, Any] | None:
+    """Read the tags of a TIFF's first directory; None for a file of another format.
+
+    Raises:
+        Exception: the directory is damaged; any of the exceptions of Pillow's reader.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(16)
+        return next(_directories(opened, start)) if _is_tiff(start) else None
+
+
 def read_tiff_layout(file: Path | BinaryIO) -> TiffLayout | None:
     """Read the layout of a TIFF; None for a file of another format. An open file is left where it was.
 
@@ -112,12 +123,16 @@ def read_tiff_layout(file: Path | BinaryIO) -> TiffLayout | None:
     """
     with _opened(file) as opened:
         start = opened.read(16)
-        if start[:2] not in BYTE_ORDERS or start[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
+        if not _is_tiff(start):
             return None
         directories = _directories(opened, start)
         first = next(directories)
         pages = 1 + sum(not int(tags.get(SUBFILE, 0)) & 5 for tags in directories)
         return _layout(first, pages)
+
+
+def _is_tiff(start: bytes) -> bool:
+    return start[:2] in BYTE_ORDERS and start[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+")
 
 
 @contextmanager

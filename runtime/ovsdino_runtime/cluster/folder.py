@@ -10,6 +10,7 @@ from typing import Any
 from ovsdino_runtime.base.errors import EngineError, OvsdinoError, PhotoError
 from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.base.options import RuntimeOptions
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.version import version
 from ovsdino_runtime.bundle.bundle import MANIFEST
 from ovsdino_runtime.bundle.models import find_bundle
@@ -38,6 +39,7 @@ class FolderJob:
     background: Background  # see `Segmenter`
     kinds: tuple[Kind, ...]
     out: Path
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
 
     def described(self) -> dict[str, object]:
         """Give all that decides what the results are."""
@@ -50,6 +52,7 @@ class FolderJob:
             "save": self.kinds,
             "model": hashlib.sha256((find_bundle(self.model) / MANIFEST).read_bytes()).hexdigest(),
             "ovsdino": version(),
+            "photos": asdict(self.photo_options),
             "precision": options.precision,
             "templates": options.templates,
             "inference": options.inference,
@@ -108,7 +111,7 @@ class FolderWorker:
         with ResultFiles([source], job.out, job.kinds, stems={source: stem}) as files:
             stream = Stream(
                 self._segmenter,
-                read_frames([source]),
+                read_frames([source], options=job.photo_options),
                 job.vocabulary,
                 background=job.background,
                 consume=files.write,

@@ -1,12 +1,15 @@
 """Regions of a georeferenced photo as GeoJSON: outlines along the pixels, in the photo's own coordinates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.orientation import ORIENTATION
 from ovsdino_runtime.base.photo_address import is_address
 from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.base.tiff_layout import read_tiff_tags
 from ovsdino_runtime.geometry.outlines import Ring, outline
 
 PIXEL_SCALE, TIEPOINT, TRANSFORMATION, KEYS = 33550, 33922, 34264, 34735  # tags of GeoTIFF
@@ -49,19 +52,15 @@ def read_georeference(path: str | Path) -> Georeference | Unplaced:
     Raises:
         PhotoError: its tags are damaged.
     """
-    from PIL import Image
-
     if isinstance(path, str) and is_address(path):
         return Unplaced("it comes from an address; download it first")
     try:
-        with Image.open(path) as image:
-            tags = dict(getattr(image, "tag_v2", {}))
-        return _place(tags)
+        return _place(read_tiff_tags(Path(path)) or {})
     except Exception as error:
         raise PhotoError(f"{path}: broken georeference: {error}") from error
 
 
-def _place(tags: dict[int, tuple[float, ...]]) -> Georeference | Unplaced:
+def _place(tags: Mapping[int, Any]) -> Georeference | Unplaced:
     if not ({PIXEL_SCALE, TRANSFORMATION} & tags.keys()):
         return Unplaced("it does not say where it lies")
     if tags.get(ORIENTATION, 1) != 1:
@@ -73,8 +72,11 @@ def _place(tags: dict[int, tuple[float, ...]]) -> Georeference | Unplaced:
     system = SYSTEM_OF.get(int(keys.get(MODEL_TYPE, 0)))
     epsg = int((keys.get(system) if system else keys.get(PROJECTED) or keys.get(GEOGRAPHIC)) or 0)
     if epsg not in EPSG_CODES:
-        what = "names no coordinate system" if not epsg else "has a coordinate system without EPSG code"
-        return Unplaced(f"it {what}; convert it first: gdalwarp -t_srs EPSG:4326")
+        if epsg:
+            return Unplaced(
+                "it has a coordinate system without EPSG code; convert it first: gdalwarp -t_srs EPSG:4326"
+            )
+        return Unplaced("it names no coordinate system; say which: gdal_edit.py -a_srs EPSG:...")
     return Georeference((a, b, c - half * (a + b), d, e, f - half * (d + e)), epsg)
 
 
@@ -111,7 +113,7 @@ def to_geojson(segmentation: Segmentation, place: Georeference) -> dict[str, obj
     return {"type": "FeatureCollection", **crs, "features": features}
 
 
-def _affine(tags: dict[int, tuple[float, ...]]) -> tuple[float, float, float, float, float, float]:
+def _affine(tags: Mapping[int, Any]) -> tuple[float, float, float, float, float, float]:
     if matrix := tags.get(TRANSFORMATION):
         a, b, _, c, d, e, _, f = matrix[:8]
         return a, b, c, d, e, f

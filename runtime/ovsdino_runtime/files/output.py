@@ -19,6 +19,7 @@ from ovsdino_runtime.geometry.rle import encode_rle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.PngImagePlugin import PngInfo
 
 Kind = Literal["overlay", "labels", "json", "rle", "geojson", "coco", "yolo", "labelme", "voc"]
 SUFFIXES: dict[Kind, str] = {
@@ -37,7 +38,7 @@ def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     image = segmentation.overlay()
-    write_whole(Path(path), lambda file: image.save(file, "PNG", compress_level=4))
+    write_whole(Path(path), lambda file: image.save(file, "PNG", compress_level=4, pnginfo=_mark()))
 
 
 def save_labels(segmentation: Segmentation, path: str | Path) -> None:
@@ -49,7 +50,7 @@ def save_labels(segmentation: Segmentation, path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     image = labels_image(segmentation)
-    write_whole(Path(path), lambda file: image.save(file, "PNG"))
+    write_whole(Path(path), lambda file: image.save(file, "PNG", pnginfo=_mark()))
 
 
 def labels_image(segmentation: Segmentation) -> "Image":
@@ -57,10 +58,11 @@ def labels_image(segmentation: Segmentation) -> "Image":
     from PIL import Image
 
     count = len(segmentation.classes)
-    if count > 256:
+    if count > 256 or segmentation.labels.max() > 255:
         return Image.fromarray(segmentation.labels)
     image = Image.fromarray(segmentation.labels.astype(np.uint8))
-    image.putpalette(palette(count, background=segmentation.background is not None).tobytes())
+    shown = max(count, int(segmentation.labels.max()) + 1)
+    image.putpalette(palette(shown, background=segmentation.background is not None).tobytes())
     return image
 
 
@@ -97,6 +99,15 @@ def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeferen
     """
     text = json.dumps(to_geojson(segmentation, place), ensure_ascii=False) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def _mark() -> "PngInfo":
+    """Say who wrote a PNG, so that a result among photos is no photo of the next run."""
+    from PIL.PngImagePlugin import PngInfo
+
+    mark = PngInfo()
+    mark.add_text("Software", "ovsdino")
+    return mark
 
 
 def rle_lines(segmentation: Segmentation, *, photo: str) -> list[str]:

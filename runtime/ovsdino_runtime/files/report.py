@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.stream import Result, Stream
 
 MAX_ROWS = 20  # of a table
+MAX_SKIPPED = 5  # that are named
 MAX_ERRORS = 5  # of one video
 
 
@@ -31,13 +33,13 @@ class ProgressReport:
     Args:
         sources: how many there are.
         quiet: print errors only.
-        geojson: whether GeoJSON was asked for.
+        skipped: files in the folders that are neither photos nor videos.
     """
 
-    def __init__(self, sources: int, *, quiet: bool, geojson: bool) -> None:
+    def __init__(self, sources: int, *, quiet: bool, skipped: Sequence[Path] = ()) -> None:
+        self._skipped = skipped
         self._sources = sources
         self._quiet = quiet
-        self._geojson = geojson
         self._tallies: dict[Source, _Tally] = {}
         self._began = self._last = time.monotonic()
         self._live = sys.stderr.isatty() and not quiet
@@ -89,6 +91,10 @@ class ProgressReport:
             self._say(f"{done} done, {len(failed)} not: {names}", err=True)
         if self._sources > 1 and done and not self._quiet:
             self._say(_rate(sum(tally.done for tally in self._tallies.values()), self._began), err=True)
+        if self._skipped and not self._quiet:
+            names = ", ".join(path.name for path in self._skipped[:MAX_SKIPPED])
+            more = ", ..." if len(self._skipped) > MAX_SKIPPED else ""
+            self._say(f"{len(self._skipped)} not read, neither photo nor video: {names}{more}", err=True)
         if stream.dropped and not self._quiet:
             self._say(f"{stream.dropped} pictures were too old when their turn came", err=True)
         if failed:
@@ -117,7 +123,7 @@ def table(result: Result) -> str:
     assert segmentation is not None
     regions = segmentation.regions(absent=True)
     shown = regions[:MAX_ROWS]
-    wide = max(len(region.name) for region in shown)
+    wide = max((len(region.name) for region in shown), default=0)
     rows = [
         f"  {region.name:{wide}}  {region.coverage:6.1%}  {'#' * round(30 * region.coverage)}".rstrip()
         for region in shown

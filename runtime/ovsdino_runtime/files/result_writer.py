@@ -38,6 +38,20 @@ MOVING: dict[Kind, str] = {
 DIGITS = 6  # of a picture's number in a video
 
 
+def check_results(sources: Sequence[Source], out: Path, kinds: Sequence[Kind]) -> None:
+    """Refuse to write a result over one of the sources.
+
+    Raises:
+        OutputError: which file would be lost.
+    """
+    files = {Path(source.address).resolve() for source in sources if source.kind != "live"}
+    for source, stem in name_results(sources).items():
+        ends = SUFFIXES if source.kind == "photo" else MOVING
+        for kind in kinds:
+            if kind in ends and (result := out / f"{stem}{ends[kind]}").resolve() in files:
+                raise OutputError(f"{result} is a source, and would be overwritten; choose another --out")
+
+
 class ResultFiles:
     """Writes what is asked for of each result; `write` is what a `Stream` consumes.
 
