@@ -1,3 +1,4 @@
+import http.server
 import threading
 
 import numpy as np
@@ -6,7 +7,7 @@ from PIL import Image
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.frames import Source
-from ovsdino_runtime.files.sources import find_sources, read_frames
+from ovsdino_runtime.files.sources import find_skipped, find_sources, read_frames
 
 
 @pytest.fixture
@@ -99,3 +100,49 @@ def test_reading_ends_when_it_is_told_to(folder):
     next(frames)
     stop.set()
     assert list(frames) == []
+
+
+def test_a_pattern_below_a_folder_with_brackets(folder):
+    odd = folder.rename(folder.with_name("[1]"))
+    assert names(find_sources([f"{odd}/*.p*"])) == [("photo", "b.png")]
+
+
+def test_what_operating_systems_leave_and_results_are_no_sources(folder, flag_file):
+    (folder / "._a.JPG").write_bytes(b"\0\5\x16\7")
+    (folder / "Thumbs.db").write_bytes(b"rubbish")
+    for name in ("b_overlay.png", "b_labels.png", "clip_overlay.mp4"):
+        (folder / name).write_bytes(flag_file.read_bytes())
+    (folder / "b.json").write_text("{}")
+    (folder / "d.HEIC").write_bytes(b"a photo all the same")
+    assert names(find_sources([folder])) == [*PHOTOS, ("photo", "d.HEIC")]
+    assert [file.name for file in find_skipped([folder])] == ["notes.doc"]
+
+
+class Photos(http.server.BaseHTTPRequestHandler):
+    """Serves a photo under every name but ``missing.png``, half of it under ``half.png``."""
+
+    content = b""
+
+    def do_GET(self):
+        self.send_response(404 if self.path == "/missing.png" else 200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: len(self.content) // 2] if self.path == "/half.png" else self.content)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_photos_behind_addresses(flag_file):
+    Photos.content = flag_file.read_bytes()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Photos) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        found = find_sources([f"{at}/a%20b.png?size=1", f"{at}/half.png", f"{at}/missing.png"])
+        whole, half, missing = read_frames(found)
+        server.shutdown()
+    assert [(source.kind, source.stem) for source in found[:1]] == [("photo", "a b")]
+    np.testing.assert_array_equal(whole.photo, np.asarray(Image.open(flag_file).convert("RGB")))
+    assert "half.png: " in str(half.error)
+    assert "bytes are missing" in str(half.error)
+    assert "missing.png: the server answers 404" in str(missing.error)

@@ -10,8 +10,14 @@ from ovsdino_runtime.base.errors import PhotoError
 END = b"\xff\xd9"
 START_OF_SCAN, PROGRESSIVE = 0xDA, 0xC2
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+MAX_SCAN_HEADER = 14  # [bytes]
 CUTS = (8, 32, 128, 512, 2048)  # [bytes] that are left off to see where in the picture the data end
 MAX_LOST_ROWS = 18  # [px], or a sixteenth of the picture: a row of blocks, and what smoothing spreads it to
+
+
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG has its last bytes, perhaps with zeros behind them."""
+    return data.rstrip(b"\0").endswith(END)
 
 
 def complete_jpeg(data: bytes) -> bytes:
@@ -23,7 +29,8 @@ def complete_jpeg(data: bytes) -> bytes:
     if not _has_all_scans(data):
         raise PhotoError("broken photo: truncated: its later scans are missing; get the photo again")
     whole = _decode(data + END)
-    for cut in CUTS:
+    scan = len(data) - data.rfind(bytes((0xFF, START_OF_SCAN))) - MAX_SCAN_HEADER  # [bytes] of the last one
+    for cut in (cut for cut in CUTS if cut < scan):
         rows = np.flatnonzero((_decode(data[:-cut] + END) != whole).any(axis=(1, 2)))
         if rows.size:
             if len(whole) - rows[0] <= max(MAX_LOST_ROWS, len(whole) // 16):

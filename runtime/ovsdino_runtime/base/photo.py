@@ -15,7 +15,7 @@ from ovsdino_runtime.base.decoded_photo import DecodedPhoto
 from ovsdino_runtime.base.errors import NotAPhotoError, PhotoError, PhotoWarning, TooLargeError
 from ovsdino_runtime.base.file_start import read_all, read_start
 from ovsdino_runtime.base.install import install_command
-from ovsdino_runtime.base.jpeg_tail import complete_jpeg
+from ovsdino_runtime.base.jpeg_tail import complete_jpeg, has_end
 from ovsdino_runtime.base.orientation import image_orientation, upright_array, upright_image
 from ovsdino_runtime.base.photo_address import fetch_photo, is_address, without_password
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
@@ -249,6 +249,7 @@ def _decode_by_pillow(
 
     if formats is None:
         register_formats(file)
+    is_jpeg = False
     try:
         with Image.open(file, formats=formats) as image:
             _check_size(image.size, max_pixels)
@@ -256,9 +257,12 @@ def _decode_by_pillow(
             image.load()
             return _finish(image, options)
     except OSError as error:
-        if "truncated" not in str(error) or not is_jpeg or options.strict:
+        data = read_all(file) if is_jpeg else b""
+        if not is_jpeg or has_end(data):
             raise
-        data = complete_jpeg(read_all(file))
+        if options.strict:
+            raise PhotoError("broken photo: truncated, its last bytes are missing") from error
+        data = complete_jpeg(data)
     with Image.open(BytesIO(data), formats=("JPEG", "MPO")) as image:
         return _finish(image, options).with_notes(LAST_BYTES)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.orientation import ORIENTATION, upright_size
 
+BIG_BIGTIFF = b"MM\0+"  # Pillow does not read its directory
 BYTE_ORDERS = (b"II", b"MM")
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR = 256, 257, 258, 259, 262, 277, 284
 MAX_VALUE, EXTRA_SAMPLES, SAMPLE_FORMAT, ICC, NODATA, SUBFILE = 281, 338, 339, 34675, 42113, 254
@@ -119,6 +121,7 @@ def read_tiff_layout(file: Path | BinaryIO) -> TiffLayout | None:
     """Read the layout of a TIFF; None for a file of another format. An open file is left where it was.
 
     Raises:
+        PhotoError: it is a BigTIFF in big-endian order.
         Exception: the directory is damaged; any of the exceptions of Pillow's reader.
     """
     with _opened(file) as opened:
@@ -126,6 +129,8 @@ def read_tiff_layout(file: Path | BinaryIO) -> TiffLayout | None:
         if not _is_tiff(start):
             return None
         directories = _directories(opened, start)
+        if start[:4] == BIG_BIGTIFF:
+            raise PhotoError("a big-endian BigTIFF; write it with gdal_translate -co ENDIANNESS=LITTLE")
         first = next(directories)
         pages = 1 + sum(not int(tags.get(SUBFILE, 0)) & 5 for tags in directories)
         return _layout(first, pages)
