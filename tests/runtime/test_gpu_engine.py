@@ -1,5 +1,6 @@
 """TensorRT engines around the library: threads, errors, null pointers, on a stand-in of the host."""
 
+import gc
 import threading
 from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
@@ -152,6 +153,19 @@ def test_a_null_pointer_names_the_driver_that_is_too_old(monkeypatch, version, c
             version=version,
             errors=errors,
         )
+
+
+def test_an_engine_that_is_dropped_by_another_thread_frees_its_memory(monkeypatch):
+    engine, _, device = open_engine(monkeypatch)
+    engine.run({"pixels": pixels(0)})
+    assert device.blocks
+    held = [engine]
+    del engine
+    thread = threading.Thread(target=held.clear)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert not device.blocks
 
 
 def test_a_closed_engine_says_so(monkeypatch):

@@ -236,6 +236,11 @@ class GpuEngine:
             self._contexts.clear()
             self._engine = self._runtime = None
 
+    def __del__(self) -> None:
+        """Free the memory of an engine that is dropped, whichever thread drops it."""
+        with suppress(Exception):  # it was never opened, or its device is closed already
+            self.close()
+
     def _make_context(self) -> Trt:
         """Make a context; one of TensorRT for RTX has a cache of compiled kernels and captures graphs."""
         if self._engine is None:
