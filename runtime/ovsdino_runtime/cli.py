@@ -31,6 +31,9 @@ KINDS = ("overlay", "labels", "json")
 MORE_KINDS = ("rle", "geojson", "coco", "yolo", "labelme", "voc")
 INTERRUPTED = 130  # as shells report Ctrl-C
 
+EXAMPLE = Path(__file__).parent / "demo" / "assets" / "street.jpg"
+EXAMPLE_CLASSES = "road, car, bus, tree, grass, building"
+
 
 def _split_kinds(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(kind.strip() for kind in value.split(",")))
@@ -131,6 +134,7 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
 @click.option(
     "--prefetch", metavar="FILE", help="Encode the class names of a file, one a line, for later runs."
 )
+@click.option("--example", is_flag=True, help="Segment a packaged street photo, to see that it works.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @version_option("ovsdino-run")
 def run(  # noqa: PLR0913 - one argument for each option
@@ -151,6 +155,7 @@ def run(  # noqa: PLR0913 - one argument for each option
     ray: str | None,
     workers: int | None,
     prefetch: str | None,
+    example: bool,
     quiet: bool,
 ) -> None:
     """Segment PHOTOs into classes that you name.
@@ -161,6 +166,8 @@ def run(  # noqa: PLR0913 - one argument for each option
     One class a line in a file, with '|' between synonyms. One class alone is found where its confidence is
     0.2 or more; of several classes, each pixel gets the best.
     """
+    if example:
+        photos, classes = (*photos, str(EXAMPLE)), classes or (None if vocabulary else EXAMPLE_CLASSES)
     with user_errors():
         from ovsdino_runtime.base.out_folder import check_out
         from ovsdino_runtime.base.photo_options import PhotoOptions

@@ -279,3 +279,12 @@ run(["--help"])
     used = os.times().children_user + os.times().children_system - start[1]
     assert "PHOTO..." in done.stdout
     assert used < 0.4  # [s] of processor time: a busy machine does not matter
+
+
+@pytest.mark.parametrize("options", [(), ("--classes", "car, road"), ("--vocabulary", "voc20")])
+def test_the_packaged_photo_needs_no_file(tmp_path, options):
+    result = CliRunner().invoke(run, ["--example", *options, "--out", str(tmp_path), "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "street.json").read_text())
+    found = {region["name"] for region in record["regions"]}
+    assert {"car", "bus" if options == () else "car"} <= found
