@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ovsdino.analysis import plots
 from ovsdino.analysis.cka import Similarity
 from ovsdino.analysis.spectrum import Spectrum
+from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OutputError
 
 
@@ -64,13 +64,10 @@ def _round(cell: object) -> object:
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> Path:
-    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
+        with partial_file(path) as partial:
+            write(partial)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.atomic import partial_file
 
 SECONDS = 30.0  # between two saves
 
@@ -81,16 +81,14 @@ class Partial:
         }
         about = {"key": self._key, "batches": str(progress.batches), "photos": str(progress.photos)}
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(".tmp")
-        save_file(tensors, temporary, metadata=about)
-        replace_file(temporary, self._file)
+        with partial_file(self._file) as partial:
+            save_file(tensors, partial, metadata=about)
         self._saved = self._clock()
 
     def remove(self) -> None:
         """Delete the file once the results are written."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
-            self._file.with_suffix(".tmp").unlink(missing_ok=True)  # of a run that was killed in a save
 
 
 def digest(modules: Sequence[nn.Module], *settings: object) -> str:

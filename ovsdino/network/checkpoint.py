@@ -7,7 +7,6 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from ovsdino.network.backbone import Backbone, resize_positions
 from ovsdino.network.config import PRESETS, ModelConfig
 from ovsdino.network.model import OVSDINO
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.bundle.models import packaged_models
 
@@ -54,9 +53,8 @@ def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.floa
         dtype: precision of the floating-point weights on disk.
     """
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"config": json.dumps(model.config.to_dict())})
-    replace_file(partial, path)
+    with partial_file(path) as partial:
+        save_file(tensors, partial, metadata={"config": json.dumps(model.config.to_dict())})
 
 
 def survives_half(model: nn.Module) -> bool:
@@ -102,12 +100,49 @@ def read_model(config: ModelConfig, path: Path) -> OVSDINO:
     with torch.device("meta"):  # every weight comes from the file: draw no random ones
         model = OVSDINO(config)
     check_keys(shapes(model), tensors, path, config.name)
+    if wrong := sorted(key for key, value in tensors.items() if not value.dtype.is_floating_point):
+        dtypes = ", ".join(f"{key} {tensors[key].dtype}" for key in wrong[:3])
+        raise CheckpointError(f"{path}: weights must be floating-point numbers, got {dtypes}")
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return model.eval()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or a torch file of plain tensors (``weights_only``)."""
+    """Read a safetensors file, or a torch file of plain tensors (``weights_only``).
+
+    Raises:
+        CheckpointError: it is missing or broken, would run code, or holds values that cannot be weights.
+    """
+    tensors = _read_any(path)
+    check_values(tensors, path)
+    return tensors
+
+
+def check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Reject weights that are complex or of bits, and values that are not finite.
+
+    Whole numbers may be there: counters, tables of positions and the like.
+
+    Raises:
+        CheckpointError: the message names the tensor and what is wrong with it.
+    """
+    for name, value in tensors.items():
+        if value.dtype.is_complex or value.is_quantized or value.is_sparse:
+            raise CheckpointError(
+                f"{path}: {name} is {value.dtype}, {value.layout}: expected dense real numbers; convert it"
+            )
+        if not value.dtype.is_floating_point:
+            continue
+        finite = torch.isfinite(value if value.itemsize > 1 else value.float())  # none for 8 bits
+        if not finite.all():
+            wrong = int((~finite).sum())
+            raise CheckpointError(
+                f"{path}: {name} holds {wrong} values that are not finite; the file is damaged, or the "
+                "training diverged: take an earlier checkpoint"
+            )
+
+
+def _read_any(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path.absolute()}; check the path")
     try:
@@ -115,12 +150,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         refuse_torchscript(path)
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a broken file makes torch.load raise anything: KeyError, TypeError, ...
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
                 f"{path}: a pickle that would run code ({code[1]}); only files of plain tensors are read"
             ) from error
-        raise CheckpointError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from error
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
             raw = raw[wrapper]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ovsdino.network.checkpoint import CheckpointError, fill, read_tensors
 from ovsdino.network.config import require_fields
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.atomic import partial_file
 
 MASKED = -1e4  # added to the score of a pad; finite in FP16, and a row of pads alone stays finite too
 
@@ -146,9 +146,8 @@ class TextTower(nn.Module):
 def save_text_tower(tower: TextTower, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
     """Write weights and configuration in one step, as FP16 unless asked otherwise."""
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in tower.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"config": json.dumps(asdict(tower.config))})
-    replace_file(partial, path)
+    with partial_file(path) as partial:
+        save_file(tensors, partial, metadata={"config": json.dumps(asdict(tower.config))})
 
 
 def load_text_tower(weights: Path) -> TextTower:

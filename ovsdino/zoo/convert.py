@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ovsdino import __version__
 from ovsdino.network.checkpoint import read_tensors
 from ovsdino.zoo.layouts import Layout, require_layout
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OutputError
 
 
@@ -42,10 +42,6 @@ def convert(path: Path, out: Path | None = None) -> tuple[Path, Layout]:
         "converted_from": path.name,
         "made_by": f"ovsdino {__version__}",
     }
-    partial = target.with_name(f"{target.name}.partial")
-    try:
+    with partial_file(target) as partial:
         save_file({key: value.contiguous().clone() for key, value in tensors.items()}, partial, metadata)
-        replace_file(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target, layout

@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.bundle.bundle import Bundle, Head, at_short_side, load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
-from ovsdino_runtime.engines.onnxruntime import Engine
+from ovsdino_runtime.engines.onnxruntime import Engine, OnnxRuntimeEngine
 from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.pipelines.host_stages import takes_any_size
 from ovsdino_runtime.pipelines.pipeline import HostPipeline, ImageFeatures, Pipeline, Pixels, open_pipeline
@@ -256,16 +256,31 @@ class Segmenter:
         self._beside.shutdown()
         self.pipeline.close()
 
-    def encode_text(self, vocabulary: Vocabulary) -> Floats:
-        """Encode a vocabulary's entries with this segmenter's templates. Shape: (N, D), unit length."""
-        return self._begin_text(vocabulary).result()
+    def encode_text(self, vocabulary: Vocabulary, *, wanted: Callable[[], bool] | None = None) -> Floats:
+        """Encode a vocabulary's entries with this segmenter's templates.
+
+        Args:
+            vocabulary: the classes.
+            wanted: asked now and then whether a caller still waits; see `TextEncoder.encode_classes`.
+
+        Shape: (N, D), unit length.
+
+        Raises:
+            AbandonedError: no caller waits any more.
+        """
+        return self._begin_text(vocabulary, wanted).result()
 
     def _check_usable(self) -> None:
-        """Reject the use of a segmenter that is closed, or in a process that was forked after it was loaded.
+        """Reject the use of a segmenter that is closed, or whose GPU belongs to the parent of this process.
+
+        A forked process has none of the parent's threads. On the CPU they are made again.
 
         Raises:
             EngineError: the message says which.
         """
+        if os.getpid() != self._pid and isinstance(self.pipeline.vision, OnnxRuntimeEngine):
+            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._beside, self._texts = ThreadPoolExecutor(1, "text"), {}
         if os.getpid() != self._pid:
             raise EngineError(
                 "this process was forked after the model was loaded and lacks its threads and its GPU; "
@@ -274,14 +289,15 @@ class Segmenter:
         if self._closed:
             raise EngineError("the model is closed; load it again")
 
-    def _begin_text(self, vocabulary: Vocabulary) -> Future[Floats]:
+    def _begin_text(self, vocabulary: Vocabulary, wanted: Callable[[], bool] | None = None) -> Future[Floats]:
         self._check_usable()
         with self._lock:
             text = self._texts.pop(vocabulary.entries, None)
             if text is None or (text.done() and text.exception()):
                 if self._closed:
                     raise EngineError("the model is closed; load it again")
-                text = self._beside.submit(self._text.encode_classes, vocabulary, self.templates)
+                more = {} if wanted is None else {"wanted": wanted}
+                text = self._beside.submit(self._text.encode_classes, vocabulary, self.templates, **more)
             self._texts[vocabulary.entries] = text
             if len(self._texts) > KEPT:
                 del self._texts[next(iter(self._texts))]

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ovsdino_benchmarks.latency import roofline as floor
 from ovsdino_runtime.bundle.bundle import Graph, Head, Manifest, Tensor, TextInfo, write_bundle
+from ovsdino_runtime.bundle.manifest import SCHEMA_VERSION
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
 from tests.runtime.words import PACKAGED
@@ -91,7 +92,7 @@ def _manifest() -> Manifest:
     ids = Tensor("ids", "int64", ("batch", "tokens"))
     embeddings = Tensor("embeddings", "float32", ("batch", WIDTH))
     return Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name="tiny",
         model={},
         preprocessing=Preprocessing(SIZE, 4 * SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ovsdino.network.checkpoint import CheckpointError, load_model, read_config, read_model, save_model
 from ovsdino.network.config import ModelConfig
@@ -66,3 +67,37 @@ def test_unknown_and_weightless_presets() -> None:
         load_model("nanoo")
     with pytest.raises(CheckpointError, match="no public weights: give a checkpoint"):
         load_model("ovsdino-vitb14")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda value: value.index_fill_(0, torch.tensor([0]), float("nan")), "values that are not finite"),
+        (lambda value: value.index_fill_(0, torch.tensor([0]), float("inf")), "values that are not finite"),
+        (lambda value: value.to(torch.complex64), r"is torch\.complex64"),
+        (lambda value: value > 0, r"weights must be floating-point numbers, got .* torch\.bool"),
+        (lambda value: value.to(torch.int8), r"weights must be floating-point numbers, got .* torch\.int8"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(model, tmp_path, change, reason) -> None:
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    name = next(name for name, value in tensors.items() if value.ndim == 1)
+    tensors[name] = change(tensors[name])
+    for path in (tmp_path / "weights.safetensors", tmp_path / "weights.pt"):
+        if path.suffix == ".pt":
+            torch.save(tensors, path)
+        else:
+            save_file(tensors, path)
+        with pytest.raises(CheckpointError, match=reason):
+            read_model(model.config, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02]q\x00.", b"\x80", bytes(99)])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_no_checkpoint_is_one_line(tmp_path, content, suffix) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_model("nano", path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

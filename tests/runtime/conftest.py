@@ -22,6 +22,7 @@ from ovsdino_runtime.bundle.bundle import (
     TextInfo,
     write_bundle,
 )
+from ovsdino_runtime.bundle.manifest import SCHEMA_VERSION
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
 from tests.runtime.words import PACKAGED
@@ -130,7 +131,7 @@ def tiny_manifest() -> Manifest:
         Tensor("embeddings", "float32", ("batch", WIDTH)),
     )
     return Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name="tiny",
         model={"patch_size": PATCH, "taps": [1, 2], "nested": {"gate": True, "rate": None}},
         preprocessing=Preprocessing(SIZE, 4 * SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

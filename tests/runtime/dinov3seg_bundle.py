@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ovsdino_runtime.bundle.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo, write_bundle
-from ovsdino_runtime.bundle.manifest import Dinov3seg
+from ovsdino_runtime.bundle.manifest import SCHEMA_VERSION, Dinov3seg
 from ovsdino_runtime.geometry.preprocess import Preprocessing, resize_bilinear
 from ovsdino_runtime.geometry.windows import WindowPolicy
 from tests.runtime.words import PACKAGED
@@ -187,7 +187,7 @@ def dinov3seg_manifest(**changes) -> Manifest:
         for name in INPUTS
     }
     fields = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "name": "colours",
         "model": {},
         "preprocessing": Preprocessing(VIEW, VIEW, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

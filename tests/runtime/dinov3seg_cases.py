@@ -14,7 +14,7 @@ from ovsdino.dinov3seg.local_global import labels, predict
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle, Graph, Head, Manifest, Tensor, TextInfo
-from ovsdino_runtime.bundle.manifest import Dinov3seg
+from ovsdino_runtime.bundle.manifest import SCHEMA_VERSION, Dinov3seg
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
 from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
@@ -109,7 +109,7 @@ def manifest_of(network: Dinov3Seg) -> Manifest:
         graphs[name] = Graph(f"{name}.onnx", "fp32", inputs, (output,))
     halves = tuple(HALVES[half] for half in config.halves)
     return Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name=config.name,
         model=config.to_dict(),
         preprocessing=Preprocessing(how.view, how.view, mean=config.vlm.mean, std=config.vlm.std),

@@ -1,20 +1,28 @@
 import json
 import os
 import shutil
+import sys
+import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
+from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.bundle.bundle import MANIFEST, Head, load_bundle, write_bundle
+from ovsdino_runtime.bundle.manifest import Manifest, manifest_digest
 
 
-def edit(bundle, change):
-    """Rewrite the manifest after `change` has been at its JSON."""
-    path = bundle.path / MANIFEST
-    record = json.loads(path.read_text())
+def edit(bundle, change) -> None:
+    """Change the manifest, and sign it again where it can be read."""
+    file = bundle.path / MANIFEST
+    record = json.loads(file.read_text())
     change(record)
-    path.write_text(json.dumps(record))
+    with suppress(ValueError):
+        record["digest"] = manifest_digest(strict_json.parse(Manifest, record))
+    file.write_text(json.dumps(record))
 
 
 def test_a_bundle_comes_back_as_it_was_written(bundle, manifest, staging):
@@ -74,10 +82,10 @@ def test_a_link_that_leaves_the_bundle_is_refused(bundle, tmp_path):
     ("change", "message"),
     [
         (
-            lambda r: r.update(schema_version=2),
-            "schema_version 2, this runtime reads 1; export the model again",
+            lambda r: r.update(schema_version=1),
+            "schema_version 1, this runtime reads 2; export the model again",
         ),
-        (lambda r: r.pop("schema_version"), "schema_version None, this runtime reads 1"),
+        (lambda r: r.pop("schema_version"), "schema_version None, this runtime reads 2"),
         (lambda r: r.pop("head"), "missing key head"),
         (lambda r: r.update(colour="red"), "unknown key colour"),
         (lambda r: r["head"].update(gain=1), "head: unknown key gain"),
@@ -228,3 +236,95 @@ def test_graphs_that_share_weights_follow_them(bundle, manifest):
     whole = replace(bundle, manifest=replace(manifest, graphs=graphs, files=files))
     other = replace(whole, manifest=replace(whole.manifest, files=files | {"vision.data": "3" * 64}))
     assert whole.graph_digest("whole") != other.graph_digest("whole")
+
+
+def test_a_manifest_that_was_edited_is_refused(bundle):
+    file = bundle.path / MANIFEST
+    record = json.loads(file.read_text())
+    record["preprocessing"]["std"] = [0.9, 0.9, 0.9]
+    file.write_text(json.dumps(record))
+    with pytest.raises(BundleError, match=r"changed after it was written: digest .*export the model again"):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["windows"].update(size=10**9), "windows.size must be at most 8192 px"),
+        (lambda r: r["windows"].update(stride=1), "windows.stride must be at least a 16th"),
+        (lambda r: r["preprocessing"].update(long_side=10**9), "long_side must be at most 8192"),
+        (lambda r: r["text"].update(width=0), "text.width and text.context_length must be in"),
+        (lambda r: r["head"].update(scale=10**400), "head.scale: the number is too large"),
+        (lambda r: r["files"].update({"a\0b": "0" * 64}), "leads out of the bundle"),
+    ],
+)
+def test_a_manifest_that_would_take_hours_or_all_memory_is_refused(bundle, change, message):
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema_version": 1e999}', "\0"])
+def test_hostile_json_is_one_line(bundle, text):
+    (bundle.path / MANIFEST).write_text(text)
+    with pytest.raises(BundleError):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+def test_a_pipe_or_a_link_to_nothing_is_refused(bundle):
+    (bundle.path / "golden.npz").unlink()
+    os.mkfifo(bundle.path / "golden.npz")
+    with pytest.raises(BundleError, match="not a file, or a link to nothing"):
+        load_bundle(bundle.path)
+    (bundle.path / "golden.npz").unlink()
+    (bundle.path / "golden.npz").symlink_to("golden.npz")
+    with pytest.raises(BundleError):
+        load_bundle(bundle.path)
+
+
+def test_a_killed_writer_is_cleared_up_after(bundle, staging):
+    parent = bundle.path.parent
+    dead = parent / f".{bundle.path.name}.abcd1234"
+    (dead / "new").mkdir(parents=True)
+    (dead / "lock").touch()
+    os.utime(dead, (0, 0))
+    write_bundle(bundle.path, bundle.manifest, staging, overwrite=True)
+    assert [path.name for path in parent.iterdir()] == [bundle.path.name]
+
+
+def test_an_old_bundle_that_a_killed_writer_moved_away_is_found_again(bundle):
+    dead = bundle.path.parent / f".{bundle.path.name}.abcd1234"
+    dead.mkdir()
+    (dead / "lock").touch()
+    bundle.path.rename(dead / "old")
+    os.utime(dead, (0, 0))
+    assert load_bundle(bundle.path).manifest == bundle.manifest
+    assert not dead.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2")
+def test_a_bundle_is_there_at_every_moment_while_it_is_replaced(bundle, staging):
+    missing, stop = [], threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            if not (bundle.path / MANIFEST).is_file():
+                missing.append(time.monotonic())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for _ in range(10):
+        write_bundle(bundle.path, bundle.manifest, staging, overwrite=True)
+    stop.set()
+    watcher.join()
+    assert not missing
+
+
+def test_where_the_system_cannot_exchange_the_old_one_stays_until_the_new_one_is_there(
+    bundle, staging, monkeypatch
+):
+    monkeypatch.setattr("ovsdino_runtime.bundle.exchange._exchange_at_once", lambda *_: False)
+    write_bundle(bundle.path, replace(bundle.manifest, name="new"), staging, overwrite=True)
+    assert load_bundle(bundle.path).manifest.name == "new"
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]

@@ -192,7 +192,7 @@ def test_ctrl_c_finishes_what_is_begun(start, flag_file, clip, tmp_path):
     assert "finishing what is begun" in errors
     assert "Traceback" not in errors
     names = names_in(tmp_path / "out")
-    assert not [name for name in names if name.endswith(".tmp")]
+    assert not [name for name in names if ".partial" in name]
     photos = [name for name in names if name.startswith("p")]
     assert len(photos) < 4000
     assert {n.removesuffix(".json") for n in photos if n.endswith(".json")} == {

@@ -108,3 +108,26 @@ def test_the_installed_package_is_not_changed(bundle, tmp_path, monkeypatch):
     result = CliRunner().invoke(packs, ["voc20", "--model", str(bundle.path), "--out", str(copy)])
     assert result.exit_code == 2
     assert "exists already" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("vectors", "reason"),
+    [
+        (np.full((1, 8), np.nan, np.float32), "not finite"),
+        (np.zeros((1, 8), np.float32), "not finite, zero"),
+        (np.full((1, 8), 1e30, np.float32), "longer than 1"),
+        (np.ones((1, 8), np.complex64), "vectors are complex64"),
+        (np.ones((2, 8), np.float32), "expected float32 of shape"),
+        (np.ones(8, np.float32), "expected float32 of shape"),
+    ],
+)
+def test_vectors_that_are_no_embeddings_are_refused(bundle, staging, tmp_path, vectors, reason):
+    width = bundle.manifest.text.width
+    vectors = np.resize(vectors, (*vectors.shape[:-1], width)).astype(vectors.dtype)
+    shutil.copytree(staging, tmp_path / "staging")
+    (tmp_path / "staging" / "vocabularies").mkdir()
+    key = np.array(embedding_key(bundle, TEMPLATES))
+    np.savez(tmp_path / "staging" / "vocabularies" / "bad.npz", key=key, words=["red"], vectors=vectors)
+    bad = write_bundle(tmp_path / "bad.ovs", bundle.manifest, tmp_path / "staging")
+    with pytest.raises(BundleError, match=reason):
+        encoder(bad, tmp_path).encode_words(["red"], TEMPLATES)

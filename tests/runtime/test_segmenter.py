@@ -1,11 +1,15 @@
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import ovsdino_runtime
-from ovsdino_runtime.base.errors import BundleError, ClassesError, OptionError, PhotoError
+from ovsdino_runtime.base.errors import BundleError, ClassesError, EngineError, OptionError, PhotoError
 from ovsdino_runtime.bundle import models
 from ovsdino_runtime.bundle.bundle import Head
 from ovsdino_runtime.bundle.models import find_bundle
@@ -267,9 +271,10 @@ def test_its_threshold_is_one_that_confidences_reach():
         ),
         ({"inference": "all"}, OptionError, "inference 'all': expected one of slide, whole"),
         ({"precision": "fp8"}, OptionError, "precision 'fp8': expected one of fp32, fp16, bf16, int8"),
-        ({"threads": 0}, OptionError, "threads must be a whole number from 1 on, got 0"),
-        ({"threads": True}, OptionError, "threads must be a whole number from 1 on, got True"),
-        ({"short_side": 64.5}, OptionError, "short_side must be a whole number from 1 on, got 64.5"),
+        ({"threads": 0}, OptionError, "threads must be a whole number in 1..512, got 0"),
+        ({"threads": 2000}, OptionError, "threads must be a whole number in 1..512, got 2000"),
+        ({"threads": True}, OptionError, "threads must be a whole number in 1..512, got True"),
+        ({"short_side": 64.5}, OptionError, "short_side must be a whole number in 1..8192, got 64.5"),
         ({"antialias": "no"}, OptionError, "antialias must be True or False, got 'no'"),
         ({"templates": "a photo"}, ClassesError, "unknown templates 'a photo'"),
         ({"templates": ["a photo"]}, ClassesError, "template 'a photo': expected {} once"),
@@ -305,3 +310,47 @@ def test_results_say_which_weights_made_them(segmenter, shared_bundle, flag):
     digest = segmenter(flag, "red, blue").model_digest
     assert digest == shared_bundle.digest
     assert len(digest) == 64
+
+
+def test_use_after_close_is_one_error(bundle):
+    segmenter = Segmenter.load(bundle.path, threads=1)
+    photo = np.zeros((64, 64, 3), np.uint8)
+    features = segmenter.encode(photo)
+    segmenter.close()
+    segmenter.close()
+    for use in (
+        lambda: segmenter(photo, "red"),
+        lambda: segmenter.encode(photo),
+        lambda: segmenter.segment(features, "red, blue"),
+    ):
+        with pytest.raises(EngineError, match="the model is closed; load it again"):
+            use()
+
+
+FORK = """
+import os, sys
+import numpy as np
+from ovsdino_runtime.segmenter import Segmenter
+segmenter = Segmenter.load(sys.argv[1], threads=2)
+photo = np.full((64, 96, 3), (255, 0, 0), np.uint8)
+before = segmenter(photo, "red, green").labels
+child = os.fork()
+if not child:
+    assert (segmenter(photo, "red, green").labels == before).all()
+    assert segmenter(photo, "new, words").labels.shape == before.shape
+    segmenter.close()
+    sys.exit(0)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert (segmenter(photo, "red, white").labels == 0).all()
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+def test_a_forked_child_labels_as_its_parent_does(bundle, tmp_path):
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(ovsdino_runtime.__file__).parents[1]),
+        "OVSDINO_CACHE": str(tmp_path),
+    }
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(bundle.path)]
+    subprocess.run(command, check=True, timeout=60, env=environment)

@@ -82,10 +82,10 @@ def test_what_was_encoded_before_a_failure_is_kept(encoder, batches, monkeypatch
     monkeypatch.setattr(text, "PHRASES_AT_ONCE", 4)
     real = encoder._average
 
-    def fail_at_blue(words, templates):
+    def fail_at_blue(words, templates, wanted):
         if "blue" in words:
             raise KeyboardInterrupt
-        return real(words, templates)
+        return real(words, templates, wanted)
 
     monkeypatch.setattr(encoder, "_average", fail_at_blue)
     with pytest.raises(KeyboardInterrupt):

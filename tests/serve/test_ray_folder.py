@@ -64,7 +64,7 @@ def results(out: Path) -> dict[str, object]:
         if file.suffix == ".json":
             record = json.loads(file.read_text())
             found[file.name] = {k: v for k, v in record.items() if k not in ("timings_ms", "versions")}
-        elif file.name != FOLDER and file.suffix != ".tmp":  # what a killed process had begun
+        elif file.name != FOLDER and ".partial" not in file.name:  # what a killed process had begun
             found[file.name] = file.read_bytes()
     return found
 

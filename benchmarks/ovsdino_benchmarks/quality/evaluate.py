@@ -6,7 +6,6 @@ the sums are whole numbers: their total is the same to the last digit.
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +22,7 @@ from ovsdino_benchmarks.model_variants.models import ModelSpec
 from ovsdino_benchmarks.quality.labeler import Labeller, digest, open_labeller
 from ovsdino_benchmarks.results.environment import Environment, command, read_environment
 from ovsdino_benchmarks.results.results import ClassScore, Quality
+from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.files.labeled_folder import DataError
@@ -186,9 +186,8 @@ def _write(run: EvaluationRun, group: int, counts: Counts) -> None:
     """Write the non-zero counts atomically."""
     pairs = np.flatnonzero(counts.confusion)
     run.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=run.folder, suffix=".tmp", delete=False) as file:
+    with partial_file(run.file(group)) as partial, partial.open("wb") as file:
         np.savez(file, pairs=pairs, counts=counts.confusion.ravel()[pairs], boundary=counts.boundary)
-    Path(file.name).replace(run.file(group))
 
 
 def _read(run: EvaluationRun, group: int) -> Counts:

@@ -1,6 +1,5 @@
 """What a measurement leaves behind: plain data, read and written strictly."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from ovsdino_benchmarks.datasets.dataset import Extent
 from ovsdino_benchmarks.datasets.protocol import Protocol
 from ovsdino_benchmarks.results.environment import Environment
 from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import OvsdinoError
 
 SCHEMA_VERSION = 1
@@ -154,9 +154,7 @@ class Report:
 def save(report: object, path: Path) -> None:
     """Write a report, a dataclass, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(strict_json.dumps(report), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, strict_json.dumps(report))
 
 
 def load(path: Path) -> Report:

@@ -24,6 +24,7 @@ from ovsdino_export.engines.inspect import (
     network_layers,
 )
 from ovsdino_export.engines.progress import build_watched
+from ovsdino_runtime.base.atomic import write_bytes
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.bundle import Bundle
@@ -371,4 +372,4 @@ class TimingCache:
 
     def keep(self) -> None:
         """Write what was measured."""
-        engine_cache.write_whole(self.path, bytes(self.config.get_timing_cache().serialize()))
+        write_bytes(self.path, bytes(self.config.get_timing_cache().serialize()))

@@ -16,18 +16,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from ovsdino.masks.errors import MaskError
 from ovsdino.masks.store.photo_masks import MaskRegion, PhotoMasks, Record, Rle, Skipped, from_json, to_json
 from ovsdino_runtime.base import strict_json
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.atomic import PARTIAL, write_bytes
 
 __all__ = ["MaskInfo", "MaskReader", "MaskRegion", "PhotoMasks", "Record", "Rle", "Skipped"]
 
 SCHEMA_VERSION = 1
 INFO, INDEX, VOCABULARY = "masks.json", "index.json", "vocabulary.json"
-PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def check_masks(folder: Path, info: MaskInfo) -> None:
     if (folder / INFO).exists():
         _check_same(folder, read_info(folder), info)
     elif folder.exists() and (
-        not folder.is_dir() or any(file.suffix != PARTIAL for file in folder.iterdir())
+        not folder.is_dir() or any(not PARTIAL.fullmatch(file.name) for file in folder.iterdir())
     ):
         raise MaskError(f"{folder}: exists and holds no {INFO}; give a new or an empty folder")
 
@@ -126,8 +124,9 @@ def finish_masks(folder: Path) -> None:
                 places.append([record.image, offset])
                 vocabulary.update({region.noun for region in record.regions})
         index.append({"bytes": path.stat().st_size, "photos": places})
-    for left_over in folder.glob(f"*{PARTIAL}"):
-        left_over.unlink()
+    for left_over in folder.iterdir():
+        if PARTIAL.fullmatch(left_over.name):
+            left_over.unlink()
     counted = dict(sorted(vocabulary.items(), key=lambda item: (-item[1], item[0])))
     _write_whole(folder / VOCABULARY, _pretty(counted))
     _write_whole(folder / INDEX, _pretty({"shards": index, "skipped": skipped}))
@@ -246,6 +245,4 @@ def _pretty(raw: object) -> bytes:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
-    partial.write_bytes(data)
-    replace_file(partial, path)
+    write_bytes(path, data)

@@ -22,7 +22,7 @@ from ovsdino.network.checkpoint import CheckpointError
 from ovsdino.training.optimizer import Parts, fingerprint, make_optimizer, prepare, wake
 from ovsdino.training.recipe import Recipe, differences
 from ovsdino.training.systems.system import Network
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.atomic import partial_file
 
 VERSION = 1  # of the state file
 STATE = "state.safetensors"
@@ -86,10 +86,9 @@ def save_state(learner: Learner, settings: dict[str, Any], folder: Path) -> None
         kept = learner.optimizer.state.get(parameter, {})
         tensors |= {f"optimizer.{key}.{name}": value for key, value in kept.items()}
     header = Header(learner.step, learner.best, learner.frozen, settings, learner.scaler.state_dict())
-    partial = folder / f"{STATE}.partial"
     contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, partial, metadata={"state": json.dumps(asdict(header))})
-    replace_file(partial, folder / STATE)
+    with partial_file(folder / STATE) as partial:
+        save_file(contiguous, partial, metadata={"state": json.dumps(asdict(header))})
 
 
 def read_header(folder: Path) -> Header | None:

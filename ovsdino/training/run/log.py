@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ovsdino_runtime.base.atomic import partial_file
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -40,10 +42,8 @@ class Table:
             with path.open(newline="") as file:
                 self.header, *rows = list(csv.reader(file)) or [[]]
             kept = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]
-            partial = path.with_suffix(".partial")
-            with partial.open("w", newline="") as file:
+            with partial_file(path) as partial, partial.open("w", newline="") as file:
                 csv.writer(file).writerows([self.header, *kept])
-            partial.replace(path)
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row. The keys of the first row are the header; other keys are dropped."""

@@ -25,6 +25,7 @@ from ovsdino.masks.teachers.sam import MEAN, STD, load_sam
 from ovsdino.training.data.batch import Batch
 from ovsdino.training.data.dataset import MaskDataset, sam_view
 from ovsdino.training.distributed import Team
+from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import OvsdinoError
 
 KEY, FEATURES, DONE = "key.json", "features.npy", "done.npy"
@@ -251,9 +252,7 @@ def _create(folder: Path, key: dict[str, Any], count: int, shape: tuple[int, ...
             folder / name, "w+", kind, size
         )  # zeros, not yet on disk
         del made
-    partial = folder / f"{KEY}.part"
-    partial.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / KEY)
+    write_text(folder / KEY, json.dumps(key, indent=1) + "\n")
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from ovsdino.network.checkpoint import TEXT, packaged_file
 from ovsdino.network.config import ModelConfig
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.text.vocabulary import load_templates
 
@@ -177,8 +176,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _write(path: Path, known: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
-    save_file(
-        {"vectors": torch.stack(list(known.values()))}, partial, metadata={"words": json.dumps(list(known))}
-    )
-    replace_file(partial, path)
+    with partial_file(path) as partial:
+        save_file(
+            {"vectors": torch.stack(list(known.values()))},
+            partial,
+            metadata={"words": json.dumps(list(known))},
+        )

@@ -1,41 +1,105 @@
-"""Files that are whole or not there."""
+"""Write files in one step: after a kill or a power cut there is the old file or the new one, never a part."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from ovsdino_runtime.base.errors import OutputError
 
+PARTIAL = re.compile(r"\..*\.[0-9a-f]{16}\.partial(\.\w+)?")
+STALE_S = 1.0  # [s] a file that is younger may belong to a process that has not locked it yet
+MAX_NAME = 60  # characters of the final name in the temporary one
+_swept: set[Path] = set()  # folders whose leftovers this process has removed
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one step; see `partial_file`."""
+    with partial_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file in one step, line ends unchanged; see `partial_file`."""
+    write_bytes(path, text.encode())
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """Give an empty file to write; it replaces ``path`` when the block ends without an error.
+
+    The file lies beside ``path``, has an unpredictable name that no other thread, process or container uses,
+    and was newly made: a link that somebody left there is not followed. It is flushed to the disk before it
+    gets its name. Leftovers of killed processes in the same folder are removed.
+
+    Args:
+        path: the file to make or replace. Its folder must exist. A symbolic link is replaced, not followed.
+
+    Raises:
+        OSError: the file cannot be made, flushed or renamed; nothing is left behind.
+    """
+    sweep(path.parent)
+    partial = path.with_name(f".{path.name[:MAX_NAME]}.{secrets.token_hex(8)}.partial{path.suffix[:20]}")
+    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with suppress(OSError):  # the disk knows no locks: leftovers on it stay
+            _lock(handle)
+        yield partial
+        if os.name == "nt":  # pragma: no cover - an open file cannot be renamed there
+            os.close(handle)
+        replace_file(partial, path)
+    finally:
+        with suppress(OSError):
+            os.close(handle)
+        with suppress(OSError):
+            partial.unlink()
+
 
 def replace_file(partial: Path, path: Path) -> None:
-    """Give a finished file its name; after a kill or a power cut there is the old file or the new one."""
+    """Flush a finished file to the disk and give it its name."""
     with partial.open("r+b") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name first; its folder is made.
+def sweep(folder: Path) -> None:
+    """Remove temporary files of `partial_file` whose writers have died, once a folder and process."""
+    folder = folder.absolute()
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if PARTIAL.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                _remove_stale(Path(entry.path))
 
-    Args:
-        path: the file; one that is there is replaced.
-        write: given the open file.
+
+def _remove_stale(partial: Path) -> None:
+    with suppress(OSError):  # another process removed it, or still writes it
+        if time.time() - partial.stat().st_mtime < STALE_S:
+            return
+        handle = os.open(partial, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            _lock(handle)
+            partial.unlink()
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock a file until it is closed or its process dies.
 
     Raises:
-        OutputError: it cannot be written.
+        OSError: another process holds the lock, or the disk knows no locks.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # gone already, or its folder never was
-            temporary.unlink()
+    if os.name == "nt":  # pragma: no cover - Windows lets nobody delete a file that is open
+        return
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,6 +35,10 @@ def user_errors(
         raise UserError(
             f"{who} needs {error.name}, which is not installed: {install_command(wanted)}"
         ) from error
+    except MemoryError as error:
+        raise UserError(
+            "too little memory: scale the photos down, run fewer at once, or close other programs"
+        ) from error
     except (OvsdinoError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise  # who read our output has gone: click ends quietly

@@ -9,6 +9,8 @@ from ovsdino_runtime.base.trace import NO_TRACE, Trace
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Inference = Literal["slide", "whole", "both"]
 MAX_AREA = 0.5  # share of a photo that a small region can have
+MAX_THREADS = 512  # each has a stack; no machine of today computes faster with more
+MAX_SHORT_SIDE = 8192  # [px]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ class RuntimeOptions:
         """
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("inference", self.inference, get_args(Inference))
-        _check_count("threads", self.threads)
-        _check_count("short_side", self.short_side)
+        _check_count("threads", self.threads, MAX_THREADS)
+        _check_count("short_side", self.short_side, MAX_SHORT_SIDE)
         if self.refine is not None and not isinstance(self.refine, bool):
             raise OptionError(f"refine must be True, False or None, got {self.refine!r:.40}")
         _check_area(self.min_area, refine=self.refine)
@@ -93,9 +95,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise OptionError(f"{name} {value!r:.40}: expected one of {', '.join(choices)}")
 
 
-def _check_count(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise OptionError(f"{name} must be a whole number from 1 on, got {value!r:.40}")
+def _check_count(name: str, value: object, max_count: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= max_count:
+        raise OptionError(f"{name} must be a whole number in 1..{max_count}, got {value!r:.40}")
 
 
 def _check_area(min_area: object, *, refine: bool | None) -> None:

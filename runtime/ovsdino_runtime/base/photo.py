@@ -20,6 +20,7 @@ from ovsdino_runtime.base.orientation import image_orientation, upright_array, u
 from ovsdino_runtime.base.photo_address import fetch_photo, is_address, without_password
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.png_depth import has_wide_colours, read_wide_png
+from ovsdino_runtime.base.size_limits import NO_LIMITS, SizeLimits
 from ovsdino_runtime.base.tiff import (
     NOT_ALPHA,
     find_valid,
@@ -85,23 +86,23 @@ def decode_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTI
 
 
 def read_photo(
-    file: Path | BinaryIO, *, formats: tuple[str, ...] | None = None, max_pixels: int | None = None
+    file: Path | BinaryIO, *, formats: tuple[str, ...] | None = None, limits: SizeLimits = NO_LIMITS
 ) -> Photo:
-    """Decode a photo that may come from a stranger: its format and size are looked at before it is decoded.
+    """Decode a photo that may come from a stranger: its format and size are checked before it is decoded.
 
     Args:
         file: a file that exists, or one that is open.
         formats: Pillow's names of those that are welcome; None takes all.
-        max_pixels: larger photos are refused; None takes what Pillow takes.
+        limits: larger photos are rejected.
 
     Shape: (H, W, 3) RGB.
 
     Raises:
         NotAPhotoError: of none of the formats.
-        TooLargeError: it has too many pixels.
+        TooLargeError: it is larger than the limits.
         PhotoError: broken or truncated.
     """
-    return decode_file(file, formats=formats, max_pixels=max_pixels).photo
+    return decode_file(file, formats=formats, limits=limits).photo
 
 
 def decode_file(
@@ -109,19 +110,19 @@ def decode_file(
     *,
     options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
     formats: tuple[str, ...] | None = None,
-    max_pixels: int | None = None,
+    limits: SizeLimits = NO_LIMITS,
 ) -> DecodedPhoto:
     """Decode a photo; see `read_photo` for the arguments and errors."""
     with photo_errors():
         layout = read_tiff_layout(file)
         if layout is not None and (formats is None or "TIFF" in formats):
-            _check_size(layout.size, max_pixels or _max_pixels())
+            limits.check(layout.size, max_pixels=_max_pixels())
             return _decode_tiff(file, layout, options, formats)
         if options.bands is not None:
             raise PhotoError("bands can be chosen of TIFFs only; leave out --bands")
         if has_wide_colours(file):
-            return _decode_wide_png(file, options, formats, max_pixels)
-        return _decode_by_pillow(file, options, formats, max_pixels)
+            return _decode_wide_png(file, options, formats, limits)
+        return _decode_by_pillow(file, options, formats, limits)
 
 
 @contextmanager
@@ -144,6 +145,8 @@ def photo_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         limit = _max_pixels() // 1_000_000
         raise TooLargeError(f"more than {limit} megapixels; scale the photo down first") from error
+    except MemoryError as error:
+        raise TooLargeError("too little memory to decode it; scale the photo down first") from error
     except UnidentifiedImageError as error:
         raise NotAPhotoError("not a photo, or of a format that Pillow cannot read") from error
     except Exception as error:
@@ -228,9 +231,9 @@ def _check_upper_bits(upper: Photo, layout: TiffLayout, options: PhotoOptions) -
 
 
 def _decode_wide_png(
-    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, max_pixels: int | None
+    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, limits: SizeLimits
 ) -> DecodedPhoto:
-    decoded = _decode_by_pillow(file, options, formats, max_pixels)
+    decoded = _decode_by_pillow(file, options, formats, limits)
     if options.bits in (None, 16) and not 0 < decoded.photo.max() < 64:
         return decoded
     from PIL import Image
@@ -243,7 +246,7 @@ def _decode_wide_png(
 
 
 def _decode_by_pillow(
-    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, max_pixels: int | None
+    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, limits: SizeLimits
 ) -> DecodedPhoto:
     from PIL import Image
 
@@ -252,7 +255,7 @@ def _decode_by_pillow(
     is_jpeg = False
     try:
         with Image.open(file, formats=formats) as image:
-            _check_size(image.size, max_pixels)
+            limits.check(image.size)
             is_jpeg = image.format in ("JPEG", "MPO")
             image.load()
             return _finish(image, options)
@@ -337,15 +340,6 @@ def _from_wide_grey(
         alpha = np.where(values == key, 0, 255).astype(np.uint8)
         return PillowImage.fromarray(np.dstack([grey, grey, grey, alpha])), notes
     return PillowImage.fromarray(grey), notes
-
-
-def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
-    width, height = size
-    if max_pixels is not None and width * height > max_pixels:
-        raise TooLargeError(
-            f"{width}x{height} px: expected at most {max_pixels / 1e6:g} megapixels; "
-            "scale the photo down first"
-        )
 
 
 def _max_pixels() -> int:

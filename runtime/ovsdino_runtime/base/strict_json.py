@@ -29,7 +29,10 @@ def loads(text: str) -> object:
     Raises:
         ValueError: the text is not valid JSON in this sense.
     """
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def parse(kind: type[Record], raw: object, where: str = "") -> Record:
@@ -86,7 +89,12 @@ def _value(hint: object, raw: object, where: str) -> object:
             return parse(part, raw, where)  # type: ignore[arg-type]
         hint = tuple(arguments)
     elif hint is float and type(raw) is int:
-        return float(raw)
+        try:
+            return float(raw)
+        except OverflowError:
+            raise ValueError(f"{where}: the number is too large") from None
+    if isinstance(raw, float) and not math.isfinite(raw):  # such as 1e999
+        raise ValueError(f"{where}: {raw} is not a finite number")
     if origin not in (tuple, dict, Literal) and type(raw) in (hint if isinstance(hint, tuple) else (hint,)):
         return raw
     raise ValueError(f"{where}: expected {_name_type(hint)}, got {_name(raw)}")

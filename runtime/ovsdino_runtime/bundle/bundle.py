@@ -26,7 +26,6 @@ V px, of g patches a side; features are not of unit length; what an ablation lac
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,6 +34,7 @@ from pathlib import Path, PurePosixPath
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
 from ovsdino_runtime.bundle.manifest import (
     DINOV3SEG_STAGES,
     GRAPHS,
@@ -48,6 +48,7 @@ from ovsdino_runtime.bundle.manifest import (
     ParityThresholds,
     Tensor,
     TextInfo,
+    manifest_digest,
 )
 
 __all__ = [
@@ -114,6 +115,8 @@ def load_bundle(path: str | Path) -> Bundle:
         BundleError: it is not a bundle, of another schema, incomplete or changed; the message names the file.
     """
     path = Path(path)
+    if not path.exists():
+        sweep_staging(path)  # a writer may have been killed between taking the old one away and the new one
     manifest = _read_manifest(path / MANIFEST)
     _check_graphs(path / MANIFEST, manifest)
     _check_files(path, manifest.files)
@@ -158,30 +161,33 @@ def write_bundle(
         BundleError: the path is taken, the disk is full, or the manifest does not fit the files.
     """
     path = Path(path)
+    sweep_staging(path)
     if path.exists() and not overwrite:
         raise BundleError(f"{path}: exists already; choose another directory or ask for it to be replaced")
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path}: exists and is not a bundle; it is not replaced, choose another directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        fresh = temporary / "new"
-        shutil.copytree(staging, fresh, ignore=shutil.ignore_patterns(MANIFEST))
-        fresh.chmod(0o755)  # a staging directory made by tempfile is closed to others
-        manifest = replace(manifest, files={name: _sha256(fresh / name) for name in sorted(_walk(fresh))})
-        (fresh / MANIFEST).write_text(strict_json.dumps(manifest), encoding="utf-8")
-        written = load_bundle(fresh)
-        if path.exists():
-            path.replace(temporary / "old")
-        fresh.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staging_folder(path) as temporary:
+            fresh = temporary / "new"
+            shutil.copytree(staging, fresh, ignore=shutil.ignore_patterns(MANIFEST))
+            fresh.chmod(0o755)  # a staging directory made by tempfile is closed to others
+            manifest = replace(manifest, files={name: _sha256(fresh / name) for name in sorted(_walk(fresh))})
+            (fresh / MANIFEST).write_text(_with_digest(manifest), encoding="utf-8")
+            written = load_bundle(fresh)
+            exchange(fresh, path, old=temporary / "old")
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
         raise BundleError(
             f"{path}: cannot be written: {reason}; make room, or choose another directory"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return replace(written, path=path)
+
+
+def _with_digest(manifest: Manifest) -> str:
+    """Write a manifest with its digest, which is of what a reader sees: 1.0 where a field was given as 1."""
+    as_read = strict_json.parse(Manifest, strict_json.loads(strict_json.dumps(manifest)))
+    return strict_json.dumps(replace(as_read, digest=manifest_digest(as_read)))
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -195,9 +201,13 @@ def _read_manifest(path: Path) -> Manifest:
                 f"{path}: schema_version {found}, this runtime reads {SCHEMA_VERSION}; export the "
                 "model again with this version, or install the version that wrote the bundle"
             )
-        return strict_json.parse(Manifest, raw)
+        manifest = strict_json.parse(Manifest, raw)
+        found, expected = manifest.digest, manifest_digest(manifest)
+        if found != expected:
+            raise ValueError(f"changed after it was written: digest {expected[:12]}, it says {found[:12]}")
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}; the bundle is damaged, export the model again") from error
+    return manifest
 
 
 def _check_graphs(manifest_file: Path, manifest: Manifest) -> None:
@@ -223,12 +233,7 @@ def _check_graphs(manifest_file: Path, manifest: Manifest) -> None:
 
 def _check_files(path: Path, files: dict[str, str]) -> None:
     for name in files:
-        inside = (path / name).resolve().is_relative_to(path.resolve())
-        if (
-            not inside
-            or PurePosixPath(name).is_absolute()
-            or not {"..", "\\"}.isdisjoint((*Path(name).parts, *name))
-        ):
+        if not _is_inside(path, name):
             raise BundleError(
                 f"{path / MANIFEST}: file {name!r} leads out of the bundle; do not use this bundle"
             )
@@ -242,11 +247,23 @@ def _check_files(path: Path, files: dict[str, str]) -> None:
             f"{path / unlisted[0]}: {MANIFEST} does not list it; remove it, or export the model again"
         )
     for name, expected in files.items():
+        if not (path / name).is_file():
+            raise BundleError(f"{path / name}: not a file, or a link to nothing; get the whole bundle again")
         if (actual := _sha256(path / name)) != expected:
             raise BundleError(
                 f"{path / name}: changed or damaged: sha256 {actual[:12]}, {MANIFEST} says {expected[:12]}; "
                 "get the bundle again"
             )
+
+
+def _is_inside(path: Path, name: str) -> bool:
+    parts = PurePosixPath(name)
+    if "\\" in name or "\0" in name or parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        return False
+    try:
+        return (path / name).resolve().is_relative_to(path.resolve())
+    except (OSError, RuntimeError):  # a circle of links
+        return False
 
 
 def _walk(path: Path) -> Iterator[str]:

@@ -1,15 +1,19 @@
 """The manifest of a bundle, ``bundle.json``: what the runtime knows of a model."""
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.kernels import Kernel
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.refine import Refinement
 from ovsdino_runtime.geometry.windows import WindowPolicy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: the manifest carries a digest of itself
+MAX_SIDE = 8192  # [px] of windows and resized photos: more is a damaged or hostile manifest
+MAX_OVERLAP = 16  # windows over a pixel, along one side
 
 GraphName = Literal[
     "vision",
@@ -132,7 +136,7 @@ class Dinov3seg:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that the runtime knows of a model. ``files`` is filled in by `write_bundle`."""
+    """All that the runtime knows of a model. `write_bundle` fills in ``files`` and ``digest``."""
 
     schema_version: int
     name: str
@@ -150,3 +154,33 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)  # path -> sha256, of every file but bundle.json
     dinov3seg: Dinov3seg | None = None  # dinov3.seg; None: the cosine head
     refine: Refinement | None = None  # how labels are refined by default; None: they are not
+    digest: str = ""  # `manifest_digest`; filled in by `write_bundle`
+
+    def __post_init__(self) -> None:
+        """Reject sizes that no model has and that would take hours or all memory.
+
+        Raises:
+            ValueError: a size or the overlap of windows is too large, or no text is read.
+        """
+        sides = {
+            "windows.size": self.windows.size,
+            "preprocessing.long_side": self.preprocessing.long_side,
+        }
+        for name, side in sides.items():
+            if side > MAX_SIDE:
+                raise ValueError(f"{name} must be at most {MAX_SIDE} px, got {side}")
+        if self.windows.size > MAX_OVERLAP * self.windows.stride:
+            raise ValueError(
+                f"windows.stride must be at least a {MAX_OVERLAP}th of windows.size {self.windows.size}, "
+                f"got {self.windows.stride}"
+            )
+        if not (1 <= self.text.width <= MAX_SIDE and 1 <= self.text.context_length <= MAX_SIDE):
+            raise ValueError(
+                f"text.width and text.context_length must be in 1..{MAX_SIDE}, got {self.text.width} and "
+                f"{self.text.context_length}"
+            )
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Hash all fields of a manifest that was read from JSON, except the digest itself."""
+    return hashlib.sha256(strict_json.dumps(replace(manifest, digest="")).encode()).hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.private import find_foreign_writer
 from ovsdino_runtime.bundle.bundle import MANIFEST
 from ovsdino_runtime.bundle.hub import hub_bundle, is_repository
 
@@ -50,10 +51,13 @@ def find_bundle(model: str | Path) -> Path:
     """Find a bundle by the name of a packaged or kept model, by its path, or by OWNER/NAME on the Hub.
 
     Raises:
-        BundleError: there is none; the message lists the names. See also `hub_bundle`.
+        BundleError: another user can change it, or there is none; the message lists the names. See also
+            `hub_bundle`.
     """
     known = packaged_models()
     if isinstance(model, str) and (found := (kept_models() | known).get(model)):
+        if model not in known and (writer := find_foreign_writer(found / MANIFEST)):
+            raise BundleError(f"{found}: not used, for it may not be what was fetched: {writer}")
         return found
     if (Path(model) / MANIFEST).is_file():
         return Path(model)

@@ -5,11 +5,11 @@ that is torn, or a result without a line, is done again.
 """
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import OutputError, OvsdinoError
 
 FOLDER = ".ovsdino-done"
@@ -62,11 +62,9 @@ class Journal:
         path = self._folder / JOB
         if path.is_file():
             return
-        temporary = path.with_name(f".{JOB}.{os.getpid()}.tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(_write(job), encoding="utf-8")
-            temporary.replace(path)
+            write_text(path, _write(job))
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
 

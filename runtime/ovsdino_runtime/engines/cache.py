@@ -10,17 +10,18 @@ $CACHE/engines/
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Literal, get_args
 
 from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.atomic import write_bytes
 from ovsdino_runtime.base.errors import EngineError, OutputError
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.bundle.kernels import FUSED
 from ovsdino_runtime.cuda.devices import Gpu
@@ -161,9 +162,9 @@ def store_engine(record: EngineRecord, data: bytes) -> EngineRecord:
         OutputError: it cannot be written; the message names the disk's folder.
     """
     try:
-        engines_dir().mkdir(parents=True, exist_ok=True)
-        write_whole(record.file, data)
-        write_whole(record.file.with_suffix(".json"), strict_json.dumps(record).encode())
+        make_private(engines_dir())
+        write_bytes(record.file, data)
+        write_bytes(record.file.with_suffix(".json"), strict_json.dumps(record).encode())
     except OSError as error:
         raise OutputError(
             f"{engines_dir()}: cannot keep an engine of {len(data) / 2**20:.0f} MiB: {error.strerror}; "
@@ -176,8 +177,10 @@ def read_engine(record: EngineRecord) -> bytes:
     """Read an engine's bytes.
 
     Raises:
-        EngineError: they are not those that were kept.
+        EngineError: they are not those that were kept, or another user of this machine can change them.
     """
+    if writer := find_foreign_writer(record.file):
+        raise EngineError(f"{record.file}: not loaded, for an engine is machine code: {writer}")
     try:
         data = record.file.read_bytes()
     except OSError as error:
@@ -235,7 +238,7 @@ def building(key: EngineKey) -> Iterator[bool]:
         OutputError: the cache cannot be written.
     """
     try:
-        engines_dir().mkdir(parents=True, exist_ok=True)
+        make_private(engines_dir())
         lock = (engines_dir() / f"{key.digest}{LOCK}").open("a+b")
     except OSError as error:
         raise OutputError(
@@ -264,18 +267,3 @@ def _lock(file: IO[bytes], *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file at once: under another name, onto the disk, then in place."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -1,12 +1,15 @@
 """What runs a bundle's graphs. One small interface; ONNX Runtime on the CPU is the first engine behind it."""
 
+import ctypes
 import hashlib
 import logging
 import os
 import platform
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.private import make_private
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Graph
 from ovsdino_runtime.engines.allocator import return_large_blocks
 from ovsdino_runtime.engines.threads import available_threads
@@ -73,6 +77,7 @@ class OnnxRuntimeEngine:
         ) as error:
             reason = " ".join(str(error).split())
             raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
+        self._file, self._threads, self._process = file, threads, os.getpid()
         self.inputs = {tensor.name for tensor in self._session.get_inputs()}
         self.outputs = [tensor.name for tensor in self._session.get_outputs()]
         self.description = (
@@ -85,7 +90,17 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: ONNX Runtime failed.
         """
+        if self._process != os.getpid():
+            self._reopen_after_fork()
         return run_session(self._session, inputs, self.description)
+
+    def _reopen_after_fork(self) -> None:
+        """Open the graph again in a child process: ONNX Runtime's threads live in the parent alone.
+
+        The parent's session is never freed here: its end would wait for those threads.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+        self.__init__(self._file, threads=self._threads)  # type: ignore[misc] # all of its state anew
 
 
 def run_session(session: Any, inputs: Mapping[str, Array], description: str) -> dict[str, Array]:  # noqa: ANN401
@@ -157,8 +172,9 @@ def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) ->
         )
     engine = open_engine(bundle, graph, threads=threads)
     minimum = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
+    digests = bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], bundle.manifest.digest
     once_per_machine(
-        (bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], engine.description),
+        (*digests, engine.description),
         lambda: verify_golden(bundle, engine, minimum=minimum),
     )
     return engine
@@ -177,10 +193,39 @@ def once_per_machine(key: Sequence[str], verify: Callable[[], object]) -> None:
         return
     verify()
     try:
-        stamp.parent.mkdir(parents=True, exist_ok=True)
+        make_private(stamp.parent)
         stamp.touch()
     except OSError as error:  # the next start verifies again
         log.debug("%s: %s", stamp, error)
+
+
+def read_golden(bundle: Bundle, **shapes: tuple[int | None, ...]) -> dict[str, Array]:
+    """Read arrays of the bundle's golden pair.
+
+    Args:
+        bundle: the model.
+        shapes: of each array that is read; None where any length will do.
+
+    Raises:
+        BundleError: one is missing, of another shape, or not of numbers.
+    """
+    try:
+        with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
+            arrays = {name: golden[name] for name in shapes}
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise BundleError(
+            f"{bundle.file(GOLDEN)}: damaged: {' '.join(str(error).split())}; export the model again"
+        ) from error
+    for name, shape in shapes.items():
+        got = arrays[name].shape
+        fits = len(got) == len(shape) and all(b in (None, a) for a, b in zip(got, shape, strict=True))
+        if not fits or 0 in got or arrays[name].dtype.kind not in "uf":
+            wanted = ", ".join("*" if length is None else str(length) for length in shape)
+            raise BundleError(
+                f"{bundle.file(GOLDEN)}: {name} is {arrays[name].dtype} of shape {got}, expected numbers of "
+                f"shape ({wanted}); export the model again"
+            )
+    return arrays
 
 
 def verify_golden(bundle: Bundle, engine: Engine, *, minimum: float = GOLDEN_COSINE) -> float:
@@ -192,10 +237,15 @@ def verify_golden(bundle: Bundle, engine: Engine, *, minimum: float = GOLDEN_COS
     Raises:
         EngineError: it is below ``least`` or not a number.
     """
-    with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
-        image, expected = golden["image"], golden["features"].astype(np.float32)  # (S, S, 3), (D, h, w)
+    golden = read_golden(bundle, image=(None, None, 3), features=(None, None, None))
+    image, expected = golden["image"], golden["features"].astype(np.float32)  # (S, S, 3), (D, h, w)
     pixels = normalise(image, bundle.manifest.preprocessing).transpose(2, 0, 1)[None]  # (1, 3, S, S)
     features = engine.run({"pixels": np.ascontiguousarray(pixels)})["features"][0]  # (D, h, w)
+    if features.shape != expected.shape:
+        raise EngineError(
+            f"{engine.description} gives features of shape {features.shape}, {bundle.path / GOLDEN} holds "
+            f"{expected.shape}; export the model again"
+        )
     lengths = np.linalg.norm(features, axis=0) * np.linalg.norm(expected, axis=0)
     cosine = float(((features * expected).sum(axis=0) / lengths).mean())
     if not cosine >= minimum:

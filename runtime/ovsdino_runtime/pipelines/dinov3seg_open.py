@@ -9,7 +9,13 @@ from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.cuda.driver import open_cuda
 from ovsdino_runtime.engines.cache import FLAVOURS
 from ovsdino_runtime.engines.first_use import find_or_build_engine
-from ovsdino_runtime.engines.onnxruntime import GOLDEN_COSINE, Engine, once_per_machine, open_engine
+from ovsdino_runtime.engines.onnxruntime import (
+    GOLDEN_COSINE,
+    Engine,
+    once_per_machine,
+    open_engine,
+    read_golden,
+)
 from ovsdino_runtime.engines.onnxruntime_cuda import OrtGpuEngine
 from ovsdino_runtime.engines.tensorrt import read_cached_engine
 from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
@@ -38,7 +44,7 @@ def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3se
     pipeline = Dinov3segPipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
     if options.device_kind == "cpu":
         digests = [bundle.graph_digest(stage + suffix) for stage in stages]
-        key = (*digests, bundle.manifest.files[GOLDEN], engines["vision"].description)
+        key = (*digests, bundle.manifest.files[GOLDEN], bundle.manifest.digest, engines["vision"].description)
         once_per_machine(key, lambda: verify_dinov3seg(bundle, pipeline))
     else:  # another GPU may be there the next time
         verify_dinov3seg(bundle, pipeline)
@@ -70,9 +76,9 @@ def verify_dinov3seg(bundle: Bundle, pipeline: Dinov3segPipeline) -> float:
     Raises:
         EngineError: it is too low or not a number, or too many places have another best class.
     """
-    with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
-        view, text = golden["view"], golden["text"]  # (V, V, 3), (n, W)
-        expected = golden["logits"].astype(np.float32)  # (n, 4g, 4g)
+    golden = read_golden(bundle, view=(None, None, 3), text=(None, None), logits=(None, None, None))
+    view, text = golden["view"], golden["text"]  # (V, V, 3), (n, W)
+    expected = golden["logits"].astype(np.float32)  # (n, 4g, 4g)
     image_features = pipeline.encode(view)
     chosen = pipeline.choose(image_features.features, text)  # (K,): the model leaves the others out as well
     expected = expected[chosen]  # (K, 4g, 4g)

@@ -24,6 +24,8 @@ BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")  # the last on
 IGNORED_NAME = "__ignore__"  # labelme's
 SEPARATORS = "\uff0c\u3001;\uff1b\uff5c\u00a6"  # full-width and others, taken for ours by mistake
 FILE = re.compile(r"\S+\.(txt|json|csv|tsv|ya?ml|names)", re.IGNORECASE)
+MAX_NUMBER = 40  # characters: the pattern's time grows with their square
+NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE]-?\d+)?", re.ASCII)
 EXAMPLE = "write some words, such as 'cat, grass, sky'"
 
 
@@ -150,7 +152,7 @@ def parse_background(text: str | None) -> Background:
     """
     if text is None or text == "none":
         return text  # type: ignore[return-value] # a str that is "none"
-    if re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE]-?\d+)?", text, re.ASCII) and 0 <= float(text) <= 1:
+    if len(text) <= MAX_NUMBER and NUMBER.fullmatch(text) and 0 <= float(text) <= 1:
         return float(text)
     raise ClassesError(f"background {text[:40]!r} is neither 'none' nor a number in 0..1")
 

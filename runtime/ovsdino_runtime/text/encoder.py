@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.errors import BundleError, EngineError, OvsdinoError
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.bundle.bundle import TOKENIZER, Bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine
 from ovsdino_runtime.geometry.types import Floats
-from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.cache import ANY_LENGTH, UNIT, TextCache
 from ovsdino_runtime.text.distinct import WordCheck
 from ovsdino_runtime.text.packs import Packs
 from ovsdino_runtime.text.vocabulary import Vocabulary
@@ -29,6 +29,10 @@ class ClassEncoder(Protocol):
     """Turns classes into embeddings. Shape: -> (N, D)."""
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats: ...
+
+
+class AbandonedError(OvsdinoError):
+    """No caller waits for the words any more."""
 
 
 class TextEncoder:
@@ -58,20 +62,31 @@ class TextEncoder:
         self._packs = Packs(bundle)
         self._width = bundle.manifest.text.width
         self._projects = "projection" in bundle.manifest.graphs
+        self._max_length = ANY_LENGTH if self._projects else UNIT
         self._word_width = _output_width(bundle) if self._projects else self._width
         self._check = WordCheck(lambda: self._tokenizer[0], bundle.manifest.text.context_length)
 
-    def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
-        """Average each entry over all its words in all templates, project, and normalise. Shape: (N, D).
+    def encode_classes(
+        self, vocabulary: Vocabulary, templates: Sequence[str], *, wanted: Callable[[], bool] = lambda: True
+    ) -> Floats:
+        """Average each entry over all its words in all templates, project, and normalise.
 
         Only models with a projection graph project: Talk2DINO's text graph gives CLIP's own features, not of
         unit length, and the projection belongs behind their mean.
 
+        Args:
+            vocabulary: the classes.
+            templates: prompts around each word.
+            wanted: asked before each batch whether a caller still waits.
+
+        Shape: (N, D).
+
         Raises:
+            AbandonedError: no caller waits any more; what was encoded by then is in the cache.
             ClassesError: the model cannot read a word, or cannot tell two apart; see `WordCheck`.
         """
         words = list(dict.fromkeys(word for synonyms in vocabulary.entries for word in synonyms))
-        vectors = self.encode_words(words, templates)
+        vectors = self.encode_words(words, templates, wanted=wanted)
         self._check(vocabulary.entries, vectors)
         means = np.stack(
             [np.mean([vectors[word] for word in synonyms], axis=0) for synonyms in vocabulary.entries]
@@ -83,7 +98,12 @@ class TextEncoder:
         return embeddings
 
     def encode_words(
-        self, words: Sequence[str], templates: Sequence[str], *, done: Callable[[int], object] | None = None
+        self,
+        words: Sequence[str],
+        templates: Sequence[str],
+        *,
+        done: Callable[[int], object] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> dict[str, Floats]:
         """Look words up in one query; encode and keep those that are new.
 
@@ -91,6 +111,7 @@ class TextEncoder:
             words: each once.
             templates: prompts around each word.
             done: called with the number of words that were added, as they come.
+            wanted: see `encode_classes`.
 
         Returns:
             The mean over the templates of each word's vectors: unit vectors (D,), or what a projection graph
@@ -98,31 +119,38 @@ class TextEncoder:
         """
         key = embedding_key(self._bundle, templates)
         with self._trace.span("text lookup", words=len(words)):
-            known = self._packs.lookup(key, words)
+            known = self._packs.lookup(key, words, width=self._word_width, max_length=self._max_length)
             if unpacked := [word for word in words if word not in known]:
-                known |= self._cache.lookup(key, unpacked, width=self._word_width)
+                known |= self._cache.lookup(
+                    key, unpacked, width=self._word_width, max_length=self._max_length
+                )
         missing = [word for word in words if word not in known]
         report = done or (lambda _: None)
         report(len(known))
         for portion in _portions(missing, max(1, PHRASES_AT_ONCE // len(templates))):
-            fresh = self._average(portion, templates)
+            fresh = self._average(portion, templates, wanted)
             self._cache.store(key, fresh)
             known |= fresh
             report(len(portion))
         return known
 
-    def _average(self, words: Sequence[str], templates: Sequence[str]) -> dict[str, Floats]:
+    def _average(
+        self, words: Sequence[str], templates: Sequence[str], wanted: Callable[[], bool]
+    ) -> dict[str, Floats]:
         prompts = {word: [template.replace("{}", word) for template in templates] for word in words}
-        vectors = self._encode(list(dict.fromkeys(phrase for some in prompts.values() for phrase in some)))
+        phrases = dict.fromkeys(phrase for some in prompts.values() for phrase in some)
+        vectors = self._encode(list(phrases), wanted)
         return {word: np.mean([vectors[phrase] for phrase in some], axis=0) for word, some in prompts.items()}
 
-    def _encode(self, phrases: Sequence[str]) -> dict[str, Floats]:
+    def _encode(self, phrases: Sequence[str], wanted: Callable[[], bool]) -> dict[str, Floats]:
         with self._trace.span("text load"):
             (tokenizer, padding), engine = self._tokenizer, self._engine
         tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(phrases))]
         order = sorted(range(len(phrases)), key=lambda index: len(tokens[index]))  # little padding in a batch
         vectors: dict[str, Floats] = {}
         for batch in _portions(order, BATCH):
+            if not wanted():
+                raise AbandonedError("no caller waits for these words any more")
             ids = np.full((len(batch), max(1, len(tokens[batch[-1]]))), padding, np.int64)  # (B, T)
             for row, index in zip(ids, batch, strict=True):
                 row[: len(tokens[index])] = tokens[index]
@@ -152,7 +180,12 @@ class TextEncoder:
     def _tokenizer(self) -> "tuple[Tokenizer, int]":
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self._bundle.file(TOKENIZER)))
+        try:
+            tokenizer = Tokenizer.from_file(str(self._bundle.file(TOKENIZER)))
+        except Exception as error:  # tokenizers raises nothing more precise
+            raise BundleError(
+                f"{self._bundle.file(TOKENIZER)}: not a tokenizer: {error}; export the model again"
+            ) from error
         tokenizer.enable_truncation(self._bundle.manifest.text.context_length)
         padding = tokenizer.padding
         tokenizer.no_padding()  # batches are padded here, each to its own longest phrase

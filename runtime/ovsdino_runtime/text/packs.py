@@ -6,6 +6,7 @@ A pack is ``vocabularies/NAME.npz``: ``key`` says which text graph and templates
 
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.bundle.bundle import Bundle, write_bundle
 from ovsdino_runtime.geometry.types import Floats
+from ovsdino_runtime.text.cache import UNIT, is_embedding
 
 FOLDER = "vocabularies"
 
@@ -28,7 +30,9 @@ class Packs:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
 
-    def lookup(self, key: str, words: Sequence[str]) -> dict[str, Floats]:
+    def lookup(
+        self, key: str, words: Sequence[str], *, width: int, max_length: float = UNIT
+    ) -> dict[str, Floats]:
         """Return the embeddings that the packs hold. Shape: (D,) each.
 
         Raises:
@@ -38,7 +42,7 @@ class Packs:
         for word in words:
             if file := self._where.get((key, word)):
                 wanted.setdefault(file, []).append(word)
-        return {word: vector for file, some in wanted.items() for word, vector in self._read(file, some)}
+        return {word: vector for file, some in wanted.items() for word, vector in self._read(file, some, width, max_length)}
 
     @cached_property
     def _where(self) -> dict[tuple[str, str], str]:
@@ -50,10 +54,23 @@ class Packs:
                 where |= {(str(pack["key"]), word): name for word in pack["words"].tolist()}
         return where
 
-    def _read(self, name: str, words: Sequence[str]) -> list[tuple[str, Floats]]:
+    def _read(
+        self, name: str, words: Sequence[str], width: int, max_length: float
+    ) -> list[tuple[str, Floats]]:
         with _open(self._bundle, name) as pack:
             rows = {word: row for row, word in enumerate(pack["words"].tolist())}
             vectors = pack["vectors"]  # (n, D)
+        expected = len(rows), width
+        if vectors.dtype != np.float32 or vectors.shape != expected:
+            raise BundleError(
+                f"{self._bundle.file(name)}: vectors are {vectors.dtype} of shape {vectors.shape}, expected "
+                f"float32 of shape {expected}; export again"
+            )
+        if bad := next((word for word in words if not is_embedding(vectors[rows[word]], max_length)), None):
+            raise BundleError(
+                f"{self._bundle.file(name)}: the embedding of {bad!r:.40} is not finite, zero or longer than "
+                f"{max_length:g}; export again"
+            )
         return [(word, vectors[rows[word]]) for word in words]
 
 
@@ -86,5 +103,5 @@ def _open(bundle: Bundle, name: str) -> Iterator[Mapping[str, Any]]:
     try:
         with np.load(bundle.file(name), allow_pickle=False) as pack:
             yield pack
-    except (KeyError, ValueError, BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
         raise BundleError(f"{bundle.file(name)}: not a pack of embeddings: {error}; export again") from error
