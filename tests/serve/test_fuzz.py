@@ -8,7 +8,7 @@ from schemathesis import GenerationMode, checks
 
 from tests.serve.running import png
 
-PATHS = ["GET /healthz", "GET /metrics", "POST /segment"]
+PATHS = ["GET /", "GET /healthz", "GET /metrics", "POST /segment"]
 PROMISES = [
     checks.not_a_server_error,
     checks.status_code_conformance,

@@ -61,6 +61,24 @@ def partial_file(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file in one step; its folder is made.
+
+    Args:
+        path: the file; one that is there is replaced.
+        write: given the open file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(path) as partial, partial.open("wb") as file:
+            write(file)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def replace_file(partial: Path, path: Path) -> None:
     """Flush a finished file to the disk and give it its name."""
     with partial.open("r+b") as file:

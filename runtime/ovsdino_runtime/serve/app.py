@@ -1,12 +1,14 @@
 """The paths of the server, and what each can answer."""
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ovsdino_runtime.base.errors import (
@@ -18,13 +20,17 @@ from ovsdino_runtime.base.errors import (
 )
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
+from ovsdino_runtime.serve.access import Access, AccessOptions
 from ovsdino_runtime.serve.request_limits import Gate, refusal
 from ovsdino_runtime.serve.responses import Found, Problem, write_png, write_rle
 from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service
 from ovsdino_runtime.serve.upload import check_count
 from ovsdino_runtime.text.class_lists import choose_classes, parse_background
+from ovsdino_runtime.text.vocabulary import Vocabulary
 
+NO_ACCESS = AccessOptions()
 PATH = "/segment"
+MAX_TEXT, MAX_NAME = 200_000, 40  # characters of a field: read before anything else looks at it
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
     TooLargeError: 413,
     NotAPhotoError: 415,
@@ -49,14 +55,30 @@ PNG_ANSWER = {
 }
 
 
+class About(BaseModel):
+    """What a server is."""
+
+    program: str
+    model: str
+    label_a_photo: str
+    description: str
+    health: str
+
+
 class PngResponse(Response):
     """An answer whose default is a PNG."""
 
     media_type = "image/png"
 
 
-def make_app(service: Service) -> FastAPI:
-    """Make the application of a service."""
+def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bool = True) -> FastAPI:
+    """Make the application of a service.
+
+    Args:
+        service: answers the requests.
+        access: who may ask.
+        metrics: whether ``GET /metrics`` is among its paths.
+    """
 
     @asynccontextmanager
     async def closing(_app: FastAPI) -> AsyncIterator[None]:
@@ -73,12 +95,15 @@ def make_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(Gate, path=PATH, service=service)
+    app.add_middleware(Access, options=access)
     app.add_exception_handler(StarletteHTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _form_problem)
     app.add_exception_handler(OvsdinoError, _ovsdino_problem)
     app.add_exception_handler(Exception, _fault)
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "Stopping."}})
-    app.add_api_route("/metrics", _metrics, methods=["GET"], response_class=Response)
+    app.add_api_route("/", _about, methods=["GET"], summary="Say what this is")
+    if metrics:
+        app.add_api_route("/metrics", _metrics, methods=["GET"], response_class=Response)
     app.add_api_route(
         PATH,
         _segment,
@@ -95,16 +120,27 @@ async def _segment(
     photo: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, ...")],
     classes: Annotated[
         str | None,
-        Form(description="Words such as 'cat, car|automobile, sky', or a JSON array; or give a vocabulary."),
+        Form(
+            max_length=MAX_TEXT,
+            description="Words such as 'cat, car|automobile, sky', or a JSON array; or give a vocabulary.",
+        ),
     ] = None,
-    vocabulary: Annotated[str | None, Form(description="A packaged vocabulary, such as ade150.")] = None,
+    vocabulary: Annotated[
+        str | None, Form(max_length=MAX_NAME, description="A packaged vocabulary, such as ade150.")
+    ] = None,
     background: Annotated[
         str | None,
-        Form(description="'none', or a confidence in 0..1 below which a pixel is background."),
+        Form(
+            max_length=MAX_NAME,
+            description="'none', or a confidence in 0..1 below which a pixel is background.",
+        ),
     ] = None,
     background_classes: Annotated[
         str | None,
-        Form(description="Classes that count as background: words, or a vocabulary such as surroundings."),
+        Form(
+            max_length=MAX_TEXT,
+            description="Classes that count as background: words, or a vocabulary such as surroundings.",
+        ),
     ] = None,
     format: Annotated[Literal["png", "rle"], Form(description="Of the answer.")] = "png",  # noqa: A002
 ) -> Response:
@@ -113,10 +149,14 @@ async def _segment(
     limits = service.options.limits
     await _refuse_repeated(request)
     threshold = parse_background(background)
-    chosen = choose_classes(
-        classes, vocabulary, background=threshold, background_classes=background_classes, files=False
-    )
-    order = Order(await photo.read(), check_count(chosen, limits), threshold, scores=format == "rle")
+
+    def choose() -> Vocabulary:
+        chosen = choose_classes(
+            classes, vocabulary, background=threshold, background_classes=background_classes, files=False
+        )
+        return check_count(chosen, limits)
+
+    order = Order(await photo.read(), choose, threshold, scores=format == "rle")
     write, kind = (write_png, "image/png") if format == "png" else (write_rle, "application/json")
 
     def answer(segmentation: Segmentation) -> Response:
@@ -132,9 +172,9 @@ async def _refuse_repeated(request: Request) -> None:
     Raises:
         ClassesError: a field occurs more than once.
     """
-    fields = [name for name, _ in (await request.form()).multi_items()]
-    if repeated := sorted({name for name in fields if fields.count(name) > 1}):
-        raise ClassesError(f"field {repeated[0]!r} occurs {fields.count(repeated[0])} times; send it once")
+    fields = Counter(name for name, _ in (await request.form()).multi_items())
+    if repeated := sorted(name for name, count in fields.items() if count > 1):
+        raise ClassesError(f"field {repeated[0][:40]!r} occurs {fields[repeated[0]]} times; send it once")
 
 
 async def _healthz(request: Request) -> Response:
@@ -147,6 +187,17 @@ async def _healthz(request: Request) -> Response:
     segmenter = service.segmenter
     return JSONResponse(
         {"status": "ok", "model": segmenter.bundle.manifest.name, "engine": segmenter.vision.description}
+    )
+
+
+async def _about(request: Request) -> About:
+    """Say what this server is, and where its paths are described."""
+    return About(
+        program=f"ovsdino {version()}",
+        model=request.app.state.service.segmenter.bundle.manifest.name,
+        label_a_photo=f"POST {PATH}: a form with `photo` and `classes`",
+        description="/openapi.json",
+        health="/healthz",
     )
 
 

@@ -4,6 +4,7 @@ import ipaddress
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -26,56 +27,87 @@ if TYPE_CHECKING:
     ),
 )
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0 accepts requests from other machines."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. 0.0.0.0 is reachable from the network.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @model_options
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Photos that are segmented at the same time.",
+    help="Photos that are labelled at the same time.",
 )
 @click.option(
     "--batch",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 256),
     default=1,
     show_default=True,
     help="Largest number of their windows in one run of the model.",
 )
 @click.option(
     "--queue",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10_000),
     default=16,
     show_default=True,
     help="Requests that may wait or be answered at once.",
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=86_400),
     default=30,
     show_default=True,
-    help="Time limit of a request.",
+    help="Most time from a request's first byte to its answer.",
 )
 @click.option(
     "--megabytes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=2000),
     default=20,
     show_default=True,
-    help="Largest file.",
+    help="Largest file of a photo.",
 )
 @click.option(
     "--megapixels",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=2000),
     default=25,
     show_default=True,
     help="Largest photo.",
 )
 @click.option(
-    "--max-classes", type=click.IntRange(min=1), default=2000, show_default=True, help="Of a request."
+    "--max-classes",
+    type=click.IntRange(1, 65_535),
+    default=2000,
+    show_default=True,
+    help="Most classes of a request; all their words may be four times as many.",
 )
-@click.option("--access-log", is_flag=True, help="Print a line for each request.")
+@click.option(
+    "--connections-per-client",
+    type=click.IntRange(1, 100_000),
+    default=64,
+    show_default=True,
+    help="Most connections of one address. Behind a proxy all clients have the proxy's address.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Host name of requests that are answered; repeat it.  [default: this machine's, with --host of it]",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with keys, one a line, of which requests must carry one.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Serve /metrics on this port instead; 0 switches it off.  [default: the same port]",
+)
+@click.option("--access-log", is_flag=True, help="Write a line about each request.")
 def serve(  # noqa: PLR0913 - one argument for each option
     host: str,
     port: int,
@@ -88,6 +120,10 @@ def serve(  # noqa: PLR0913 - one argument for each option
     megabytes: float,
     megapixels: float,
     max_classes: int,
+    connections_per_client: int,
+    hosts: tuple[str, ...],
+    api_key_file: Path | None,
+    metrics_port: int | None,
     access_log: bool,
 ) -> None:
     """Segment photos over HTTP: POST /segment, GET /healthz, /metrics and /openapi.json.
@@ -98,6 +134,8 @@ def serve(  # noqa: PLR0913 - one argument for each option
         from ovsdino_runtime.bundle.models import offer_download
         from ovsdino_runtime.engines.threads import available_threads
         from ovsdino_runtime.segmenter import Segmenter
+        from ovsdino_runtime.serve.access import AccessOptions, default_hosts, read_keys
+        from ovsdino_runtime.serve.connections import ConnectionLimits
         from ovsdino_runtime.serve.metrics import Metrics
         from ovsdino_runtime.serve.server import Server, listen
         from ovsdino_runtime.serve.service import Service, ServiceOptions
@@ -109,21 +147,34 @@ def serve(  # noqa: PLR0913 - one argument for each option
             )
         if batch > 1 and workers == 1:
             raise UserError(f"--batch {batch}: one worker has one photo's windows; add --workers {batch}")
+        access = AccessOptions(
+            hosts=hosts or default_hosts(host), keys=read_keys(api_key_file) if api_key_file else ()
+        )
         door = listen(host, port)
         offer_download(model)
         at_once = 1 if batch > 1 else workers  # runs of the model
         share = options.threads or max(1, available_threads() // at_once)
         segmenter = Segmenter.load(model, replace(options, threads=share))
-        limits = UploadLimits(megabytes, megapixels, max_classes)
+        limits = UploadLimits(megabytes, megapixels, classes=max_classes, words=4 * max_classes)
         service = Service(segmenter, ServiceOptions(workers, batch, queue, seconds, limits), Metrics())
-        say = partial(_say, host, door.getsockname()[1], model)
-        Server(service, say, access_log=access_log).run([door])
+        if metrics_port:
+            service.metrics.serve(host, metrics_port)
+        say = partial(_say, host, door.getsockname()[1], model, keys=bool(access.keys))
+        server = Server(
+            service,
+            say,
+            access_log=access_log,
+            connections=ConnectionLimits(per_client=connections_per_client),
+            access=access,
+            metrics=metrics_port is None,
+        )
+        server.run([door])
 
 
-def _say(host: str, port: int, model: str) -> None:
+def _say(host: str, port: int, model: str, *, keys: bool) -> None:
     click.echo(f"{model} on http://{f'[{host}]' if ':' in host else host}:{port}/segment")
-    if not _is_loopback(host):
-        click.echo("Everyone who reaches this address may use it: there are no passwords.", err=True)
+    if not _is_loopback(host) and not keys:
+        click.echo("Everyone who reaches this address may use it; see --api-key-file.", err=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,7 +2,15 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -46,6 +54,14 @@ class Metrics:
         """Take down how long each stage took [ms]."""
         for stage, milliseconds in timings.items():
             self._stages.labels(stage).observe(milliseconds / 1000)
+
+    def serve(self, host: str, port: int) -> None:
+        """Answer ``GET /metrics`` on a port of its own, from a thread that ends with the process.
+
+        Raises:
+            OSError: the port is taken, or the address is not of this machine.
+        """
+        start_http_server(port, addr=host, registry=self._registry)
 
     def text(self) -> bytes:
         """Write everything in Prometheus' format."""

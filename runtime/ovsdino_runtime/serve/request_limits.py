@@ -19,7 +19,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 FORM = "multipart/form-data"
 MORE_BYTES = 2_000_000  # of a request, for the words and the form around a photo
-DISCARDED = 4  # times that much is read on, so that whoever is still sending reads why it is refused
+DISCARDED = 12  # times that much is read on: a client that is still sending gets to read the answer
 RETRY = {"Retry-After": "1"}
 
 

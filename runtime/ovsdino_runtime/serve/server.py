@@ -1,14 +1,17 @@
-"""A server that ends well: after SIGTERM it answers what it has taken on, and sends everyone else away."""
+"""The HTTP server. After SIGTERM it answers the requests that it accepted and rejects all others."""
 
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.serve.app import make_app
+from ovsdino_runtime.serve.access import AccessOptions
+from ovsdino_runtime.serve.app import NO_ACCESS, make_app
+from ovsdino_runtime.serve.connections import ConnectionLimits, LimitedProtocol
 from ovsdino_runtime.serve.service import Service
 
 KEPT_OPEN = 256  # connections beyond those that may wait
@@ -16,27 +19,41 @@ LAST_S = 5  # for connections that linger when all is answered
 
 
 class AddressError(OvsdinoError):
-    """Nobody can be served at an address."""
+    """The server cannot listen on an address."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, except for how it ends.
+    """Uvicorn that answers 503 while it stops.
 
-    Uvicorn itself closes the door first: who comes then finds nobody, where a balancer wants to hear 503.
+    Uvicorn itself closes its socket first: a load balancer then gets no answer where it expects 503.
 
     Args:
-        service: what is served.
-        started: called when requests are taken on.
+        service: answers the requests.
+        started: called when requests are accepted.
         access_log: write a line about each request.
+        connections: what a client may hold; None takes the defaults.
+        access: who may ask.
+        metrics: whether ``GET /metrics`` is among the paths.
     """
 
-    def __init__(self, service: Service, started: Callable[[], None], *, access_log: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        started: Callable[[], None],
+        *,
+        access_log: bool = False,
+        connections: ConnectionLimits | None = None,
+        access: AccessOptions = NO_ACCESS,
+        metrics: bool = True,
+    ) -> None:
+        connections = connections or ConnectionLimits()
         config = uvicorn.Config(
-            make_app(service),
+            make_app(service, access, metrics=metrics),
             log_level="info" if access_log else "warning",
             access_log=access_log,
             limit_concurrency=service.options.waiting + KEPT_OPEN,
             server_header=False,
+            http=partial(LimitedProtocol, limits=connections),  # type: ignore[arg-type] # called like the class
             timeout_graceful_shutdown=LAST_S,
             ws="none",
         )
@@ -46,26 +63,26 @@ class Server(uvicorn.Server):
         self._end = float("inf")  # [s] of the monotonic clock
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin, and say so."""
+        """Begin to accept requests, then call ``started``."""
         await super().startup(sockets)
         self._started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Take on no more at the first signal; end at once at the second."""
+        """Accept no more requests after the first signal; end at once after the second."""
         if self._service.stopping:
             self.force_exit = self.should_exit = True
         self._service.stopping = True
         self._end = time.monotonic() + self._service.options.seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """End when all is answered, or has had its time."""
+        """End when every accepted request is answered or timed out."""
         if self._service.stopping and (not self._service.active or time.monotonic() > self._end):
             self.should_exit = True
         return await super().on_tick(counter)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the door.
+    """Listen on an address.
 
     Raises:
         AddressError: the address is taken, or not of this machine.

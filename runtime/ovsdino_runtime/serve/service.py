@@ -1,9 +1,11 @@
-"""From requests to segmentations: so many wait, so many are worked on, and none takes for ever."""
+"""Answer requests: bounds how many wait, how many are computed at once, and how long each may take."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -14,13 +16,14 @@ from ovsdino_runtime.serve.batches import share_batches
 from ovsdino_runtime.serve.metrics import Metrics
 from ovsdino_runtime.serve.upload import UploadLimits, read_upload
 from ovsdino_runtime.text.class_lists import Background
+from ovsdino_runtime.text.encoder import AbandonedError
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 Answer = TypeVar("Answer")
 
 
 class BusyError(OvsdinoError):
-    """As many requests wait as may."""
+    """The queue is full."""
 
 
 class LateError(OvsdinoError):
@@ -29,7 +32,7 @@ class LateError(OvsdinoError):
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """How much is taken on."""
+    """How many requests the server accepts, and how long each may take."""
 
     workers: int = 1  # photos labelled at the same time
     batch: int = 1  # most windows of theirs in one run of the vision engine; 1: each photo's alone
@@ -40,24 +43,24 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for."""
+    """What one request asks for."""
 
     photo: bytes  # as it was sent
-    vocabulary: Vocabulary
+    choose: Callable[[], Vocabulary]  # reads the classes; called in a thread, for it may take milliseconds
     background: Background  # see `Segmenter`
     scores: bool
 
 
 class Service:
-    """Labels photos for many at once. Its methods are for one event loop; the work is done in threads.
+    """Label photos for many clients. Call its methods from one event loop; threads do the work.
 
-    The words come first, in a thread of their own: while a request waits for new words to be encoded, others
-    are labelled. Requests with the same words share them.
+    Words are encoded first, in a thread of their own: while one request waits for new words, others are
+    labelled. Requests with the same words share them. Encoding stops when no request waits for it any more.
 
     Args:
         segmenter: the model; several workers need one whose pipeline is on the processor.
-        options: how much is taken on.
-        metrics: takes down what happens.
+        options: how many requests are accepted.
+        metrics: records what happens.
     """
 
     def __init__(self, segmenter: Segmenter, options: ServiceOptions, metrics: Metrics) -> None:
@@ -69,6 +72,8 @@ class Service:
         self._waiting = 0
         if options.batch > 1:
             share_batches(segmenter.pipeline, options.batch, metrics.batches.observe)
+        self._wanting: Counter[tuple[tuple[str, ...], ...]] = Counter()  # requests that wait for these words
+        self._read = ThreadPoolExecutor(1, "read")
         self._words = ThreadPoolExecutor(1, "words")
         self._label = ThreadPoolExecutor(options.workers, "label")
 
@@ -83,7 +88,7 @@ class Service:
             seconds: the time that is left.
 
         Raises:
-            BusyError: as many requests wait as may.
+            BusyError: the queue is full.
             LateError: the time was too short.
             OvsdinoError: the photo or the words are not good, or the engine failed.
         """
@@ -102,7 +107,8 @@ class Service:
             self.metrics.waiting.set(self._waiting)
 
     def close(self) -> None:
-        """End the threads, after what they do."""
+        """Wait for the threads, then end them."""
+        self._read.shutdown(cancel_futures=True)
         self._words.shutdown(cancel_futures=True)
         self._label.shutdown(cancel_futures=True)
         self.segmenter.close()
@@ -110,21 +116,43 @@ class Service:
     async def _work(self, order: Order, write: Callable[[Segmentation], Answer]) -> Answer:
         loop = asyncio.get_running_loop()
         start = time.perf_counter()
-        await loop.run_in_executor(self._words, self.segmenter.encode_text, order.vocabulary)
+        vocabulary = await loop.run_in_executor(self._read, order.choose)
+        with self._wanted(vocabulary):
+            await loop.run_in_executor(self._words, self._encode, vocabulary)
         words = _since(start)
         start = time.perf_counter()
-        segmentation = await loop.run_in_executor(self._label, self._segment, order, start)
+        segmentation = await loop.run_in_executor(self._label, self._segment, order, vocabulary, start)
         segmentation = replace(segmentation, timings={"words": words, **segmentation.timings})
         self.metrics.saw(segmentation.timings)
         return await loop.run_in_executor(None, write, segmentation)
 
-    def _segment(self, order: Order, queued: float) -> Segmentation:
+    @contextmanager
+    def _wanted(self, vocabulary: Vocabulary) -> Iterator[None]:
+        """Count a request that waits for words; the words of requests that were given up are dropped."""
+        self._wanting[vocabulary.entries] += 1
+        try:
+            yield
+        finally:
+            self._wanting[vocabulary.entries] -= 1
+            if not self._wanting[vocabulary.entries]:
+                del self._wanting[vocabulary.entries]
+
+    def _encode(self, vocabulary: Vocabulary) -> None:
+        while True:
+            try:
+                self.segmenter.encode_text(vocabulary, wanted=lambda: vocabulary.entries in self._wanting)
+            except AbandonedError:
+                if vocabulary.entries in self._wanting:  # asked for again in the meantime
+                    continue
+            return
+
+    def _segment(self, order: Order, vocabulary: Vocabulary, queued: float) -> Segmentation:
         wait = _since(queued)
         start = time.perf_counter()
         photo = read_upload(order.photo, self.options.limits)
         decode = _since(start)
         try:
-            found = self.segmenter(photo, order.vocabulary, background=order.background, scores=order.scores)
+            found = self.segmenter(photo, vocabulary, background=order.background, scores=order.scores)
         except MemoryError as error:
             height, width = photo.shape[:2]
             raise TooLargeError(

@@ -42,7 +42,11 @@ class Packs:
         for word in words:
             if file := self._where.get((key, word)):
                 wanted.setdefault(file, []).append(word)
-        return {word: vector for file, some in wanted.items() for word, vector in self._read(file, some, width, max_length)}
+        return {
+            word: vector
+            for file, listed in wanted.items()
+            for word, vector in self._read(file, listed, width, max_length)
+        }
 
     @cached_property
     def _where(self) -> dict[tuple[str, str], str]:

@@ -1,0 +1,97 @@
+"""Who may ask: the names by which a server may be addressed, and the keys that a request must carry."""
+
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+
+from ovsdino_runtime.base.errors import OptionError
+
+Message = MutableMapping[str, Any]
+App = Callable[[Message, Any, Any], Awaitable[None]]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MIN_KEY = 16  # characters
+OPEN = ("/", "/healthz", "/openapi.json")  # paths that need no key
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """Who may ask.
+
+    Args:
+        hosts: names that the Host header may have; () allows every name. Choose the public name where a
+            browser can reach the server, so that another site cannot have its own name point here.
+        keys: one of which a request must carry, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``;
+            () asks for none.
+    """
+
+    hosts: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+
+class Access:
+    """ASGI middleware that rejects requests for other hosts with 421 and requests without a key with 401."""
+
+    def __init__(self, app: App, options: AccessOptions) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in options.hosts}
+        self._keys = [key.encode() for key in options.keys]
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        """Pass a request on, or reject it."""
+        refused = self._refusal(scope) if scope["type"] == "http" else None
+        await (refused or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Message) -> JSONResponse | None:
+        headers = Headers(scope=scope)
+        close = {"Connection": "close"}
+        if self._hosts and (host := host_name(headers.get("host", ""))) not in self._hosts:
+            error = f"host {host[:60]!r} is not served here; see --allow-host"
+            return JSONResponse({"error": error}, 421, close)
+        if self._keys and scope["path"] not in OPEN and not self._has_key(headers):
+            error = "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+            return JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer", **close})
+        return None
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return any(hmac.compare_digest(given.encode(), key) for key in self._keys)
+
+
+def host_name(header: str) -> str:
+    """Take the port off a Host header: "[::1]:8080" is "::1"."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].lower()
+
+
+def default_hosts(host: str) -> tuple[str, ...]:
+    """Return the names for an address that is listened on: this machine's for loopback, else every name."""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    return (*LOOPBACK, host) if loopback else ()
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Read keys, one a line; empty lines and lines with # are left out.
+
+    Raises:
+        OptionError: there is none, or one is short or not ASCII.
+        OSError: the file cannot be read.
+    """
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise OptionError(f"{path}: no key in it; write one a line, such as `openssl rand -hex 32` makes")
+    for number, key in enumerate(keys, 1):
+        if len(key) < MIN_KEY or not key.isascii() or not key.isprintable():
+            raise OptionError(f"{path}: key {number} is not {MIN_KEY} or more ASCII characters; make another")
+    return keys
