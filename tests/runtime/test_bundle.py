@@ -4,15 +4,13 @@ import shutil
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.bundle.bundle import MANIFEST, Head, load_bundle, write_bundle
-from ovsdino_runtime.bundle.manifest import Manifest, manifest_digest
+from ovsdino_runtime.bundle.manifest import manifest_digest
 
 
 def edit(bundle, change) -> None:
@@ -20,8 +18,7 @@ def edit(bundle, change) -> None:
     file = bundle.path / MANIFEST
     record = json.loads(file.read_text())
     change(record)
-    with suppress(ValueError):
-        record["digest"] = manifest_digest(strict_json.parse(Manifest, record))
+    record["digest"] = manifest_digest(record)
     file.write_text(json.dumps(record))
 
 

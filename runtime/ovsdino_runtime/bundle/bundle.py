@@ -25,6 +25,7 @@ V px, of g patches a side; features are not of unit length; what an ablation lac
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -185,9 +186,9 @@ def write_bundle(
 
 
 def _with_digest(manifest: Manifest) -> str:
-    """Write a manifest with its digest, which is of what a reader sees: 1.0 where a field was given as 1."""
-    as_read = strict_json.parse(Manifest, strict_json.loads(strict_json.dumps(manifest)))
-    return strict_json.dumps(replace(as_read, digest=manifest_digest(as_read)))
+    """Write a manifest with its digest."""
+    record = json.loads(strict_json.dumps(manifest))
+    return strict_json.dumps(replace(manifest, digest=manifest_digest(record)))
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -202,9 +203,11 @@ def _read_manifest(path: Path) -> Manifest:
                 "model again with this version, or install the version that wrote the bundle"
             )
         manifest = strict_json.parse(Manifest, raw)
-        found, expected = manifest.digest, manifest_digest(manifest)
-        if found != expected:
-            raise ValueError(f"changed after it was written: digest {expected[:12]}, it says {found[:12]}")
+        assert isinstance(raw, dict)
+        if manifest.digest != (expected := manifest_digest(raw)):
+            raise ValueError(
+                f"changed after it was written: digest {expected[:12]}, it says {manifest.digest[:12]}"
+            )
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}; the bundle is damaged, export the model again") from error
     return manifest

@@ -1,10 +1,11 @@
 """The manifest of a bundle, ``bundle.json``: what the runtime knows of a model."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.kernels import Kernel
 from ovsdino_runtime.geometry.preprocess import Preprocessing
@@ -181,6 +182,7 @@ class Manifest:
             )
 
 
-def manifest_digest(manifest: Manifest) -> str:
-    """Hash all fields of a manifest that was read from JSON, except the digest itself."""
-    return hashlib.sha256(strict_json.dumps(replace(manifest, digest="")).encode()).hexdigest()
+def manifest_digest(record: Mapping[str, object]) -> str:
+    """Hash a manifest as JSON decodes it, except ``digest``; spaces and the order of keys do not count."""
+    signed = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(signed, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ovsdino_runtime.base.atomic import write_bytes
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.cuda.arena import Arena
@@ -23,7 +24,6 @@ from ovsdino_runtime.engines.cache import (
     read_engine,
     rebuild_command,
     source_digest,
-    write_whole,
 )
 from ovsdino_runtime.engines.onnxruntime import verify_golden
 from ovsdino_runtime.engines.stream_engine import Place, Stream
@@ -225,7 +225,7 @@ class GpuEngine:
         if self._runtime_cache is None or self._cache_file is None:
             return
         with suppress(OSError):  # a cache: without it the next start takes longer
-            write_whole(self._cache_file, bytes(self._runtime_cache.serialize()))
+            write_bytes(self._cache_file, bytes(self._runtime_cache.serialize()))
 
     def close(self) -> None:
         """Release contexts, buffers and the engine; wait for a run in flight."""
