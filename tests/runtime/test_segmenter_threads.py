@@ -88,15 +88,16 @@ def test_closing_in_flight_gives_right_labels_or_a_clear_error(shared_bundle):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_process_is_refused_and_does_not_hang(segmenter):
-    segmenter(photo(0), "red, blue")
+def test_a_forked_process_labels_on_the_processor_and_does_not_hang(segmenter):
+    expected = segmenter(photo(0), "red, blue").labels
     read, write = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: threads and fork
         child = os.fork()
     if child == 0:
         try:
-            segmenter(photo(0), "red, blue")
+            same = np.array_equal(segmenter(photo(0), "red, blue").labels, expected)
+            os.write(write, b"same" if same else b"other")
         except EngineError as error:
             os.write(write, str(error).encode())
         finally:
@@ -105,6 +106,5 @@ def test_a_forked_process_is_refused_and_does_not_hang(segmenter):
     assert os.waitpid(child, 0)[1] == 0
     said = os.read(read, 1000).decode()
     os.close(read)
-    assert said.startswith("this process was forked after the model was loaded")
-    assert "spawn" in said
+    assert said == "same"
     segmenter(photo(0), "red, blue")  # the parent goes on
