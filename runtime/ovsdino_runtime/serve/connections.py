@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -68,7 +67,8 @@ class LimitedProtocol(H11Protocol):
         if self._refused:
             return
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+        between_requests = self.cycle is None or self.cycle.response_complete
+        if between_requests and self.conn.trailing_data[0]:
             self._begin_deadline()
         else:
             self._end_deadline()
