@@ -112,9 +112,11 @@ def on_a_gpu(monkeypatch):
         opened.append((kind, file.stem))
         return OrtGpuEngine(file, CPU)
 
-    monkeypatch.setattr(dinov3seg_open, "OrtGpuEngine", lambda file: open_it(file, "onnxruntime"))
-    read = lambda bundle, graph, flavour: open_it(bundle.file(f"{graph}.onnx"), flavour)  # noqa: E731
+    monkeypatch.setattr(dinov3seg_open, "OrtGpuEngine", lambda file, index: open_it(file, "onnxruntime"))  # noqa: ARG005
+    read = lambda bundle, graph, flavour, _: open_it(bundle.file(f"{graph}.onnx"), flavour)  # noqa: E731
     monkeypatch.setattr(dinov3seg_open, "read_cached_engine", read)
+    monkeypatch.setattr(dinov3seg_open, "find_or_build_engine", lambda *_: None)
+    monkeypatch.setattr(dinov3seg_open, "open_cuda", lambda index: index)
     return opened
 
 
