@@ -213,6 +213,8 @@ def _decode_plain_tiff(
 ) -> DecodedPhoto:
     from PIL import Image
 
+    if layout.orientation != 1:
+        file = BytesIO(read_all(file))  # Pillow does not turn what it maps into memory
     with Image.open(file, formats=formats) as image:
         image.load()
         upright = upright_image(image)
