@@ -69,4 +69,5 @@ def _write_numbers(values: npt.NDArray[np.int64]) -> str:
     place = np.arange(ends[-1]) - np.repeat(ends - counts, counts)  # of each digit in its number
     digits = (np.repeat(values, counts) >> (5 * place)) & 31
     more = place + 1 < np.repeat(counts, counts)
-    return (digits + 48 + 32 * more).astype(np.uint8).tobytes().decode("ascii")
+    letters = (digits + 48 + 32 * more).astype(np.uint8)
+    return bytes(letters).decode("ascii")
