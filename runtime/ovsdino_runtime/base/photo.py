@@ -194,6 +194,8 @@ def decode_image(image: "Image") -> Photo:
 def _decode_tiff(
     file: Path | BinaryIO, layout: TiffLayout, options: PhotoOptions, formats: tuple[str, ...] | None
 ) -> DecodedPhoto:
+    from PIL import UnidentifiedImageError
+
     pages = (f"it has {layout.pages} pages: only the first was read",) if layout.pages > 1 else ()
     by_pillow = layout.is_plain or (layout.is_wide and not has_tiff_reader(file))
     if by_pillow and options.bands is None:
@@ -201,9 +203,11 @@ def _decode_tiff(
             return _decode_plain_tiff(file, layout, options, formats).with_notes(*pages)
         except PhotoError:
             raise
-        except Exception:
-            if not has_tiff_reader(file):  # Pillow lacks some compressions
-                raise
+        except Exception as error:  # Pillow lacks some layouts and compressions
+            if not has_tiff_reader(file):
+                raise (
+                    refuse_layout(layout) if isinstance(error, UnidentifiedImageError) else error
+                ) from error
     image, valid, notes = read_tiff(file, layout, options)
     return _finish(image, options, icc=layout.icc, valid=valid).with_notes(*notes, *pages)
 
