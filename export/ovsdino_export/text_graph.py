@@ -38,7 +38,7 @@ def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.Gr
         save_sharing_weights({"text.onnx": graph}, staging, "text.data", checkpoint=held)
     else:
         save_alone(graph, staging / "text.onnx")
-    return {"text": described} | export_projection(text, staging, example, report)
+    return {"text": described, **export_projection(text, staging, example, report)}
 
 
 def export_projection(

@@ -54,4 +54,4 @@ def image_orientation(image: "Image") -> int:
         orientation = image.getexif().get(ORIENTATION)
     except Exception:  # noqa: BLE001 - damaged metadata raise anything; the pixels are still good
         return 1
-    return int(orientation) if orientation in range(1, 9) else 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

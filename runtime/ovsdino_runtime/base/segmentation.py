@@ -112,7 +112,8 @@ class Segmentation:
         Raises:
             ClassesError: the class was not asked for.
         """
-        return self.labels == self.label_of(name)
+        mask: Mask = self.labels == self.label_of(name)
+        return mask
 
     def polygons(self, name: str) -> list[Polygon]:
         """Return the outlines of a class: each the outer ring, then its holes; corners are (x, y) [px].

@@ -140,8 +140,8 @@ def find_valid(colours: Samples, nodata: float | None) -> npt.NDArray[np.bool_] 
     """
     if nodata is None:
         return None
-    missing = np.isnan(colours) if np.isnan(nodata) else colours == nodata
-    empty: npt.NDArray[np.bool_] = missing.all(axis=2)
+    missing = np.asarray(np.isnan(colours) if np.isnan(nodata) else colours == nodata)
+    empty: npt.NDArray[np.bool_] = np.all(missing, axis=2)
     return ~empty if empty.any() else None
 
 

@@ -173,6 +173,8 @@ def write_bundle(
             fresh = temporary / "new"
             shutil.copytree(staging, fresh, ignore=shutil.ignore_patterns(MANIFEST))
             fresh.chmod(0o755)  # a staging directory made by tempfile is closed to others
+            for file in _walk(fresh):  # safetensors closes the files that it writes
+                (fresh / file).chmod(0o644)
             manifest = replace(manifest, files={name: _sha256(fresh / name) for name in sorted(_walk(fresh))})
             (fresh / MANIFEST).write_text(_with_digest(manifest), encoding="utf-8")
             written = load_bundle(fresh)

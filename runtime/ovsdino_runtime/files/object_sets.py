@@ -70,7 +70,7 @@ class CocoSet:
             {"id": number, "name": name, "supercategory": CATEGORY}
             for name, number in self._categories.items()
         ]
-        record = {
+        record: dict[str, object] = {
             "info": {"description": f"ovsdino {version()}"},
             "images": self._images,
             "annotations": self._annotations,
@@ -114,7 +114,7 @@ def save_labelme(segmentation: Segmentation, folder: Path, stem: str, *, photo: 
         OutputError: the file cannot be written.
     """
     height, width = segmentation.labels.shape
-    shapes = [
+    shapes: list[dict[str, object]] = [
         {
             "label": item.name,
             "points": [[float(x), float(y)] for x, y in join_holes(item.polygon())[:-1]],

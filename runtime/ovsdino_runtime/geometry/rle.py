@@ -70,4 +70,4 @@ def _write_numbers(values: npt.NDArray[np.int64]) -> str:
     digits = (np.repeat(values, counts) >> (5 * place)) & 31
     more = place + 1 < np.repeat(counts, counts)
     letters = (digits + 48 + 32 * more).astype(np.uint8)
-    return bytes(letters).decode("ascii")
+    return str(letters.tobytes(), "ascii")
