@@ -78,15 +78,16 @@ def check_files(words: tuple[str, ...]) -> None:
 
 
 def check_python(words: tuple[str, ...]) -> None:
-    """``python -m venv``, or a script of the repository that knows the options that it is given."""
-    if words[1] == "-m":
-        assert words[2] == "venv", words
+    """``python -m venv``, or a script or package of the repository that knows its options."""
+    if words[1:3] == ("-m", "venv"):
         return
-    found = [path for path in (ROOT / words[1], *ROOT.glob(f"recipes/*/{words[1]}")) if path.is_file()]
-    assert found, f"{words[1]} is not there"
+    name, options = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    file = f"{name.replace('.', '/')}/__main__.py" if words[1] == "-m" else name
+    found = [path for path in (ROOT / file, *ROOT.glob(f"recipes/*/{file}")) if path.is_file()]
+    assert found, f"{name} is not there"
     source = found[0].read_text(encoding="utf-8")
-    for option in (word for word in words[2:] if word.startswith("--")):
-        assert f'"{option}"' in source, f"{words[1]} knows no {option}"
+    for option in (word for word in options if word.startswith("--")):
+        assert f'"{option}"' in source, f"{name} knows no {option}"
 
 
 def check_torchrun(words: tuple[str, ...]) -> None:
@@ -153,15 +154,16 @@ def check_cvat(words: tuple[str, ...]) -> None:
 
 
 OTHERS: dict[str, Check] = {
-    "cvat-cli": check_cvat,
     "cd": check_files,
     "cosmic-ray": check_files,
     "cr-rate": nothing,
     "curl": check_curl,
+    "cvat-cli": check_cvat,
     "docker": check_docker,
     "export": nothing,
     "mkdocs": check_tools,
     "mypy": check_tools,
+    "openssl": nothing,
     "pip": check_pip,
     "pre-commit": nothing,
     "pytest": check_tools,

@@ -47,6 +47,8 @@ def test_every_reason_is_needed(pattern):
         "torchrun --processes 8 ovsdino doctor",
         "pip install '.[gpu]'",
         "python recipes/nano/evaluate_dev.py --dat DATA",
+        "python -m tests.fuzz --case 5000",
+        "python -m tests.nothing",
         "pytest -m gpu tests/export/test_nothing.py",
         "docker build -f docker/Dockerfile --build-arg ENGIN=tensorrt -t ovsdino .",
         "docker run --rm ovsdino photo.jpg --clases cat",
