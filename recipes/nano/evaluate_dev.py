@@ -132,6 +132,14 @@ def nearly_never_found(words: Vocabulary, counts: Counts) -> list[str]:
     return [name for name, iou, here in found if here and (iou or 0) < NEARLY_NEVER]
 
 
+def each_word(words: Vocabulary, counts: Counts) -> str:
+    """List the words that occur in the truth with their IoU [%], the best first."""
+    occurs = counts.confusion.sum(axis=1) > 0
+    ious = zip(words.names, scores(counts).iou, occurs, strict=True)
+    ranked = sorted(((100 * (iou or 0), name) for name, iou, here in ious if here), reverse=True)
+    return ", ".join(f"{name} {iou:.0f}" for iou, name in ranked)
+
+
 def taught_words(masks: Path) -> set[str]:
     """Return every name by which training may have called a region: the masks' nouns and their synonyms."""
     nouns = json.loads((masks / "vocabulary.json").read_text(encoding="utf-8"))
@@ -164,6 +172,7 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
     "--background-classes", help="What is background as well, where there is one; such as surroundings."
 )
 @click.option("--lost-words", is_flag=True, help="Name the words below 1 IoU.")
+@click.option("--each-word", "list_words", is_flag=True, help="List each word with its IoU.")
 @click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
 @click.option("--masks", type=FOLDER, help="Its training's: tell their words from others.")
 def main(  # noqa: PLR0913 - one argument for each option
@@ -178,6 +187,7 @@ def main(  # noqa: PLR0913 - one argument for each option
     short_side: int | None,
     background_classes: str | None,
     lost_words: bool,
+    list_words: bool,
     synonyms: bool,
     masks: Path | None,
 ) -> None:
@@ -212,6 +222,8 @@ def main(  # noqa: PLR0913 - one argument for each option
         )
         if lost_words and lost:
             click.echo(f"{'':16} {', '.join(lost)}")
+        if list_words:
+            click.echo(f"{'':16} {each_word(words, counts)}")
         if masks:
             click.echo(split(words, counts, taught_words(masks)))
 

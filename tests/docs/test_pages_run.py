@@ -19,6 +19,7 @@ PARSED = {
     r"rtsp://|ovsdino-run 0 ": "needs a camera",
     r"--device cuda|--gpu current|--engine tensorrt |bench (kernels|device)": "needs an NVIDIA GPU",
     r"--kernels|--engine tensorrt-rtx|--int8|--inline": "takes long: tests/export does the same",
+    r"--engine (openvino|auto)": "needs OpenVINO: tests/runtime/test_openvino.py does the same",
     r"bench latency|--out results": "takes minutes: tests/benchmarks does the same",
     r"evaluate .*(VOCdevkit|--data val)|--benchmark": "needs a benchmark's photos",
     r"pseudo-masks|ovsdino train |--checkpoint": "needs photos with captions, weights and hours",
