@@ -37,7 +37,7 @@ OPTIONS = (
         type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
         default="fp32",
         show_default=True,
-        help="Of the vision graph; fp16 and bf16 need cuda.",
+        help="Of the vision graph; fp16 and bf16 need cuda or OpenVINO.",
     ),
     click.option(
         "--templates",
