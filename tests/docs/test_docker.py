@@ -9,7 +9,7 @@ from tests.docs.pages import ROOT
 from tests.docs.programs import EXTRAS, check_pip
 
 FILES = sorted((ROOT / "docker").glob("Dockerfile*"))
-INSTRUCTIONS = {"ARG", "FROM", "RUN", "COPY", "ENV", "WORKDIR", "ENTRYPOINT", "CMD"}
+INSTRUCTIONS = {"ARG", "FROM", "RUN", "COPY", "ENV", "WORKDIR", "USER", "ENTRYPOINT", "CMD"}
 CONTINUED = re.compile(r"\\\n\s*")
 
 
@@ -86,7 +86,7 @@ def test_there_is_one_for_each_kind_of_machine():
         (("COPY runtime runtime", "COPY runtme runtime"), "runtme is not there"),
         (("--from=builder", "--from=bilder"), "no stage bilder"),
         (("ARG ENGINE=cuda", "ARG ENGINE=gpu"), "setup.cfg has no extra ['gpu']"),
-        (("${CUDA_VERSION}-devel", "${CUDA}-devel"), "CUDA is no ARG"),
+        (("cuda:${CUDA_VERSION}", "cuda:${CUDA}"), "CUDA is no ARG"),
     ],
 )
 def test_a_fault_is_found(change, problem):

@@ -37,7 +37,7 @@ def test_the_limit_on_classes_counts_all_entries():
 @pytest.mark.parametrize("length", [3, 5])
 def test_a_cached_embedding_of_another_length_is_left_out(tmp_path, length):
     cache = TextCache(tmp_path / "text.sqlite3")
-    cache.store("graph", {"cat": np.ones(length, np.float32), "dog": np.ones(4, np.float32)})
+    cache.store("graph", {"cat": np.eye(1, length)[0], "dog": np.eye(1, 4)[0]})
     assert list(cache.lookup("graph", ["cat", "dog"], width=4)) == ["dog"]
 
 

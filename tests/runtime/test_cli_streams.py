@@ -275,7 +275,7 @@ def test_prefetch_fills_the_cache(invoke, shared_bundle, tmp_path, cache, flag, 
     assert result.exit_code == 0, result.output
     assert result.stdout == "4 words are encoded now\n"
     with sqlite3.connect(cache / "text.sqlite3") as database:
-        rows = database.execute("SELECT phrase FROM phrases_v1 ORDER BY phrase").fetchall()
+        rows = database.execute("SELECT phrase FROM phrases_v2 ORDER BY phrase").fetchall()
     database.close()
     assert rows == [("blue",), ("green",), ("red",), ("white",)]
     segmenter = Segmenter.load(shared_bundle.path, threads=1)

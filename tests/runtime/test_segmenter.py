@@ -337,7 +337,7 @@ before = segmenter(photo, "red, green").labels
 child = os.fork()
 if not child:
     assert (segmenter(photo, "red, green").labels == before).all()
-    assert segmenter(photo, "new, words").labels.shape == before.shape
+    assert segmenter(photo, "word1, word2").labels.shape == before.shape
     segmenter.close()
     sys.exit(0)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
