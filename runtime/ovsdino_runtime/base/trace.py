@@ -52,6 +52,10 @@ class Trace:
         """Close it."""
         self.close()
 
+    def __reduce__(self) -> "tuple[type[Trace], tuple[()]]":
+        """Let options go to another process, where nothing is taken down."""
+        return Trace, ()
+
     @property
     def on(self) -> bool:
         """Whether anything is taken down."""

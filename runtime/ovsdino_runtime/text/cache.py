@@ -21,7 +21,7 @@ WAIT_S = 10.0  # for another process that is writing
 MAX_BYTES = 512 * 2**20  # of the file; a quarter of the rows is dropped when a new one would not fit
 USED_EVERY_S = 3600  # how exactly the last use of a row is known
 UNIT = 1.001  # longest mean of vectors of unit length, with rounding
-ANY_LENGTH = 1e4  # longest mean of features that a projection graph takes; CLIP's own are some 10 long
+ANY_LENGTH = 1e4  # longest mean of features that are normalised later; CLIP's own are some 10 long
 # The journal is SQLite's default, not WAL: WAL needs shared memory, which home directories on a network lack.
 SCHEMA = """CREATE TABLE IF NOT EXISTS phrases_v2
     (graph TEXT, phrase TEXT, vector BLOB, digest BLOB, used INTEGER, PRIMARY KEY (graph, phrase))

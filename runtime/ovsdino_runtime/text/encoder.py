@@ -62,7 +62,8 @@ class TextEncoder:
         self._packs = Packs(bundle)
         self._width = bundle.manifest.text.width
         self._projects = "projection" in bundle.manifest.graphs
-        self._max_length = ANY_LENGTH if self._projects else UNIT
+        normalised_later = self._projects or bundle.manifest.dinov3seg is not None
+        self._max_length = ANY_LENGTH if normalised_later else UNIT
         self._word_width = _output_width(bundle) if self._projects else self._width
         self._check = WordCheck(lambda: self._tokenizer[0], bundle.manifest.text.context_length)
 
