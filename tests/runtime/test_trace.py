@@ -1,3 +1,4 @@
+import copy
 import json
 import threading
 import time
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.segmenter import Segmenter
 
@@ -56,6 +58,13 @@ def test_without_a_file_nothing_is_taken_down(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_options_go_to_another_process_without_their_trace(tmp_path):
+    with Trace(tmp_path / "trace.json") as trace:
+        there = copy.deepcopy(RuntimeOptions(threads=2, trace=trace))  # as pickle does
+    assert there == RuntimeOptions(threads=2)
+    assert not there.trace.on
+
+
 def test_a_full_disk_ends_the_trace_and_not_the_work(caplog):
     with Trace(Path("/dev/full")) as trace:
         for index in range(1000):
