@@ -75,8 +75,10 @@ def measure(segmenter: Segmenter, labelled: LabelledPhotos) -> float:
     """Return the mIoU over the classes that the truth of a set holds, in 0..1."""
     classes = len(labelled.vocabulary.names)
     total = Counts.zero(classes)
+    background = "none" if classes == 1 else None  # which one class alone has otherwise, but not in the truth
     for photo, truth in map(labelled.read, range(len(labelled))):
-        total += count(truth, segmenter(photo, labelled.vocabulary).labels, classes)
+        labels = segmenter(photo, labelled.vocabulary, background=background).labels
+        total += count(truth, labels, classes)
     return scores(total).miou
 
 
