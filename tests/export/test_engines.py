@@ -14,12 +14,14 @@ from click.testing import CliRunner
 
 from ovsdino_export.cli import export
 from ovsdino_export.engines import build as engine_build
+from ovsdino_export.engines import plugin
 from ovsdino_export.engines import progress as engine_progress
 from ovsdino_export.engines.build import EngineTarget, build_engine, choose_target
 from ovsdino_export.engines.inspect import Layer, check_layers, check_tensors, engine_layers
 from ovsdino_export.engines.progress import Progress
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.kernels import FUSED
 from ovsdino_runtime.cuda.devices import Gpu
 from ovsdino_runtime.engines import cache as engine_cache
 from ovsdino_runtime.engines import tensorrt as engine_run
@@ -406,18 +408,19 @@ def test_kernels_are_plugins_where_tensorrt_takes_them(made, monkeypatch):
         STRONGLY_TYPED = 1
 
     bundle = load_bundle(made[0])
-    kernel = SimpleNamespace(gpu="sm_89", file="vision.onnx")
+    kernel = SimpleNamespace(operator=FUSED[0], target="sm_89", file="vision.onnx")
     bundle = replace(bundle, manifest=replace(bundle.manifest, kernels=(kernel,)))
     registered = []
-    monkeypatch.setattr(engine_build, "register_once", lambda *given: registered.append(given))
-    target = EngineTarget("tensorrt", "10.9.0.34", ("sm_89",), Gpu("L4", "sm_89", "580.1"), ahead=False)
+    monkeypatch.setattr(plugin, "register_plugins", lambda *given: registered.append(given))
+    target = EngineTarget("tensorrt", "10.10.0.31", ("sm_89",), Gpu("L4", "sm_89", "580.1"), ahead=False)
     flags = engine_build.network_flags
-    assert flags(SimpleNamespace(NetworkDefinitionCreationFlag=OldFlags), bundle, target) == 2
+    old = SimpleNamespace(NetworkDefinitionCreationFlag=OldFlags)
+    assert flags(old, bundle, replace(target, version="10.9.0.34")) == 2
     new = SimpleNamespace(NetworkDefinitionCreationFlag=Flags)
     assert flags(new, bundle, replace(target, capabilities=("sm_80",))) == 2
     assert flags(new, bundle, replace(target, flavour="tensorrt-rtx")) == 2
     assert not registered
     assert flags(new, bundle, target) == 10
-    assert registered == [(bundle.path, "sm_89")]
+    assert registered == [(bundle, "sm_89")]
     assert target.key(bundle, "vision").onnx != bundle.graph_digest("vision")
     assert replace(target, flavour="tensorrt-rtx").key(bundle, "vision").onnx == bundle.graph_digest("vision")
