@@ -22,6 +22,7 @@ from ovsdino_runtime.files.labeled_folder import (
 )
 from ovsdino_runtime.geometry.metrics import Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text.class_lists import Background
 
 Report = Callable[[str], None]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
@@ -75,7 +76,8 @@ def measure(segmenter: Segmenter, labelled: LabelledPhotos) -> float:
     """Return the mIoU over the classes that the truth of a set holds, in 0..1."""
     classes = len(labelled.vocabulary.names)
     total = Counts.zero(classes)
-    background = "none" if classes == 1 else None  # which one class alone has otherwise, but not in the truth
+    # One class alone has a background by default, but the truth has none.
+    background: Background = "none" if classes == 1 else None
     for photo, truth in map(labelled.read, range(len(labelled))):
         labels = segmenter(photo, labelled.vocabulary, background=background).labels
         total += count(truth, labels, classes)
