@@ -31,7 +31,11 @@ from ovsdino_runtime.files.labeled_folder import Values, to_classes
 from ovsdino_runtime.geometry.metrics import IGNORED, Counts, count, scores
 from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.text.class_lists import read_background_classes, with_background_classes
+from ovsdino_runtime.text.class_lists import (
+    labelled_background,
+    read_background_classes,
+    with_background_classes,
+)
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_templates, load_vocabulary
 
 NEARLY_NEVER = 0.01  # IoU
@@ -205,7 +209,7 @@ def main(  # noqa: PLR0913 - one argument for each option
         )
 
         def label(photo: Photo, words: Vocabulary, cut: float | None) -> Labels:
-            return segmenter(photo, words, background=cut).labels
+            return segmenter(photo, words, background=labelled_background(words, cut)).labels
 
     for name in names or tuple(BENCHES):
         bench = BENCHES[name]

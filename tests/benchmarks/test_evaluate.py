@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ovsdino_benchmarks.datasets.dataset import open_folder
 from ovsdino_benchmarks.datasets.protocol import own_protocol
@@ -124,3 +125,22 @@ def test_a_size_that_only_the_photo_tells_is_refused(spec, protocol, stripes, tm
     monkeypatch.setattr(type(dataset), "truth", lambda *_: np.zeros((2, 3), np.int32))
     with pytest.raises(module.DataError, match=r"0.png is 60x40 px, its labels are 3x2 px"):
         evaluate(spec, protocol, dataset, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("synonyms", ["red", "red|green"])
+def test_one_class_without_a_background_gets_every_pixel(spec, protocol, stripes, tmp_path, synonyms):
+    """A lone class has a background in a run by default; the labels of a data set have none."""
+    (stripes / "names.txt").write_text(f"{synonyms}\n", encoding="utf-8")
+    for file in (stripes / "labels").iterdir():
+        labels = np.asarray(Image.open(file))
+        Image.fromarray(np.where(labels == 0, 0, 255).astype(np.uint8)).save(file)
+    result, counts = evaluate(spec, protocol, open_folder(stripes), out=tmp_path / "out")
+    assert counts.confusion.shape == (1, 1)
+    assert counts.confusion[0, 0] > 0
+    assert (result.miou, result.threshold) == (1.0, None)
+
+
+def test_the_key_of_kept_counts_covers_every_file_of_the_program():
+    """Counts of another version are not reused: the hash must see the files in the rooms as well."""
+    files = {path.relative_to(path.parents[1]).as_posix() for path in module.code_files()}
+    assert {"ovsdino_runtime/segmenter.py", "geometry/merge.py", "quality/labeler.py"} <= files

@@ -79,7 +79,7 @@ def open_way(job: BaselineJob) -> Way:
     if job.way == "runtime":
         segmenter = models.open_segmenter(job.spec(), job.protocol(bundle))
         vocabulary = job.vocabulary()
-        return lambda file: segmenter(file, vocabulary).labels
+        return lambda file: segmenter(file, vocabulary, background="none").labels
     text = np.load(job.text, allow_pickle=False)
     if bundle.manifest.dinov3seg is not None:
         return _torch_dinov3seg(bundle, job, text)

@@ -167,7 +167,9 @@ def _compare(
     case: Case, segmenter: Segmenter, text: Path, report: Report
 ) -> tuple[Times, list[Baseline], list[Skipped]]:
     """Time the runtime and the baselines in turns, then each baseline in a new process."""
-    ways: dict[WayName, Way] = {"runtime": lambda file: segmenter(file, case.vocabulary).labels}
+    ways: dict[WayName, Way] = {
+        "runtime": lambda file: segmenter(file, case.vocabulary, background="none").labels
+    }
     skipped = _open_baselines(case, text, ways, report)
     report("end to end: " + ", ".join(ways))
     labels = {way: label(case.photo) for way, label in ways.items()}

@@ -119,7 +119,7 @@ def _walk(
         encoders[1].encode_classes(Vocabulary(((NEW_CLASS.format(repeat),),)), segmenter.templates)
     with clock(MERGE):
         pipeline.merge(prepared, features, embeddings, threshold=None)
-    result = segmenter(photo, case.vocabulary)
+    result = segmenter(photo, case.vocabulary, background="none")
     with clock(WRITE):
         write_all(result, folder)
     return clock

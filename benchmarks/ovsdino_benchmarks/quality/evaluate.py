@@ -197,11 +197,15 @@ def _read(run: EvaluationRun, group: int) -> Counts:
         return Counts(counts.confusion, file["boundary"])
 
 
+def code_files() -> list[Path]:
+    """List the files of the program that decides the counts."""
+    packages = [Path(str(resources.files(name))) for name in ("ovsdino_runtime", "ovsdino_benchmarks")]
+    return sorted(file for package in packages for file in package.rglob("*.py"))
+
+
 def _code() -> str:
     """Hash the program, so that counts of another version are not reused."""
-    packages = [Path(str(resources.files(name))) for name in ("ovsdino_runtime", "ovsdino_benchmarks")]
-    files = sorted(file for package in packages for file in package.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in code_files())).hexdigest()
 
 
 def _result(

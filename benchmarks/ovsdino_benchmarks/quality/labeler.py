@@ -12,6 +12,7 @@ from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
 from ovsdino_benchmarks.model_variants.models import ModelSpec, SharedText
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.geometry.types import Floats
+from ovsdino_runtime.text.class_lists import labelled_background
 from ovsdino_runtime.text.encoder import ClassEncoder
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
@@ -60,7 +61,9 @@ def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None
         segmenter.vision.description,
         manifest.head.background,
         segmenter.encode_text,
-        lambda photo, classes, threshold: segmenter(photo, classes, background=threshold),
+        lambda photo, classes, threshold: segmenter(
+            photo, classes, background=labelled_background(classes, threshold)
+        ),
     )
 
 

@@ -22,7 +22,7 @@ from ovsdino_runtime.files.labeled_folder import (
 )
 from ovsdino_runtime.geometry.metrics import Counts, count, scores
 from ovsdino_runtime.segmenter import Segmenter
-from ovsdino_runtime.text.class_lists import Background
+from ovsdino_runtime.text.class_lists import labelled_background
 
 Report = Callable[[str], None]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
@@ -76,8 +76,7 @@ def measure(segmenter: Segmenter, labelled: LabelledPhotos) -> float:
     """Return the mIoU over the classes that the truth of a set holds, in 0..1."""
     classes = len(labelled.vocabulary.names)
     total = Counts.zero(classes)
-    # One class alone has a background by default, but the truth has none.
-    background: Background = "none" if classes == 1 else None
+    background = labelled_background(labelled.vocabulary)
     for photo, truth in map(labelled.read, range(len(labelled))):
         labels = segmenter(photo, labelled.vocabulary, background=background).labels
         total += count(truth, labels, classes)

@@ -144,6 +144,19 @@ def check_background(background: object) -> Background:
     return threshold
 
 
+def labelled_background(vocabulary: Vocabulary, threshold: float | None = None) -> Background:
+    """Return the background under which predicted labels mean what those of a labelled data set mean.
+
+    One class alone has a background by default, which moves the class to label 1. The labels of a data set
+    without a background have none, so every pixel must get a class.
+
+    Args:
+        vocabulary: the data set's classes.
+        threshold: of the background, where the vocabulary has one; None takes the model's own.
+    """
+    return threshold if vocabulary.background else "none"
+
+
 def parse_background(text: str | None) -> Background:
     """Read a background's threshold as it is typed: a number in 0..1, or "none".
 
