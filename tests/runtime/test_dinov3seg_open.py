@@ -54,7 +54,7 @@ def test_words_background_and_word_lists_on_one_view(colours, flag):
     image_features = segmenter.encode(flag)
     for classes in ("red, green, blue", "green|red, blue"):
         assert (segmenter.segment(image_features, classes).labels == segmenter(flag, classes).labels).all()
-    with pytest.raises(PhotoError, match="another model saw this photo"):
+    with pytest.raises(PhotoError, match="another model encoded this photo"):
         Segmenter.load("nano", threads=1).segment(image_features, "red, green")
 
 

@@ -196,5 +196,5 @@ def test_one_view_serves_many_word_lists_of_its_own_model(network):
         text = words(count, seed=count)
         found = way.segment(image_features, known(text), threshold=None, scores=True)
         assert (found.labels == way.label(photo, known(text), threshold=None, scores=True).labels).all()
-    with pytest.raises(PhotoError, match="another model saw this photo"):
+    with pytest.raises(PhotoError, match="another model encoded this photo"):
         way.segment(replace(image_features, model="other"), known(words(3)), threshold=None, scores=True)

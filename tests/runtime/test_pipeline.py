@@ -143,7 +143,7 @@ def test_naming_does_not_look_again(shared_bundle, flag, monkeypatch):
 def test_what_another_model_saw_is_refused(shared_bundle, any_size, flag):
     image_features = Segmenter.load(any_size.path, threads=1).encode(flag)
     segmenter = Segmenter.load(shared_bundle.path, threads=1)
-    with pytest.raises(PhotoError, match=r"another model saw this photo.*; see it again"):
+    with pytest.raises(PhotoError, match=r"another model encoded this photo.*; encode it again"):
         segmenter.segment(image_features, COLOURS)
     again = Segmenter.load(shared_bundle.path, inference="whole", threads=1).encode(
         flag

@@ -1,1 +1,1 @@
-"""CUDA's driver: devices, memory, streams, events, kernels and graphs."""
+"""The CUDA driver API: devices, memory, streams, events, kernels and graphs."""

@@ -44,7 +44,7 @@ def import_driver() -> Bindings:
 
 
 def call(driver: Bindings, name: str, *arguments: object) -> Any:  # noqa: ANN401 - as the function gives it
-    """Call a function of the driver; return its one result, None, or a tuple of several.
+    """Call a function of the driver; return its result: None, a value, or a tuple of several.
 
     Raises:
         EngineError: the driver is missing, lacks the function, or reports an error.
@@ -62,7 +62,7 @@ def call(driver: Bindings, name: str, *arguments: object) -> Any:  # noqa: ANN40
 
 
 def describe_error(driver: Bindings, code: Bindings) -> str:
-    """Name an error of the driver, such as "CUDA_ERROR_OUT_OF_MEMORY: out of memory"."""
+    """Describe an error code, such as "CUDA_ERROR_OUT_OF_MEMORY: out of memory"."""
     failed, name = driver.cuGetErrorName(code)
     if int(failed) or name is None:
         return f"error {int(code)}"
@@ -86,8 +86,8 @@ class CudaPythonDevice:
     """A GPU through cuda-python; see `Device`.
 
     Args:
-        driver: the module ``cuda.bindings.driver``; ``cuInit`` was called.
-        index: of the GPU, in CUDA's order.
+        driver: the module ``cuda.bindings.driver``, after ``cuInit``.
+        index: index of the GPU, in CUDA's order.
     """
 
     def __init__(self, driver: Bindings, index: int) -> None:
@@ -244,8 +244,8 @@ class CudaPythonPinned:
 
     Args:
         driver: the module ``cuda.bindings.driver``.
-        address: of page-locked memory.
-        size: of it [bytes].
+        address: host address of the page-locked memory.
+        size: its size [bytes].
     """
 
     def __init__(self, driver: Bindings, address: int, size: int) -> None:
@@ -264,7 +264,7 @@ class CudaPythonGraph:
 
     Args:
         driver: the module ``cuda.bindings.driver``.
-        executable: the driver's handle.
+        executable: the driver's handle of the instantiated graph.
     """
 
     def __init__(self, driver: Bindings, executable: Bindings) -> None:
@@ -281,16 +281,16 @@ class CudaPythonGraph:
 
 
 def capture(driver: Bindings, handle: int, submit: Callable[[], None]) -> CudaPythonGraph:
-    """Capture what a function submits, beginning and ending on a stream; nothing of it runs yet.
+    """Capture the work that ``submit`` submits, beginning and ending on a stream, without running it.
 
-    Work may spread to other streams by events if it comes back to the first. Addresses and sizes are those
-    of the capture; what lies at the addresses may change. The mode is relaxed: another thread, or Python's
-    garbage collector in this one, may free memory meanwhile.
+    Events may fork work to other streams if it joins the first stream again. Addresses and sizes are fixed by
+    the capture; the data at the addresses may change. The capture mode is relaxed, because another thread, or
+    the garbage collector in this one, may free memory meanwhile.
 
     Args:
         driver: the module ``cuda.bindings.driver``.
-        handle: of the stream.
-        submit: submits the work, waits for nothing and allocates nothing.
+        handle: the driver's handle of the stream.
+        submit: submits the work; must not wait or allocate.
 
     Raises:
         EngineError: the work cannot be captured.

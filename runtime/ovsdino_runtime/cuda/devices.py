@@ -1,7 +1,7 @@
-"""List the NVIDIA GPUs of this machine without any CUDA package: the driver's library answers.
+"""List the NVIDIA GPUs of this machine through the driver's library, without any CUDA package.
 
-The order is CUDA's, after CUDA_VISIBLE_DEVICES; nvidia-smi has another one and is asked only for the driver's
-version, once in a process, where the kernel module does not say it.
+The order is CUDA's, after CUDA_VISIBLE_DEVICES. nvidia-smi orders GPUs differently; it is called only for the
+driver version, once per process, and only if the kernel module does not report it.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ class Gpu:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """List the GPUs in CUDA's order; none where there is no GPU, no driver, or the driver does not work."""
+    """List the GPUs in CUDA's order; empty without a GPU or a working driver."""
     driver = load_driver()
     if driver is None or driver.cuInit(0) != 0:
         return ()
@@ -44,7 +44,7 @@ def find_gpus() -> tuple[Gpu, ...]:
 
 
 def describe_gpu(driver: ctypes.CDLL, index: int, cuda: str) -> Gpu | None:
-    """Describe a GPU without making a context on it; None where the driver does not answer."""
+    """Describe a GPU without creating a context on it; None if the driver does not answer."""
     device, name = ctypes.c_int(), ctypes.create_string_buffer(NAME_LENGTH)
     major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
     failed = (
@@ -63,7 +63,7 @@ def describe_gpu(driver: ctypes.CDLL, index: int, cuda: str) -> Gpu | None:
 
 @cache
 def driver_version() -> str:
-    """Return the driver's version, such as "580.65.06"; "" where nothing says it, as on many Jetsons."""
+    """Return the driver's version, such as "580.65.06"; "" if it is unknown, as on many Jetsons."""
     try:
         text = MODULE_VERSION.read_text(encoding="ascii")
     except OSError:
@@ -73,7 +73,7 @@ def driver_version() -> str:
 
 
 def ask_nvidia_smi() -> str:
-    """Ask nvidia-smi for the driver's version; "" where it is absent or fails."""
+    """Ask nvidia-smi for the driver's version; "" if nvidia-smi is missing or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
@@ -86,7 +86,7 @@ def ask_nvidia_smi() -> str:
 
 
 def load_driver() -> ctypes.CDLL | None:
-    """Load the driver's library; None where there is none."""
+    """Load the driver's library; None if it is missing."""
     try:
         return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""The interface to CUDA that the rest of the runtime uses, and the choice of what implements it.
+"""The CUDA interface that the rest of the runtime uses, and the choice of its back end.
 
 Two back ends implement it: `pycuda` (package pycuda) and `cuda_python` (package cuda-python). Both share the
 device's primary context with TensorRT, ONNX Runtime and torch, and make it current only in `Device.current`.
@@ -29,10 +29,10 @@ class Event(Protocol):
     """A point in a stream."""
 
     def synchronize(self) -> None:
-        """Wait until the work before it is done."""
+        """Wait until the work submitted before the event has finished."""
 
     def milliseconds_since(self, earlier: Any) -> float:  # noqa: ANN401 - an event of the same device
-        """Return the time from another event to this one [ms]; both have passed."""
+        """Return the time between an earlier event and this one [ms]; both must have completed."""
 
 
 class Stream(Protocol):
@@ -40,13 +40,13 @@ class Stream(Protocol):
 
     @property
     def handle(self) -> int:
-        """The driver's handle, which engines take."""
+        """The driver's handle of the stream, as engines expect it."""
 
     def record(self, event: Any) -> None:  # noqa: ANN401 - an event of the same device
-        """Record an event behind the work so far."""
+        """Record an event after the work submitted so far."""
 
     def wait(self, event: Any) -> None:  # noqa: ANN401
-        """Start what is submitted next only when an event has passed."""
+        """Make work submitted from now on wait for an event."""
 
     def copy_in(self, target: int, source: Array) -> None:
         """Copy from pinned memory to a device address."""
@@ -55,22 +55,22 @@ class Stream(Protocol):
         """Copy from a device address to pinned memory."""
 
     def synchronize(self) -> None:
-        """Wait for all work so far."""
+        """Wait until all work submitted so far has finished."""
 
 
 class Block(Protocol):
-    """Memory of the device."""
+    """A block of device memory."""
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """Device address of its first byte."""
 
     def free(self) -> None:
         """Free it."""
 
 
 class Pinned(Protocol):
-    """Page-locked host memory, which the device copies from and to without the processor."""
+    """Page-locked host memory, which the device reads and writes without the CPU."""
 
     array: npt.NDArray[np.uint8]
 
@@ -79,10 +79,10 @@ class Pinned(Protocol):
 
 
 class Graph(Protocol):
-    """A captured sequence of work that is launched as one."""
+    """A captured sequence of work that is launched with one call."""
 
     def launch(self, stream: Any) -> None:  # noqa: ANN401 - a stream of the same device
-        """Submit all of it to a stream."""
+        """Submit the whole sequence to a stream."""
 
     def free(self) -> None:
         """Free it."""
@@ -92,7 +92,7 @@ Launch = Callable[[Stream, Mapping[str, int]], None]  # arguments by name: addre
 
 
 class Device(Protocol):
-    """A GPU, or its stand-in in a test."""
+    """A GPU, or a replacement for one in tests."""
 
     name: str
     capability: str  # such as "sm_89"
@@ -100,7 +100,7 @@ class Device(Protocol):
     captures: bool  # whether `capture` works
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the device the calling thread's; CUDA's errors leave as `EngineError`."""
+        """Make the device's context current in the calling thread; turn CUDA errors into `EngineError`."""
 
     def allocate(self, size: int) -> Block:
         """Allocate device memory [bytes]."""
@@ -109,26 +109,26 @@ class Device(Protocol):
         """Allocate page-locked host memory [bytes]."""
 
     def make_stream(self, name: str) -> Stream:
-        """Make a stream that does not wait for the default stream; the name is for people."""
+        """Create a stream that does not wait for the default stream; ``name`` appears in traces."""
 
     def make_event(self) -> Event:
-        """Make an event."""
+        """Create an event."""
 
     def load(self, kernel: Kernel, ptx: bytes) -> Launch:
-        """Load a kernel; the result is called with a stream and the arguments by name."""
+        """Load a kernel; return a function that launches it on a stream, with its arguments by name."""
 
     def capture(self, stream: Stream, submit: Callable[[], None]) -> Graph:
-        """Capture what a function submits, beginning and ending on a stream; nothing of it runs yet."""
+        """Capture the work that ``submit`` submits, beginning and ending on a stream, without running it."""
 
     def close(self) -> None:
-        """Release streams, events, kernels and the context. Blocks and graphs are freed before."""
+        """Release streams, events, kernels and the context. Free blocks and graphs before."""
 
 
 def open_cuda(index: int = 0) -> Device:
-    """Open a GPU through the back end that `choose_backend` chooses.
+    """Open a GPU through the back end that `choose_backend` returns.
 
     Args:
-        index: of the GPU, in CUDA's order.
+        index: index of the GPU, in CUDA's order.
 
     Raises:
         EngineError: no back end is installed, CUDA does not start, or there is no such GPU.
@@ -143,10 +143,10 @@ def open_cuda(index: int = 0) -> Device:
 
 
 def choose_backend() -> Backend:
-    """Choose the back end: the one that ``OVSDINO_CUDA`` names; else pycuda if installed, else cuda-python.
+    """Choose the back end: the one named by ``OVSDINO_CUDA``; else pycuda if installed, else cuda-python.
 
     Raises:
-        EngineError: ``OVSDINO_CUDA`` names another, or neither is installed.
+        EngineError: ``OVSDINO_CUDA`` names an unknown back end, or neither is installed.
     """
     asked = os.environ.get(VARIABLE, "")
     installed = [backend for backend in MODULES if is_installed(backend)]
@@ -163,7 +163,7 @@ def choose_backend() -> Backend:
 
 
 def is_installed(backend: Backend) -> bool:
-    """Say whether the package of a back end is installed, without importing it."""
+    """Tell whether the package of a back end is installed, without importing it."""
     try:
         return find_spec(MODULES[backend]) is not None
     except (ImportError, ValueError):  # its parent package is missing, or blocked by a test
@@ -174,7 +174,7 @@ def refuse_fork(opened_by: int) -> None:
     """Reject the use of a device in a process that was forked after the device was opened.
 
     Args:
-        opened_by: the process that opened the device.
+        opened_by: ID of the process that opened the device.
 
     Raises:
         EngineError: this is another process.
@@ -187,10 +187,10 @@ def refuse_fork(opened_by: int) -> None:
 
 
 def check_index(index: int, count: int) -> None:
-    """Reject a GPU that is not there.
+    """Reject the index of a GPU that does not exist.
 
     Raises:
-        EngineError: the message says how many there are.
+        EngineError: there is no such GPU; the message says how many CUDA sees.
     """
     if count == 0:
         raise EngineError("this machine has no NVIDIA GPU that answers; use device 'cpu'")

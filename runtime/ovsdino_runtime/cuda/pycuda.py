@@ -1,6 +1,6 @@
-"""CUDA through pycuda, which is used here alone. It has no CUDA graphs; cuda-python captures if installed.
+"""CUDA through pycuda, which only this module imports. pycuda lacks CUDA graphs: cuda-python adds them.
 
-pycuda frees an object only in a thread in which its context is current: `Device.current` around each free.
+pycuda frees an object only in a thread in which its context is current: each free runs in `Device.current`.
 """
 
 import os
@@ -57,7 +57,7 @@ class PycudaDevice:
 
     Args:
         driver: the module ``pycuda.driver``, initialised.
-        index: of the GPU, in CUDA's order.
+        index: index of the GPU, in CUDA's order.
     """
 
     def __init__(self, driver: Pycuda, index: int) -> None:
@@ -124,7 +124,7 @@ class PycudaDevice:
         return launch  # type: ignore[return-value] # its streams are this device's
 
     def capture(self, stream: Stream, submit: Callable[[], None]) -> Graph:
-        """See `Device.capture`. Needs cuda-python beside pycuda."""
+        """See `Device.capture`. Needs cuda-python in addition to pycuda."""
         from ovsdino_runtime.cuda.cuda_python import capture, import_driver
 
         return capture(import_driver(), stream.handle, submit)
@@ -188,7 +188,7 @@ class PycudaBlock:
     """See `Block`.
 
     Args:
-        raw: the allocation.
+        raw: pycuda's allocation.
     """
 
     def __init__(self, raw: Pycuda) -> None:
@@ -204,7 +204,7 @@ class PycudaPinned:
     """See `Pinned`.
 
     Args:
-        array: all of it.
+        array: all bytes of the page-locked memory.
     """
 
     def __init__(self, array: npt.NDArray[np.uint8]) -> None:

@@ -1,1 +1,1 @@
-"""From a photo to labels on a GPU: the same stages on streams."""
+"""The segmentation pipeline on a GPU: the stages of `pipelines`, submitted to CUDA streams."""

@@ -1,4 +1,4 @@
-"""When stages ran on the device: events around each, read when the photo is done."""
+"""Times stages on the device with CUDA events, which are read after the photo has finished."""
 
 import time
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ class _Span:
 
 
 class DeviceClock:
-    """Times the stages of one photo after the other; its events are made once and used again.
+    """Time the stages of each photo with CUDA events. The events are created once and reused.
 
     Args:
-        device: whose stages.
-        trace: takes them down.
+        device: the device that runs the stages.
+        trace: records the measured spans.
     """
 
     def __init__(self, device: Device, trace: Trace) -> None:
@@ -35,7 +35,7 @@ class DeviceClock:
         self.running = False  # not while a graph is captured: its events have no time
 
     def begin(self, stream: Stream) -> None:
-        """Start with a photo."""
+        """Start the clock of a photo on its first stream."""
         self._used, self._spans, self.running = 0, [], True
         base = self._event()
         stream.record(base)
@@ -44,7 +44,7 @@ class DeviceClock:
 
     @contextmanager
     def span(self, stage: str, stream: Stream, track: str) -> Iterator[None]:
-        """Time what is submitted to a stream."""
+        """Time the work that is submitted to ``stream`` inside the context."""
         if not self.running:
             yield
             return
@@ -55,7 +55,7 @@ class DeviceClock:
         self._spans.append(_Span(stage, track, start, end))
 
     def finish(self) -> dict[str, float]:
-        """Read the times of a photo that is done [ms]: each stage's, from its first start to its last end."""
+        """Return the time of each stage of a finished photo [ms], from its first start to its last end."""
         self.running = False
         base = self._events[0]
         times: dict[str, tuple[float, float]] = {}

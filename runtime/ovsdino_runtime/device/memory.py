@@ -1,4 +1,4 @@
-"""The memory of a device pipeline: arenas on the device and on the host, taken when it is opened."""
+"""Memory of a device pipeline: arenas on the device and on the host, allocated when the pipeline opens."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,21 +10,21 @@ from ovsdino_runtime.cuda.driver import Block, Device, Pinned
 from ovsdino_runtime.device.plan import SCORES_BYTES, PhotoPlan
 from ovsdino_runtime.geometry.types import Array, Floats
 
-CLASSES = 256  # whose embeddings have room from the start
+CLASSES = 256  # the embeddings of this many classes fit without another allocation
 R = TypeVar("R", bound=Reserved)
 HEAD = 12  # [bytes] scale, bias and threshold
 
 
 class DeviceMemory:
-    """Regions for a photo of one size, and for the embeddings of the classes.
+    """Hold the buffers of one photo size and of the class embeddings.
 
     Args:
-        device: whose memory.
-        plan: of the largest photo that has room from the start.
-        pixels: bytes of one context's windows.
-        contexts: how many there are.
-        features: bytes of one window's features.
-        width: D of the embeddings.
+        device: allocates the memory.
+        plan: plan of the largest photo that fits without another allocation.
+        pixels: size of the windows of one engine context [bytes].
+        contexts: number of engine contexts.
+        features: size of the features of one window [bytes].
+        width: D, the width of an embedding.
     """
 
     def __init__(
@@ -32,27 +32,27 @@ class DeviceMemory:
     ) -> None:
         self._pixels, self._contexts, self._features = pixels, contexts, features
         self._at: dict[str, int] = {}
-        self.host: dict[str, Array] = {}  # pinned, by the name of the region it is copied to or from
+        self.host: dict[str, Array] = {}  # pinned arrays by the name of their region on the device
         self.text_address = 0
         on_device, on_host = self._regions(plan), self._host_regions(plan)
         self._arena: Arena[Block] = Arena(device.allocate, _total(on_device))
         self._pinned: Arena[Pinned] = Arena(device.pin, _total(on_host))
         self._text: Arena[Block] = Arena(device.allocate, 4 * CLASSES * width)
         self._pinned_text: Arena[Pinned] = Arena(device.pin, 4 * CLASSES * width)
-        self._pinned_features: Arena[Pinned] = Arena(device.pin, 0)  # grows when features are asked for
+        self._pinned_features: Arena[Pinned] = Arena(device.pin, 0)  # grows on the first `pin_features`
 
     @property
     def allocations(self) -> int:
-        """Count how often memory was taken; in the steady state the number stays."""
+        """Number of allocations so far; constant once the largest photo has been seen."""
         return sum(arena.allocations for arena in self._arenas)
 
     @property
     def at(self) -> Mapping[str, int]:
-        """Addresses on the device, of regions and of the plan's tables."""
+        """Device addresses of the regions and of the plan's tables, by name."""
         return {**self._at, "text": self.text_address}
 
     def lay_out(self, plan: PhotoPlan) -> None:
-        """Make room for photos of another size; nothing may be in flight."""
+        """Lay the regions out for another photo size. No work may be in flight."""
         starts = self._arena.lay_out(self._regions(plan))
         base = _block(self._arena).address
         self._at = {name: base + start for name, start in starts.items()}
@@ -70,7 +70,7 @@ class DeviceMemory:
         }
 
     def place_text(self, embeddings: Floats) -> Floats:
-        """Make room for embeddings and copy them to pinned memory, which is returned. Shape: (N, D)."""
+        """Reserve room for embeddings on the device; return a pinned copy of them. Shape: (N, D)."""
         self._text.lay_out({"text": embeddings.nbytes})
         self._pinned_text.lay_out({"text": embeddings.nbytes})
         self.text_address = _block(self._text).address
@@ -80,14 +80,14 @@ class DeviceMemory:
         return pinned
 
     def pin_features(self, plan: PhotoPlan) -> Floats:
-        """Make room in pinned memory for a photo's features. Shape: (B, D, h, w)."""
+        """Reserve pinned memory for the features of a photo and return it. Shape: (B, D, h, w)."""
         size = plan.windows * self._features
         self._pinned_features.lay_out({"features": size})
         pinned: Floats = _block(self._pinned_features).array[:size].view(np.float32)
         return pinned.reshape(plan.windows, -1, *plan.grid)
 
     def free(self) -> None:
-        """Give everything back."""
+        """Release all memory."""
         self.host = {}
         for arena in self._arenas:
             arena.free()

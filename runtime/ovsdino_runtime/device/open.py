@@ -1,4 +1,4 @@
-"""Open a device pipeline: the GPU, the engine that was asked for, and its check against the model."""
+"""Open a device pipeline: open the GPU and the requested engine, and check the engine against the model."""
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.options import RuntimeOptions
@@ -17,9 +17,9 @@ from ovsdino_runtime.engines.tensorrt import open_cached_engine
 
 
 def open_device_pipeline(bundle: Bundle, options: RuntimeOptions) -> DevicePipeline:
-    """Open the pipeline of a GPU.
+    """Open the pipeline on a GPU.
 
-    Everything that can be refused without the GPU is checked before it is opened.
+    Whatever can be checked without the GPU is checked before the GPU is opened.
 
     Raises:
         EngineError: the CUDA back end or the engine is not installed, there is no such GPU, no kernel or
@@ -42,7 +42,7 @@ def open_device_pipeline(bundle: Bundle, options: RuntimeOptions) -> DevicePipel
         return engine
 
     def open_text(streams: Streams) -> Engine:
-        if flavour is not None:  # engines are built of vision graphs alone
+        if flavour is not None:  # TensorRT engines are built from vision graphs only
             return open_engine(bundle, "text", threads=options.threads)
         text = bundle.file(bundle.manifest.graphs["text"].file)
         return OrtStreamEngine(text, streams.text, index=index)
@@ -57,7 +57,7 @@ def open_on(
     open_text: OpenText,
     options: RuntimeOptions,
 ) -> DevicePipeline:
-    """Open a pipeline on a device; the device is closed again where that fails."""
+    """Open a pipeline on a device; close the device if that fails."""
     try:
         return DevicePipeline(bundle, device, open_vision, open_text, options)
     except BaseException:
@@ -66,10 +66,10 @@ def open_on(
 
 
 def check_gpu(bundle: Bundle, index: int) -> None:
-    """Check that a GPU is there, and that the bundle has kernels that it runs.
+    """Check that the GPU exists and that the bundle has kernels for it.
 
     Raises:
-        EngineError: no CUDA back end is installed, there is no such GPU, or no kernel for it.
+        EngineError: no CUDA back end is installed, there is no such GPU, or the bundle has no kernel for it.
     """
     choose_backend()
     gpus = find_gpus()
@@ -78,11 +78,11 @@ def check_gpu(bundle: Bundle, index: int) -> None:
 
 
 def vision_graph(bundle: Bundle, options: RuntimeOptions) -> str:
-    """Name the vision graph of a precision.
+    """Return the name of the vision graph for the requested precision.
 
     Raises:
-        EngineError: the engine does not compute in it on a GPU.
-        BundleError: the bundle has none.
+        EngineError: the engine does not support the precision on a GPU.
+        BundleError: the bundle has no graph of this precision.
     """
     graph = "vision" if options.precision == "fp32" else f"vision.{options.precision}"
     if options.precision == "int8" or (options.precision, options.engine) == ("bf16", "onnxruntime"):

@@ -1,14 +1,14 @@
-"""The pipeline of a photo on a GPU: the host's stages, on streams.
+"""The segmentation pipeline on a GPU: the stages of the host pipeline, submitted to CUDA streams.
 
 copy      photo ->                                                             -> labels
 vision 0         cut, encode 0      cut, encode 2      ...     cosines, merge, best class
 vision 1         cut, encode 1      cut, encode 3      ...  |
 text             words that are new, meanwhile -------------|  one event joins them
 
-Windows go to two contexts of the engine, in batches whose sizes differ by one at most; each context gets
-batches of one size. The same photo size and classes again: the whole sequence is replayed as one CUDA graph,
-where engine and back end allow it. It is captured only after a plain run of the same shapes, as TensorRT
-demands.
+Two engine contexts take the windows in turns, in batches whose sizes differ by at most one; all batches of a
+context have the same size. When photo size and classes repeat, the whole sequence is replayed as one CUDA
+graph, if engine and back end support it. The graph is captured after a plain run of the same shapes, as
+TensorRT requires.
 """
 
 import threading
@@ -34,19 +34,19 @@ from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.engines.stream_engine import StreamEngine
 from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.pipelines.host_stages import Merge, Prepare, choose_refinement
-from ovsdino_runtime.pipelines.pipeline import ImageFeatures, NameSeen, Pixels
+from ovsdino_runtime.pipelines.pipeline import ImageFeatures, Pixels, SegmentFeatures
 
-FULL_HD = (1080, 1920)  # [px] photos that have room from the start
+FULL_HD = (1080, 1920)  # [px] photos up to this size need no further allocation
 
 
 class _Held:
-    """What a pipeline holds on a device; released once, by `DevicePipeline.close` or the garbage collector.
+    """Resources of a pipeline on a device; released once, by `DevicePipeline.close` or garbage collection.
 
     Args:
-        device: where it is.
-        streams: of the pipeline.
-        engine: of the vision graph.
-        memory: of the pipeline.
+        device: owns the resources.
+        streams: streams of the pipeline.
+        engine: runs the vision graph.
+        memory: buffers of the pipeline.
     """
 
     def __init__(self, device: Device, streams: Streams, engine: StreamEngine, memory: DeviceMemory) -> None:
@@ -61,13 +61,13 @@ class _Held:
         self.graph = None
 
     def wait(self) -> None:
-        """Wait for all that is in flight, whatever became of it."""
+        """Wait for all work in flight; ignore its errors."""
         for stream in self.streams.all():
             with suppress(Exception):  # a failure is reported by the call in which it happened
                 stream.synchronize()
 
     def release(self) -> None:
-        """Free memory, graph, engine and the device's handles. Any thread may call it."""
+        """Free memory, graph, engine and device handles. Any thread may call this."""
         if self.closed:
             return
         self.closed = True
@@ -82,7 +82,7 @@ class _Held:
 
 @dataclass(frozen=True)
 class _Key:
-    """What has to be the same for a graph to be launched again."""
+    """Everything that must be unchanged for a captured graph to be launched again."""
 
     photo: tuple[int, int]
     text: int  # address of the embeddings
@@ -96,14 +96,14 @@ OpenText = Callable[[Streams], Engine]
 
 
 class DevicePipeline:
-    """The stages on a device.
+    """The segmentation pipeline on a GPU.
 
     Args:
         bundle: the model, with kernels for the device.
-        device: where all of it runs.
-        open_vision: opens the vision engine for the pipeline's streams.
+        device: runs all stages.
+        open_vision: opens the vision engine on the pipeline's streams.
         open_text: opens the engine that runs the text graph.
-        options: how.
+        options: how the model runs.
 
     Raises:
         EngineError: the bundle has no kernels for the device, or the engine cannot be opened.
@@ -126,7 +126,7 @@ class DevicePipeline:
         self.prepare = Prepare(bundle.manifest, options.antialias, options.inference)
         self._refinement = choose_refinement(bundle.manifest, options)
         merge = Merge(bundle.manifest, self._refinement)
-        self._name = NameSeen(bundle.graph_digest("vision"), merge, options.trace)
+        self._segment_features = SegmentFeatures(bundle.graph_digest("vision"), merge, options.trace)
         self._lock = threading.Lock()  # one photo at a time: memory and streams are shared
         size, width = bundle.manifest.windows.size, bundle.manifest.text.width
         with device.current():
@@ -161,10 +161,10 @@ class DevicePipeline:
             return self._open_text(self._streams)
 
     def encode(self, photo: Photo) -> ImageFeatures:
-        """Run everything that does not depend on the class names, and bring the features to the host.
+        """Run everything that does not depend on the class names; copy the features to the host.
 
         Raises:
-            EngineError: the engine or the device failed, and the pipeline can be used again; or it is closed.
+            EngineError: the engine or the device failed (the pipeline stays usable), or it is closed.
         """
         with self._lock, self._current():
             try:
@@ -178,7 +178,9 @@ class DevicePipeline:
                     copy.copy_out(pinned, self.memory.at["features"])
                 prepared = self.prepare(photo)  # meanwhile
                 copy.synchronize()
-                return ImageFeatures(self._name.model, photo, prepared, pinned.copy(), self._clock.finish())
+                return ImageFeatures(
+                    self._segment_features.model, photo, prepared, pinned.copy(), self._clock.finish()
+                )
             except BaseException:
                 self._abandon()
                 raise
@@ -186,16 +188,16 @@ class DevicePipeline:
     def segment(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
     ) -> Pixels:
-        """Label features that are on the host, on the processor; see `NameSeen`."""
-        return self._name(image_features, text, threshold=threshold, scores=scores)
+        """Segment features on the processor; see `pipelines.pipeline.SegmentFeatures`."""
+        return self._segment_features(image_features, text, threshold=threshold, scores=scores)
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
-        """Label a photo; the text is waited for while windows are in flight.
+        """Segment a photo; the embeddings may arrive while the windows are encoded.
 
-        Refined labels are computed on the processor, from the device's features.
+        Refined labels are computed on the processor, from the features of the device.
 
         Raises:
-            EngineError: the engine or the device failed, and the pipeline can be used again; or it is closed.
+            EngineError: the engine or the device failed (the pipeline stays usable), or it is closed.
         """
         if self._refinement is not None:
             seen = self.encode(photo)
@@ -212,7 +214,7 @@ class DevicePipeline:
                 raise
 
     def close(self) -> None:
-        """Free the device's memory; wait for a photo in flight. Also happens on garbage collection."""
+        """Wait for a photo in flight, then free the device memory. Also happens on garbage collection."""
         with self._lock:
             self._plan = self._text = self._last = None
             self._finalizer()
@@ -225,7 +227,7 @@ class DevicePipeline:
             yield
 
     def _prepare(self, photo: Photo, threshold: float | None) -> PhotoPlan:
-        """Bring photo and head to pinned memory; for a new size, the tables to the device."""
+        """Copy photo and head to pinned memory; for a new photo size, copy the tables to the device."""
         if self._plan is None or self._plan.photo != photo.shape[:2]:
             self._held.forget_graph()
             self._last = None  # the engine's contexts get other shapes
@@ -242,7 +244,7 @@ class DevicePipeline:
     def _run(
         self, plan: PhotoPlan, text: Future[Floats], *, background: bool, scores: bool
     ) -> Mapping[str, float]:
-        """Submit a photo's work and wait for the end of it."""
+        """Submit the work of a photo and wait until it has finished."""
         copy = self._streams.copy
         known = text.done() and text.result() is self._text
         classes = len(self._text) if known and self._text is not None else 0
@@ -265,13 +267,13 @@ class DevicePipeline:
         return self._clock.finish() | {"text": round(1000 * waited, 2)}
 
     def _captures(self, plan: PhotoPlan) -> bool:
-        """Say whether a CUDA graph can hold the sequence: each context has one shape, and none is timed."""
+        """Tell whether the work fits a CUDA graph: one batch size per context, and no stage is timed."""
         shapes = {(batch.context, batch.count) for batch in self._batches(plan)}
         steady = len(shapes) == len({context for context, _ in shapes})
         return steady and self.vision.capturable and self._device.captures and not self._options.trace.on
 
     def _replay(self, plan: PhotoPlan, key: _Key) -> Mapping[str, float]:
-        """Launch the sequence as one graph, which is captured the first time."""
+        """Launch the work as one CUDA graph; capture it the first time."""
         start = time.perf_counter()
         copy = self._streams.copy
         held = self._held
@@ -287,7 +289,7 @@ class DevicePipeline:
         return {"graph": round(1000 * (time.perf_counter() - start), 2)}
 
     def _submit(self, plan: PhotoPlan, join: Callable[[], int], *, background: bool, scores: bool) -> int:
-        """Submit the whole way, from the copy stream and back to it; return the number of classes."""
+        """Submit all stages, beginning and ending on the copy stream; return the number of classes."""
         copy, vision = self._streams.copy, self._vision
         at, host, span = self.memory.at, self.memory.host, self._clock.span
         self._submit_vision(plan)
@@ -303,7 +305,7 @@ class DevicePipeline:
         return classes
 
     def _submit_vision(self, plan: PhotoPlan) -> None:
-        """Submit the way to the features, from the copy stream to the first one of vision."""
+        """Submit the stages up to the features, from the copy stream to the first vision stream."""
         copy, vision = self._streams.copy, self._vision
         at, host = self.memory.at, self.memory.host
         with self._clock.span("upload", copy, "copy"):
@@ -333,7 +335,7 @@ class DevicePipeline:
         return plan_batches(plan.windows, max_count=self.vision.max_count, contexts=len(self._vision))
 
     def _join_text(self, embeddings: Floats) -> int:
-        """Bring embeddings to the device, if they are not there, and let the head wait for them."""
+        """Copy the embeddings to the device unless they are there; make the head wait for them."""
         if embeddings is not self._text:
             stream = self._streams.text
             self._text = None
@@ -347,14 +349,14 @@ class DevicePipeline:
 
     @property
     def _vision(self) -> tuple[Stream, ...]:
-        """The streams on which the engine has a context."""
+        """The streams on which the engine has contexts."""
         return self._streams.vision[: self.vision.contexts]
 
     def _plan_photo(self, photo: tuple[int, int]) -> PhotoPlan:
         return plan_photo(self._manifest, photo, antialias=self._options.antialias, tile=self._tile)
 
     def _abandon(self) -> None:
-        """After a failure: wait for what is in flight, and forget what lies on the device."""
+        """After a failure: wait for work in flight, and treat everything on the device as lost."""
         self._held.wait()
         with suppress(EngineError):
             self._held.forget_graph()

@@ -1,4 +1,4 @@
-"""What a device does for photos of one size: the windows, and the tables that the kernels read."""
+"""Plan of a photo size on a device: its windows, and the tables that the kernels read."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ SCORES_BYTES = 8 << 20  # scores of the classes that are taken at once: memory d
 
 @dataclass(frozen=True, eq=False)
 class PhotoPlan:
-    """The geometry of a photo's way."""
+    """Windows, node grid and kernel tables of one photo size."""
 
     photo: tuple[int, int]  # height and width [px]
     windows: int  # in row-major order
@@ -30,17 +30,17 @@ class PhotoPlan:
 
     @property
     def plane(self) -> int:
-        """Count the nodes of all windows."""
+        """Number of nodes of all windows: the scores of one class."""
         return self.windows * self.grid[0] * self.grid[1]
 
     @property
     def classes_at_once(self) -> int:
-        """Count the classes whose scores are kept at once."""
+        """Number of classes whose scores are kept at the same time."""
         return max(1, SCORES_BYTES // (4 * self.plane))
 
     @property
     def table_starts(self) -> dict[str, int]:
-        """Place the tables in one piece [bytes]."""
+        """Offset of each table in the packed tables [bytes]."""
         starts, end = {}, 0
         for name, table in self.tables.items():
             starts[name] = end
@@ -48,7 +48,7 @@ class PhotoPlan:
         return starts
 
     def pack_tables(self) -> npt.NDArray[np.uint8]:
-        """Put the tables into one piece, so that they are copied at once."""
+        """Pack all tables into one array, so that one copy brings them to the device."""
         packed = np.zeros(sum(_aligned(table.nbytes) for table in self.tables.values()), np.uint8)
         for start, table in zip(self.table_starts.values(), self.tables.values(), strict=True):
             packed[start : start + table.nbytes] = np.frombuffer(table.tobytes(), np.uint8)
@@ -62,13 +62,13 @@ def plan_photo(
     antialias: bool,
     tile: tuple[int, int],
 ) -> PhotoPlan:
-    """Work out the windows and tables for a size of photo.
+    """Compute the windows and kernel tables for a photo size.
 
     Args:
-        manifest: of the model.
-        photo: height and width [px].
+        manifest: manifest of the model.
+        photo: height and width of the photo [px].
         antialias: see `preprocess.resize_photo`.
-        tile: rows and columns of a program of the merging kernel [px].
+        tile: rows and columns of the output tile of one program of the merge kernel [px].
     """
     limits, policy = manifest.preprocessing, manifest.windows
     resized = fit_size(*photo, short_side=limits.short_side, long_side=limits.long_side)
@@ -98,7 +98,7 @@ def _grid(manifest: Manifest) -> tuple[int, int]:
 
 
 def _colours(manifest: Manifest) -> Floats:
-    """Write ``(value / 255 - mean) / std`` as three slopes and three shifts."""
+    """Write ``(value / 255 - mean) / std`` as three slopes followed by three shifts."""
     mean, std = (np.array(values) for values in (manifest.preprocessing.mean, manifest.preprocessing.std))
     return np.concatenate([1 / (255 * std), -mean / std]).astype(np.float32)
 
@@ -109,7 +109,7 @@ def _aligned(size: int) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows that are encoded in one run of the engine."""
+    """The windows of one engine run."""
 
     context: int  # of the engine
     first: int  # of the windows
@@ -117,15 +117,15 @@ class Batch:
 
 
 def plan_batches(windows: int, *, max_count: int, contexts: int) -> list[Batch]:
-    """Split windows evenly over the fewest runs: their sizes differ by one at most.
+    """Split windows over as few runs as possible; run sizes differ by at most one.
 
-    Runs of the larger size go to the first context and those of the smaller one to the second, so that no
-    context changes its shape within a photo; runs of one size go to all contexts in turns.
+    If there are two sizes, the larger runs use the first context and the smaller ones the second, so that no
+    context changes its shape within a photo. Runs of one size use all contexts in turns.
 
     Args:
-        windows: at least 1.
-        max_count: windows in a run, at most.
-        contexts: of the engine.
+        windows: number of windows, at least 1.
+        max_count: largest number of windows in a run.
+        contexts: number of engine contexts.
     """
     runs = -(-windows // max_count)
     small, larger = divmod(windows, runs)  # so many runs have one window more

@@ -1,8 +1,8 @@
-"""The geometry of a photo as tables, one for each of its sides: what the device's kernels read.
+"""Tables from which the device kernels resample a photo, one per image axis.
 
-Cutting windows out of a photo and spreading their scores over it are both ``rows @ values @ columns.T`` with
-matrices that are nearly empty. `Taps` keeps a few neighbouring entries of each of their rows, `Bands` the few
-columns that matter to some neighbouring rows.
+Resizing is separable: cutting windows out of a photo and upsampling their scores are both
+``rows @ values @ columns.T`` with sparse matrices. `Taps` stores the K adjacent non-zero entries of each
+matrix row; `Bands` stores, for each block of adjacent rows, the columns in which any of them is non-zero.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.geometry.windows import Window
 
 Indices = npt.NDArray[np.int32]
-BLOCK = 16  # nodes of a band come in multiples of it: the least that a GPU's matrix product takes
+BLOCK = 16  # nodes per band are padded to a multiple of this: the smallest GPU matrix product
 
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """For each of n values, the K neighbouring values along one side that it is the weighted sum of."""
+    """A resampling of one axis: output i is the sum over k of ``weights[i, k] * input[starts[i] + k]``."""
 
     starts: Indices  # (n,), each in 0..side - K
     weights: Floats  # (n, K), each row sums to 1
@@ -30,26 +30,29 @@ class Taps:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """For each of n values of all windows, the value of the resized side that it is, or is near to."""
+    """Linear interpolation along one axis of the resized photo, for the n pixels of all windows.
+
+    Pixel i is ``(1 - shares[i]) * resized[lows[i]] + shares[i] * resized[lows[i] + 1]``.
+    """
 
     lows: Indices  # (n,)
-    shares: Floats  # (n,) of the value behind it, in 0..1
+    shares: Floats  # (n,) weight of the next pixel, in 0..1
 
 
 @dataclass(frozen=True, eq=False)
 class Bands:
-    """For each band of neighbouring pixels along one side, the nodes that it depends on, and how."""
+    """For each band of adjacent pixels along one axis: the nodes that it depends on, and their weights."""
 
-    nodes: Indices  # (bands, K): where a node's score lies; some are repeated, with no weight
-    weights: Floats  # (bands * pixels of a band, K), each row sums to 1; empty rows behind the last pixel
+    nodes: Indices  # (bands, K) offsets of the node scores; padding repeats one with weight 0
+    weights: Floats  # (bands * pixels per band, K), each row sums to 1; rows after the last pixel are 0
 
 
 def resize_taps(source: int, target: int, *, antialias: bool) -> Taps:
-    """Resize one side, as `preprocess.resize_photo` does before it rounds to whole numbers.
+    """Compute the bilinear taps that resize one axis, as `preprocess.resize_photo` does before it rounds.
 
     Args:
-        source, target: lengths of the side [px].
-        antialias: average over all pixels that fall into one, by a triangle as wide as two of them.
+        source, target: length of the axis before and after [px].
+        antialias: when shrinking, widen the triangle filter to two output pixels (PIL's bilinear).
     """
     reach = max(source / target, 1.0) if antialias else 1.0  # [px] from the centre
     centre = (np.arange(target) + 0.5) * (source / target) - 0.5
@@ -63,7 +66,7 @@ def resize_taps(source: int, target: int, *, antialias: bool) -> Taps:
 
 
 def _fit(starts: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], source: int) -> Taps:
-    """Move taps that hang over an end of the side inside; they have no weight."""
+    """Shift taps that reach over an end of the axis inside it; their weights there are 0."""
     rows, columns = np.nonzero(weights)
     count = min(source, weights.shape[1])
     inside = np.clip(starts, 0, source - count)
@@ -73,24 +76,24 @@ def _fit(starts: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], source
 
 
 def cut_side(starts: Sequence[int], length: int, *, size: int) -> Cut:
-    """Cut windows out of one resized side; a window that is shorter than ``size`` is stretched.
+    """Compute the interpolation that cuts windows out of one resized axis.
 
     Args:
-        starts: where windows begin [px].
-        length: of a window [px].
-        size: what it is stretched to [px].
+        starts: first pixel of each window [px].
+        length: length of a window [px].
+        size: length of the engine's input [px]; a shorter window is stretched to it.
     """
     low, _, blend = bilinear_taps(length, size)
     return Cut(np.add.outer(starts, low).ravel().astype(np.int32), np.tile(blend, len(starts)))
 
 
 def merge_bands(axis: MergeAxis, offsets: Indices, *, pixels: int) -> Bands:
-    """Cut one matrix of a merge into bands.
+    """Split the merge matrix of one axis into bands.
 
     Args:
-        axis: of `merge.MergeGeometry`.
-        offsets: where the score of each node lies, in values.
-        pixels: of a band.
+        axis: an axis of `merge.MergeGeometry`.
+        offsets: offset of each node's score in the score array, in values.
+        pixels: number of pixels in a band.
     """
     bands = list(axis.bands(pixels))
     count = -(-max(len(band.nodes) for band in bands) // BLOCK) * BLOCK
@@ -104,10 +107,9 @@ def merge_bands(axis: MergeAxis, offsets: Indices, *, pixels: int) -> Bands:
 
 
 def node_offsets(windows: Sequence[Window], grid: tuple[int, int]) -> tuple[Indices, Indices]:
-    """Say where the scores of a class lie, (windows, h, w): a node's is at the sum of both its offsets.
+    """Return offsets of node rows and node columns into the scores of a class, (windows, h, w).
 
-    Returns:
-        Offsets of the rows of nodes, and of the columns, of all windows.
+    The score of a node lies at the sum of its row's and its column's offset.
     """
     h, w = grid
     across = len({window.left for window in windows})

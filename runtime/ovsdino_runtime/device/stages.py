@@ -1,4 +1,4 @@
-"""The stages of a device pipeline. Each submits its work to a stream and returns at once.
+"""Stages of the device pipeline. Each submits its work to a stream and returns immediately.
 
 photo - CutWindows ---> vision engine ---> features (B, D, h, w)
 words ---------------------------------------> text (N, D)       LabelPixels --> labels (H, W)
@@ -19,7 +19,7 @@ Addresses = Mapping[str, int]  # by the name of a region of the arena, or of a t
 
 @dataclass(frozen=True)
 class CutWindows:
-    """Photo to windows: resize, normalise and cut, in one kernel."""
+    """Resize and normalise a photo and cut windows out of it, in one kernel."""
 
     launch: Launch
     size: int  # a window's side [px]
@@ -27,7 +27,7 @@ class CutWindows:
     def __call__(
         self, plan: PhotoPlan, at: Addresses, *, first: int, batch: int, pixels: int, stream: Stream
     ) -> None:
-        """Cut some windows. Shape: (H, W, 3) uint8 -> pixels (batch, 3, S, S)."""
+        """Cut the windows of a batch. Shape: (H, W, 3) uint8 -> pixels (batch, 3, S, S)."""
         tables = {name[4:]: address for name, address in at.items() if name.startswith("cut.")}
         numbers = {
             "width": plan.photo[1],
@@ -46,7 +46,7 @@ class CutWindows:
 
 @dataclass(frozen=True)
 class EncodeBatch:
-    """Windows to features: one run of the vision engine, in one of its contexts."""
+    """Compute the features of a batch of windows: one run of the vision engine, in one of its contexts."""
 
     engine: StreamEngine
     size: int  # a window's side [px]
@@ -55,7 +55,7 @@ class EncodeBatch:
     def __call__(
         self, plan: PhotoPlan, at: Addresses, *, context: int, first: int, batch: int, stream: Stream
     ) -> None:
-        """Encode windows that are cut. Shape: (batch, 3, S, S) -> features (batch, D, h, w), in place."""
+        """Encode the windows of a batch. Shape: (batch, 3, S, S) -> features (batch, D, h, w), in place."""
         shape = (batch, self.width, *plan.grid)
         start = at["features"] + 4 * first * self.width * plan.grid[0] * plan.grid[1]
         pixels = Place(at[f"pixels.{context}"], (batch, 3, self.size, self.size))
@@ -64,7 +64,10 @@ class EncodeBatch:
 
 @dataclass(frozen=True)
 class LabelPixels:
-    """Features and text to labels: cosines, merge of windows, best class, background; portions of classes."""
+    """Compute labels from features and embeddings: cosines, merge of windows, best class, background.
+
+    Classes are processed in portions, so that memory does not grow with their number.
+    """
 
     scores: Launch
     merge: Launch
@@ -95,7 +98,7 @@ class LabelPixels:
 
 @dataclass(frozen=True)
 class DeviceKernels:
-    """The bundle's kernels for a device."""
+    """The kernels of a bundle, loaded on a device."""
 
     cut: Launch
     scores: Launch
@@ -108,10 +111,10 @@ def choose_kernels(bundle: Bundle, gpu: str) -> dict[Operator, Kernel]:
 
     Args:
         bundle: the model.
-        gpu: its compute capability, such as "sm_89".
+        gpu: compute capability of the GPU, such as "sm_89".
 
     Raises:
-        EngineError: the bundle has none that the GPU runs; the message holds the command that makes them.
+        EngineError: the bundle has no kernel for this GPU; the message holds the command that makes them.
     """
     kernels = bundle.manifest.kernels
     return {
@@ -124,7 +127,7 @@ def load_kernels(bundle: Bundle, device: Device) -> DeviceKernels:
     """Load the kernels around the vision engine.
 
     Raises:
-        EngineError: as `choose_kernels`, or the driver does not take one.
+        EngineError: as `choose_kernels`, or the driver rejects a kernel.
     """
     chosen = choose_kernels(bundle, device.capability)
     cut, scores, merge = (

@@ -1,4 +1,4 @@
-"""The streams of a device pipeline."""
+"""CUDA streams of a device pipeline."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ class Streams:
 
     @classmethod
     def make(cls, device: Device) -> "Streams":
-        """Make them."""
+        """Create all streams on a device."""
         vision = tuple(device.make_stream(f"vision {index}") for index in range(VISION_STREAMS))
         return cls(device.make_stream("copy"), vision, device.make_stream("text"))
 
     def all(self) -> tuple[Stream, ...]:
-        """Return them in no particular order."""
+        """Return all streams, in no particular order."""
         return (self.copy, *self.vision, self.text)

@@ -26,7 +26,7 @@ from ovsdino_runtime.pipelines.dinov3seg_stages import (
     spread,
 )
 from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Prepare, choose_refinement, put_background
-from ovsdino_runtime.pipelines.pipeline import ImageFeatures, Pixels, StageTimer, check_seen
+from ovsdino_runtime.pipelines.pipeline import ImageFeatures, Pixels, StageTimer, check_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class Dinov3segPipeline:
         Raises:
             PhotoError: another model saw the photo.
         """
-        image_features = check_seen(image_features, Dinov3segFeatures, self._model)
+        image_features = check_model(image_features, Dinov3segFeatures, self._model)
         lap = StageTimer(self._options.trace)
         with lap("text"):
             embeddings = text.result()  # (N, W)

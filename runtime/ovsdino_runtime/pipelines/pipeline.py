@@ -1,10 +1,10 @@
-"""The way of a photo through the model, the `host_stages` composed in `HostPipeline`.
+"""The pipeline from photo to labels: `HostPipeline` composes the `host_stages`.
 
 photo - Prepare ---> windows - EncodeWindows ---> features (B, D, h, w)
-words - `text.TextEncoder`, meanwhile ---------------> text (N, D)        Merge --> labels (H, W)
-      |------------------- see --------------------------|     |------------ name -----------|
+words - `text.TextEncoder`, in parallel -------------> text (N, D)        Merge --> labels (H, W)
+      |------------------ encode ------------------------|     |---------- segment ----------|
 
-A pipeline on a device has the same methods; `Segmenter` takes either.
+`device.pipeline.DevicePipeline` has the same methods for a GPU; `Segmenter` takes either.
 """
 
 import time
@@ -24,12 +24,12 @@ from ovsdino_runtime.engines.processor import choose_engine, open_graph, open_vi
 from ovsdino_runtime.geometry.types import Floats, Labels, Photo, Scores
 from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared, choose_refinement
 
-Sight = TypeVar("Sight", bound="ImageFeatures")
+Features = TypeVar("Features", bound="ImageFeatures")
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """What a pipeline gives: label 0 is the background where there is a threshold. Shape: (H, W) each."""
+    """Labels and confidence of a photo. With a threshold, label 0 is the background. Shape: (H, W) each."""
 
     labels: Labels
     scores: Scores | None
@@ -37,9 +37,9 @@ class Pixels:
 
 
 class StageTimer:
-    """Times of a photo's stages [ms], in their order; those of a stage that comes again are added up.
+    """Measure the stages of a photo [ms], in order; times of a repeated stage are added up.
 
-    Each goes into the trace as well.
+    Each measurement is also recorded in the trace.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -57,7 +57,7 @@ class StageTimer:
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """A photo as the model saw it, before any words: any number of word lists can be named on it."""
+    """Features of a photo, independent of class names: segment them with any number of class lists."""
 
     model: str  # digest of the vision graph: no other model's words fit
     photo: Photo  # (H, W, 3)
@@ -66,20 +66,20 @@ class ImageFeatures:
     timings: Mapping[str, float]  # [ms] of the stages so far
 
 
-def check_seen(image_features: ImageFeatures, kind: type[Sight], model: str) -> Sight:
-    """Return what was seen, if this model saw it.
+def check_model(image_features: ImageFeatures, kind: type[Features], model: str) -> Features:
+    """Return the features if this model computed them.
 
     Raises:
-        PhotoError: another one did.
+        PhotoError: another model computed them.
     """
     if not isinstance(image_features, kind) or image_features.model != model:
-        raise PhotoError("another model saw this photo, its features mean nothing here; see it again")
+        raise PhotoError("another model encoded this photo: its features mean nothing here; encode it again")
     return image_features
 
 
 @dataclass(frozen=True)
-class NameSeen:
-    """Features that are there and text to labels, on the processor; the text is waited for."""
+class SegmentFeatures:
+    """Compute labels from features and embeddings on the processor; waits for the embeddings."""
 
     model: str
     merge: Merge
@@ -88,12 +88,12 @@ class NameSeen:
     def __call__(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
     ) -> Pixels:
-        """Name the pixels of a photo; the timings are those of this call alone.
+        """Segment the features of a photo; the timings are those of this call only.
 
         Raises:
-            PhotoError: another model saw the photo.
+            PhotoError: another model computed the features.
         """
-        check_seen(image_features, ImageFeatures, self.model)
+        check_model(image_features, ImageFeatures, self.model)
         lap = StageTimer(self.trace)
         with lap("text"):
             embeddings = text.result()  # (N, D)
@@ -105,7 +105,7 @@ class NameSeen:
 
 
 class Pipeline(Protocol):
-    """The way of photos on one device. Shape: photo (H, W, 3) RGB, text (N, D) of unit length."""
+    """From photos to labels on one device. Shape: photo (H, W, 3) RGB, text (N, D) of unit length."""
 
     prepare: Prepare
     vision: Engine
@@ -138,10 +138,10 @@ PIPELINES = {  # (device, engine) -> the function that opens the pipeline: (bund
 
 
 def open_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
-    """Open the pipeline of a device and an engine; its module is imported when it is asked for.
+    """Open the pipeline for a device and an engine; imports its module on demand.
 
     Raises:
-        EngineError: there is none, it is not installed, or it does not reproduce the model.
+        EngineError: there is no such pipeline, the engine is not installed or does not reproduce the model.
     """
     if options.engine == "auto" and options.device == "cpu":
         options = choose_options(bundle, options)
@@ -160,10 +160,10 @@ def open_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
 
 
 def choose_options(bundle: Bundle, options: RuntimeOptions) -> RuntimeOptions:
-    """Put the fastest engine in the place of "auto"; see `choose_engine`.
+    """Replace engine "auto" by the fastest engine; see `choose_engine`.
 
     Raises:
-        EngineError: no engine can be used.
+        EngineError: no engine works.
     """
     if bundle.manifest.dinov3seg is not None:
         return replace(options, engine="onnxruntime")
@@ -172,7 +172,7 @@ def choose_options(bundle: Bundle, options: RuntimeOptions) -> RuntimeOptions:
 
 
 def open_host_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
-    """Open the pipeline on the processor; see `open_vision` for what can go wrong."""
+    """Open the pipeline on the processor; raises as `open_vision`."""
     vision = open_vision(bundle, options)
     return HostPipeline(bundle, vision, options)
 
@@ -183,7 +183,7 @@ class HostPipeline:
     Args:
         bundle: the model.
         vision: the engine that runs its vision graph.
-        options: how.
+        options: how the model runs.
     """
 
     def __init__(self, bundle: Bundle, vision: Engine, options: RuntimeOptions = DEFAULT_OPTIONS) -> None:
@@ -194,32 +194,32 @@ class HostPipeline:
         self.prepare = Prepare(manifest, options.antialias, options.inference)
         self.encode_windows = EncodeWindows(manifest, vision, options.inference)
         self.merge = Merge(manifest, choose_refinement(manifest, options))
-        self._name = NameSeen(bundle.graph_digest("vision"), self.merge, options.trace)
+        self._segment_features = SegmentFeatures(bundle.graph_digest("vision"), self.merge, options.trace)
 
     def open_text(self) -> Engine:
         """Open the engine that runs the text graph."""
         return open_graph(self._bundle, "text", self._options)
 
     def encode(self, photo: Photo) -> ImageFeatures:
-        """Go the way as far as no words are needed: it is by far the longer part."""
+        """Run everything that does not depend on the class names: by far the longer part."""
         lap = StageTimer(self._options.trace)
         with lap("resize"):
             prepared = self.prepare(photo)
         with lap("vision"):
             features = self.encode_windows(prepared)  # (B, D, h, w)
-        return ImageFeatures(self._name.model, photo, prepared, features, lap.times)
+        return ImageFeatures(self._segment_features.model, photo, prepared, features, lap.times)
 
     def segment(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
     ) -> Pixels:
-        """Go the rest of the way; see `NameSeen`."""
-        return self._name(image_features, text, threshold=threshold, scores=scores)
+        """Segment the features of a photo; see `SegmentFeatures`."""
+        return self._segment_features(image_features, text, threshold=threshold, scores=scores)
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
-        """Go the way once; the text is waited for when the features are there."""
+        """Encode and segment a photo; the embeddings are awaited after the features are computed."""
         image_features = self.encode(photo)
         pixels = self.segment(image_features, text, threshold=threshold, scores=scores)
         return replace(pixels, timings={**image_features.timings, **pixels.timings})
 
     def close(self) -> None:
-        """Give back what the pipeline holds: nothing, on the processor."""
+        """Release resources: on the processor there are none."""
