@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
 
 from ovsdino.dinov3seg import local_global
 from ovsdino.dinov3seg.checkpoint import load_dinov3seg
+from ovsdino.dinov3seg.class_embeddings import embed_classes
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.presets import PRESETS
 from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.network.checkpoint import save_model
+from ovsdino.training.systems.dinov3seg_validation import label_view
 from ovsdino_export.cli import export
 from ovsdino_export.dinov3seg.export import Labelled, export_chain, export_dinov3seg
 from ovsdino_export.dinov3seg.parity import (
@@ -36,7 +39,12 @@ from ovsdino_runtime.engines.cache import profile
 from ovsdino_runtime.engines.onnxruntime import open_engine, verify_golden
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.segmenter import Segmenter
+from ovsdino_runtime.text.cache import TextCache
+from ovsdino_runtime.text.encoder import TextEncoder
+from ovsdino_runtime.text.vocabulary import Vocabulary
 from tests.export.dinov3seg_small import MICRO, VARIANTS, make_network
+
+HALVES = (slice(0, 64), slice(64, 128))  # the global and the local columns of MICRO's class embeddings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,6 +150,39 @@ def test_text_and_tokenizer_are_the_networks(made: Bundle, weights: Path) -> Non
     with torch.inference_mode():
         expected = network.vlm.text(tokenize(words, MICRO.vlm)).numpy()
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_synonyms_and_templates_are_averaged_as_in_dinotxts_notebook(
+    made: Bundle, weights: Path, tmp_path: Path
+) -> None:
+    """Two synonyms in two templates: torch, the runtime and the notebook's order, written as a loop."""
+    network = load_dinov3seg("micro", weights / "micro.safetensors")
+    templates = ["a photo of a {}.", "{} seen from very far away"]
+    classes = [("cat", "kitten of the house"), ("sky",), ("sea", "deep water")]
+    expected, raw_means = [], []
+    for words in classes:
+        prompts = [template.format(word) for word in words for template in templates]
+        text = network.vlm.text(tokenize(prompts, MICRO.vlm))  # (P, 128)
+        expected.append(torch.cat([F.normalize(text[:, half], dim=-1).mean(0) for half in HALVES]))
+        raw_means.append(text.mean(0))
+    rows = unit_halves(torch.stack(expected))  # (3, 128)
+    assert (unit_halves(torch.stack(raw_means)) - rows).abs().max() > 1e-3  # a mean of raw ones is another
+    torch_rows = embed_classes(network, classes, templates)
+    torch.testing.assert_close(unit_halves(torch_rows), rows, rtol=0, atol=1e-5)
+    segmenter = Segmenter.load(made.path, threads=1, templates=templates)
+    encoder = TextEncoder(made, TextCache(tmp_path / "text.sqlite"), threads=1)
+    found = encoder.encode_classes(Vocabulary(tuple(classes)), templates)
+    torch.testing.assert_close(unit_halves(torch.from_numpy(found)), rows, rtol=0, atol=1e-5)
+    photo = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
+    torch_labels = label_view(network, photo, torch_rows, background=False)
+    labels = segmenter(photo, ["|".join(words) for words in classes]).labels
+    assert (labels == torch_labels).mean() >= 0.999
+
+
+def unit_halves(text: torch.Tensor) -> torch.Tensor:
+    """Bring both halves of class embeddings to unit length, as the network does. Shape: (N, 128), kept."""
+    return torch.cat([F.normalize(text[:, half], dim=-1) for half in HALVES], dim=-1)
 
 
 def test_the_golden_pairs_are_the_networks(made: Bundle, weights: Path) -> None:

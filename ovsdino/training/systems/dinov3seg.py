@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ovsdino.dinov3seg.checkpoint import PublicWeights, load_public, read_model
+from ovsdino.dinov3seg.class_embeddings import embed_classes
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.dinov3seg.tokenizer import tokenize
@@ -22,7 +23,7 @@ from ovsdino.training.data_recipe import DataRecipe
 from ovsdino.training.distributed import Team
 from ovsdino.training.optimizer import Parts, split_dinov3seg_parameters
 from ovsdino.training.systems.dinov3seg_losses import dinov3seg_loss_terms
-from ovsdino.training.systems.dinov3seg_validation import embed_classes, label_view
+from ovsdino.training.systems.dinov3seg_validation import label_view
 from ovsdino.training.systems.ovsdino import TrainingJob, check_files, hash_listing, is_network
 from ovsdino.training.systems.validation import measure
 from ovsdino.training.targets.sam_features import hash_file

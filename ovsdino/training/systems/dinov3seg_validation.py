@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,25 +10,9 @@ from torch import Tensor
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.local_global import predict
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino.dinov3seg.tokenizer import tokenize
 from ovsdino.training.systems.validation import Labels
 from ovsdino_runtime.geometry.preprocess import Preprocessing, normalise
 from ovsdino_runtime.geometry.types import Photo
-
-
-@torch.inference_mode()
-def embed_classes(model: Dinov3Seg, classes: Sequence[Sequence[str]]) -> Tensor:
-    """Embed classes: of several words or templates the mean, each of unit length first.
-
-    Shape: -> (N, text width).
-    """
-    config, device = model.config, next(model.parameters()).device
-    means = []
-    for words in classes:
-        prompts = [template.format(word) for word in words for template in config.templates]
-        text = model.vlm.text(tokenize(prompts, config.vlm).to(device))  # (P, text width)
-        means.append(text[0] if len(text) == 1 else F.normalize(text, dim=-1).mean(0))
-    return torch.stack(means)
 
 
 def read_pixels(photo: Photo, config: Dinov3segConfig) -> Tensor:

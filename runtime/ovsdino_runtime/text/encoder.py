@@ -141,6 +141,11 @@ class TextEncoder:
         prompts = {word: [template.replace("{}", word) for template in templates] for word in words}
         phrases = dict.fromkeys(phrase for some in prompts.values() for phrase in some)
         vectors = self._encode(list(phrases), wanted)
+        if (dinov3seg := self._bundle.manifest.dinov3seg) is not None:
+            vectors = {
+                phrase: unit_halves(vector, dinov3seg.halves).astype(np.float32)
+                for phrase, vector in vectors.items()
+            }
         return {word: np.mean([vectors[phrase] for phrase in some], axis=0) for word, some in prompts.items()}
 
     def _encode(self, phrases: Sequence[str], wanted: Callable[[], bool]) -> dict[str, Floats]:
@@ -207,9 +212,27 @@ def _output_width(bundle: Bundle) -> int:
     return shape[-1]
 
 
+def unit_halves(vector: Floats, halves: Sequence[tuple[int, int]]) -> Floats:
+    """Bring each half of a prompt's embedding to unit length, so that every prompt counts alike in a mean.
+
+    Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``.
+
+    Args:
+        vector: what the text graph gave.
+        halves: first and last column (exclusive) of each half; columns of no half stay as they are.
+
+    Shape: (W,) -> (W,).
+    """
+    scaled = vector.copy()
+    for start, stop in halves:
+        scaled[start:stop] /= max(float(np.linalg.norm(vector[start:stop])), 1e-6)
+    return scaled
+
+
 def embedding_key(bundle: Bundle, templates: Sequence[str]) -> str:
-    """Hash all that decides a word's embedding: the text graph, its tokenizer, and the templates."""
-    parts = [bundle.graph_digest("text"), *templates]
+    """Hash all that decides a word's embedding: the text graph, its tokenizer, the templates and the mean."""
+    mean = [] if bundle.manifest.dinov3seg is None else ["each half of unit length"]
+    parts = [bundle.graph_digest("text"), *templates, *mean]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
