@@ -1,11 +1,13 @@
-"""Label many photos of changing size with changing classes, and watch the process: memory, threads, files.
+"""Label many photos or frames with changing classes, and watch the process: memory, threads, files.
 
 python tests/runtime/soak.py --photos 2000 --model nano
+python -m tests.runtime.soak --frames 10000 --model tiny
 """
 
 import gc
 import os
 import random
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import click
 import numpy as np
 
 from ovsdino_runtime.base.frames import Frame, Source
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.stream import Stream
 
@@ -48,28 +51,66 @@ def pictures(count: int, sides: tuple[int, int], seed: int) -> Iterator[Frame]:
         yield Frame(Source("photo", f"{index}.png"), photo, index=index)
 
 
-def soak(segmenter: Segmenter, photos: int, *, sides=(40, 700), seed: int = 0) -> Iterator[tuple[int, Usage]]:
-    """Label photos; after each 20th of them, say what the process holds."""
+def film(folder: Path, count: int) -> Iterator[Frame]:
+    """Write a video of that many small frames, and read it as `ovsdino-run` does."""
+    from ovsdino_runtime.files.sources import read_frames
+    from ovsdino_runtime.files.video import VideoWriter
+
+    rows, columns = np.mgrid[:96, :160]
+    writer = VideoWriter(folder / "film.mp4", rate=25)
+    for index in range(count):
+        writer.write(np.stack([rows + index, columns, rows + columns], -1).astype(np.uint8), index / 25)
+    writer.close()
+    return read_frames([folder / "film.mp4"])
+
+
+def soak(
+    segmenter: Segmenter, frames: Iterator[Frame], every: int, seed: int = 0
+) -> Iterator[tuple[int, Usage]]:
+    """Label photos or frames; after so many of them each, say what the process holds."""
     dice = random.Random(seed)
-    stream = Stream(segmenter, pictures(photos, sides, seed), "red, blue")
+    stream = Stream(segmenter, frames, "red, blue")
     for done, result in enumerate(stream, 1):
         assert (result.segmentation is None) == (result.frame.photo is None)
         if done % CHANGE == 0:
             chosen = dice.sample(WORDS, dice.randint(1, 9))
             stream.set_classes([*chosen, f"{chosen[0]} number {done}"], background=dice.choice([None, 0.5]))
-        if done % max(1, photos // 20) == 0:
+        if done % every == 0:
             yield done, usage()
+
+
+def load(model: str, folder: Path, options: RuntimeOptions) -> Segmenter:
+    """Load a model; "tiny" is the tests' own."""
+    if model == "tiny":
+        from tests.fuzz.workspace import Workspace
+
+        return Segmenter.load(Workspace(folder / "tiny").bundle, options)
+    return Segmenter.load(model, options)
 
 
 @click.command()
 @click.option("--photos", default=2000, show_default=True)
-@click.option("--model", default="nano", show_default=True)
+@click.option("--frames", type=int, help="Frames of a video instead of photos.")
+@click.option("--sides", type=(int, int), default=(40, 700), show_default=True, help="Of photos [px].")
+@click.option("--model", default="nano", show_default=True, help='"tiny" is the tests\' own model.')
 @click.option("--threads", type=int)
 @click.option("--inference", type=click.Choice(["slide", "whole"]), default="slide", show_default=True)
-def main(photos: int, model: str, threads: int | None, inference: Literal["slide", "whole"]) -> None:
+def main(
+    photos: int,
+    frames: int | None,
+    sides: tuple[int, int],
+    model: str,
+    threads: int | None,
+    inference: Literal["slide", "whole"],
+) -> None:
     """Print what the process holds as it goes."""
-    for done, now in soak(Segmenter.load(model, threads=threads, inference=inference), photos):
-        click.echo(f"{done:6} photos  {now.memory:8.1f} MB  {now.threads} threads  {now.files} files")
+    options = RuntimeOptions(threads=threads, inference=inference)
+    with tempfile.TemporaryDirectory(prefix="ovsdino-soak-") as temporary:
+        folder = Path(temporary)
+        total, what = (frames, "frames") if frames else (photos, "photos")
+        source = film(folder, frames) if frames else pictures(photos, sides, seed=0)
+        for done, now in soak(load(model, folder, options), source, max(1, total // 20)):
+            click.echo(f"{done:6} {what}  {now.memory:8.1f} MB  {now.threads} threads  {now.files} files")
 
 
 if __name__ == "__main__":
