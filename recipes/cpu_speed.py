@@ -5,10 +5,8 @@ Speed does not depend on the weights' values, so a preset without weights gets r
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 import numpy as np
@@ -26,6 +24,7 @@ from ovsdino_export.precision.int8_ladder import noisiest
 from ovsdino_export.precision.quantize import quantize
 from ovsdino_export.rewrite.cpu_fusions import call_attention
 from ovsdino_export.rewrite.fold_layerscale import fold_layerscale
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 
@@ -72,10 +71,10 @@ def main(model: str, turns: int, shares: str) -> None:
     config = PRESETS[model]
     rules = Preprocessing(config.image_size, mean=config.mean, std=config.std)
     pixels = gather_photos(None, config.image_size).pixels(rules)[:1]
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("bench") as folder:
         engines: dict[str, OnnxRuntimeEngine] = {}
         for name, graph in open_graphs(model, pixels, tuple(map(float, shares.split(",")))).items():
-            file = Path(folder) / f"{len(engines)}.onnx"
+            file = folder / f"{len(engines)}.onnx"
             onnx.save(graph, file)
             engines[name] = OnnxRuntimeEngine(file, threads=1)
         times: dict[str, list[float]] = {name: [] for name in engines}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -32,6 +31,7 @@ from ovsdino_export.precision.find_fp32_layers import find_fp32_layers
 from ovsdino_export.request import ExportRequest, check_target, wanted_halves
 from ovsdino_export.text import TextHalf
 from ovsdino_export.text_graph import export_text, text_parity
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle import bundle
 
 Floats = npt.NDArray[np.float32]
@@ -68,8 +68,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
     model, text = load_network(request.model, request.checkpoint, request.text_checkpoint)
     photos = gather_photos(request.photos, model.config.image_size)
     rules = preprocessing(model.config)
-    with tempfile.TemporaryDirectory(prefix="ovsdino-export-") as folder:
-        staging = Path(folder)
+    with scratch_folder("export") as staging:
         graphs = export_text(text, staging, report)
         bank, figures = text_parity(text, staging)
         pixels = photos.pixels(rules)

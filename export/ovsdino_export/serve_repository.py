@@ -12,13 +12,13 @@ bundle itself.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.bundle.bundle import Bundle, Graph, Tensor
+from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
 from ovsdino_runtime.geometry.windows import plan_windows
 from ovsdino_runtime.text.encoder import BATCH
 
@@ -96,16 +96,15 @@ def write_repository(
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as staging:
+        sweep_staging(folder / name)
+        with staging_folder(folder / name) as staging:
             for model, config in configs.items():
-                fresh = Path(staging) / model
+                fresh = staging / "new" / model
                 (fresh / VERSION).mkdir(parents=True)
                 (fresh / "config.pbtxt").write_text(config, encoding="utf-8")
                 _fill(fresh / VERSION, model, bundle)
             for model in configs:
-                if (folder / model).exists():
-                    (folder / model).replace(Path(staging) / f"{model}.old")
-                (Path(staging) / model).replace(folder / model)
+                exchange(staging / "new" / model, folder / model, old=staging / f"{model}.old")
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return [folder / model for model in configs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,9 +100,7 @@ def read_model(config: ModelConfig, path: Path) -> OVSDINO:
     with torch.device("meta"):  # every weight comes from the file: draw no random ones
         model = OVSDINO(config)
     check_keys(shapes(model), tensors, path, config.name)
-    if wrong := sorted(key for key, value in tensors.items() if not value.dtype.is_floating_point):
-        dtypes = ", ".join(f"{key} {tensors[key].dtype}" for key in wrong[:3])
-        raise CheckpointError(f"{path}: weights must be floating-point numbers, got {dtypes}")
+    require_floats(tensors, tensors, path)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return model.eval()
 
@@ -140,6 +138,22 @@ def check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: {name} holds {wrong} values that are not finite; the file is damaged, or the "
                 "training diverged: take an earlier checkpoint"
             )
+
+
+def require_floats(names: Iterable[str], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Reject weights that are whole numbers or truth values.
+
+    Args:
+        names: of the weights that are numbers with a fraction in the network.
+        tensors: what the file holds.
+        path: of the file.
+
+    Raises:
+        CheckpointError: the message names the first few tensors and their types.
+    """
+    if wrong := sorted(name for name in names if not tensors[name].dtype.is_floating_point):
+        dtypes = ", ".join(f"{name} {tensors[name].dtype}" for name in wrong[:3])
+        raise CheckpointError(f"{path}: weights must be floating-point numbers, got {dtypes}")
 
 
 def _read_any(path: Path) -> dict[str, Tensor]:
@@ -208,6 +222,8 @@ def check_keys(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], pa
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
     """Load tensors into a module as FP32, strictly; the message names every key that does not fit."""
     check_keys(shapes(module), tensors, path, name)
+    floats = [key for key, value in module.state_dict().items() if value.dtype.is_floating_point]
+    require_floats(floats, tensors, path)
     module.load_state_dict({key: value.float() for key, value in tensors.items()})
 
 

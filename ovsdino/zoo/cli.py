@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
 from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand
 from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from ovsdino.zoo.download import Progress
@@ -108,8 +108,8 @@ def push(
             written = repository.write_folder(run, repo, folder, licence=licence, bundle=bundle)
             click.echo(f"-> {written}; nothing was uploaded")
             return
-        with tempfile.TemporaryDirectory(prefix="ovsdino-push-") as staging:
-            upload = Path(staging) / "upload"
+        with scratch_folder("push") as staging:
+            upload = staging / "upload"
             written = repository.write_folder(run, repo, upload, licence=licence, bundle=bundle)
             click.echo(f"-> {repository.push(written, repo, private=private)}")
 

@@ -14,6 +14,8 @@ from ovsdino.zoo.catalogue import HUB, File, GatedFile, HubFile
 from ovsdino.zoo.download import BLOCK, Progress, download
 from ovsdino.zoo.store import FetchError, find_entry, in_words, missing_files, weights_folder
 from ovsdino_runtime.base.atomic import replace_file
+from ovsdino_runtime.base.locks import hold_lock
+from ovsdino_runtime.base.private import make_private
 
 Report = Callable[[str], None]
 DIGITS = 64  # of a SHA-256
@@ -48,7 +50,10 @@ def fetch(name: str, report: Report = lambda _: None, progress: Progress = lambd
 
 
 def fetch_file(file: File, folder: Path, report: Report, progress: Progress) -> None:
-    """Fetch one file, check it, and give it its name."""
+    """Fetch one file, check it, and give it its name.
+
+    Of several processes that want the same files, the others wait for the first.
+    """
     target = folder / file.file
     address = file.address(endpoint())
     where = f"{target.name} from {address} belongs in {folder}"
@@ -60,25 +65,28 @@ def fetch_file(file: File, folder: Path, report: Report, progress: Progress) -> 
     if is_offline():
         raise FetchError(f"{where}, but HF_HUB_OFFLINE forbids the network; copy it there from elsewhere")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = folder / ".partial"
-        staging.mkdir(exist_ok=True)
-        require_room(file, folder)
-        report(f"fetching {address} (about {in_words(file.size)})")
-        if isinstance(file, HubFile):
-            came, digest = fetch_from_hub(file, staging)
-        else:
-            came, digest = staging / file.file, file.sha256
-            download(address, came, progress=progress)
+        make_private(folder)
+        with hold_lock(folder / ".lock"):
+            if target.is_file():  # another process was faster
+                return
+            staging = folder / ".partial"
+            staging.mkdir(exist_ok=True)
+            require_room(file, folder)
+            report(f"fetching {address} (about {in_words(file.size)})")
+            if isinstance(file, HubFile):
+                came, digest = fetch_from_hub(file, staging)
+            else:
+                came, digest = staging / file.file, file.sha256
+                download(address, came, progress=progress)
+            try:
+                report(verify(came, digest, "it was removed, fetch it again"))
+            except FetchError:
+                came.unlink()
+                raise
+            replace_file(came, target)
+            shutil.rmtree(staging)
     except OSError as error:
         raise FetchError(f"{where}, but {reason(error)}; try again, or copy it there") from error
-    try:
-        report(verify(came, digest, "it was removed, fetch it again"))
-    except FetchError:
-        came.unlink()
-        raise
-    replace_file(came, target)
-    shutil.rmtree(staging)
 
 
 def fetch_from_hub(file: HubFile, staging: Path) -> tuple[Path, str | None]:

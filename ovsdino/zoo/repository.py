@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from ovsdino.zoo.card import WEIGHTS, read_configuration, read_run, write_card
 from ovsdino.zoo.catalogue import HubFile
 from ovsdino.zoo.fetch import endpoint, fetch_from_hub, is_offline, verify
-from ovsdino.zoo.store import FetchError
-from ovsdino_runtime.base.atomic import replace_file
+from ovsdino.zoo.store import FetchError, weights_folder
+from ovsdino_runtime.base.atomic import write_whole
 from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.locks import hold_lock
+from ovsdino_runtime.base.private import make_private
 from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.exchange import staging_folder, sweep_staging
 from ovsdino_runtime.bundle.hub import FOLDER
 
 RECORDS = ("epochs.csv", "steps.csv")
@@ -42,14 +46,18 @@ def write_folder(
         raise OutputError(f"{folder} exists already; choose another folder")
     if bundle is not None:
         load_bundle(bundle)
-    folder.mkdir(parents=True)
-    if bundle is not None:
-        shutil.copytree(bundle, folder / FOLDER)
-    shutil.copyfile(records.weights, folder / WEIGHTS)
-    for name in RECORDS:
-        if (run / name).is_file():
-            shutil.copyfile(run / name, folder / name)
-    (folder / "README.md").write_text(write_card(records, repo, licence), encoding="utf-8")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep_staging(folder)
+    with staging_folder(folder) as staging:
+        (fresh := staging / "new").mkdir()
+        if bundle is not None:
+            shutil.copytree(bundle, fresh / FOLDER)
+        shutil.copyfile(records.weights, fresh / WEIGHTS)
+        for name in RECORDS:
+            if (run / name).is_file():
+                shutil.copyfile(run / name, fresh / name)
+        (fresh / "README.md").write_text(write_card(records, repo, licence), encoding="utf-8")
+        fresh.replace(folder)
     return folder
 
 
@@ -98,17 +106,19 @@ def pull(repo: str, out: Path, *, revision: str | None = None) -> str:
         raise OutputError(f"{out} exists already; choose another --out")
     if is_offline():
         raise FetchError(f"{repo}: HF_HUB_OFFLINE forbids the network")
-    key = f"{repo}@{revision or 'newest'}".replace("/", "--")
-    staging = out.with_name(f".{out.name}.{key}.partial")
-    staging.mkdir(parents=True, exist_ok=True)
+    staging = weights_folder("pulled") / f"{repo}@{revision or 'newest'}".replace("/", "--")
     try:
-        came, digest = fetch_from_hub(HubFile(repo, WEIGHTS, 0, revision), staging)
+        make_private(staging.parent)
+        with hold_lock(staging.with_name(f".{staging.name}.lock")):
+            staging.mkdir(exist_ok=True)
+            came, digest = fetch_from_hub(HubFile(repo, WEIGHTS, 0, revision), staging)
+            try:
+                verify(came, digest, "it was removed, pull it again")
+                name = str(read_configuration(came)["name"])
+                with came.open("rb") as file:
+                    write_whole(out, partial(shutil.copyfileobj, file))
+            finally:
+                shutil.rmtree(staging)
     except (OSError, ValueError) as error:
         raise FetchError(f"{repo}: {WEIGHTS} was not fetched: {' '.join(str(error).split())}") from error
-    try:
-        verify(came, digest, "it was removed, pull it again")
-        name = str(read_configuration(came)["name"])
-        replace_file(came, out)
-    finally:
-        shutil.rmtree(staging)
     return name

@@ -7,6 +7,7 @@ from pathlib import Path
 from ovsdino.zoo.catalogue import ENTRIES, Entry
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.private import find_foreign_writer
 
 
 class FetchError(OvsdinoError):
@@ -44,14 +45,19 @@ def fetched(name: str) -> Path:
     """Return the folder with all of a name's files.
 
     Raises:
-        FetchError: one is missing; the message says how to get it.
+        FetchError: one is missing; the message says how to get it. Or another user of this machine can
+            change one.
     """
     if missing := missing_files(name):
         raise FetchError(
             f"{name}: {missing[0]} is not in {weights_folder(name)}; get it with "
             f"`ovsdino models fetch {name}`, or give official files with --checkpoint"
         )
-    return weights_folder(name)
+    folder = weights_folder(name)
+    for file in find_entry(name).files:
+        if writer := find_foreign_writer(folder / file.file):
+            raise FetchError(f"{name}: not used, for it may not be what was fetched: {writer}")
+    return folder
 
 
 def in_words(size: int) -> str:

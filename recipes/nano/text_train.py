@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovsdino.network.text_tower import TextConfig, TextTower, load_text_tower, save_text_tower
+from ovsdino_runtime.base.atomic import partial_file
 
 FOUND = click.Path(path_type=Path, exists=True)
 SEED = 0
@@ -211,8 +212,8 @@ def train(tower: TextTower, data: Data, bank: Bank, plan: Plan, state: Path) -> 
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             states = {"tower": tower.state_dict(), "step": step + 1}
             states["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-            torch.save(states, state.with_suffix(".partial"))
-            state.with_suffix(".partial").replace(state)
+            with partial_file(state) as partial:
+                torch.save(states, partial)
             click.echo(f"step {step + 1}: cosine {float(recent):.4f}, {time.monotonic() - started:.0f} s")
 
 

@@ -15,6 +15,7 @@ from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.teachers.grounded_sam import GroundedSamOptions
 from ovsdino.masks.teachers.grounding import BoxThresholds, choose_boxes, open_grounding_dino
 from ovsdino.masks.teachers.sam import BoxMasks, build_sam, load_sam, read_shape
+from ovsdino.network.checkpoint import CheckpointError
 from ovsdino_runtime.base.photo import load_photo
 
 NOUNS = ("cat", "tennis racket", "man")
@@ -213,6 +214,28 @@ def test_a_checkpoint_of_something_else_is_refused(sam_file, tmp_path):
     (tmp_path / "cut.pth").write_bytes(sam_file.read_bytes()[:500])
     with pytest.raises(MaskError, match=r"cut.pth: .*get it"):
         load_sam(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda value: value * float("nan"), "values that are not finite"),
+        (lambda value: value > 0, r"floating-point numbers, got .* torch\.bool"),
+        (lambda value: value.to(torch.complex64), r"is torch\.complex64"),
+    ],
+)
+def test_a_checkpoint_with_values_that_cannot_be_weights_is_refused(sam_file, tmp_path, damage, why):
+    state = torch.load(sam_file, weights_only=True)
+    name = "image_encoder.neck.0.weight"
+    torch.save({**state, name: damage(state[name])}, tmp_path / "sam.pth")
+    with pytest.raises(CheckpointError, match=f"sam.pth: .*{why}"):
+        load_sam(tmp_path / "sam.pth")
+
+
+def test_a_checkpoint_in_half_precision_is_read_as_fp32(sam_file, tmp_path):
+    state = {name: value.half() for name, value in torch.load(sam_file, weights_only=True).items()}
+    torch.save(state, tmp_path / "half.pth")
+    assert {value.dtype for value in load_sam(tmp_path / "half.pth").state_dict().values()} == {torch.float32}
 
 
 def test_a_missing_network_is_named_with_its_command(tmp_path, detector):

@@ -32,6 +32,7 @@ from ovsdino.masks.teachers.segmenters import read_truth
 from ovsdino.masks.teachers.tflite import TEACHERS, TfliteSegmenter
 from ovsdino.masks.teachers.views import label_in_views
 from ovsdino.masks.teachers.word_boxes import NAME, NamedBox, WordBoxes, grid
+from ovsdino.network.checkpoint import CheckpointError
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.files.labeled_folder import LabelError
 
@@ -257,6 +258,11 @@ def test_boxes_are_named_as_the_network_names_their_crops(classifier, photos):
     save_file({"weight": torch.zeros(1)}, classifier.with_name("other.safetensors"))
     with pytest.raises(MaskError, match=rf"not {NAME}"):
         WordBoxes(classifier.with_name("other.safetensors"))
+    state = load_file(classifier)
+    state["head.bias"][3] = float("inf")
+    save_file(state, classifier.with_name("broken.safetensors"))
+    with pytest.raises(CheckpointError, match=r"head.bias holds 1 values that are not finite"):
+        WordBoxes(classifier.with_name("broken.safetensors"))
 
 
 # The command

@@ -1,6 +1,7 @@
 """A bundle of the Hub: fetched once by huggingface_hub from a server on loopback, offline from then on."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -89,3 +90,19 @@ def test_what_looks_like_a_path_is_no_repository(tmp_path, monkeypatch):
     for name in ("nano", "runs/colours", "me/colours.ovs", "./colours", "/me/colours", "a/b/c", "../colours"):
         assert not is_repository(name)
     assert not is_repository(tmp_path / "me" / "colours")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the user's profile is closed there")
+def test_what_another_user_can_change_is_not_used(hub, cache):
+    with Segmenter.load("me/colours", threads=1) as segmenter:
+        bundle = segmenter.bundle.path
+    assert {folder.stat().st_mode & 0o777 for folder in (cache, cache / "models", bundle.parent)} == {0o700}
+    for folder in (cache, cache / "models", bundle.parent, bundle):
+        folder.chmod(0o777)
+        with pytest.raises(BundleError, match=rf"not used, .*: {folder} can be written by other users"):
+            Segmenter.load("me/colours", threads=1)
+        folder.chmod(0o755)
+    pin = bundle.with_name("me--colours@main.commit")
+    pin.chmod(0o666)
+    with pytest.raises(BundleError, match=rf"{pin} can be written by other users; run: chmod go-w"):
+        Segmenter.load("me/colours", threads=1)

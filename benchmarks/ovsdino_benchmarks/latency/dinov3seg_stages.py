@@ -1,8 +1,5 @@
 """The stages of a dinov3.seg model's way, as the runtime times them itself, and their floors."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 
 from ovsdino_benchmarks.latency.case import Case
@@ -18,6 +15,7 @@ from ovsdino_benchmarks.latency.stages import (
 )
 from ovsdino_benchmarks.results.results import Stage
 from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.base.trace import NO_TRACE
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.geometry.types import Floats
@@ -47,8 +45,8 @@ def time_dinov3seg(
         text: the segmenter's text encoder; its cache knows all phrases of the case.
     """
     laps: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
-        new_text = TextEncoder(case.bundle, TextCache(Path(folder) / "text.sqlite3"), threads=case.threads)
+    with scratch_folder("bench") as folder:
+        new_text = TextEncoder(case.bundle, TextCache(folder / "text.sqlite3"), threads=case.threads)
         pixels = _view(case, pipeline)
         for repeat in range(case.request.warmup + case.request.repeats):
             lap = StageTimer(NO_TRACE)
@@ -62,7 +60,7 @@ def time_dinov3seg(
             with lap(NEW_TEXT):
                 new_text.encode_classes(Vocabulary(((NEW_CLASS.format(repeat),),)), segmenter.templates)
             with lap(WRITE):
-                write_all(result, Path(folder))
+                write_all(result, folder)
             if repeat >= case.request.warmup:
                 for name, taken in lap.times.items():
                     laps.setdefault(name, []).append(taken)

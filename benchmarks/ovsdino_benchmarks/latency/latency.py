@@ -1,6 +1,5 @@
 """Speed end to end, beside the usual ways: in turns, so that all see the same machine."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from ovsdino_benchmarks.results.results import Report as FileReport
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.out_folder import check_out
 from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.engines.threads import available_threads
@@ -57,9 +57,9 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterato
     threads = request.spec.threads or available_threads()
     report(f"matrix products and copies, {threads} threads")
     rates = measure_rates(models.PRECISIONS.get(request.spec.form, "fp32"), threads)
-    with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
+    with scratch_folder("bench") as folder:
         for size in request.sizes:
-            photo = make_photo(bundle, request.photo, size, Path(folder))
+            photo = make_photo(bundle, request.photo, size, folder)
             for count in request.classes:
                 case = Case(request, bundle, rates, photo, threads, choose_classes(count), environment)
                 report(f"{size[0]}x{size[1]}, {count} classes")
@@ -105,8 +105,8 @@ def measure_case(case: Case, report: Report) -> Latency:
     dinov3seg = case.bundle.manifest.dinov3seg is not None
     segmenter, stages = (_time_dinov3seg if dinov3seg else _time_cosine)(case, text, templates, report)
     embeddings = segmenter.encode_text(case.vocabulary)  # (N, D)
-    with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
-        file = Path(folder) / "text.npy"
+    with scratch_folder("bench") as folder:
+        file = folder / "text.npy"
         np.save(file, embeddings)
         times, baselines, skipped = _compare(case, segmenter, file, report)
         report("a new process: runtime")

@@ -1,6 +1,5 @@
 """The floor beneath a compute stage: its arithmetic and traffic at the rates that the machine reaches now."""
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 OnnxModel = Any  # onnx.ModelProto; onnx is imported when a graph is read
@@ -119,8 +119,8 @@ def _product_gflops(m: int, k: int, n: int, *, precision: Precision, threads: in
     kind, kind_of_weight = kinds.get(precision, (np.float16, np.float16))
     random = np.random.default_rng(0)
     left = random.uniform(0, 99, size=(m, k)).astype(kind)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "gemm.onnx"
+    with scratch_folder("bench") as folder:
+        file = folder / "gemm.onnx"
         _write_product(file, left, random.uniform(-9, 9, size=(k, n)).astype(kind_of_weight))
         engine = OnnxRuntimeEngine(file, threads=threads)
         return 2 * m * k * n / _best(lambda: engine.run({"left": left})) / 1e9

@@ -1,6 +1,5 @@
 """The stages of the runtime's way, timed one by one with the functions it is made of, and their floors."""
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from ovsdino_benchmarks.latency.case import Case
 from ovsdino_benchmarks.latency.roofline import count_flops
 from ovsdino_benchmarks.results.results import Stage, Times
 from ovsdino_runtime.base.photo import load_photo
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.bundle.bundle import TOKENIZER
 from ovsdino_runtime.engines.onnxruntime import Engine
@@ -59,10 +59,10 @@ def time_stages(
         text: the segmenter's text encoder; its cache knows all phrases of the case.
     """
     laps: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="ovsdino-bench-") as folder:
-        new_text = TextEncoder(case.bundle, TextCache(Path(folder) / "text.sqlite3"), threads=case.threads)
+    with scratch_folder("bench") as folder:
+        new_text = TextEncoder(case.bundle, TextCache(folder / "text.sqlite3"), threads=case.threads)
         for repeat in range(case.request.warmup + case.request.repeats):
-            clock = _walk(case, segmenter, engine, (text, new_text), repeat, Path(folder))
+            clock = _walk(case, segmenter, engine, (text, new_text), repeat, folder)
             if repeat >= case.request.warmup:
                 for name, lap in clock.laps.items():
                     laps.setdefault(name, []).append(1000 * lap)

@@ -1,8 +1,6 @@
 """The forms of a model, each behind the runtime's engine interface; the runtime does the rest."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +12,10 @@ from ovsdino_benchmarks.datasets.protocol import Protocol, require_runnable, tem
 from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
 from ovsdino_benchmarks.model_variants.full_masks import merge_masks, put_background
 from ovsdino_benchmarks.model_variants.sam_structure import SamStructure
+from ovsdino_runtime.base.atomic import write_whole
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.locks import hold_lock
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.photo import load_photo
@@ -122,14 +122,9 @@ class SharedText:
         if not self._file.exists():
             embeddings = self._first.encode_classes(vocabulary, templates)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._file.parent, suffix=".npy", delete=False) as file:
-                np.save(file, embeddings)
-            try:
-                os.link(file.name, self._file)  # fails where another process was faster
-            except FileExistsError:
-                pass
-            finally:
-                Path(file.name).unlink()
+            with hold_lock(self._file.with_suffix(".lock")):
+                if not self._file.exists():  # else another process was faster
+                    write_whole(self._file, lambda file: np.save(file, embeddings))
         shared: Floats = np.load(self._file, allow_pickle=False)
         return shared
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from ovsdino_export.rewrite.half_precision import ATTENTION
 from ovsdino_export.text import TextHalf
 from ovsdino_export.text_graph import export_text, text_parity
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle import bundle
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 from ovsdino_runtime.geometry.windows import WindowPolicy
@@ -77,8 +77,7 @@ def export_dinov3seg(request: ExportRequest, report: Report) -> bundle.Bundle:
     report("loading weights")
     model = load_dinov3seg(request.model, request.checkpoint)
     photos = gather_photos(request.photos, config.inference.view)
-    with tempfile.TemporaryDirectory(prefix="ovsdino-export-") as folder:
-        staging = Path(folder)
+    with scratch_folder("export") as staging:
         half = text_half(model)
         graphs = export_text(half, staging, report)
         text, figures = text_parity(half, staging, config.templates[0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from ovsdino_export import parity
 from ovsdino_export.parity import ParityError
 from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle.bundle import Manifest, write_bundle
 from ovsdino_runtime.files.labeled_folder import (
     IMAGES,
@@ -60,8 +60,8 @@ def gate(
     """
     report(f"mIoU on {sum(len(one) for one in sets)} labelled photos")
     means = []
-    with tempfile.TemporaryDirectory(prefix="ovsdino-int8-") as folder:
-        bundle = write_bundle(Path(folder) / "candidate.ovs", manifest, staging)
+    with scratch_folder("int8") as folder:
+        bundle = write_bundle(folder / "candidate.ovs", manifest, staging)
         for precision in PRECISIONS:
             segmenter = Segmenter.load(bundle.path, precision=precision)
             figures = {one.name: 100 * measure(segmenter, one) for one in sets}

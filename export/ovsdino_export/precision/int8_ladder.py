@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ovsdino_export import parity
 from ovsdino_export.graphs.graph import VISION
 from ovsdino_export.precision.quantize import products, quantize, rounding_noise
 from ovsdino_export.rewrite.cpu_fusions import keep_calls
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 Floats = npt.NDArray[np.float32]
@@ -79,15 +79,15 @@ def noisiest(model: onnx.ModelProto, pixels: Floats) -> Sequence[str]:
     inputs = {node.output[0]: node.input[0] for node in products(probe)}
     for name in dict.fromkeys(inputs.values()):
         probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    with tempfile.TemporaryDirectory(prefix="ovsdino-int8-") as folder:
-        values = OnnxRuntimeEngine(_save(probe, Path(folder))).run({VISION.input: pixels})
+    with scratch_folder("int8") as folder:
+        values = OnnxRuntimeEngine(_save(probe, folder)).run({VISION.input: pixels})
     noise = {result: rounding_noise(values[name]) for result, name in inputs.items()}
     return sorted(noise, key=lambda result: -noise[result])
 
 
 def _features(graph: onnx.ModelProto, pixels: Floats) -> Floats:
-    with tempfile.TemporaryDirectory(prefix="ovsdino-int8-") as folder:
-        return parity.in_batches(parity.onnx_encoder(_save(graph, Path(folder)), VISION), pixels)
+    with scratch_folder("int8") as folder:
+        return parity.in_batches(parity.onnx_encoder(_save(graph, folder), VISION), pixels)
 
 
 def _save(graph: onnx.ModelProto, folder: Path) -> Path:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, clip_boxes_to_image, nms, remove_small_boxes
 
 from ovsdino.masks.errors import MaskError
+from ovsdino.network.checkpoint import check_values
 from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def open_grounding_dino(
 
     Raises:
         MaskError: a file is missing, or the weights are not the network's; names the command that gets them.
+        CheckpointError: the weights hold values that cannot be weights.
     """
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
     from transformers.utils import logging
@@ -204,4 +206,5 @@ def open_grounding_dino(
     if wrong:
         what, keys = next(iter(wrong.items()))
         raise MaskError(f"{name}: weights do not fit Grounding DINO ({what}: {keys[0]}); get them: {get}")
+    check_values(model.state_dict(), Path(name))
     return GroundingDino(model.eval().to(device), processor, thresholds, selection)

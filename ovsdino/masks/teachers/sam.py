@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ovsdino.masks.errors import MaskError
+from ovsdino.network.checkpoint import check_values, require_floats
 from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def load_sam(file: Path, device: str = "cpu") -> torch.nn.Module:
 
     Raises:
         MaskError: it is missing or no checkpoint of SAM; names the command that gets it.
+        CheckpointError: it holds values that cannot be weights.
     """
     name = file.name if file.name in OFFICIAL.values() else OFFICIAL["vit_h"]
     get = f"curl -L -o {file} {SOURCE}/{name}"
@@ -109,6 +111,9 @@ def load_sam(file: Path, device: str = "cpu") -> torch.nn.Module:
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         sam = build_sam(read_shape(state))
+        check_values(state, file)
+        require_floats(state, state, file)
+        state = {key: value.float() for key, value in state.items()}
         sam.load_state_dict(state, strict=True, assign=True)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise MaskError(f"{file}: not SAM's checkpoint ({_short(error)}); get it: {get}") from error

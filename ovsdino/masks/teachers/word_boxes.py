@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ovsdino.masks.errors import MaskError
+from ovsdino.network.checkpoint import check_values, require_floats
 from ovsdino_runtime.geometry.types import Photo
 
 SCALES = ((1.0, 1), (0.55, 3))  # (side of the box over the photo's, boxes along each side)
@@ -42,6 +43,7 @@ class WordBoxes:
 
     Raises:
         MaskError: the checkpoint is missing or another network's.
+        CheckpointError: it holds values that cannot be weights.
     """
 
     def __init__(self, checkpoint: Path, device: str = "cpu") -> None:
@@ -55,7 +57,10 @@ class WordBoxes:
             )
         self.model = timm.create_model(NAME).eval().to(device)
         try:
-            self.model.load_state_dict(load_file(checkpoint), strict=True)
+            tensors = load_file(checkpoint)
+            check_values(tensors, checkpoint)
+            require_floats(tensors, tensors, checkpoint)
+            self.model.load_state_dict(tensors, strict=True)
         except (SafetensorError, RuntimeError) as error:
             raise MaskError(f"{checkpoint}: not {NAME} ({' '.join(str(error).split())[:120]})") from error
 

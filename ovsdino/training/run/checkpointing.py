@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ovsdino.network.checkpoint import CheckpointError
+from ovsdino.network.checkpoint import CheckpointError, check_values
 from ovsdino.training.optimizer import Parts, fingerprint, make_optimizer, prepare, wake
 from ovsdino.training.recipe import Recipe, differences
 from ovsdino.training.systems.system import Network
@@ -133,11 +133,12 @@ def restore(learner: Learner, header: Header, folder: Path) -> None:
     """Restore a learner from the state file.
 
     Raises:
-        CheckpointError: the file does not fit this network.
+        CheckpointError: the file does not fit this network, or holds values that are not finite.
     """
     device = next(learner.model.parameters()).device
     path = folder / STATE
     tensors = load_file(path, device=str(device))
+    check_values(tensors, path)
     _load(learner.model, _below("model.", tensors), path)
     if learner.average is not None:
         _load(learner.average, _below("average.", tensors), path)

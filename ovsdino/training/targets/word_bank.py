@@ -169,7 +169,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             words = json.loads((file.metadata() or {})["words"])
-            return dict(zip(words, file.get_tensor("vectors"), strict=True))
+            vectors: Tensor = file.get_tensor("vectors")  # (n, D)
+            if not vectors.dtype.is_floating_point or not torch.isfinite(vectors).all():
+                raise ValueError("its vectors are not finite numbers")
+            return dict(zip(words, vectors, strict=True))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise WordError(f"{path}: damaged ({error}); delete it, it is made again") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ovsdino_runtime.base.errors import OutputError
+from ovsdino_runtime.base.locks import lock_handle
 
 PARTIAL = re.compile(r"\..*\.[0-9a-f]{16}\.partial(\.\w+)?")
 STALE_S = 1.0  # [s] a file that is younger may belong to a process that has not locked it yet
@@ -49,7 +50,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with suppress(OSError):  # the disk knows no locks: leftovers on it stay
-            _lock(handle)
+            lock_handle(handle)
         yield partial
         if os.name == "nt":  # pragma: no cover - an open file cannot be renamed there
             os.close(handle)
@@ -104,20 +105,7 @@ def _remove_stale(partial: Path) -> None:
             return
         handle = os.open(partial, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         try:
-            _lock(handle)
+            lock_handle(handle)
             partial.unlink()
         finally:
             os.close(handle)
-
-
-def _lock(handle: int) -> None:
-    """Lock a file until it is closed or its process dies.
-
-    Raises:
-        OSError: another process holds the lock, or the disk knows no locks.
-    """
-    if os.name == "nt":  # pragma: no cover - Windows lets nobody delete a file that is open
-        return
-    import fcntl
-
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

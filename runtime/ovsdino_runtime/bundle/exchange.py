@@ -8,34 +8,22 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-LOCK = "lock"
+from ovsdino_runtime.base.scratch import abandoned_folders, locked_folder
+
 OLD = "old"
-STALE_S = 1.0  # [s] a younger directory may not be locked yet
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
 
 
-@contextmanager
-def staging_folder(path: Path) -> Iterator[Path]:
+def staging_folder(path: Path) -> AbstractContextManager[Path]:
     """Make a directory beside ``path`` for the time of the block, locked so that nobody clears it away.
 
     Raises:
         OSError: it cannot be made.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    handle = os.open(temporary / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        with suppress(OSError):  # the disk knows no locks
-            _lock(handle)
-        yield temporary
-    finally:
-        os.close(handle)
-        shutil.rmtree(temporary, ignore_errors=True)
+    return locked_folder(path.parent, f".{path.name}.")
 
 
 def exchange(fresh: Path, path: Path, *, old: Path) -> None:
@@ -60,32 +48,11 @@ def exchange(fresh: Path, path: Path, *, old: Path) -> None:
 
 def sweep_staging(path: Path) -> None:
     """Remove directories of killed writers of ``path``; put back what one of them had taken away."""
-    pattern = f".{path.name}.????????"
-    with suppress(OSError):
-        for temporary in path.parent.glob(pattern):
-            if temporary.is_symlink() or not temporary.is_dir() or not _is_abandoned(temporary):
-                continue
+    for temporary in abandoned_folders(path.parent, f".{path.name}."):
+        with suppress(OSError):  # another process was faster
             if (temporary / OLD).is_dir() and not path.exists():
                 (temporary / OLD).replace(path)
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_abandoned(temporary: Path) -> bool:
-    try:
-        if time.time() - temporary.stat().st_mtime < STALE_S:
-            return False
-        handle = os.open(temporary / LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        return (temporary / "new").is_dir() or (temporary / OLD).is_dir()  # of an older version
-    except OSError:
-        return False
-    try:
-        _lock(handle)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _exchange_at_once(first: Path, second: Path) -> bool:
@@ -96,11 +63,3 @@ def _exchange_at_once(first: Path, second: Path) -> bool:
         return False
     names = os.fsencode(first), os.fsencode(second)
     return bool(rename(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
-
-
-def _lock(handle: int) -> None:
-    if os.name == "nt":  # pragma: no cover - Windows lets nobody remove a directory with an open file
-        return
-    import fcntl
-
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

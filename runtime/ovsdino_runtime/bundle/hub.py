@@ -6,9 +6,12 @@ import re
 import shutil
 from pathlib import Path, PurePosixPath
 
+from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.locks import hold_lock
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.bundle import MANIFEST, load_bundle
 
 FOLDER = "bundle"  # of the repository, beside the weights that `ovsdino models push` uploads
@@ -37,8 +40,8 @@ def hub_bundle(model: str) -> Path:
         model: see `is_repository`.
 
     Raises:
-        BundleError: huggingface_hub is missing, the repository has no bundle, or a file has another hash than
-            the manifest says.
+        BundleError: huggingface_hub is missing, the repository has no bundle, a file has another hash than
+            the manifest says, or another user of this machine can change what was fetched.
     """
     found = REPOSITORY.fullmatch(model)
     assert found
@@ -48,15 +51,20 @@ def hub_bundle(model: str) -> Path:
     pin = folder / f"{name}@{revision}.commit"
     commit = revision if COMMIT.fullmatch(revision) else _read_pin(pin)
     if commit and (path := folder / f"{name}@{commit}.ovs").is_dir():
-        return path
+        return _trusted(path, pin)
     commit = commit or _newest_commit(repo, revision)
     path = folder / f"{name}@{commit}.ovs"
     if not path.is_dir():
         _fetch(repo, commit, path)
     if commit != revision:
-        partial = pin.with_name(f".{pin.name}.{os.getpid()}.tmp")
-        partial.write_text(commit, encoding="ascii")
-        partial.replace(pin)
+        write_text(pin, commit)
+    return _trusted(path, pin)
+
+
+def _trusted(path: Path, pin: Path) -> Path:
+    """Return a bundle's path, unless another user can change the bundle or say which one it is."""
+    if writer := find_foreign_writer(path / MANIFEST) or find_foreign_writer(pin):
+        raise BundleError(f"{path}: not used, for it may not be what was fetched: {writer}")
     return path
 
 
@@ -89,7 +97,10 @@ def _newest_commit(repo: str, revision: str) -> str:
 
 
 def _fetch(repo: str, commit: str, path: Path) -> None:
-    """Fetch a bundle's files at a commit, check them, and give the folder its name; a cut one is resumed."""
+    """Fetch a bundle's files at a commit, check them, and give the folder its name; a cut one is resumed.
+
+    Of several processes that want the same, the others wait for the first.
+    """
     try:
         from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
@@ -98,7 +109,7 @@ def _fetch(repo: str, commit: str, path: Path) -> None:
         ) from error
     broken = (errors.HfHubHTTPError, errors.HTTPError)  # type: ignore[attr-defined] # of its http library
     staging = path.with_name(f".{path.name}.partial")
-    staging.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
 
     def download(name: str) -> Path:
         try:
@@ -108,19 +119,17 @@ def _fetch(repo: str, commit: str, path: Path) -> None:
             raise _not_fetched(repo, f"{FOLDER}/{name} at {commit[:12]}", error) from error
         return Path(came)
 
-    for name in _listed_files(repo, download(MANIFEST)):
-        download(name)
-    try:
-        load_bundle(staging / FOLDER)  # every file has the hash of the manifest
-    except BundleError:
-        shutil.rmtree(staging)
-        raise
-    try:
-        (staging / FOLDER).replace(path)
-    except OSError:
-        if not path.is_dir():  # else another process was faster
-            raise
-    shutil.rmtree(staging)
+    with hold_lock(path.with_name(f".{path.name}.lock")):
+        if path.is_dir():  # another process was faster
+            return
+        staging.mkdir(exist_ok=True)
+        for name in _listed_files(repo, download(MANIFEST)):
+            download(name)
+        try:
+            load_bundle(staging / FOLDER)  # every file has the hash of the manifest
+            (staging / FOLDER).replace(path)
+        finally:
+            shutil.rmtree(staging)
 
 
 def _listed_files(repo: str, manifest: Path) -> list[str]:

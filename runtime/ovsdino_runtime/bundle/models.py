@@ -30,7 +30,7 @@ def offer_download(model: str) -> None:
     """
     if Path(model).exists() or Path(model).name != model or model in packaged_models() | kept_models():
         return
-    done = subprocess.run([*OVSDINO, "models", "prepare", "--first-use", model], check=False)
+    done = subprocess.run([*OVSDINO, "models", "prepare", "--first-use", "--", model], check=False)
     if done.returncode not in (0, UNKNOWN):
         raise SystemExit(done.returncode)
 

@@ -1,9 +1,10 @@
 """What the page's libraries read when they are imported: where to keep files, and to report to nobody."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from ovsdino_runtime.base.scratch import scratch_folder
 
 SILENT = {  # who would otherwise report to their makers
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -15,12 +16,12 @@ SILENT = {  # who would otherwise report to their makers
 @contextmanager
 def private_files() -> Iterator[str]:
     """Keep all uploads in a folder that goes when the server does, and report to nobody."""
-    with tempfile.TemporaryDirectory(prefix="ovsdino-demo-", ignore_cleanup_errors=True) as folder:
-        settings = {**SILENT, "GRADIO_TEMP_DIR": folder}
+    with scratch_folder("demo") as folder:
+        settings = {**SILENT, "GRADIO_TEMP_DIR": str(folder)}
         before = {name: os.environ.get(name) for name in settings}
         os.environ.update(settings)
         try:
-            yield folder
+            yield str(folder)
         finally:
             for name, value in before.items():
                 os.environ.pop(name)

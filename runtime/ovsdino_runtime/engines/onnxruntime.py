@@ -17,7 +17,7 @@ from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.base.private import make_private
+from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Graph
 from ovsdino_runtime.engines.allocator import return_large_blocks
 from ovsdino_runtime.engines.threads import available_threads
@@ -182,7 +182,7 @@ def once_per_machine(key: Sequence[str], verify: Callable[[], object]) -> None:
     """
     key = (*key, platform.processor())
     stamp = cache_dir() / "verified" / hashlib.sha256(repr(key).encode()).hexdigest()
-    if stamp.is_file():
+    if stamp.is_file() and find_foreign_writer(stamp) is None:
         return
     verify()
     try:

@@ -5,8 +5,6 @@ the result is kept as OpenVINO's own format in the cache.
 """
 
 import hashlib
-import shutil
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +17,8 @@ from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.private import find_foreign_writer, make_private
+from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.types import Array
 
@@ -96,22 +96,27 @@ def import_openvino() -> Any:  # noqa: ANN401 - its types differ between version
 
 
 def _read_model(openvino: Any, core: Any, file: Path, digest: str) -> Any:  # noqa: ANN401
-    """Read a graph from the cache; the first time, inline its local functions and keep it there."""
+    """Read a graph from the cache; the first time, inline its local functions and keep it there.
+
+    Raises:
+        EngineError: another user of this machine can change what lies in the cache.
+    """
     key = hashlib.sha256(f"{digest} {openvino.__version__}".encode()).hexdigest()
     folder = cache_dir() / "openvino" / key
     if (folder / "model.xml").is_file():
+        for name in ("model.xml", "model.bin"):
+            if writer := find_foreign_writer(folder / name):
+                raise EngineError(f"{folder / name}: not loaded, for it may not be the model: {writer}")
         with suppress(RuntimeError):  # damaged: made again
             return core.read_model(folder / "model.xml")
     model = _convert(core, file)
     with suppress(OSError):  # without a cache it is made again the next time
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.", dir=folder.parent))
-        try:
-            openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        make_private(folder.parent)
+        sweep_staging(folder)
+        with staging_folder(folder) as staging:
+            (staging / "new").mkdir()
+            openvino.save_model(model, staging / "new" / "model.xml", compress_to_fp16=False)
+            exchange(staging / "new", folder, old=staging / "old")
     return model
 
 

@@ -4,14 +4,17 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
+from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.options import Precision, RuntimeOptions
 from ovsdino_runtime.base.paths import cache_dir
+from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
 from ovsdino_runtime.engines import onnxruntime
 from ovsdino_runtime.engines.onnxruntime import (
@@ -20,6 +23,7 @@ from ovsdino_runtime.engines.onnxruntime import (
     Engine,
     check_tensors,
     once_per_machine,
+    read_golden,
     verify_golden,
 )
 from ovsdino_runtime.geometry.preprocess import normalise
@@ -61,7 +65,10 @@ def open_vision(bundle: Bundle, options: RuntimeOptions) -> Engine:
     engine = _open_openvino(bundle, graph, threads=options.threads, precision=precision)
     minimum = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
     once_per_machine(
-        (bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], engine.description),
+        (
+            *(bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], bundle.manifest.digest),
+            engine.description,
+        ),
         lambda: verify_golden(bundle, engine, minimum=minimum),
     )
     return engine
@@ -82,7 +89,7 @@ def choose_engine(bundle: Bundle, options: RuntimeOptions, open_one: Callable[[s
     graph = bundle.graph_digest("vision")
     facts = (graph, installed, options.threads, options.precision, platform.processor(), platform.node())
     note = cache_dir() / "fastest" / hashlib.sha256(repr(facts).encode()).hexdigest()
-    if note.is_file() and (name := note.read_text(encoding="ascii")) in installed:
+    if name := _read_note(note, installed):
         return name
     engines, reasons = {}, []
     for name in installed or ENGINES:
@@ -96,11 +103,20 @@ def choose_engine(bundle: Bundle, options: RuntimeOptions, open_one: Callable[[s
     fastest = min(times, key=lambda name: times[name])
     log.info("engine auto: %s, of %s", fastest, ", ".join(f"{n} {1000 * t:.0f} ms" for n, t in times.items()))
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(fastest, encoding="ascii")
+        make_private(note.parent)
+        write_text(note, fastest)
     except OSError as error:  # the next start measures again
         log.debug("%s: %s", note, error)
     return fastest
+
+
+def _read_note(note: Path, installed: Sequence[str]) -> str | None:
+    """Read which engine was the fastest; None: no installed one, or others can write the note."""
+    try:
+        name = note.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return name if name in installed and find_foreign_writer(note) is None else None
 
 
 def _take_turns(pixels: Floats, engines: Iterable[tuple[str, Engine]]) -> dict[str, float]:
@@ -117,8 +133,7 @@ def _take_turns(pixels: Floats, engines: Iterable[tuple[str, Engine]]) -> dict[s
 
 
 def _golden_pixels(bundle: Bundle) -> Floats:
-    with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
-        image = golden["image"]  # (S, S, 3)
+    image = read_golden(bundle, image=(None, None, 3))["image"]  # (S, S, 3)
     pixels = normalise(image, bundle.manifest.preprocessing).transpose(2, 0, 1)[None]  # (1, 3, S, S)
     return np.ascontiguousarray(pixels)
 

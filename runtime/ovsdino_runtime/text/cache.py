@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_runtime.base.private import make_private
+from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.geometry.types import Floats
 
 WAIT_S = 10.0  # for another process that is writing
@@ -107,6 +107,8 @@ class TextCache:
             return None
         try:
             make_private(self._path.parent)
+            if writer := find_foreign_writer(self._path):
+                raise PermissionError(f"its embeddings may not be the model's: {writer}")
             with closing(sqlite3.connect(self._path, timeout=WAIT_S)) as database, database:
                 database.execute(SCHEMA)
                 if other := database.execute(OTHER_OBJECTS).fetchone():

@@ -5,7 +5,6 @@ A pack is ``vocabularies/NAME.npz``: ``key`` says which text graph and templates
 """
 
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ovsdino_runtime.base.errors import BundleError
+from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle.bundle import Bundle, write_bundle
 from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.text.cache import UNIT, is_embedding
@@ -92,8 +92,8 @@ def add_packs(
     Raises:
         BundleError: the bundle cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="ovsdino-packs-") as folder:
-        staging = Path(folder) / "bundle"
+    with scratch_folder("packs") as folder:
+        staging = folder / "bundle"
         shutil.copytree(bundle.path, staging)
         (staging / FOLDER).mkdir(exist_ok=True)
         for name, vectors in packs.items():
