@@ -11,7 +11,7 @@ from gradio_client import Client, handle_file
 
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.demo.page import EMPTY, EXAMPLES, FAULT, answer, asset_path
-from ovsdino_runtime.demo.responses import Answers
+from ovsdino_runtime.demo.responses import Responder
 from ovsdino_runtime.demo.server import POLICY, serve
 from ovsdino_runtime.demo.telemetry_off import private_files
 from tests.demo.conftest import ROOT, started
@@ -25,12 +25,12 @@ def client(server):
 
 def test_an_answer_for_the_page(tiny, flag):
     chips, view = answer(
-        Answers(tiny), {"path": str(flag)}, ["red, green", "blue"], 0, False, uploads=flag.parent
+        Responder(tiny), {"path": str(flag)}, ["red, green", "blue"], 0, False, uploads=flag.parent
     )
     assert chips == ["red", "green", "blue"]
     assert {entry["name"] for entry in view["answer"]["entries"]} == {"red", "green", "blue"}
     json.dumps(view)  # it goes to the browser
-    chips, _ = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
+    chips, _ = answer(Responder(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
     assert chips == gr.skip()  # nothing to part
 
 
@@ -39,21 +39,21 @@ def test_an_answer_for_the_page(tiny, flag):
 )
 def test_only_the_words_makes_the_surroundings_background(tiny, flag, around, names):
     words = ["red"] if around is True else ["red", "green"]  # one alone has a background anyway
-    _, view = answer(Answers(tiny), {"path": str(flag)}, words, 0, around, uploads=flag.parent)
+    _, view = answer(Responder(tiny), {"path": str(flag)}, words, 0, around, uploads=flag.parent)
     assert {entry["name"] for entry in view["answer"]["entries"]} == names
 
 
 def test_without_a_photo_the_page_asks_for_one(tiny, tmp_path):
-    said = answer(Answers(tiny), None, ["red, blue"], 0, False, uploads=tmp_path)
+    said = answer(Responder(tiny), None, ["red, blue"], 0, False, uploads=tmp_path)
     assert said == (["red", "blue"], {"message": EMPTY})
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"file": {"path": None}}, "expected a photo that was uploaded"),
-        ({"file": "/etc/passwd"}, "expected a photo that was uploaded"),
-        ({"file": {"path": str(asset_path("cat.jpg"))}}, "expected a photo that was uploaded"),
+        ({"file": {"path": None}}, "expected an uploaded photo"),
+        ({"file": "/etc/passwd"}, "expected an uploaded photo"),
+        ({"file": {"path": str(asset_path("cat.jpg"))}}, "expected an uploaded photo"),
         ({"chips": []}, "no class is given; write some words, such as 'cat, grass, sky'"),
         ({"chips": None}, "no class is given; write some words, such as 'cat, grass, sky'"),
         ({"chips": [["red"]]}, "words are text, such as 'cat', 'grass', 'sky'"),
@@ -67,7 +67,7 @@ def test_without_a_photo_the_page_asks_for_one(tiny, tmp_path):
 )
 def test_a_mistake_is_one_line_on_the_page(tiny, flag, change, error):
     question = {"file": {"path": str(flag)}, "chips": ["red"], "threshold": 0, "around": False} | change
-    assert answer(Answers(tiny), **question, uploads=flag.parent)[1] == {"error": error}
+    assert answer(Responder(tiny), **question, uploads=flag.parent)[1] == {"error": error}
 
 
 def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
@@ -75,7 +75,7 @@ def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
 ):
     monkeypatch.setattr(tiny, "segment", lambda *_, **__: 1 / 0)
     with caplog.at_level(logging.ERROR):
-        _, view = answer(Answers(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
+        _, view = answer(Responder(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
     assert view == {"error": FAULT}
     assert "Traceback" not in FAULT
     assert "ZeroDivisionError" in caplog.text
@@ -84,7 +84,7 @@ def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
 def test_every_example_can_be_named(tiny):
     for name, words in EXAMPLES.items():
         file = asset_path(name)
-        _, view = answer(Answers(tiny), {"path": str(file)}, list(words), 0, False, uploads=file.parent)
+        _, view = answer(Responder(tiny), {"path": str(file)}, list(words), 0, False, uploads=file.parent)
         assert "answer" in view
         assert name in asset_path("ATTRIBUTION.md").read_text(encoding="utf-8")
 
@@ -120,7 +120,7 @@ def test_photos_of_this_machine_are_not_named(client, meta):
     data = [{"path": str(ROOT / "examples" / "cat.png"), **meta}, ["cat"], 0, False]
     begun = client.post("/gradio_api/call/ask", json={"data": data}).json()
     heard = client.get(f"/gradio_api/call/ask/{begun['event_id']}").text
-    assert heard.startswith("event: error") if meta else "expected a photo that was uploaded" in heard
+    assert heard.startswith("event: error") if meta else "expected an uploaded photo" in heard
     assert "Traceback" not in heard
     assert "entries" not in heard
     assert client.get(f"/gradio_api/file={ROOT}/examples/cat.png").status_code == 403
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_it_and_leaves_nothing(tmp_path):
 def test_a_port_that_is_taken_is_refused(tiny, server):
     port = int(server.rpartition(":")[2])
     with pytest.raises(OutputError, match=f"port {port}: cannot be opened: .*in use; try another --port"):
-        serve(Answers(tiny), host="127.0.0.1", port=port, ready=print)
+        serve(Responder(tiny), host="127.0.0.1", port=port, ready=print)
 
 
 def test_the_command_without_gradio_says_what_to_install(monkeypatch):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ovsdino_runtime.base.errors import ClassesError, NotAPhotoError, TooLargeError
 from ovsdino_runtime.demo import responses as module
-from ovsdino_runtime.demo.responses import Answers, fit_photo, split_words
+from ovsdino_runtime.demo.responses import Responder, fit_photo, split_words
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.upload import UploadLimits
 from tests.demo.conftest import ROOT
@@ -26,7 +26,7 @@ def decode(url):
 
 @pytest.mark.parametrize("background", [0, 0.6])
 def test_an_answer_is_the_segmenters(tiny, flag, background):
-    answer = Answers(tiny)(flag, WORDS, background)
+    answer = Responder(tiny)(flag, WORDS, background)
     expected = tiny(flag, WORDS, background=background or None)
     packed = decode(answer.labels).astype(int)  # (H, W, 3)
     np.testing.assert_array_equal(packed[..., 0] + 256 * packed[..., 1], expected.labels)
@@ -41,7 +41,7 @@ def test_an_answer_is_the_segmenters(tiny, flag, background):
 
 
 def test_what_others_win_is_background(tiny, flag):
-    answer = Answers(tiny)(flag, ["red"], 0, "green, blue")
+    answer = Responder(tiny)(flag, ["red"], 0, "green, blue")
     expected = tiny(flag, "red", background_classes="green, blue")
     assert [(entry.name, entry.share) for entry in answer.entries] == list(expected.coverage().items())
     assert {entry.name for entry in answer.entries} == {"red", "background"}
@@ -50,12 +50,12 @@ def test_what_others_win_is_background(tiny, flag):
 
 def test_labels_above_255_take_the_second_byte(tiny, flag):
     words = [*(f"word{i}" for i in range(298)), "red", "blue"]
-    packed = decode(Answers(tiny)(flag, words, 0).labels)
+    packed = decode(Responder(tiny)(flag, words, 0).labels)
     assert {(int(p[0]), int(p[1])) for p in packed[45, [10, 140]]} == {(298 - 256, 1), (299 - 256, 1)}
 
 
 def test_more_words_do_not_look_at_the_photo_again(tiny, flag, monkeypatch):
-    answers = Answers(tiny)
+    answers = Responder(tiny)
     first = answers(flag, WORDS, 0)
     monkeypatch.setattr(tiny.vision, "run", None)  # calling it would fail
     second = answers(flag, ["red", "black"], 0.5)
@@ -66,7 +66,7 @@ def test_more_words_do_not_look_at_the_photo_again(tiny, flag, monkeypatch):
 
 def test_only_the_last_photos_are_kept(tiny, flag, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "KEPT", 2)
-    answers = Answers(tiny)
+    answers = Responder(tiny)
     files = [tmp_path / f"{i}.png" for i in range(3)]
     for file in files:
         file.write_bytes(flag.read_bytes())
@@ -81,7 +81,7 @@ def test_only_the_last_photos_are_kept(tiny, flag, tmp_path, monkeypatch):
 
 
 def test_a_file_that_changed_is_looked_at_again(tiny, flag):
-    answers = Answers(tiny)
+    answers = Responder(tiny)
     answers(flag, WORDS, 0)
     Image.new("RGB", (70, 70), "blue").save(flag)
     again = answers(flag, WORDS, 0)
@@ -110,7 +110,7 @@ def test_words_are_parted_and_each_is_there_once(chips, words):
 
 
 def test_what_is_refused(tiny, flag, tmp_path):
-    answers = Answers(tiny, UploadLimits(megabytes=0.001, megapixels=0.02, classes=3))
+    answers = Responder(tiny, UploadLimits(megabytes=0.001, megapixels=0.02, classes=3))
     with pytest.raises(ClassesError, match="words are text"):
         split_words([3])
     with pytest.raises(ClassesError, match="no class is given"):
@@ -137,7 +137,7 @@ def test_known_words_on_a_photo_that_was_seen_take_well_under_100_ms(tmp_path, m
     In processor time, the best of ten: where others keep the machine busy, a clock measures them.
     """
     monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path))
-    answers, street = Answers(Segmenter.load("nano", threads=1)), ROOT / "examples" / "street.jpg"
+    answers, street = Responder(Segmenter.load("nano", threads=1)), ROOT / "examples" / "street.jpg"
     words = ["road", "car", "bus", "building", "sky", "person", "tree", "grass", "sign", "pole"]
     assert answers(street, words, 0).new
     answers(street, words[1:], 0.4)

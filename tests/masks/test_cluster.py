@@ -19,7 +19,7 @@ from PIL import Image
 from ovsdino.cli import main
 from ovsdino.masks.cluster import ShardMaker
 from ovsdino.masks.errors import MaskError
-from ovsdino_runtime.cluster.ray import ClusterError, gpus_each
+from ovsdino_runtime.cluster.ray import ClusterError, gpus_per_worker
 
 PHOTOS = 16
 
@@ -100,9 +100,9 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(arguments, t
 
 def test_gpus_are_those_of_the_cluster():
     rich, poor = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 3.0}
-    assert [gpus_each(device, 2, rich) for device in (None, "cuda", "cpu")] == [1, 1, 0]
-    assert [gpus_each(device, 3, poor) for device in (None, "cpu")] == [0, 0]
-    assert gpus_each("cpu", 8, rich) == 0
+    assert [gpus_per_worker(device, 2, rich) for device in (None, "cuda", "cpu")] == [1, 1, 0]
+    assert [gpus_per_worker(device, 3, poor) for device in (None, "cpu")] == [0, 0]
+    assert gpus_per_worker("cpu", 8, rich) == 0
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_gpus_are_those_of_the_cluster():
 )
 def test_what_the_cluster_lacks_is_refused_before_ray_waits_for_it(device, workers, there, message):
     with pytest.raises(ClusterError, match=message):
-        gpus_each(device, workers, there)
+        gpus_per_worker(device, workers, there)
 
 
 def test_the_driver_needs_no_device_and_workers_get_whole_paths(arguments, tmp_path, monkeypatch):

@@ -1,1 +1,1 @@
-"""A folder of photos by many processes: Ray, and the journal of finished work."""
+"""Segment a folder of photos with many processes: Ray, and the journal of finished work."""

@@ -1,4 +1,4 @@
-"""A folder of photos and videos by many processes: Ray Data over machines that share photos and results."""
+"""Segment photos and videos on a Ray cluster, whose machines share the folders of photos and results."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from ovsdino_runtime.base.version import version
 from ovsdino_runtime.bundle.bundle import MANIFEST
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.cluster.journal import Journal
-from ovsdino_runtime.cluster.ray import LOCAL, ClusterError, connected, gpus_each
+from ovsdino_runtime.cluster.ray import LOCAL, ClusterError, connected, gpus_per_worker
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.files.output import Kind
 from ovsdino_runtime.files.report import table
@@ -26,12 +26,12 @@ from ovsdino_runtime.stream import Result, Stream
 from ovsdino_runtime.text.class_lists import Background
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
-AT_ONCE = 8  # sources that a worker is given
+AT_ONCE = 8  # number of sources handed to a worker at once
 
 
 @dataclass(frozen=True)
 class FolderJob:
-    """What is to be done with every source."""
+    """The job of every worker: model, classes, options and output folder."""
 
     model: str
     options: RuntimeOptions
@@ -41,8 +41,8 @@ class FolderJob:
     out: Path
     photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
 
-    def described(self) -> dict[str, object]:
-        """Give all that decides what the results are."""
+    def describe(self) -> dict[str, object]:
+        """Return everything that decides the results, as plain data."""
         options = self.options
         return {
             "classes": self.vocabulary.classes,
@@ -63,11 +63,11 @@ class FolderJob:
         }
 
 
-def model_for_others(model: str) -> str:
-    """Name a model so that processes elsewhere find it: a path from the root, or a packaged name.
+def shared_model_name(model: str) -> str:
+    """Return a model name that other machines can resolve: an absolute path or a packaged name.
 
     Raises:
-        BundleError: there is none.
+        BundleError: there is no such model.
     """
     path = find_bundle(model)
     return str(path.resolve()) if Path(model).exists() else model
@@ -75,16 +75,16 @@ def model_for_others(model: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a source."""
+    """The result of one source."""
 
     source: Source
-    done: int  # pictures
+    done: int  # number of segmented pictures
     errors: tuple[str, ...]
-    text: str  # to be printed
+    text: str  # summary to print
 
 
 class FolderWorker:
-    """One process: holds the model, labels a source at a time. Ray starts another one if it dies."""
+    """A worker process: holds the model and segments one source at a time. Ray replaces it if it dies."""
 
     def __init__(self, job: FolderJob) -> None:
         self._job = job
@@ -92,7 +92,7 @@ class FolderWorker:
         self._journal = Journal(job.out)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Label a source; what the user can mend is told as data, for Ray prints a traceback of errors."""
+        """Segment a source. Return errors that the user can fix: Ray prints a traceback of exceptions."""
         shown = Source(row["kind"], row["shown"])
         try:
             outcome = self._label(Source(row["kind"], row["address"]), shown, str(row["stem"]))
@@ -121,49 +121,50 @@ class FolderWorker:
                     errors.append(str(result.error).replace(source.address, shown.address))
                     continue
                 last, done = result, done + 1
-        return Outcome(shown, done, tuple(errors), _say(last, shown, done))
+        return Outcome(shown, done, tuple(errors), _summarise(last, shown, done))
 
 
-def label_on_cluster(
+def segment_on_cluster(
     job: FolderJob, sources: Sequence[Source], *, address: str, workers: int | None
 ) -> Iterator[Outcome]:
-    """Label what is not done yet, and give the outcomes in the sources' order.
+    """Segment all sources that are not finished yet; yield their outcomes in the order of the sources.
 
     Args:
-        job: what is to be done; its paths, and those of the sources, must mean the same on every machine.
+        job: the job; its paths and those of the sources must be valid on every machine.
         sources: photos and videos.
         address: see `connected`.
-        workers: how many processes; None takes as many as the cluster has room for.
+        workers: number of worker processes; None starts as many as fit the cluster.
 
     Raises:
-        ClusterError: no cluster is at the address, or it has too little.
+        ClusterError: no cluster answers at the address, or its resources do not suffice.
         OvsdinoError: a source cannot be shared, the model is missing, or the results cannot be written.
     """
     if live := next((source for source in sources if source.kind == "live"), None):
         raise PhotoError(f"{live.name}: a live source is not for a cluster; leave --ray out")
-    job = replace(job, model=model_for_others(job.model), out=job.out.resolve())
+    job = replace(job, model=shared_model_name(job.model), out=job.out.resolve())
     threads = job.options.threads or 1
-    journal, described = Journal(job.out), job.described()
-    done = journal.done(described)
+    journal, description = Journal(job.out), job.describe()
+    done = journal.done(description)
     rows = [row for row in _rows(sources) if row["key"] not in done]
     if not rows:
         return
     local = min(workers or max(1, available_threads() // threads), len(rows))
-    with connected(address, local * threads) as there:
+    with connected(address, local * threads) as resources:
         if workers is None:
-            workers = local if address == LOCAL else _room(job.options.device, there, threads)
-        gpus = gpus_each(job.options.device, workers, there, processors=threads)
-        journal.begin(described)
+            workers = local if address == LOCAL else _room(job.options.device, resources, threads)
+        gpus = gpus_per_worker(job.options.device, workers, resources, processors=threads)
+        journal.begin(description)
         job = replace(job, options=replace(job.options, threads=threads))
         for row in _run(rows, job, min(workers, len(rows)), gpus):
             if row["refused"]:
                 raise EngineError(f"a Ray worker: {row['refused']}")
-            found = json.loads(row["outcome"])
-            yield Outcome(Source(**found["source"]), found["done"], tuple(found["errors"]), found["text"])
+            outcome = json.loads(row["outcome"])
+            source = Source(**outcome["source"])
+            yield Outcome(source, outcome["done"], tuple(outcome["errors"]), outcome["text"])
 
 
 def _rows(sources: Sequence[Source]) -> list[dict[str, str]]:
-    """Describe each source for a worker; the key is another one where the file has changed."""
+    """Describe each source for a worker; its key changes when the file changes."""
     rows = []
     for source, stem in name_results(sources).items():
         path = Path(source.address).resolve()
@@ -176,8 +177,8 @@ def _rows(sources: Sequence[Source]) -> list[dict[str, str]]:
     return rows
 
 
-def _room(device: str, there: Mapping[str, float], threads: int) -> int:
-    room = there.get("GPU", 0) if device.startswith("cuda") else there.get("CPU", 0) // threads
+def _room(device: str, resources: Mapping[str, float], threads: int) -> int:
+    room = resources.get("GPU", 0) if device.startswith("cuda") else resources.get("CPU", 0) // threads
     if room < 1:
         raise ClusterError(f"the Ray cluster has no room for a worker on {device} with {threads} processors")
     return int(room)
@@ -200,7 +201,7 @@ def _run(rows: list[dict[str, str]], job: FolderJob, workers: int, gpus: float) 
     return data.iter_rows()
 
 
-def _say(last: Result | None, shown: Source, done: int) -> str:
+def _summarise(last: Result | None, shown: Source, done: int) -> str:
     if last is None:
         return ""
     if shown.kind == "photo":

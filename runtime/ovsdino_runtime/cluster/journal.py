@@ -1,7 +1,7 @@
-"""What of a large job is done, so that it goes on where it was killed.
+"""Record finished work, so that a killed job can resume.
 
-A folder beside the results. Each process appends to a file of its own, after the results are in place: a line
-that is torn, or a result without a line, is done again.
+The journal is a folder beside the results. Each process appends to its own file after a result has been
+written; a source whose line is incomplete or missing is processed again.
 """
 
 import json
@@ -32,14 +32,14 @@ class Journal:
         self._file = self._folder / f"{uuid.uuid4().hex}.jsonl"
 
     def done(self, job: Mapping[str, object]) -> set[str]:
-        """Return the keys of what is done of a job.
+        """Return the keys of the finished sources of a job.
 
         Args:
-            job: all that decides what the results are, as plain data.
+            job: everything that decides the results, as plain data.
 
         Raises:
             OtherJobError: the folder holds the results of another job.
-            OutputError: the journal is damaged, or cannot be read.
+            OutputError: the journal is damaged or cannot be read.
         """
         path = self._folder / JOB
         if not path.is_file():
@@ -54,10 +54,10 @@ class Journal:
         return {key for line in lines if (key := _read(line)) is not None}
 
     def begin(self, job: Mapping[str, object]) -> None:
-        """Say which job it is, where that is not said yet.
+        """Record which job the folder belongs to, unless that is recorded already.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the journal cannot be written.
         """
         path = self._folder / JOB
         if path.is_file():
@@ -69,10 +69,10 @@ class Journal:
             raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
 
     def add(self, key: str) -> None:
-        """Take down that something is done.
+        """Record a source as finished.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the journal cannot be written.
         """
         try:
             with self._file.open("a", encoding="utf-8") as file:
@@ -98,7 +98,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _read(line: str) -> str | None:
-    """Read a key; None where a kill has torn the line."""
+    """Parse the key of a line; None if the line is incomplete."""
     try:
         return str(json.loads(line))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What ``ovsdino-run --ray`` prints while it works, and how it ends."""
+"""Progress and exit code of ``ovsdino-run --ray``."""
 
 import sys
 import time
@@ -8,15 +8,15 @@ import click
 
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
 from ovsdino_runtime.base.frames import Source
-from ovsdino_runtime.cluster.folder import FolderJob, label_on_cluster
+from ovsdino_runtime.cluster.folder import FolderJob, segment_on_cluster
 
 
 def check_options(address: str | None, *, fixed: bool) -> str:
-    """Refuse what does not go together; return the address.
+    """Reject options that exclude each other; return the address.
 
     Args:
-        address: of ``--ray``.
-        fixed: whether the words are given once, and no trace is asked for.
+        address: value of ``--ray``.
+        fixed: whether the classes are given on the command line, and no trace is requested.
     """
     if address is None:
         raise UserError("--workers is for a cluster: give --ray ADDRESS as well, or --ray local")
@@ -28,10 +28,10 @@ def check_options(address: str | None, *, fixed: bool) -> str:
 def share_work(
     job: FolderJob, sources: Sequence[Source], *, address: str, workers: int | None, quiet: bool
 ) -> None:
-    """Print each outcome in the sources' order, and leave with the exit code where something failed."""
+    """Print each outcome in the order of the sources; exit with status 2 if any source failed."""
     began, seen, failed = time.monotonic(), 0, []
     with user_errors("`ovsdino-run --ray`", extra="cluster"):
-        for outcome in label_on_cluster(job, sources, address=address, workers=workers):
+        for outcome in segment_on_cluster(job, sources, address=address, workers=workers):
             seen += 1
             if not outcome.done:
                 failed.append(outcome.source.name)

@@ -1,4 +1,4 @@
-"""A Ray cluster: one that is there, or one of our own on this machine."""
+"""Connect to a Ray cluster, or start Ray on this machine."""
 
 import logging
 import os
@@ -15,38 +15,38 @@ LOCAL_STORE = 128 << 20  # [bytes] for what passes between its processes: names 
 
 
 class ClusterError(OvsdinoError):
-    """There is no such cluster, or it has not what is asked of it."""
+    """The cluster does not answer, or its resources do not suffice."""
 
 
 @contextmanager
 def connected(address: str, processors: int) -> Iterator[Mapping[str, float]]:
-    """Be connected to a cluster, and know what it has, such as ``{"CPU": 16, "GPU": 1}``.
+    """Connect to a cluster for the duration of the block; yield its resources: ``{"CPU": 16, "GPU": 1}``.
 
     Args:
-        address: such as ``auto`` or ``ray://host:10001``; ``local`` starts a Ray here.
-        processors: that the work will take; for ``local``.
+        address: such as ``auto`` or ``ray://host:10001``; ``local`` starts Ray on this machine.
+        processors: number of processors that the work needs; used by ``local``.
 
     Raises:
-        ClusterError: nobody answers.
+        ClusterError: no cluster answers.
     """
     import ray
     import ray.data  # which sets its logger up
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with _without_rays_own():
+    with _hide_ray_messages():
         _connect(address, processors)
         try:
-            there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            yield there
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            yield resources
         finally:
             ray.shutdown()
 
 
 @contextmanager
-def _without_rays_own() -> Iterator[None]:
-    """Keep what Ray's C++ writes to file 2 off the screen, for instance of how Ray Data makes its actors.
+def _hide_ray_messages() -> Iterator[None]:
+    """Hide what Ray's C++ code writes to file descriptor 2, such as the progress of Ray Data's actors.
 
-    Its logs have it as well. What Python prints goes where it went.
+    Ray's log files contain it as well. Python's own output is not affected.
     """
     before, screen = sys.stderr, os.dup(2)
     with open(os.devnull, "wb") as nowhere, open(screen, "w", buffering=1, errors="backslashreplace") as ours:  # noqa: PTH123 - a descriptor
@@ -61,19 +61,21 @@ def _without_rays_own() -> Iterator[None]:
             os.dup2(screen, 2)
 
 
-def gpus_each(device: str | None, workers: int, there: Mapping[str, float], *, processors: int = 1) -> float:
-    """Say how many GPUs a worker asks for, of what is in the cluster.
+def gpus_per_worker(
+    device: str | None, workers: int, resources: Mapping[str, float], *, processors: int = 1
+) -> float:
+    """Return the number of GPUs that each worker requests.
 
     Args:
-        device: where a worker's models run; None takes a GPU where the cluster has any.
-        workers: how many there will be.
-        there: what the cluster has.
-        processors: that each worker takes.
+        device: device of a worker's models; None uses a GPU if the cluster has one.
+        workers: number of workers.
+        resources: resources of the cluster, such as ``{"CPU": 16, "GPU": 1}``.
+        processors: number of processors per worker.
 
     Raises:
-        ClusterError: there are fewer GPUs or processors than workers; Ray would wait for them for ever.
+        ClusterError: there are fewer GPUs or processors than workers; Ray would wait for them forever.
     """
-    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     wanted = gpus > 0 if device is None else device.startswith("cuda")
     if wanted and not gpus:
         raise ClusterError(f"--device {device}: the Ray cluster has no GPU; give cpu, or add one")
@@ -103,7 +105,7 @@ def _connect(address: str, processors: int) -> None:
                 object_store_memory=LOCAL_STORE,
             )
         else:
-            _knock(address)
+            _check_reachable(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         why = " ".join(str(error).split())[:160]
@@ -111,8 +113,8 @@ def _connect(address: str, processors: int) -> None:
         raise ClusterError(f"--ray {address}: {what} ({why})") from error
 
 
-def _knock(address: str) -> None:
-    """Ask for a connection first: Ray itself waits for minutes where nobody answers."""
+def _check_reachable(address: str) -> None:
+    """Open a connection first: Ray itself waits for minutes if nothing answers."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host:
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()

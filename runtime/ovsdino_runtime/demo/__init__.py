@@ -1,1 +1,1 @@
-"""A page to try a model on: a photo, words as chips, and what the model sees. Gradio is used here alone."""
+"""The demo page: a photo, class names as chips, and the segmentation. Only this room imports Gradio."""

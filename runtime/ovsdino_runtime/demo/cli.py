@@ -1,4 +1,4 @@
-"""The verb ``ovsdino demo``."""
+"""The command ``ovsdino demo``."""
 
 from typing import TYPE_CHECKING
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     "--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 chooses a free one."
 )
 def demo(model: str, options: "RuntimeOptions", host: str, port: int) -> None:
-    """Serve a page on which to try a model: a photo or the camera, class names, and the result.
+    """Serve a web page to try a model: choose a photo or the camera, type class names, see the result.
 
-    Photos stay on this machine. Ctrl-C ends it.
+    Photos stay on this machine. Press Ctrl-C to stop.
     """
     with user_errors("`ovsdino demo`", extra="demo"):
         from ovsdino_runtime.demo.telemetry_off import private_files
 
         with private_files():
-            from ovsdino_runtime.demo.responses import Answers
+            from ovsdino_runtime.demo.responses import Responder
             from ovsdino_runtime.demo.server import serve
             from ovsdino_runtime.segmenter import Segmenter
 
-            serve(Answers(Segmenter.load(model, options)), host=host, port=port, ready=_say)
+            serve(Responder(Segmenter.load(model, options)), host=host, port=port, ready=_say)
     click.echo("stopped")
 
 

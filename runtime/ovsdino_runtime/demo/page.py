@@ -1,4 +1,4 @@
-"""The page: where things are, and what happens when one changes."""
+"""The demo page: its layout, and the function that Gradio calls when an input changes."""
 
 import logging
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from typing import Any
 import gradio as gr
 
 from ovsdino_runtime.base.errors import ClassesError, OvsdinoError, PhotoError
-from ovsdino_runtime.demo.responses import Answers, split_words
+from ovsdino_runtime.demo.responses import Responder, split_words
 from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
 
 LOG = logging.getLogger(__name__)
-WAITING = 32  # questions; more are refused
-CLEANED, FORGOTTEN = 300, 3600  # [s] how often old uploads are deleted, and how old they are then
+WAITING = 32  # requests in the queue; more are rejected
+CLEANED, FORGOTTEN = 300, 3600  # [s] interval at which old uploads are deleted, and their age
 FIRST_WORDS = ("person", "animal", "building", "road", "tree", "grass", "sky", "water", "sand")
 EXAMPLES = {
     "beach.jpg": ("person", "horse", "sand", "sea", "rock"),
@@ -25,21 +25,21 @@ EXAMPLES = {
     "cat.jpg": ("cat", "sofa|couch|blanket"),
 }
 SURROUNDINGS = "surroundings"  # a packaged vocabulary
-EMPTY = "Choose a photo, or take one, and it is named here. The examples below are a start."
-FAULT = "Something went wrong here, not with your photo or words. The log of `ovsdino demo` says what."
+EMPTY = "Choose a photo, or take one, to segment it here. Or start with an example below."
+FAULT = "An error occurred in the server, not in your photo or words. See the log of `ovsdino demo`."
 
 
-def build_page(answers: Answers) -> gr.Blocks:
-    """Lay the page out; `server` serves it."""
+def build_page(responder: Responder) -> gr.Blocks:
+    """Build the page; `server` serves it."""
     page = gr.Blocks(
         title="ovsdino", analytics_enabled=False, delete_cache=(CLEANED, FORGOTTEN), fill_width=True
     )
 
     def ask(file: object, chips: object, threshold: object, around: object) -> tuple[Any, dict[str, Any]]:
-        return answer(answers, file, chips, threshold, around, uploads=Path(photo.GRADIO_CACHE))
+        return answer(responder, file, chips, threshold, around, uploads=Path(photo.GRADIO_CACHE))
 
     with page:
-        gr.Markdown("# ovsdino\nName every pixel of a photo with words of your choice.", elem_id="heading")
+        gr.Markdown("# ovsdino\nSegment a photo into classes that you name.", elem_id="heading")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 photo, words, background, around = _photo(), _words(), _background(), _around()
@@ -57,7 +57,7 @@ def build_page(answers: Answers) -> gr.Blocks:
             ask,
             [photo, words, background, around],
             [words, view],
-            preprocess=False,  # a broken photo is refused by us, in words
+            preprocess=False,  # we reject a broken photo ourselves, with a message
             show_progress="hidden",
             trigger_mode="always_last",
             concurrency_limit=1,
@@ -70,36 +70,36 @@ def build_page(answers: Answers) -> gr.Blocks:
 
 
 def asset_path(name: str) -> Path:
-    """Find a file that comes with the page."""
+    """Return the path of a packaged file of the page."""
     return Path(str(resources.files("ovsdino_runtime") / "demo" / "assets" / name))
 
 
 def read_asset(name: str) -> str:
-    """Read a file that comes with the page."""
+    """Read a packaged text file of the page."""
     return asset_path(name).read_text(encoding="utf-8")
 
 
 def answer(
-    answers: Answers, file: object, chips: object, threshold: object, around: object, *, uploads: Path
+    responder: Responder, file: object, chips: object, threshold: object, around: object, *, uploads: Path
 ) -> tuple[Any, dict[str, Any]]:
-    """Give the chips where they change, and what the view shows: an answer, a message or an error.
+    """Return the chips if they change, and the data of the view: a segmentation, a message or an error.
 
     Args:
-        answers: to questions that are asked well.
-        file, chips, threshold, around: as the browser sends them, which may be anything.
-        uploads: the folder of the photos that were uploaded; no other file is opened.
+        responder: answers valid requests.
+        file, chips, threshold, around: as the browser sends them; may be anything.
+        uploads: folder of the uploaded photos; no other file is opened.
     """
-    parted: Any = gr.skip()
+    new_chips: Any = gr.skip()
     try:
         words = split_words(chips if isinstance(chips, list) else [])
-        parted = words if words != chips else parted
+        new_chips = words if words != chips else new_chips
         background_classes = SURROUNDINGS if around is True else None
-        return parted, _question(answers, _uploaded(file, uploads), words, threshold, background_classes)
+        return new_chips, _respond(responder, _uploaded(file, uploads), words, threshold, background_classes)
     except OvsdinoError as error:
-        return parted, {"error": str(error)}
+        return new_chips, {"error": str(error)}
     except Exception:  # no traceback reaches the page, whatever went wrong
-        LOG.exception("a question was not answered")
-        return parted, {"error": FAULT}
+        LOG.exception("a request failed")
+        return new_chips, {"error": FAULT}
 
 
 def _uploaded(file: object, uploads: Path) -> Path | None:
@@ -107,18 +107,22 @@ def _uploaded(file: object, uploads: Path) -> Path | None:
         return None
     path = file.get("path") if isinstance(file, dict) else None
     if not isinstance(path, str) or not Path(path).resolve().is_relative_to(uploads.resolve()):
-        raise PhotoError("expected a photo that was uploaded")
+        raise PhotoError("expected an uploaded photo")
     return Path(path)
 
 
-def _question(
-    answers: Answers, file: Path | None, words: list[str], threshold: object, background_classes: str | None
+def _respond(
+    responder: Responder,
+    file: Path | None,
+    words: list[str],
+    threshold: object,
+    background_classes: str | None,
 ) -> dict[str, Any]:
     if file is None:
         return {"message": EMPTY}
     if not isinstance(threshold, int | float):
         raise ClassesError(f"the background's threshold must be in 0..1, got {threshold!r}")
-    return {"answer": asdict(answers(file, words, threshold, background_classes))}
+    return {"answer": asdict(responder(file, words, threshold, background_classes))}
 
 
 def _photo() -> gr.Image:
@@ -139,7 +143,7 @@ def _words() -> gr.Dropdown:
         multiselect=True,
         allow_custom_value=True,
         label="Words",
-        info="Any words. Enter ends one, commas part many; cat|kitten is one thing by two words.",
+        info="Any words: Enter ends one, commas separate several. cat|kitten is one class with two words.",
         elem_id="words",
     )
 
@@ -151,7 +155,7 @@ def _background() -> gr.Slider:
         0,
         step=0.01,
         label="Background",
-        info="Less sure pixels are none of the words. 0: every pixel is one; of one word alone 0.2.",
+        info="Pixels with a lower confidence get no class. 0: every pixel gets one (a single word: 0.2).",
         elem_id="background",
     )
 
@@ -160,13 +164,13 @@ def _around() -> gr.Checkbox:
     return gr.Checkbox(
         False,
         label="Only the words",
-        info="Sky, walls, ground and the like around them are background, unless they are words.",
+        info="Sky, walls, ground and other surroundings count as background, unless they are words.",
         elem_id="around",
     )
 
 
 def _view() -> gr.HTML:
-    """Make the place where answers are drawn, by the assets' JavaScript."""
+    """Build the view, in which the packaged JavaScript draws the response."""
     return gr.HTML(
         {"message": EMPTY},
         html_template=read_asset("view.html"),
@@ -177,12 +181,12 @@ def _view() -> gr.HTML:
 
 
 def _example(index: int) -> tuple[str, list[str]]:
-    """Give an example's photo and words."""
+    """Return the photo and words of an example."""
     name, words = list(EXAMPLES.items())[index]
     return str(asset_path(name)), list(words)
 
 
 def _suggestions() -> Sequence[str]:
-    """Offer the packaged vocabularies' names; any other word does as well."""
+    """Return suggestions for words: the class names of the packaged vocabularies."""
     names = (words[0] for name in vocabulary_names() for words in load_vocabulary(name).classes)
     return sorted(set(names), key=str.casefold)

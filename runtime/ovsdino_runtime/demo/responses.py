@@ -1,4 +1,4 @@
-"""What the page asks of the model: each photo is seen once, then named with any number of word lists."""
+"""Responses for the demo page: each photo is encoded once, then segmented with any number of class lists."""
 
 import base64
 import threading
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LIMITS = UploadLimits(megabytes=20, megapixels=50, classes=300)
-SIDE = 960  # [px] a larger photo is made smaller: no screen shows more beside the words
-KEPT = 8  # photos whose features are kept, the last ones
-SCORE_STEPS = 100  # of a confidence in 0..1
+SIDE = 960  # [px] longest side of a photo on the page; larger photos are resized
+KEPT = 8  # number of recent photos whose features are kept
+SCORE_STEPS = 100  # steps of a confidence in 0..1
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """A line of the legend."""
 
     label: int
@@ -43,65 +43,64 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the page draws."""
+class PageResponse:
+    """Everything that the page draws for one request."""
 
     photo: str  # JPEG as a data URL
     labels: str  # see `pack_labels`
-    entries: tuple[Entry, ...]  # the largest first
+    entries: tuple[LegendEntry, ...]  # the largest first
     background: bool  # label 0 is the background
     model: str
     engine: str
-    image_features: float  # [ms] to see the photo, when that was done
-    new: bool  # it was done for this answer
-    words: float  # [ms] to wait for the words' embeddings
-    naming: float  # [ms] from features and words to labels
-    drawing: float  # [ms] from labels to what the page draws
-    total: float  # [ms] from the question to the answer
+    image_features: float  # [ms] to encode the photo
+    new: bool  # whether the photo was encoded for this request
+    words: float  # [ms] to wait for the embeddings of the words
+    naming: float  # [ms] from features and embeddings to labels
+    drawing: float  # [ms] from labels to this response
+    total: float  # [ms] from request to response
 
 
-class Answers:
-    """Answers the page's questions, one photo's features at hand for the next words.
+class Responder:
+    """Answer requests of the page. The features of recent photos are kept for the next words.
 
     Args:
         segmenter: the model.
-        limits: of photos and words.
+        limits: limits on photos and words.
     """
 
     def __init__(self, segmenter: Segmenter, limits: UploadLimits = LIMITS) -> None:
         self._segmenter = segmenter
         self._limits = limits
-        self._seen: OrderedDict[object, tuple[ImageFeatures, str]] = (
-            OrderedDict()
-        )  # and the photo as it is shown
-        self._lock = threading.Lock()  # of the photos that are kept
+        # features of a photo, and the photo as a data URL, by file and time of change
+        self._recent: OrderedDict[object, tuple[ImageFeatures, str]] = OrderedDict()
+        self._lock = threading.Lock()  # guards `_recent`
 
     def __call__(
         self, file: Path, words: Sequence[str], background: float, background_classes: str | None = None
-    ) -> Answer:
-        """Name the pixels of a photo.
+    ) -> PageResponse:
+        """Segment a photo.
 
         Args:
-            file: the photo; one that has not changed is not looked at again.
-            words: one class each, with ``|`` between words for the same.
-            background: confidence in 0..1 below which a pixel is background; 0: every pixel has a
-                class, and one class alone its default of 0.2.
-            others: what is background as well: words, or the name of a packaged vocabulary.
+            file: the photo; encoded again only if the file has changed.
+            words: one class each, with ``|`` between its synonyms.
+            background: confidence in 0..1 below which a pixel is background. 0: the vocabulary's default,
+                which is no background, or 0.2 for a single class.
+            background_classes: classes that count as background: words, or the name of a packaged vocabulary.
 
         Raises:
             PhotoError: the photo cannot be read, or is too large.
-            ClassesError: the words make no valid vocabulary, or are too many.
+            ClassesError: the words do not form a valid vocabulary, or there are too many.
         """
         start = time.perf_counter()
         vocabulary = check_count(read_classes(list(words)), self._limits)
-        image_features, photo, new = self._see(file)
+        image_features, photo, new = self._encode(file)
         segmentation = self._segmenter.segment(
             image_features, vocabulary, background=background or None, background_classes=background_classes
         )
         drawing = time.perf_counter()
         labels, entries = pack_labels(segmentation), list_entries(segmentation)
         end = time.perf_counter()
-        return Answer(
+        return PageResponse(
             photo,
             labels,
             entries,
@@ -116,28 +115,28 @@ class Answers:
             total=1000 * (end - start),
         )
 
-    def _see(self, file: Path) -> tuple[ImageFeatures, str, bool]:
-        """Give a photo's features, the photo as a data URL, and whether it had to be looked at."""
+    def _encode(self, file: Path) -> tuple[ImageFeatures, str, bool]:
+        """Return the features of a photo, the photo as a data URL, and whether it was encoded just now."""
         state = file.stat()
         key = file, state.st_size, state.st_mtime_ns
         with self._lock:
-            if key in self._seen:
-                self._seen.move_to_end(key)
-                return *self._seen[key], False
+            if key in self._recent:
+                self._recent.move_to_end(key)
+                return *self._recent[key], False
         photo = fit_photo(read_upload(file.read_bytes(), self._limits))
-        found = self._segmenter.encode(photo), show_photo(photo)
+        encoded = self._segmenter.encode(photo), show_photo(photo)
         with self._lock:
-            self._seen[key] = found
-            while len(self._seen) > KEPT:
-                self._seen.popitem(last=False)
-        return *found, True
+            self._recent[key] = encoded
+            while len(self._recent) > KEPT:
+                self._recent.popitem(last=False)
+        return *encoded, True
 
 
 def split_words(chips: Sequence[str]) -> list[str]:
-    """Part what was typed or pasted with commas or line ends; each word once.
+    """Split typed or pasted words at commas and line ends; drop repeated words.
 
     Raises:
-        ClassesError: it is no text.
+        ClassesError: a word is not a string.
     """
     if not all(isinstance(chip, str) for chip in chips):
         raise ClassesError("words are text, such as 'cat', 'grass', 'sky'")
@@ -149,7 +148,7 @@ def split_words(chips: Sequence[str]) -> list[str]:
 
 
 def fit_photo(photo: Photo) -> Photo:
-    """Bring a large photo to the page's size, with its proportions. Shape: (H, W, 3) -> (H', W', 3)."""
+    """Shrink a photo to the page's size, keeping its proportions. Shape: (H, W, 3) -> (H', W', 3)."""
     height, width = photo.shape[:2]
     scale = SIDE / max(height, width)
     if scale >= 1:
@@ -165,9 +164,9 @@ def show_photo(photo: Photo) -> str:
 
 
 def pack_labels(segmentation: Segmentation) -> str:
-    """Encode labels and scores as the colours of a PNG's pixels, as a data URL.
+    """Encode labels and scores as an RGB PNG in a data URL.
 
-    Red and green are the low and high byte of the label, blue is the score in hundredths.
+    Red and green hold the low and high byte of the label, blue the score in hundredths.
     """
     from PIL import Image
 
@@ -179,14 +178,14 @@ def pack_labels(segmentation: Segmentation) -> str:
     return _data_url(Image.fromarray(packed), "png", compress_level=1)
 
 
-def list_entries(segmentation: Segmentation) -> tuple[Entry, ...]:
-    """Give the legend: what occurs, the largest first."""
+def list_entries(segmentation: Segmentation) -> tuple[LegendEntry, ...]:
+    """List the classes that occur, largest first, with colour, share and score."""
     colours = palette(len(segmentation.classes), background=segmentation.background is not None)
     entries = []
     for region in segmentation.regions():
         red, green, blue = colours[region.label].tolist()
         score = float(region.score or 0)
-        entries.append(Entry(region.label, region.name, (red, green, blue), region.coverage, score))
+        entries.append(LegendEntry(region.label, region.name, (red, green, blue), region.coverage, score))
     return tuple(entries)
 
 

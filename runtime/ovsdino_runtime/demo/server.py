@@ -1,4 +1,4 @@
-"""Serve the page: to this machine unless told otherwise, and with a browser that talks to nobody else."""
+"""Serve the demo page: by default only to this machine. The browser loads nothing from other hosts."""
 
 import os
 import socket
@@ -14,11 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.demo.page import build_page, read_asset
-from ovsdino_runtime.demo.responses import LIMITS, Answers
+from ovsdino_runtime.demo.responses import LIMITS, Responder
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SESSIONS = 64  # whose state Gradio keeps
-PATIENCE = 2  # [s] for answers that are on their way when the server is stopped
+PATIENCE = 2  # [s] for responses in flight when the server stops
 SELF = "'self'"
 POLICY = "; ".join(  # Gradio's frontend has inline scripts and compiles its templates
     (
@@ -32,13 +32,13 @@ POLICY = "; ".join(  # Gradio's frontend has inline scripts and compiles its tem
 
 
 class Headers:
-    """Tell browsers to load nothing from elsewhere, and to tell nobody where they are."""
+    """ASGI middleware: headers that forbid the browser to load from other hosts and to send a referrer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and add the headers to what comes back."""
+        """Pass a request on and add the headers to its response."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -50,20 +50,20 @@ class Headers:
         await self._app(scope, receive, send_with_headers)
 
 
-def serve(answers: Answers, *, host: str, port: int, ready: Callable[[str], object]) -> None:
-    """Serve the page until Ctrl-C; inside of `private.private_files`.
+def serve(responder: Responder, *, host: str, port: int, ready: Callable[[str], object]) -> None:
+    """Serve the page until Ctrl-C. Call it inside `telemetry_off.private_files`.
 
     Args:
-        answers: to the page's questions.
+        responder: answers the page's requests.
         host: address to listen on.
-        port: 0 takes a free one.
-        ready: told the page's address.
+        port: port to listen on; 0 chooses a free one.
+        ready: called with the page's address once it is served.
 
     Raises:
-        OutputError: the address cannot be listened on.
+        OutputError: the server cannot listen on the address.
     """
     with _listen(host, port) as listener:
-        app = build_app(answers, host=host)
+        app = build_app(responder, host=host)
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}")
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
@@ -71,9 +71,9 @@ def serve(answers: Answers, *, host: str, port: int, ready: Callable[[str], obje
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def build_app(answers: Answers, *, host: str = LOOPBACK[0]) -> FastAPI:
-    """Mount the page in a server."""
-    page = build_page(answers)
+def build_app(responder: Responder, *, host: str = LOOPBACK[0]) -> FastAPI:
+    """Build the application that serves the page."""
+    page = build_page(responder)
     page.state_session_capacity = SESSIONS
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Headers)
@@ -96,7 +96,7 @@ def build_app(answers: Answers, *, host: str = LOOPBACK[0]) -> FastAPI:
 
 
 def _theme() -> gr.Theme:
-    """Take the machine's own fonts, and greys that can be read."""
+    """Return a theme with the machine's own fonts and readable greys."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return theme.set(
         body_text_color_subdued="*neutral_600",

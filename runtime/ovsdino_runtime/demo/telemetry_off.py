@@ -1,4 +1,4 @@
-"""What the page's libraries read when they are imported: where to keep files, and to report to nobody."""
+"""Environment of the page's libraries, which they read when imported: temporary folder, no telemetry."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Memory that is given back: a run's large tensors must not stay in the process when they are freed."""
+"""Return freed memory to the system: large tensors of a run must not stay in the process."""
 
 import ctypes
 import os
@@ -12,11 +12,11 @@ BY_HAND = "MALLOC_MMAP_THRESHOLD_"  # the environment variable with which a user
 
 @cache
 def return_large_blocks() -> bool:
-    """Let glibc give freed blocks of a MiB and more back to the system at once; says whether it will.
+    """Make glibc return freed blocks of 1 MiB or more to the system immediately; return whether it does.
 
-    By itself it raises that limit to the largest block freed so far, 32 MiB at most, and then keeps what is
-    freed in its heap, in pieces that photos of other sizes do not fit: memory grows for hundreds of photos.
-    Other C libraries, and a process whose user has chosen a limit, are left as they are.
+    By default glibc raises that limit to the size of the largest freed block, up to 32 MiB, and keeps smaller
+    blocks in its heap, fragmented so that photos of other sizes do not fit: memory grows for hundreds of
+    photos. Other C libraries, and a limit that the user set, are left unchanged.
     """
     if platform.libc_ver()[0] != "glibc" or BY_HAND in os.environ:
         return False

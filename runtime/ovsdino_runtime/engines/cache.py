@@ -1,11 +1,11 @@
-"""Built engines, kept outside the bundle: for one graph, GPU and version of TensorRT each.
+"""The cache of built engines: one for each graph, GPU and version of TensorRT.
 
-An engine is machine code. It lies beside a record of what it was built from and for, with its sha256; one
-that does not fit is never loaded, and the message holds the command that builds the right one.
+An engine is machine code. A record beside it holds its sha256, what it was built from and for which GPU. An
+engine that does not match is never loaded; the error holds the command that builds a matching one.
 
 $CACHE/engines/
-  <digest of the key>.engine    what TensorRT wrote
-  <digest of the key>.json      the record, written last: an engine without one does not exist
+  <digest of the key>.engine    the engine, as TensorRT serialised it
+  <digest of the key>.json      the record, written last: an engine without a record is ignored
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from ovsdino_runtime.cuda.devices import Gpu
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 RECORD_VERSION = 1
-# Profiles: smallest, best and largest batch. A context reserves memory for the largest: no more than is sent.
+# Profiles: smallest, optimal and largest batch. A context reserves memory for the largest batch.
 BATCHES = (1, 4, 4)  # windows of a vision engine at once
 DECODED = (1, 8, 8)  # classes in the decoder at once
 LOCK = ".lock"
@@ -37,7 +37,7 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class EngineKey:
-    """All that decides whether an engine may be loaded."""
+    """Everything that decides whether an engine may be loaded."""
 
     onnx: str  # sha256 of the graph with its weights, `source_digest`
     flavour: Flavour
@@ -50,12 +50,12 @@ class EngineKey:
 
     @property
     def digest(self) -> str:
-        """Hash all fields: the name of the engine's files."""
+        """Hash all fields; the result names the engine's files."""
         text = repr([(field.name, getattr(self, field.name)) for field in fields(self)])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def misfits(self, other: "EngineKey", gpu: Gpu) -> Iterator[str]:
-        """Yield in words each reason why this engine cannot serve where ``other`` is wanted, on a GPU."""
+        """Yield each reason why this engine cannot replace ``other`` on a GPU, as text."""
         if self.onnx != other.onnx:
             yield "it was built from another ONNX graph"
         if (self.flavour, self.version) != (other.flavour, other.version):
@@ -72,7 +72,7 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """An engine in the cache."""
+    """The record of an engine in the cache."""
 
     record_version: int
     key: EngineKey
@@ -86,17 +86,17 @@ class EngineRecord:
 
     @property
     def file(self) -> Path:
-        """Return where the engine lies."""
+        """Return the path of the engine."""
         return engines_dir() / f"{self.key.digest}.engine"
 
     @property
     def runtime_cache(self) -> Path:
-        """Return where TensorRT for RTX's compiled kernels of the engine lie; other flavours have none."""
+        """Return the path of the kernels that TensorRT for RTX compiled; other flavours write none."""
         return self.file.with_suffix(".runtime")
 
 
 def profile(bundle: Bundle, graph: str) -> tuple[int, int, int]:
-    """Return how many windows or classes an engine of a graph takes at once: least, best, most."""
+    """Return the optimisation profile of a graph: least, best and most windows or classes per run."""
     dinov3seg = bundle.manifest.dinov3seg
     stage = graph.partition(".")[0]
     if stage == "late" and dinov3seg is not None:
@@ -107,12 +107,12 @@ def profile(bundle: Bundle, graph: str) -> tuple[int, int, int]:
 
 
 def engines_dir() -> Path:
-    """Return where engines lie; it may not exist yet."""
+    """Return the folder of the engines; it may not exist yet."""
     return cache_dir() / "engines"
 
 
 def source_digest(bundle: Bundle, graph: str, flavour: Flavour) -> str:
-    """Hash all of a bundle that an engine is built from: the graph, and kernels where they can be plugins."""
+    """Hash the inputs of an engine build: the graph, and the bundle's kernels if they can become plugins."""
     plugins = [kernel.file for kernel in bundle.manifest.kernels if kernel.operator in FUSED]
     if flavour == "tensorrt-rtx" or not plugins:
         return bundle.graph_digest(graph)
@@ -121,12 +121,12 @@ def source_digest(bundle: Bundle, graph: str, flavour: Flavour) -> str:
 
 
 def rebuild_command(bundle: Bundle, flavour: Flavour, gpus: str = "current") -> str:
-    """Return the command that builds a bundle's engine again."""
+    """Return the command that rebuilds the engines of a bundle."""
     return f"ovsdino-export --bundle {bundle.path} --engine {flavour} --gpu {gpus}"
 
 
 def list_engines() -> tuple[list[EngineRecord], list[Path]]:
-    """Read all records, sorted by model and graph; and the records that cannot be read."""
+    """Return all records, sorted by model and graph, and the paths of unreadable records."""
     records, broken = [], []
     for path in sorted(engines_dir().glob("*.json")):
         try:
@@ -140,7 +140,7 @@ def read_record(path: Path) -> EngineRecord:
     """Read a record.
 
     Raises:
-        EngineError: it is damaged, of another version of this program, or its engine is missing.
+        EngineError: the record is damaged or of another version of this program, or its engine is missing.
     """
     try:
         record = strict_json.parse(EngineRecord, strict_json.loads(path.read_text(encoding="utf-8")))
@@ -156,10 +156,10 @@ def read_record(path: Path) -> EngineRecord:
 
 
 def store_engine(record: EngineRecord, data: bytes) -> EngineRecord:
-    """Keep an engine: all of it or, after a crash or on a full disk, nothing.
+    """Write an engine and its record atomically: after a crash or on a full disk nothing is left.
 
     Raises:
-        OutputError: it cannot be written; the message names the disk's folder.
+        OutputError: the cache cannot be written; the message names its folder.
     """
     try:
         make_private(engines_dir())
@@ -177,7 +177,7 @@ def read_engine(record: EngineRecord) -> bytes:
     """Read an engine's bytes.
 
     Raises:
-        EngineError: they are not those that were kept, or another user of this machine can change them.
+        EngineError: the file is missing or changed, or another user of this machine can write to it.
     """
     if writer := find_foreign_writer(record.file):
         raise EngineError(f"{record.file}: not loaded, for an engine is machine code: {writer}")
@@ -199,11 +199,12 @@ def find_engine(bundle: Bundle, graph: str, wanted: EngineKey, gpu: Gpu) -> Engi
     Args:
         bundle: the model.
         graph: name of the graph.
-        wanted: its ``capabilities``, ``gpu`` and ``driver`` are ignored; those of ``gpu`` count.
-        gpu: where it will run. Of several engines that fit, one of its driver comes first.
+        wanted: key of the engine; ``capabilities``, ``gpu`` and ``driver`` are taken from ``gpu`` instead.
+        gpu: the GPU that will run it. Of several matching engines, one built with its driver is preferred.
 
     Raises:
-        EngineError: there is none; the message says how the nearest one misses, and the command to build it.
+        EngineError: no engine matches; the message explains why the closest one does not, and holds the
+            command that builds one.
     """
     records = [record for record in list_engines()[0] if record.model == bundle.manifest.name]
     misses = [(list(record.key.misfits(wanted, gpu)), record) for record in records if record.graph == graph]
@@ -219,7 +220,7 @@ def find_engine(bundle: Bundle, graph: str, wanted: EngineKey, gpu: Gpu) -> Engi
 
 
 def clear_engines() -> int:
-    """Delete all engines, records and leftovers; return how many engines there were."""
+    """Delete all engines, records and temporary files; return the number of deleted engines."""
     count = len(list(engines_dir().glob("*.engine")))
     for path in engines_dir().glob("*"):
         if path.suffix != LOCK and not path.is_dir():  # a lock may be held, and is empty
@@ -229,10 +230,10 @@ def clear_engines() -> int:
 
 @contextmanager
 def building(key: EngineKey) -> Iterator[bool]:
-    """Hold the lock of a key, so that two builders do not build the same at once.
+    """Hold the lock of a key, so that two processes do not build the same engine at once.
 
     Yields:
-        Whether another builder had to be waited for; its engine is then in the cache.
+        Whether another process held the lock before; its engine is then in the cache.
 
     Raises:
         OutputError: the cache cannot be written.

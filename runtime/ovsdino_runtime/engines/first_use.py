@@ -1,4 +1,4 @@
-"""Build an engine that is missing at its first use, in a process of its own."""
+"""Build a missing engine on first use, in a child process."""
 
 import logging
 import subprocess
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def find_or_build_engine(bundle: Bundle, graph: str, flavour: Flavour, index: int = 0) -> EngineRecord:
-    """Find the engine of a graph for a GPU of this machine; build it where there is none.
+    """Find the engine of a graph for a GPU of this machine; build it if there is none.
 
-    The builder's progress goes to standard error. It runs in a child process: its memory is free afterwards,
-    and Ctrl-C stops it.
+    The build runs in a child process, so that its memory is released and Ctrl-C stops it. Its progress goes
+    to standard error.
 
     Raises:
-        EngineError: TensorRT or the GPU is not there, or the engine cannot be built.
+        EngineError: TensorRT or the GPU is missing, or the engine cannot be built.
     """
     import_flavour(flavour)
     find_gpu(index, flavour)

@@ -1,4 +1,4 @@
-"""What runs a bundle's graphs. One small interface; ONNX Runtime on the CPU is the first engine behind it."""
+"""The interface of engines, which run the graphs of a bundle, and ONNX Runtime on the CPU."""
 
 import ctypes
 import hashlib
@@ -134,7 +134,7 @@ def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> En
 
 
 def check_tensors(file: Path, spec: Graph, inputs: set[str], outputs: Sequence[str]) -> None:
-    """Compare what an engine takes and gives with the manifest.
+    """Compare the inputs and outputs of an engine with the manifest.
 
     Raises:
         BundleError: the names differ.
@@ -148,7 +148,7 @@ def check_tensors(file: Path, spec: Graph, inputs: set[str], outputs: Sequence[s
 
 
 def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) -> Engine:
-    """Open the vision engine, proven on the bundle's golden pair before its first use on this machine.
+    """Open the vision engine; before its first use on this machine, check it on the bundle's golden pair.
 
     Raises:
         EngineError: as `open_engine`, or the engine's features are not the model's.
@@ -174,11 +174,11 @@ def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) ->
 
 
 def once_per_machine(key: Sequence[str], verify: Callable[[], object]) -> None:
-    """Call ``verify`` unless it went well before on this machine.
+    """Call ``verify`` unless it has already succeeded on this machine.
 
     Args:
-        key: all that decides its outcome, but the processor.
-        verify: raises where something is wrong.
+        key: everything that decides the outcome, except the processor.
+        verify: raises an exception if something is wrong.
     """
     key = (*key, platform.processor())
     stamp = cache_dir() / "verified" / hashlib.sha256(repr(key).encode()).hexdigest()
@@ -197,10 +197,10 @@ def read_golden(bundle: Bundle, **shapes: tuple[int | None, ...]) -> dict[str, A
 
     Args:
         bundle: the model.
-        shapes: of each array that is read; None where any length will do.
+        shapes: expected shape of each array; None accepts any length of an axis.
 
     Raises:
-        BundleError: one is missing, of another shape, or not of numbers.
+        BundleError: an array is missing, has another shape, or is not numeric.
     """
     try:
         with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
@@ -222,13 +222,13 @@ def read_golden(bundle: Bundle, **shapes: tuple[int | None, ...]) -> dict[str, A
 
 
 def verify_golden(bundle: Bundle, engine: Engine, *, minimum: float = GOLDEN_COSINE) -> float:
-    """Run the bundle's golden image and compare with the features that the torch model gave.
+    """Encode the bundle's golden image and compare the features with those of the torch model.
 
     Returns:
         The mean cosine over all positions.
 
     Raises:
-        EngineError: it is below ``least`` or not a number.
+        EngineError: the mean cosine is below ``minimum`` or not a number.
     """
     golden = read_golden(bundle, image=(None, None, 3), features=(None, None, None))
     image, expected = golden["image"], golden["features"].astype(np.float32)  # (S, S, 3), (D, h, w)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: bound to addresses on a stream of the pipeline, or one call at a time."""
+"""ONNX Runtime on a GPU: on a stream of the device pipeline with bound memory, or with arrays."""
 
 import io
 import os
@@ -30,7 +30,7 @@ class OrtGpuEngine:
     Args:
         file: the ONNX graph; external data lies beside it.
         provider: "CUDAExecutionProvider"; the CPU's in tests.
-        index: of the GPU, in CUDA's order.
+        index: index of the GPU, in CUDA's order.
 
     Raises:
         EngineError: as `OrtStreamEngine`.
@@ -49,16 +49,16 @@ class OrtGpuEngine:
 
 
 class OrtStreamEngine:
-    """ONNX Runtime on one stream, on which all its runs are in order.
+    """ONNX Runtime on one CUDA stream, which executes all its runs in order.
 
     Args:
         file: the ONNX graph; external data lies beside it.
-        stream: of the runs.
-        provider: "CUDAExecutionProvider"; the CPU's runs when it is called, which is how tests bind memory.
-        index: of the stream's GPU, in CUDA's order.
+        stream: stream of the runs.
+        provider: "CUDAExecutionProvider"; tests pass the CPU's, which runs synchronously.
+        index: index of the stream's GPU, in CUDA's order.
 
     Raises:
-        EngineError: ONNX Runtime is not installed, cannot load the graph, or would run it elsewhere.
+        EngineError: ONNX Runtime is not installed, cannot load the graph, or falls back to another provider.
     """
 
     def __init__(self, file: Path, stream: Stream, provider: str = CUDA, *, index: int = 0) -> None:
@@ -101,7 +101,7 @@ class OrtStreamEngine:
 def _open_session(
     file: Path, provider: str, stream: Stream | None = None, *, index: int = 0
 ) -> tuple[Any, str]:
-    """Open a session, and say what runs it; without a stream it makes one of its own."""
+    """Open a session and describe it; without a stream ONNX Runtime creates its own."""
     ort = _import_ort(provider)
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
@@ -118,7 +118,7 @@ def _open_session(
 
 
 def cuda_settings(index: int, stream: Stream | None) -> dict[str, str]:
-    """Return the options of ONNX Runtime's CUDA provider; FP32 products are FP32, not TF32."""
+    """Return the options of ONNX Runtime's CUDA provider; FP32 products use FP32, not TF32."""
     settings = {"device_id": str(index), "use_tf32": "0"}
     if stream is not None:
         settings["user_compute_stream"] = str(stream.handle)
@@ -126,10 +126,10 @@ def cuda_settings(index: int, stream: Stream | None) -> dict[str, str]:
 
 
 def check_provider(runs: list[str], wanted: str, version: str) -> None:
-    """Compare the provider that runs a graph with the one that was asked for.
+    """Compare the provider that runs a graph with the requested one.
 
     Raises:
-        EngineError: ONNX Runtime has fallen back to another one.
+        EngineError: ONNX Runtime has fallen back to another provider.
     """
     if runs[0] != wanted:
         raise EngineError(
@@ -156,9 +156,9 @@ def _import_ort(provider: str) -> Any:  # noqa: ANN401 - ONNX Runtime ships no t
 
 @cache
 def load_cuda() -> None:
-    """Load CUDA's libraries of pip's nvidia packages, which the system's loader does not find."""
+    """Load the CUDA libraries of pip's nvidia packages, which the system's loader does not find."""
     import onnxruntime as ort
 
     if hasattr(ort, "preload_dlls"):
-        with redirect_stdout(io.StringIO()):  # what cannot be loaded is said by `check_provider`
+        with redirect_stdout(io.StringIO()):  # `check_provider` reports what cannot be loaded
             ort.preload_dlls()

@@ -1,7 +1,7 @@
-"""OpenVINO on the processor: often the fastest engine on Intel's, and with BF16 where the processor has it.
+"""OpenVINO on the CPU: often the fastest engine on Intel processors; BF16 if the processor supports it.
 
-OpenVINO reads no graph with local functions, as ours are (2026.4 crashes on some): they are inlined once, and
-the result is kept as OpenVINO's own format in the cache.
+OpenVINO cannot read local functions, which our graphs use (2026.4 crashes on some). They are inlined once,
+and the result is cached in OpenVINO's own format.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ class OpenVinoEngine:
 
     Args:
         file: the ONNX graph; external data lies beside it.
-        digest: hash of all that decides what the graph computes: the key of the cache.
+        digest: hash of everything that decides what the graph computes; the cache key.
         threads: how many threads compute; None takes all processors that this process may use.
-        precision: "bf16" computes products in BF16; all others in FP32, or as the graph says.
+        precision: "bf16" computes matrix products in BF16; any other in FP32, or in the types of the graph.
 
     Raises:
-        EngineError: OpenVINO is not installed, cannot read the graph, or the processor has no BF16.
+        EngineError: OpenVINO is not installed or cannot read the graph, or the processor has no BF16.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Choose and open the engine that runs a bundle's graphs on the processor."""
+"""Choose and open the engine that runs the graphs of a bundle on the CPU."""
 
 import hashlib
 import logging
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
-    """Open what runs a graph other than vision, such as the text's, with an engine that was chosen.
+    """Open an engine for a graph other than vision, such as text; ``options.engine`` must not be "auto".
 
     Raises:
         EngineError: the engine is not installed, or cannot load the graph.
@@ -47,10 +47,10 @@ def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
 
 
 def open_vision(bundle: Bundle, options: RuntimeOptions) -> Engine:
-    """Open the vision engine, checked on the bundle's golden photo before its first use on this machine.
+    """Open the vision engine; before its first use on this machine, check it on the bundle's golden photo.
 
     Raises:
-        EngineError: the engine is not installed, does not compute in this precision, or its features are not
+        EngineError: the engine is not installed, does not support the precision, or its features differ from
             the model's.
         BundleError: the bundle has no graph of this precision.
     """
@@ -75,15 +75,15 @@ def open_vision(bundle: Bundle, options: RuntimeOptions) -> Engine:
 
 
 def choose_engine(bundle: Bundle, options: RuntimeOptions, open_one: Callable[[str], Engine]) -> str:
-    """Name the fastest engine that is installed and reproduces the model; it is measured once a machine.
+    """Return the fastest installed engine that reproduces the model; measured once per machine.
 
     Args:
         bundle: the model.
-        options: how it runs; ``engine`` is not looked at.
-        open_one: opens the vision engine of a name; one that raises `EngineError` is left out.
+        options: how the model runs; ``engine`` is ignored.
+        open_one: opens the vision engine of a name; raises `EngineError` for an engine to leave out.
 
     Raises:
-        EngineError: none can be used; the message says why for each.
+        EngineError: no engine works; the message gives the reason for each.
     """
     installed = [name for name in ENGINES if find_spec(name) is not None]
     graph = bundle.graph_digest("vision")
@@ -120,7 +120,7 @@ def _read_note(note: Path, installed: Sequence[str]) -> str | None:
 
 
 def _take_turns(pixels: Floats, engines: Iterable[tuple[str, Engine]]) -> dict[str, float]:
-    """Run each engine in turns; return the shortest time of each [s], the first run left out."""
+    """Run the engines in turns; return the shortest time of each [s], without its first run."""
     pairs = list(engines)
     times = {name: float("inf") for name, _ in pairs}
     for turn in range(ROUNDS + 1):

@@ -1,4 +1,4 @@
-"""Engines that work on a stream: they return at once, and read and write where the pipeline's memory lies."""
+"""The interface of engines that run on a CUDA stream, on the memory of the device pipeline."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ __all__ = ["Place", "Stream", "StreamEngine"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies on the device; its values are FP32."""
+    """Device address and shape of an FP32 tensor."""
 
     address: int
     shape: tuple[int, ...]
 
 
 class StreamEngine(Engine, Protocol):
-    """An engine that a device pipeline can use."""
+    """An engine that the device pipeline can use."""
 
     contexts: int  # how many runs may be in flight, each on a stream of its own
     max_count: int  # windows at once
@@ -28,16 +28,16 @@ class StreamEngine(Engine, Protocol):
     def enqueue(
         self, context: int, inputs: Mapping[str, Place], outputs: Mapping[str, Place], stream: Stream
     ) -> None:
-        """Submit a run.
+        """Submit a run and return immediately.
 
         Args:
-            context: which of the contexts; one has one run in flight at a time.
-            inputs, outputs: of the graph, by name.
-            stream: where it is to run.
+            context: index of the context; a context runs one submission at a time.
+            inputs, outputs: places of the graph's tensors, by name.
+            stream: executes the run.
 
         Raises:
-            EngineError: the engine does not take the shapes, or did not start.
+            EngineError: the engine does not accept the shapes, or did not start.
         """
 
     def close(self) -> None:
-        """Release what the engine holds; wait for a run in flight."""
+        """Wait for a run in flight, then release all resources."""

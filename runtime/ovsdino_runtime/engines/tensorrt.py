@@ -1,4 +1,4 @@
-"""Run a TensorRT engine: with arrays, one call at a time, or on the streams of a pipeline."""
+"""TensorRT on a GPU: on the streams of the device pipeline, or with arrays, one call at a time."""
 
 import logging
 import threading
@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 def open_cached_engine(
     bundle: Bundle, graph: str, flavour: Flavour, device: Device | None = None
 ) -> "GpuEngine":
-    """Open the engine of a vision graph that was built for this machine, and check it on the golden photo.
+    """Open the cached engine of a vision graph for a GPU of this machine; check it on the golden photo.
 
     Raises:
-        EngineError: there is no GPU, no engine that fits it, or the engine does not reproduce the model.
+        EngineError: there is no GPU or no engine for it, or the engine does not reproduce the model.
     """
     engine = read_cached_engine(bundle, graph, flavour, device)
     with naming_the_cure(bundle, flavour):
@@ -52,7 +52,7 @@ def open_cached_engine(
 
 @contextmanager
 def naming_the_cure(bundle: Bundle, flavour: Flavour) -> Iterator[None]:
-    """Add the command that builds the engines again to an engine's error."""
+    """Append the command that rebuilds the engines to an `EngineError`."""
     try:
         yield
     except EngineError as error:
@@ -60,16 +60,16 @@ def naming_the_cure(bundle: Bundle, flavour: Flavour) -> Iterator[None]:
 
 
 def find_cached_engine(bundle: Bundle, graph: str, flavour: Flavour, index: int = 0) -> EngineRecord:
-    """Find the engine of a graph that was built for a GPU of this machine.
+    """Find the cached engine of a graph for a GPU of this machine.
 
     Args:
         bundle: a checked bundle.
-        graph: the name of a graph.
-        flavour: which TensorRT.
-        index: of the GPU, in CUDA's order.
+        graph: name of the graph.
+        flavour: TensorRT or TensorRT for RTX.
+        index: index of the GPU, in CUDA's order.
 
     Raises:
-        EngineError: there is no such GPU, or no engine that fits it.
+        EngineError: there is no such GPU, or no engine for it.
     """
     trt = import_flavour(flavour)
     gpu = find_gpu(index, flavour)
@@ -94,10 +94,10 @@ def find_cached_engine(bundle: Bundle, graph: str, flavour: Flavour, index: int 
 
 
 def find_gpu(index: int, what: str) -> Gpu:
-    """Return a GPU of this machine.
+    """Return the GPU with an index.
 
     Raises:
-        EngineError: there is none with this index.
+        EngineError: there is no such GPU.
     """
     gpus = find_gpus()
     if index >= len(gpus):
@@ -112,10 +112,10 @@ def find_gpu(index: int, what: str) -> Gpu:
 def read_cached_engine(
     bundle: Bundle, graph: str, flavour: Flavour, device: Device | None = None
 ) -> "GpuEngine":
-    """Read the engine of a graph that was built for this machine, without checking what it computes.
+    """Load the cached engine of a graph for a GPU of this machine, without checking its results.
 
     Raises:
-        EngineError: there is no GPU, no engine that fits it, or TensorRT does not take it.
+        EngineError: there is no GPU or no engine for it, or TensorRT rejects the engine.
     """
     record = find_cached_engine(bundle, graph, flavour, device.index if device else 0)
     with naming_the_cure(bundle, flavour):
@@ -123,16 +123,16 @@ def read_cached_engine(
 
 
 class GpuEngine:
-    """A TensorRT engine on a GPU; `run` may be called by several threads, which take turns.
+    """A TensorRT engine on a GPU. Several threads may call `run`; they take turns.
 
     Args:
-        data: what the builder wrote.
-        flavour: which TensorRT wrote it.
+        data: the serialised engine.
+        flavour: the TensorRT that built it.
         device: the GPU; None opens the first one.
-        runtime_cache: file of TensorRT for RTX's compiled kernels; it is read if it is there.
+        runtime_cache: file with the kernels that TensorRT for RTX compiled; read if it exists.
 
     Raises:
-        EngineError: TensorRT does not take it, or there is no GPU.
+        EngineError: TensorRT rejects the engine, or there is no GPU.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class GpuEngine:
         self.capturable = flavour == "tensorrt"  # RTX captures its graphs itself, see `_make_context`
 
     def inspect(self) -> str:
-        """Describe the engine's layers in JSON, with TensorRT's inspector."""
+        """Return the engine's layers as JSON, from TensorRT's inspector."""
         inspector = self._engine.create_engine_inspector()
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
@@ -221,14 +221,14 @@ class GpuEngine:
         self._execute(runs, stream)
 
     def keep_runtime_cache(self) -> None:
-        """Write the kernels that TensorRT for RTX compiled so far, for the next start."""
+        """Store the kernels that TensorRT for RTX compiled so far, for the next start."""
         if self._runtime_cache is None or self._cache_file is None:
             return
         with suppress(OSError):  # a cache: without it the next start takes longer
             write_bytes(self._cache_file, bytes(self._runtime_cache.serialize()))
 
     def close(self) -> None:
-        """Release contexts, buffers and the engine; wait for a run in flight."""
+        """Wait for a run in flight, then release contexts, buffers and the engine."""
         with self._lock, self.device.current():
             if self._host_run is not None:
                 self._host_run.free()
@@ -237,12 +237,12 @@ class GpuEngine:
             self._engine = self._runtime = None
 
     def __del__(self) -> None:
-        """Free the memory of an engine that is dropped, whichever thread drops it."""
+        """Free the memory on garbage collection, in whichever thread it happens."""
         with suppress(Exception):  # it was never opened, or its device is closed already
             self.close()
 
     def _make_context(self) -> Trt:
-        """Make a context; one of TensorRT for RTX has a cache of compiled kernels and captures graphs."""
+        """Create a context; with TensorRT for RTX it has a kernel cache and captures CUDA graphs."""
         if self._engine is None:
             raise EngineError(f"{self.description}: the engine is closed; load the model again")
         create = self._engine.create_execution_context
@@ -286,11 +286,11 @@ class GpuEngine:
 
 
 class _HostRun:
-    """What `GpuEngine.run` keeps from call to call: a context, a stream, memory on both sides.
+    """State that `GpuEngine.run` reuses: a context, a stream, and memory on device and host.
 
     Args:
-        device: current.
-        context: of the engine, for this alone.
+        device: the GPU, current in this thread.
+        context: execution context of the engine, used by nothing else.
     """
 
     def __init__(self, device: Device, context: Trt) -> None:
@@ -300,7 +300,7 @@ class _HostRun:
         self._pinned: Arena[Pinned] = Arena(device.pin, 0)
 
     def lay_out(self, arrays: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, Array]]:
-        """Place tensors: their addresses on the device, and pinned arrays of their shapes."""
+        """Lay out tensors; return their device addresses and pinned arrays of their shapes."""
         sizes = {name: array.nbytes for name, array in arrays.items()}
         on_device, on_host = self._device.lay_out(sizes), self._pinned.lay_out(sizes)
         device, pinned = self._device.block, self._pinned.block

@@ -1,4 +1,4 @@
-"""TensorRT's library: its import, its error messages, and what to do where it does not start."""
+"""TensorRT's library: its import, its error messages, and advice if it does not start."""
 
 import importlib
 from collections import deque
@@ -37,12 +37,12 @@ def import_flavour(flavour: Flavour) -> ModuleType:
 
 
 class ErrorRecorder:
-    """Collects TensorRT's error messages, so that ours can hold them.
+    """Collect TensorRT's error messages, to quote them in ours.
 
-    Its ``logger`` is given to builder, parser and runtime, which pass it on to all that they make.
+    Pass its ``logger`` to builder, parser and runtime; objects that they create use it as well.
 
     Args:
-        trt: the module of a flavour.
+        trt: TensorRT's Python module.
     """
 
     def __init__(self, trt: ModuleType) -> None:
@@ -50,7 +50,7 @@ class ErrorRecorder:
         self.logger = make_logger(trt, self._messages.append)
 
     def reasons(self, otherwise: str = "it gave no reason") -> str:
-        """Return the errors since the last call, in a line; ``otherwise`` where there are none."""
+        """Return the errors since the last call in one line; ``otherwise`` if there are none."""
         messages = []
         while self._messages:
             messages.append(" ".join(self._messages.popleft().split()))
@@ -58,10 +58,10 @@ class ErrorRecorder:
 
 
 def make_logger(trt: ModuleType, record: Callable[[str], None]) -> Trt:
-    """Make a logger that passes on errors alone; its base class exists only once a flavour is imported."""
+    """Create a logger that records only errors; its base class exists only after TensorRT is imported."""
 
     class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
-        """Passes errors on to ``record``."""
+        """Pass errors to ``record``."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -80,13 +80,13 @@ def make(
     """Call a factory of TensorRT, and turn a null result into an error.
 
     Args:
-        what: it makes, such as "builder".
-        factory: gives None, or raises TypeError on a null pointer.
-        flavour, version: of TensorRT.
-        errors: of the logger that the factory uses.
+        what: kind of the object, such as "builder".
+        factory: returns None, or raises TypeError, if TensorRT returns a null pointer.
+        flavour, version: flavour and version of TensorRT.
+        errors: recorder of the logger that the factory uses.
 
     Raises:
-        EngineError: it made nothing; the message holds TensorRT's reason, or compares driver and CUDA.
+        EngineError: the factory failed; the message holds TensorRT's reason, or compares driver and CUDA.
     """
     try:
         made = factory()
@@ -101,11 +101,11 @@ def make(
 
 
 def driver_advice(flavour: Flavour, version: str, gpus: Sequence[Gpu] | None = None) -> str:
-    """Say which CUDA a TensorRT needs and which the driver has, where the driver is too old; else "".
+    """Explain that the driver is too old for the CUDA that TensorRT needs; "" if it is not.
 
     Args:
-        flavour, version: of TensorRT.
-        gpus: of this machine; None asks the driver.
+        flavour, version: flavour and version of TensorRT.
+        gpus: GPUs of this machine; None asks the driver.
     """
     needed = cuda_of(flavour, version)
     gpu = next(iter(find_gpus() if gpus is None else gpus), None)
@@ -124,7 +124,7 @@ def driver_advice(flavour: Flavour, version: str, gpus: Sequence[Gpu] | None = N
 def cuda_of(flavour: Flavour, version: str) -> int:
     """Return the major version of the CUDA that an installed TensorRT was built for.
 
-    The package's name holds it, as in ``tensorrt_cu12``; without one, TensorRT 11 and later need CUDA 13.
+    The package name contains it, as in ``tensorrt_cu12``; otherwise TensorRT 11 and later need CUDA 13.
     """
     base = MODULES[flavour]
     for major in sorted(OLDEST_DRIVERS):

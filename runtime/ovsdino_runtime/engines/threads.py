@@ -1,4 +1,4 @@
-"""How many processors a process may use: its affinity, and the quota of its control group."""
+"""Count the processors that this process may use: its CPU affinity and the quota of its control group."""
 
 import math
 import os
@@ -11,8 +11,8 @@ OWN_GROUP = Path("/proc/self/cgroup")
 def available_threads() -> int:
     """Count the processors that this process may use, at least 1.
 
-    A container often sees all processors of its host and may use a share of their time: more threads than
-    that wait for each other.
+    A container often sees all processors of its host but may use only a share of their time; more threads
+    than that slow each other down.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota(CGROUPS, OWN_GROUP)
@@ -20,21 +20,22 @@ def available_threads() -> int:
 
 
 def cpu_quota(root: Path, own_group: Path) -> float | None:
-    """Return how many processors' time the control groups of this process grant; None: no limit.
+    """Return the CPU quota of this process' control groups, in processors; None without a limit.
 
     Source: Linux, ``Documentation/admin-guide/cgroup-v2.rst`` (``cpu.max``) and ``scheduler/sched-bwc.rst``
-    (version 1: ``cpu.cfs_quota_us``, ``cpu.cfs_period_us``). The least of all groups above counts.
+    (version 1: ``cpu.cfs_quota_us``, ``cpu.cfs_period_us``). The smallest quota of the group and its
+    ancestors applies.
 
     Args:
-        root: where the control groups are mounted.
-        own_group: names the group of this process, as ``/proc/self/cgroup`` does.
+        root: mount point of the control groups.
+        own_group: file that names the group of this process, such as ``/proc/self/cgroup``.
     """
     quotas = [quota for folder in _groups(root, own_group) if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)
 
 
 def _groups(root: Path, own_group: Path) -> list[Path]:
-    """List the folders of this process' groups and of those above, in both versions' places."""
+    """List the folders of this process' groups and their ancestors, for both versions of control groups."""
     folders = [root, root / "cpu", root / "cpu,cpuacct"]  # a container's own group is often mounted here
     try:
         lines = own_group.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Who may ask: the names by which a server may be addressed, and the keys that a request must carry."""
+"""Access control: the host names under which the server answers, and the API keys that it accepts."""
 
 import hmac
 import ipaddress
@@ -21,13 +21,13 @@ OPEN = ("/", "/healthz", "/openapi.json")  # paths that need no key
 
 @dataclass(frozen=True, kw_only=True)
 class AccessOptions:
-    """Who may ask.
+    """Which requests the server answers.
 
     Args:
-        hosts: names that the Host header may have; () allows every name. Choose the public name where a
-            browser can reach the server, so that another site cannot have its own name point here.
-        keys: one of which a request must carry, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``;
-            () asks for none.
+        hosts: allowed names in the Host header; () allows every name. Give the public name if browsers can
+            reach the server: it prevents DNS rebinding, where another site points its own name here.
+        keys: accepted API keys, sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; () accepts
+            requests without a key.
     """
 
     hosts: tuple[str, ...] = ()
@@ -65,14 +65,14 @@ class Access:
 
 
 def host_name(header: str) -> str:
-    """Take the port off a Host header: "[::1]:8080" is "::1"."""
+    """Return the name in a Host header, without the port: "::1" for "[::1]:8080"."""
     if header.startswith("["):
         return header[1:].partition("]")[0].lower()
     return header.partition(":")[0].lower()
 
 
 def default_hosts(host: str) -> tuple[str, ...]:
-    """Return the names for an address that is listened on: this machine's for loopback, else every name."""
+    """Return the default host names: those of this machine for a loopback address, else every name."""
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -81,10 +81,10 @@ def default_hosts(host: str) -> tuple[str, ...]:
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """Read keys, one a line; empty lines and lines with # are left out.
+    """Read API keys, one per line; empty lines and lines that begin with # are skipped.
 
     Raises:
-        OptionError: there is none, or one is short or not ASCII.
+        OptionError: there is no key, or a key is too short or not ASCII.
         OSError: the file cannot be read.
     """
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]

@@ -1,4 +1,4 @@
-"""The paths of the server, and what each can answer."""
+"""The HTTP application: its paths, forms and responses."""
 
 import time
 from collections import Counter
@@ -21,9 +21,9 @@ from ovsdino_runtime.base.errors import (
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
 from ovsdino_runtime.serve.access import Access, AccessOptions
-from ovsdino_runtime.serve.request_limits import Gate, refusal
-from ovsdino_runtime.serve.responses import Found, Problem, write_png, write_rle
-from ovsdino_runtime.serve.service import BusyError, LateError, Order, Service
+from ovsdino_runtime.serve.request_limits import RequestLimiter, refusal
+from ovsdino_runtime.serve.responses import Problem, SegmentationBody, write_png, write_rle
+from ovsdino_runtime.serve.service import BusyError, LateError, SegmentRequest, Service
 from ovsdino_runtime.serve.upload import check_count
 from ovsdino_runtime.text.class_lists import choose_classes, parse_background
 from ovsdino_runtime.text.vocabulary import Vocabulary
@@ -55,8 +55,8 @@ PNG_ANSWER = {
 }
 
 
-class About(BaseModel):
-    """What a server is."""
+class ServerInfo(BaseModel):
+    """Description of the server."""
 
     program: str
     model: str
@@ -66,18 +66,18 @@ class About(BaseModel):
 
 
 class PngResponse(Response):
-    """An answer whose default is a PNG."""
+    """A response whose default media type is PNG."""
 
     media_type = "image/png"
 
 
 def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bool = True) -> FastAPI:
-    """Make the application of a service.
+    """Build the application of a service.
 
     Args:
         service: answers the requests.
-        access: who may ask.
-        metrics: whether ``GET /metrics`` is among its paths.
+        access: which requests are answered.
+        metrics: whether to serve ``GET /metrics``.
     """
 
     @asynccontextmanager
@@ -88,13 +88,13 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     app = FastAPI(
         title="ovsdino",
         version=version(),
-        description="Name every pixel of a photo with words of your choice.",
+        description="Segment a photo into classes that you name.",
         docs_url=None,  # the page would load scripts from another host
         redoc_url=None,
         lifespan=closing,
     )
     app.state.service = service
-    app.add_middleware(Gate, path=PATH, service=service)
+    app.add_middleware(RequestLimiter, path=PATH, service=service)
     app.add_middleware(Access, options=access)
     app.add_exception_handler(StarletteHTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _form_problem)
@@ -108,7 +108,7 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
         PATH,
         _segment,
         methods=["POST"],
-        response_model=Found,
+        response_model=SegmentationBody,
         responses={200: PNG_ANSWER, **PROBLEMS},
         summary="Label a photo",
     )
@@ -144,7 +144,7 @@ async def _segment(
     ] = None,
     format: Annotated[Literal["png", "rle"], Form(description="Of the answer.")] = "png",  # noqa: A002
 ) -> Response:
-    """Give each pixel of a photo one of the classes."""
+    """Segment a photo into the given classes."""
     service: Service = request.app.state.service
     limits = service.options.limits
     await _refuse_repeated(request)
@@ -156,18 +156,18 @@ async def _segment(
         )
         return check_count(chosen, limits)
 
-    order = Order(await photo.read(), choose, threshold, scores=format == "rle")
+    segment_request = SegmentRequest(await photo.read(), choose, threshold, scores=format == "rle")
     write, kind = (write_png, "image/png") if format == "png" else (write_rle, "application/json")
 
     def answer(segmentation: Segmentation) -> Response:
         stages = ", ".join(f"{stage};dur={ms:g}" for stage, ms in segmentation.timings.items())
         return Response(write(segmentation), media_type=kind, headers={"Server-Timing": stages})
 
-    return await service.answer(order, answer, seconds=request.scope["deadline"] - time.monotonic())
+    return await service.answer(segment_request, answer, seconds=request.scope["deadline"] - time.monotonic())
 
 
 async def _refuse_repeated(request: Request) -> None:
-    """Reject a form with a field twice: which of the two was meant cannot be known.
+    """Reject a form that repeats a field: it is unknown which value was meant.
 
     Raises:
         ClassesError: a field occurs more than once.
@@ -178,7 +178,7 @@ async def _refuse_repeated(request: Request) -> None:
 
 
 async def _healthz(request: Request) -> Response:
-    """Say whether requests are taken on."""
+    """Tell whether the server accepts requests."""
     service: Service = request.app.state.service
     if service.stopping:
         return refusal(503, "stopping")
@@ -190,9 +190,9 @@ async def _healthz(request: Request) -> Response:
     )
 
 
-async def _about(request: Request) -> About:
-    """Say what this server is, and where its paths are described."""
-    return About(
+async def _about(request: Request) -> ServerInfo:
+    """Describe this server and where its API is documented."""
+    return ServerInfo(
         program=f"ovsdino {version()}",
         model=request.app.state.service.segmenter.bundle.manifest.name,
         label_a_photo=f"POST {PATH}: a form with `photo` and `classes`",
@@ -202,7 +202,7 @@ async def _about(request: Request) -> About:
 
 
 async def _metrics(request: Request) -> Response:
-    """Give the counters in Prometheus' format."""
+    """Return the metrics in Prometheus' format."""
     metrics = request.app.state.service.metrics
     return Response(metrics.text(), media_type=metrics.content_type)
 
@@ -229,5 +229,5 @@ async def _ovsdino_problem(_request: Request, error: Exception) -> Response:
 
 
 async def _fault(_request: Request, _error: Exception) -> Response:
-    """Say nothing of what failed; the server's log does."""
+    """Report an internal error without details, which the server's log holds."""
     return refusal(500, "a fault of the server; its log says more")

@@ -1,4 +1,4 @@
-"""Windows of several requests in one run of the vision engine."""
+"""Batch the windows of several requests into one run of the vision engine."""
 
 import threading
 from collections import deque
@@ -15,8 +15,8 @@ from ovsdino_runtime.pipelines.pipeline import HostPipeline, Pipeline
 
 
 @dataclass(eq=False)
-class _Order:
-    """What one request wants, and what became of it."""
+class _Call:
+    """A waiting call of `SharedBatches.run`: its inputs, then its outputs or error."""
 
     inputs: Mapping[str, Array]
     outputs: dict[str, Array] | None = None
@@ -24,7 +24,7 @@ class _Order:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """What must be equal for two orders to be run as one."""
+        """Shapes without the batch axis; calls can share a run if these are equal."""
         return {name: array.shape[1:] for name, array in self.inputs.items()}
 
     def __len__(self) -> int:
@@ -32,21 +32,23 @@ class _Order:
 
 
 class SharedBatches:
-    """An engine whose callers join: those who come while it is busy are run together next, in their order.
+    """An engine that batches concurrent calls: calls that arrive while it is busy share the next run.
 
-    Nobody waits for others to come: a lone caller is run at once. Each thread that waits may be the one that
-    runs for all.
+    No call waits for others to arrive: if the engine is idle, a call runs immediately. Any waiting thread may
+    execute the run for all.
 
     Args:
-        engine: runs a graph whose inputs all begin with the same axis, as its outputs do.
-        most: along this axis in one run; a caller with more is run alone.
-        saw: told of each run's length.
+        engine: runs a graph whose inputs and outputs all begin with the batch axis.
+        max_count: largest batch of one run; a larger call runs on its own.
+        observe: called with the batch size of each run.
     """
 
-    def __init__(self, engine: Engine, max_count: int, saw: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(
+        self, engine: Engine, max_count: int, observe: Callable[[int], object] = lambda _: None
+    ) -> None:
         self.description = engine.description
-        self._engine, self._max_count, self._saw = engine, max_count, saw
-        self._waiting = deque[_Order]()
+        self._engine, self._max_count, self._observe = engine, max_count, observe
+        self._waiting = deque[_Call]()
         self._changing = threading.Lock()  # held to touch what waits
         self._running = threading.Lock()  # held to run
 
@@ -54,37 +56,37 @@ class SharedBatches:
         """Compute all outputs of the graph from all its inputs, by name.
 
         Raises:
-            Exception: what the engine raised, to all whom it ran for.
+            Exception: as the engine raised it, in every call of the shared run.
         """
-        order = _Order(inputs)
+        call = _Call(inputs)
         with self._changing:
-            self._waiting.append(order)
-        while order.outputs is None and order.error is None:
+            self._waiting.append(call)
+        while call.outputs is None and call.error is None:
             with self._running:
-                if order.outputs is None and order.error is None:
+                if call.outputs is None and call.error is None:
                     self._run_next()
-        if order.error is not None:
-            raise order.error
-        assert order.outputs is not None
-        return order.outputs
+        if call.error is not None:
+            raise call.error
+        assert call.outputs is not None
+        return call.outputs
 
     def _run_next(self) -> None:
-        orders = self._take()
-        names = orders[0].inputs
+        calls = self._take()
+        names = calls[0].inputs
         try:
-            joined = {name: np.concatenate([order.inputs[name] for order in orders]) for name in names}
+            joined = {name: np.concatenate([call.inputs[name] for call in calls]) for name in names}
             outputs = self._engine.run(joined)
         except Exception as error:  # noqa: BLE001 - raised again in each caller's thread
-            for order in orders:
-                order.error = error
+            for call in calls:
+                call.error = error
             return
-        ends = np.cumsum([len(order) for order in orders])
-        self._saw(int(ends[-1]))
-        for order, end in zip(orders, ends, strict=True):
-            order.outputs = {name: array[end - len(order) : end] for name, array in outputs.items()}
+        ends = np.cumsum([len(call) for call in calls])
+        self._observe(int(ends[-1]))
+        for call, end in zip(calls, ends, strict=True):
+            call.outputs = {name: array[end - len(call) : end] for name, array in outputs.items()}
 
-    def _take(self) -> list[_Order]:
-        """Take what waits from the front, as much as fits into one run."""
+    def _take(self) -> list[_Call]:
+        """Remove the first calls from the queue, as many as fit into one run."""
         with self._changing:
             taken = [self._waiting.popleft()]
             room = self._max_count - len(taken[0])
@@ -96,15 +98,13 @@ class SharedBatches:
         return taken
 
 
-def share_batches(pipeline: Pipeline, max_count: int, saw: Callable[[int], object]) -> None:
-    """Let photos that a pipeline sees at the same time share runs of its vision engine; see `SharedBatches`.
+def share_batches(pipeline: Pipeline, max_count: int, observe: Callable[[int], object]) -> None:
+    """Let concurrent photos share runs of a pipeline's vision engine; see `SharedBatches`.
 
     Raises:
-        EngineError: it is a device's, which sees one photo at a time.
+        EngineError: the pipeline runs on a device, which encodes one photo at a time.
     """
     if not isinstance(pipeline, HostPipeline | Dinov3segPipeline):
-        raise EngineError(
-            "windows of several photos are run together on the processor alone; leave out --batch"
-        )
+        raise EngineError("windows of several photos share a run only on device 'cpu'; leave out --batch")
     stage = pipeline.encode_windows
-    pipeline.encode_windows = replace(stage, vision=SharedBatches(stage.vision, max_count, saw))
+    pipeline.encode_windows = replace(stage, vision=SharedBatches(stage.vision, max_count, observe))

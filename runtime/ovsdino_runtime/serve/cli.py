@@ -1,4 +1,4 @@
-"""The command ``ovsdino serve``. Everything but click is imported when there is something to serve."""
+"""The command ``ovsdino serve``. Only click is imported before the command runs."""
 
 import ipaddress
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Limits of connections: how long a request's head may take, and how many a client may hold."""
+"""Limits on connections: time for a request's head, and number per client."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ REFUSAL = (
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How long a head may take, and how many connections a client may hold."""
+    """Time limit for a request's head, and the number of connections per client address."""
 
     head_seconds: float = 10.0  # from the connection, or a request's first byte, to the head's end
     per_client: int = 64  # connections of one address
@@ -27,7 +27,7 @@ class ConnectionLimits:
 class LimitedProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1 with a deadline on each request's head and a limit of connections per address.
 
-    Uvicorn waits without end for the rest of a head, so a few hundred half heads would hold every place.
+    Uvicorn waits forever for the rest of a head: a few hundred incomplete heads would occupy all connections.
 
     Args:
         limits: shared by all connections of a server.
@@ -49,7 +49,7 @@ class LimitedProtocol(H11Protocol):
         self._head_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection, or refuse it."""
+        """Count the connection, or reject it."""
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else ""
         self._limits.held[self._address] += 1
@@ -63,7 +63,7 @@ class LimitedProtocol(H11Protocol):
         self._begin_deadline()
 
     def data_received(self, data: bytes) -> None:
-        """Pass data on; while a head is incomplete its deadline runs."""
+        """Pass data on; the deadline runs while the head is incomplete."""
         if self._refused:
             return
         super().data_received(data)

@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus."""
+"""Metrics of the server, for Prometheus."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own."""
+    """The metrics of one server, in a separate registry."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -50,19 +50,19 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, *SECONDS),
         )
 
-    def saw(self, timings: Mapping[str, float]) -> None:
-        """Take down how long each stage took [ms]."""
+    def observe(self, timings: Mapping[str, float]) -> None:
+        """Record the time of each stage of a request [ms]."""
         for stage, milliseconds in timings.items():
             self._stages.labels(stage).observe(milliseconds / 1000)
 
     def serve(self, host: str, port: int) -> None:
-        """Answer ``GET /metrics`` on a port of its own, from a thread that ends with the process.
+        """Serve ``GET /metrics`` on a separate port, in a daemon thread.
 
         Raises:
-            OSError: the port is taken, or the address is not of this machine.
+            OSError: the port is in use, or the address does not belong to this machine.
         """
         start_http_server(port, addr=host, registry=self._registry)
 
     def text(self) -> bytes:
-        """Write everything in Prometheus' format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Before a request is read: whether it may come in, how much it may send, and how long it may take to."""
+"""Limits on a request before its body is read: admission, size, and time to arrive."""
 
 import asyncio
 import time
@@ -24,18 +24,18 @@ RETRY = {"Retry-After": "1"}
 
 
 def refusal(status: int, error: str) -> JSONResponse:
-    """Write an answer that says what is wrong; the connection ends, for not all may be read."""
+    """Build an error response that closes the connection, because the body may be unread."""
     retry = RETRY if status in (429, 503) else {}
     return JSONResponse({"error": error}, status, {"Connection": "close", **retry})
 
 
-class Gate:
-    """ASGI middleware for one path: counts its requests, and refuses what must not be read.
+class RequestLimiter:
+    """ASGI middleware for one path: count its requests, and reject those that exceed a limit.
 
     Args:
-        app: what is behind the gate.
-        path: of the requests that it is for.
-        service: says whether requests are taken on, and with which limits.
+        app: the wrapped application.
+        path: path of the requests.
+        service: holds the limits and whether it accepts requests.
     """
 
     def __init__(self, app: App, path: str, service: Service) -> None:
@@ -44,7 +44,7 @@ class Gate:
         self._service = service
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it."""
+        """Pass a request on, or reject it."""
         if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -96,7 +96,7 @@ class Gate:
         return f"the request is too large: expected a photo of at most {limits.megabytes:g} megabytes"
 
     def _limited(self, receive: Receive, deadline: float) -> Receive:
-        """Bound what is received in bytes and time."""
+        """Limit the size of the body and the time in which it must arrive."""
         received = 0
 
         async def one() -> Message:
@@ -120,7 +120,7 @@ class Gate:
 
 
 async def _discard(receive: Receive) -> None:
-    """Read the rest of a request, which nobody needs."""
+    """Read and discard the rest of a request, so that the client reads the response."""
     with suppress(HTTPException):  # too much, or too slow
         while (await receive()).get("more_body"):
             pass

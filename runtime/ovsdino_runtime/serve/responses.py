@@ -1,4 +1,4 @@
-"""A segmentation as it is sent: an indexed PNG, or JSON with COCO's run lengths."""
+"""Response bodies of a segmentation: an indexed PNG, or JSON with COCO run lengths."""
 
 import json
 from io import BytesIO
@@ -12,19 +12,19 @@ PNG_TEXT = "ovsdino"  # the key of the PNG's text
 
 
 class Problem(BaseModel):
-    """What is wrong, and what to do."""
+    """An error: what is wrong, and what to do."""
 
     error: str
 
 
 class RunLengths(BaseModel):
-    """COCO's compressed run lengths of a mask, down its columns."""
+    """A mask as COCO's compressed run lengths, in column order."""
 
     size: tuple[int, int] = Field(description="height and width [px]")
     counts: str
 
 
-class FoundRegion(BaseModel):
+class RegionBody(BaseModel):
     """All pixels of one class."""
 
     label: int
@@ -36,8 +36,8 @@ class FoundRegion(BaseModel):
     segmentation: RunLengths
 
 
-class Found(BaseModel):
-    """What is in a photo, the largest region first."""
+class SegmentationBody(BaseModel):
+    """A segmentation as JSON; regions are sorted by size, largest first."""
 
     width: int = Field(description="[px]")
     height: int = Field(description="[px]")
@@ -45,7 +45,7 @@ class Found(BaseModel):
     classes: list[str] = Field(description="the name of each label")
     background: float | None = Field(description="confidence below which a pixel is background, label 0")
     background_classes: list[str] = Field(description="names of classes that count as background")
-    regions: list[FoundRegion]
+    regions: list[RegionBody]
     not_found: list[str] = Field(description="names of classes that occur nowhere")
     model_digest: str = Field(description="of the model's graphs and weights")
     versions: dict[str, str]
@@ -53,7 +53,7 @@ class Found(BaseModel):
 
 
 def write_png(segmentation: Segmentation) -> bytes:
-    """Write the labels as `save_labels` does, with the names of the classes in the PNG's text."""
+    """Encode the labels as `save_labels` does, with the class names in a text chunk of the PNG."""
     from PIL.PngImagePlugin import PngInfo
 
     about = {
@@ -68,7 +68,7 @@ def write_png(segmentation: Segmentation) -> bytes:
 
 
 def write_rle(segmentation: Segmentation) -> bytes:
-    """Write the regions with their masks as JSON; see `Found`."""
+    """Encode the regions and their masks as JSON; see `SegmentationBody`."""
     about = describe(segmentation, photo="")
     height, width = segmentation.labels.shape
     regions = [

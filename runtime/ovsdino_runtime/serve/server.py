@@ -25,15 +25,15 @@ class AddressError(OvsdinoError):
 class Server(uvicorn.Server):
     """Uvicorn that answers 503 while it stops.
 
-    Uvicorn itself closes its socket first: a load balancer then gets no answer where it expects 503.
+    Uvicorn itself closes its socket first: a load balancer would get no response instead of 503.
 
     Args:
         service: answers the requests.
-        started: called when requests are accepted.
-        access_log: write a line about each request.
-        connections: what a client may hold; None takes the defaults.
-        access: who may ask.
-        metrics: whether ``GET /metrics`` is among the paths.
+        started: called once requests are accepted.
+        access_log: whether to log each request.
+        connections: limits on connections; None uses the defaults.
+        access: which requests are answered.
+        metrics: whether to serve ``GET /metrics``.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Listen on an address.
 
     Raises:
-        AddressError: the address is taken, or not of this machine.
+        AddressError: the address is in use, or does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -1,4 +1,4 @@
-"""Answer requests: bounds how many wait, how many are computed at once, and how long each may take."""
+"""Process requests with limits on waiting requests, concurrent requests and time."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ from ovsdino_runtime.text.class_lists import Background
 from ovsdino_runtime.text.encoder import AbandonedError
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
-Answer = TypeVar("Answer")
+Body = TypeVar("Body")
 
 
 class BusyError(OvsdinoError):
@@ -27,48 +27,48 @@ class BusyError(OvsdinoError):
 
 
 class LateError(OvsdinoError):
-    """A request was not answered within its time."""
+    """A request exceeded its time limit."""
 
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """How many requests the server accepts, and how long each may take."""
+    """Limits on the number of requests and on the time of each."""
 
-    workers: int = 1  # photos labelled at the same time
-    batch: int = 1  # most windows of theirs in one run of the vision engine; 1: each photo's alone
-    waiting: int = 16  # requests that are worked on or wait for their turn
-    seconds: float = 30.0  # for a request, from its first byte on
+    workers: int = 1  # number of photos segmented at the same time
+    batch: int = 1  # largest number of windows in one run of the vision engine; 1: photos do not share runs
+    waiting: int = 16  # number of requests that are processed or wait
+    seconds: float = 30.0  # time limit of a request, from its first byte
     limits: UploadLimits = field(default_factory=UploadLimits)
 
 
 @dataclass(frozen=True)
-class Order:
-    """What one request asks for."""
+class SegmentRequest:
+    """A validated request: a photo and how to segment it."""
 
-    photo: bytes  # as it was sent
-    choose: Callable[[], Vocabulary]  # reads the classes; called in a thread, for it may take milliseconds
+    photo: bytes  # the uploaded file
+    choose: Callable[[], Vocabulary]  # parses the classes; called in a thread: it may take milliseconds
     background: Background  # see `Segmenter`
     scores: bool
 
 
 class Service:
-    """Label photos for many clients. Call its methods from one event loop; threads do the work.
+    """Segment photos for many clients. Call its methods from one event loop; threads do the work.
 
-    Words are encoded first, in a thread of their own: while one request waits for new words, others are
-    labelled. Requests with the same words share them. Encoding stops when no request waits for it any more.
+    Words are encoded first, in a separate thread: while one request waits for new words, other photos are
+    segmented. Requests with the same words share the embeddings. Encoding stops once no request waits for it.
 
     Args:
-        segmenter: the model; several workers need one whose pipeline is on the processor.
-        options: how many requests are accepted.
-        metrics: records what happens.
+        segmenter: the model; more than one worker needs device "cpu".
+        options: limits on requests.
+        metrics: records requests and times.
     """
 
     def __init__(self, segmenter: Segmenter, options: ServiceOptions, metrics: Metrics) -> None:
         self.segmenter = segmenter
         self.options = options
         self.metrics = metrics
-        self.stopping = False  # set once, also by a signal's handler: no request is taken on any more
-        self.active = 0  # requests that are being read, worked on or answered
+        self.stopping = False  # set once, also by a signal handler: no further request is accepted
+        self.active = 0  # number of requests that are being read, processed or answered
         self._waiting = 0
         if options.batch > 1:
             share_batches(segmenter.pipeline, options.batch, metrics.batches.observe)
@@ -78,26 +78,26 @@ class Service:
         self._label = ThreadPoolExecutor(options.workers, "label")
 
     async def answer(
-        self, order: Order, write: Callable[[Segmentation], Answer], *, seconds: float
-    ) -> Answer:
-        """Label a photo and write the answer.
+        self, request: SegmentRequest, write: Callable[[Segmentation], Body], *, seconds: float
+    ) -> Body:
+        """Segment a photo and encode the response.
 
         Args:
-            order: what is asked for.
-            write: makes the answer; called in a thread.
-            seconds: the time that is left.
+            request: the request.
+            write: encodes the response; called in a thread.
+            seconds: remaining time.
 
         Raises:
             BusyError: the queue is full.
-            LateError: the time was too short.
-            OvsdinoError: the photo or the words are not good, or the engine failed.
+            LateError: the time limit was exceeded.
+            OvsdinoError: the photo or the words are invalid, or the engine failed.
         """
         if self._waiting >= self.options.waiting:
             raise BusyError(f"{self._waiting} requests are waiting already; try again in a moment")
         self._waiting += 1
         self.metrics.waiting.set(self._waiting)
         try:
-            return await asyncio.wait_for(self._work(order, write), max(seconds, 0))
+            return await asyncio.wait_for(self._work(request, write), max(seconds, 0))
         except asyncio.TimeoutError as error:
             raise LateError(
                 f"not answered within {self.options.seconds:g} s; try again, or ask for less"
@@ -107,28 +107,28 @@ class Service:
             self.metrics.waiting.set(self._waiting)
 
     def close(self) -> None:
-        """Wait for the threads, then end them."""
+        """Wait for running work, then stop the threads and release the model."""
         self._read.shutdown(cancel_futures=True)
         self._words.shutdown(cancel_futures=True)
         self._label.shutdown(cancel_futures=True)
         self.segmenter.close()
 
-    async def _work(self, order: Order, write: Callable[[Segmentation], Answer]) -> Answer:
+    async def _work(self, request: SegmentRequest, write: Callable[[Segmentation], Body]) -> Body:
         loop = asyncio.get_running_loop()
         start = time.perf_counter()
-        vocabulary = await loop.run_in_executor(self._read, order.choose)
+        vocabulary = await loop.run_in_executor(self._read, request.choose)
         with self._wanted(vocabulary):
             await loop.run_in_executor(self._words, self._encode, vocabulary)
         words = _since(start)
         start = time.perf_counter()
-        segmentation = await loop.run_in_executor(self._label, self._segment, order, vocabulary, start)
+        segmentation = await loop.run_in_executor(self._label, self._segment, request, vocabulary, start)
         segmentation = replace(segmentation, timings={"words": words, **segmentation.timings})
-        self.metrics.saw(segmentation.timings)
+        self.metrics.observe(segmentation.timings)
         return await loop.run_in_executor(None, write, segmentation)
 
     @contextmanager
     def _wanted(self, vocabulary: Vocabulary) -> Iterator[None]:
-        """Count a request that waits for words; the words of requests that were given up are dropped."""
+        """Count the requests that wait for these words; encoding stops when there are none."""
         self._wanting[vocabulary.entries] += 1
         try:
             yield
@@ -146,19 +146,21 @@ class Service:
                     continue
             return
 
-    def _segment(self, order: Order, vocabulary: Vocabulary, queued: float) -> Segmentation:
+    def _segment(self, request: SegmentRequest, vocabulary: Vocabulary, queued: float) -> Segmentation:
         wait = _since(queued)
         start = time.perf_counter()
-        photo = read_upload(order.photo, self.options.limits)
+        photo = read_upload(request.photo, self.options.limits)
         decode = _since(start)
         try:
-            found = self.segmenter(photo, vocabulary, background=order.background, scores=order.scores)
+            segmentation = self.segmenter(
+                photo, vocabulary, background=request.background, scores=request.scores
+            )
         except MemoryError as error:
             height, width = photo.shape[:2]
             raise TooLargeError(
                 f"too little memory for {width}x{height} px; scale the photo down first"
             ) from error
-        return replace(found, timings={"wait": wait, **found.timings, "decode": decode})
+        return replace(segmentation, timings={"wait": wait, **segmentation.timings, "decode": decode})
 
 
 def _since(start: float) -> float:

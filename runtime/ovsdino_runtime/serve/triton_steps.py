@@ -1,7 +1,7 @@
-"""The Python steps of a Triton model repository: photo to windows, words to text, the head.
+"""The Python steps of a Triton model repository: photo to windows, classes to embeddings, the head.
 
-`ovsdino_export.serve_repository` writes the repository, whose ``model.py`` files call what is here. The
-graphs are run by the server itself, so that it can batch the windows and the words of several requests.
+`ovsdino_export.serve_repository` writes the repository, whose ``model.py`` files call these steps. The server
+itself runs the graphs, so that it can batch windows and words of several requests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from ovsdino_runtime.text.vocabulary import Vocabulary
 
 
 class Step(Protocol):
-    """Computes outputs from inputs, both by name."""
+    """Compute outputs from inputs, both by name."""
 
     inputs: tuple[str, ...]
 
@@ -33,7 +33,7 @@ class Step(Protocol):
 
 
 def respond(requests: Sequence[Any], step: Step) -> list[Any]:
-    """Answer Triton's requests; what a client can mend becomes the error of its own request."""
+    """Answer Triton's requests; an error that a client can fix is returned for its request only."""
     import triton_python_backend_utils as triton
 
     answers = []
@@ -56,7 +56,7 @@ def _compute(step: Step, arrays: Mapping[str, Array]) -> tuple[dict[str, Array],
 
 
 class PrepareStep:
-    """A photo's file to windows. Shape: photo (bytes,) -> pixels (B, 3, S, S), size (2,)."""
+    """Cut a photo file into windows. Shape: photo (bytes,) -> pixels (B, 3, S, S), size (2,)."""
 
     inputs = ("photo",)
 
@@ -65,7 +65,7 @@ class PrepareStep:
         self._prepare = Prepare(self._manifest)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Decode, resize, cut."""
+        """Decode, resize and cut."""
         photo = read_upload(inputs["photo"].tobytes(), UploadLimits())  # (H, W, 3)
         prepared = self._prepare(photo)
         pixels = normalise(prepared.resized, self._manifest.preprocessing)
@@ -74,7 +74,7 @@ class PrepareStep:
 
 
 class WordsStep:
-    """Classes to text; new words are encoded by the text model. Shape: classes (N,) -> text (N, D)."""
+    """Embed classes; the text model encodes new words. Shape: classes (N,) -> text (N, D)."""
 
     inputs = ("classes",)
 
@@ -85,13 +85,13 @@ class WordsStep:
         self._templates = found.manifest.templates
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Look up, and encode what is new."""
+        """Look words up, and encode new ones."""
         vocabulary = check_count(read_names(inputs["classes"]), UploadLimits())
         return {"text": self._encoder.encode_classes(vocabulary, self._templates)}
 
 
 class HeadStep:
-    """Features and text to labels; a negative background is none.
+    """Compute labels from features and embeddings; a negative background threshold means none.
 
     Shape: features (B, D, h, w), text (N, D), size (2,), background (1,) -> labels (H, W), scores (H, W).
     """
@@ -103,7 +103,7 @@ class HeadStep:
         self._merge = Merge(self._manifest)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Merge the windows and find each pixel's class."""
+        """Merge the windows and find the class of each pixel."""
         height, width = (int(side) for side in inputs["size"])
         threshold = float(inputs["background"][0])
         if not threshold <= 1:
@@ -124,10 +124,10 @@ class HeadStep:
 
 
 class TritonEngine:
-    """A model of the same server as an engine.
+    """An engine that calls another model of the same Triton server.
 
     Args:
-        model: its name.
+        model: name of that model.
     """
 
     def __init__(self, model: str) -> None:
@@ -155,10 +155,10 @@ class TritonEngine:
 
 
 def read_names(classes: Array) -> Vocabulary:
-    """Read class names as Triton gives texts: an array of bytes, one class each, synonyms between ``|``.
+    """Read class names from Triton's array of bytes: one class each, with ``|`` between synonyms.
 
     Raises:
-        ClassesError: they make no valid vocabulary, or are not UTF-8.
+        ClassesError: the names are not UTF-8, or do not form a valid vocabulary.
     """
     try:
         return read_classes([bytes(name).decode() for name in classes.ravel()])

@@ -1,4 +1,4 @@
-"""Read photos and words that strangers send: sizes are checked before anything costs memory or time."""
+"""Read uploaded photos and words: check sizes before they cost memory or time."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,7 +15,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """The most that one request may hold."""
+    """Size limits of one request."""
 
     megabytes: float = 20  # of a photo's file
     megapixels: float = 25
@@ -26,24 +26,24 @@ class UploadLimits:
 
     @property
     def bytes(self) -> int:
-        """The most bytes of a photo's file."""
+        """Largest size of a photo file [bytes]."""
         return int(self.megabytes * 1_000_000)
 
     @property
     def size(self) -> SizeLimits:
-        """The largest photo that is decoded."""
+        """Limits on the decoded photo."""
         return SizeLimits(pixels=int(self.megapixels * 1_000_000), side=self.side, aspect=self.aspect)
 
 
 def read_upload(data: bytes, limits: UploadLimits) -> Photo:
-    """Decode a photo that was sent.
+    """Decode an uploaded photo.
 
     Shape: (H, W, 3) RGB.
 
     Raises:
-        TooLargeError: it has more bytes or pixels than are taken.
-        NotAPhotoError: it is none, or of a format that is not taken.
-        PhotoError: it is broken or truncated.
+        TooLargeError: the file has too many bytes, or the photo too many pixels.
+        NotAPhotoError: the data is not a photo, or has a format that is not accepted.
+        PhotoError: the photo is broken or truncated.
     """
     if len(data) > limits.bytes:
         raise TooLargeError(
@@ -54,10 +54,10 @@ def read_upload(data: bytes, limits: UploadLimits) -> Photo:
 
 
 def check_count(vocabulary: Vocabulary, limits: UploadLimits) -> Vocabulary:
-    """Reject a vocabulary with too many classes, or with too many words in all of them.
+    """Return the vocabulary if it does not have too many classes or words.
 
     Raises:
-        ClassesError: it has too many.
+        ClassesError: there are too many classes, or too many words in all classes.
     """
     if (count := len(vocabulary.entries)) > limits.classes:
         raise ClassesError(f"got {count} classes: expected at most {limits.classes}; ask in several requests")
@@ -67,7 +67,7 @@ def check_count(vocabulary: Vocabulary, limits: UploadLimits) -> Vocabulary:
 
 
 def _readable() -> tuple[str, ...]:
-    """Name the formats that this Pillow was built with."""
+    """Return the accepted formats that the installed Pillow can decode."""
     from PIL import Image
 
     Image.init()
