@@ -84,7 +84,7 @@ def resolve(origin: str, link: str) -> str:
 
 
 def is_page(path: str) -> bool:
-    """Say whether a path of the repository lies in the folder of pages."""
+    """Tell whether a path of the repository lies in the folder of pages."""
     return path.startswith(f"{DOCS}/")
 
 

@@ -91,7 +91,7 @@ def misses(parity: Parity) -> Iterator[str]:
 
 
 def require(name: str, parity: Parity) -> None:
-    """Refuse a graph, or a chain of graphs, that misses a threshold.
+    """Reject a graph, or a chain of graphs, that misses a threshold.
 
     Raises:
         ParityError: it misses one. The message holds the figures.

@@ -40,7 +40,7 @@ class Encoder:
         return torch.stack([torch.from_numpy(normalise(one, self.colours)).permute(2, 0, 1) for one in sized])
 
     def require_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Refuse block numbers that the encoder does not have."""
+        """Reject block numbers that the encoder does not have."""
         wrong = [layer for layer in layers if not 1 <= layer <= self.depth]
         if wrong:
             raise AnalysisError(f"{self.name} has blocks 1 to {self.depth}, not {wrong[0]}")

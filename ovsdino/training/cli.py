@@ -252,7 +252,7 @@ def read_assignment(option: str, text: str, *, example: str) -> tuple[str, float
 
 
 def check_resume(out: Path, resume: str) -> None:
-    """Refuse a folder whose run is not to be gone on with.
+    """Reject a folder whose run is not to be gone on with.
 
     Raises:
         OutputError: which, and what to do.

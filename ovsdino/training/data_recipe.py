@@ -94,7 +94,7 @@ class LossWeights:
 
     @property
     def align(self) -> bool:
-        """Say whether a structural target is needed."""
+        """Tell whether a structural target is needed."""
         return self.align_cosine > 0 or self.align_mse > 0
 
 

@@ -28,7 +28,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and shows progress."""
+        """Tell whether this process writes files and shows progress."""
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:

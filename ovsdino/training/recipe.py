@@ -101,7 +101,7 @@ class Recipe:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether SAM must encode the photos: to align with it, or in place of the encoder."""
+        """Tell whether SAM must encode the photos: to align with it, or in place of the encoder."""
         if isinstance(self.model, Dinov3segConfig):  # its SAM is a part of the network
             return False
         return self.data.structure_target == "sam" and (self.weights.align or not self.model.encoder)

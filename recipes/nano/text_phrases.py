@@ -26,7 +26,7 @@ class Phrase:
 
     @property
     def withheld(self) -> bool:
-        """Whether training must never see this phrase; published class names are never withheld."""
+        """Tell whether training must never see this phrase; published class names are never withheld."""
         return self.source != "classes" and (_hashed_out(self.text) or _hashed_out(self.core))
 
 

@@ -64,7 +64,7 @@ DETERMINERS = frozenset(
 
 
 class _DataOnly(pickle.Unpickler):
-    """Refuse every global, so that a pickle can hold nothing but dicts, sets, strings and numbers."""
+    """Reject every global, so that a pickle can hold nothing but dicts, sets, strings and numbers."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - the base class's signature
         if (module, name) in {("builtins", "set"), ("__builtin__", "set")}:

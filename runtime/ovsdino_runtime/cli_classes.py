@@ -25,7 +25,7 @@ class CommandClasses:
         background_classes: classes that count as background, as typed.
 
     Raises:
-        ClassesError: there are none, or they make no valid vocabulary.
+        ClassesError: there are none, or they do not form a valid vocabulary.
     """
 
     def __init__(

@@ -164,7 +164,7 @@ def required_packages() -> dict[str, list[str]]:
 
 
 def meets_platform(requirement: str) -> bool:
-    """Say whether this machine meets a requirement's conditions on platform and processor."""
+    """Tell whether this machine meets a requirement's conditions on platform and processor."""
     here = {
         "platform_system": platform.system(),
         "platform_machine": platform.machine(),
@@ -238,7 +238,7 @@ def examine_engines(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[F
 
 
 def examine_engine(record: EngineRecord, gpus: Sequence[Gpu], versions: dict[str, str]) -> Finding:
-    """Say whether an engine can be used here."""
+    """Tell whether an engine can be used here."""
     key = record.key
     built = f"{key.flavour} {key.version}"
     what = f"engine of {record.model} {record.graph} for {', '.join(key.capabilities)}, {built}"

@@ -157,7 +157,7 @@ class Segmenter:
 
         Raises:
             PhotoError: the photo cannot be read.
-            ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
+            ClassesError: the classes do not form a valid vocabulary, or the threshold is not in 0..1.
         """
         choice = self.choose(classes, background=background, background_classes=background_classes)
         if isinstance(image, list | tuple):
@@ -199,7 +199,7 @@ class Segmenter:
 
         Raises:
             PhotoError: another model encoded the photo.
-            ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
+            ClassesError: the classes do not form a valid vocabulary, or the threshold is not in 0..1.
         """
         choice = self.choose(classes, background=background, background_classes=background_classes)
         text = self._begin_text(choice.vocabulary)  # (N, D), when it is there
@@ -212,7 +212,7 @@ class Segmenter:
         """Read classes and say which threshold holds for them; see the call for the arguments.
 
         Raises:
-            ClassesError: the classes make no valid vocabulary, or the threshold is not in 0..1.
+            ClassesError: the classes do not form a valid vocabulary, or the threshold is not in 0..1.
         """
         vocabulary = choose_classes(classes, background=background, background_classes=background_classes)
         head = self.bundle.manifest.head

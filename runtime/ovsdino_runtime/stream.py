@@ -50,7 +50,7 @@ class Stream:
         stop: ends the row, as `stop` does; the same may end the reading of the frames.
 
     Raises:
-        ClassesError: the classes make no valid vocabulary.
+        ClassesError: the classes do not form a valid vocabulary.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Stream:
         """Change the classes, from any thread; they hold from the next picture on.
 
         Raises:
-            ClassesError: they make no valid vocabulary; the old ones stay.
+            ClassesError: they do not form a valid vocabulary; the old ones stay.
         """
         self._classes = (
             choose_classes(classes, background=background),

@@ -45,7 +45,7 @@ class Protocol:
 
     @property
     def needs_full_masks(self) -> bool:
-        """Whether windows must be enlarged before they are averaged: what the runtime's merge does not do."""
+        """Tell whether windows are upsampled before averaging, which the runtime's merge cannot do."""
         return self.average == "probabilities" or self.align_corners
 
     def describe(self) -> str:

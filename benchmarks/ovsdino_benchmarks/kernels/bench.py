@@ -46,7 +46,7 @@ def run_kernels(request: KernelRequest, out: Path, report: Report) -> tuple[Kern
 
 
 def require_gpu() -> None:
-    """Refuse a machine whose torch has no CUDA device, or that has no Triton."""
+    """Reject a machine whose torch has no CUDA device, or that has no Triton."""
     try:
         import torch
     except ImportError as error:

@@ -32,7 +32,7 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing under the heading."""
+        """Tell whether there is nothing under the heading."""
         return not (self.text or self.tables or self.plots or self.pictures or self.commands)
 
 

@@ -122,7 +122,7 @@ def export_chain(
 
 
 def refuse(request: ExportRequest, config: Dinov3segConfig) -> None:
-    """Refuse options that dinov3.seg bundles do not support, before any work is done.
+    """Reject options that dinov3.seg bundles do not support, before any work is done.
 
     Raises:
         OvsdinoError: an option or a choice of the network; the message names it.

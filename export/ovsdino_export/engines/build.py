@@ -283,7 +283,7 @@ def network_flags(trt: ModuleType, bundle: Bundle, target: EngineTarget) -> int:
 
 
 def takes_plugins(bundle: Bundle, target: EngineTarget) -> bool:
-    """Say whether TensorRT takes the bundle's fused kernels: it is 10.10 or later, and they run on the GPU.
+    """Tell whether TensorRT takes the bundle's fused kernels: it is 10.10 or later, and they run on the GPU.
 
     10.9 has plugins ahead of time, but reads their namespace from an attribute; the graph has it as domain.
     """

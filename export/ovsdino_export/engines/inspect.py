@@ -68,7 +68,7 @@ def engine_layers(inspected: str) -> list[Layer]:
 
 
 def check_layers(layers: Iterable[Layer], precision: Precision, where: str) -> None:
-    """Refuse a network or an engine that does not compute in the precision that was asked for.
+    """Reject a network or an engine that does not compute in the precision that was asked for.
 
     Args:
         layers: of `network_layers` or `engine_layers`.

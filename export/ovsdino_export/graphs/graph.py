@@ -98,7 +98,7 @@ def export_graph(
 
 
 def refuse_fused_attention(program: torch.export.ExportedProgram) -> None:
-    """Refuse a fused attention that `ovsdino_export.rewrite.rewrite` did not write out.
+    """Reject a fused attention that `ovsdino_export.rewrite.rewrite` did not write out.
 
     Raises:
         OvsdinoError: there is one; the message names its module.

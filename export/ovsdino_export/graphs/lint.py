@@ -48,7 +48,7 @@ class LintFinding:
 def check(
     model: onnx.ModelProto, *, precision: Precision, dynamic: Iterable[str], fp32: Collection[str] = ()
 ) -> None:
-    """Refuse a graph that breaks a rule.
+    """Reject a graph that breaks a rule.
 
     Args:
         model: with shapes and types of its values, as the exporter writes them.

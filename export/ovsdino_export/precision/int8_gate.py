@@ -1,4 +1,4 @@
-"""Refuse INT8 that costs quality: compare the mIoU of a bundle at FP32 and at INT8."""
+"""Reject INT8 that costs quality: compare the mIoU of a bundle at FP32 and at INT8."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def measure(segmenter: Segmenter, labelled: LabelledPhotos) -> float:
 
 
 def require_miou(reference: float, quantized: float) -> None:
-    """Refuse INT8 that costs more than a point of mIoU.
+    """Reject INT8 that costs more than a point of mIoU.
 
     Args:
         reference, quantized: mIoU in 0..100 of the FP32 and of the INT8 graph, on the same photos.

@@ -205,7 +205,7 @@ def read_info(folder: Path) -> MaskInfo:
 
 
 def _check_same(folder: Path, old: MaskInfo, new: MaskInfo) -> None:
-    """Refuse to mix two runs in one folder."""
+    """Reject to mix two runs in one folder."""
     cure = f"continue with what {folder / INFO} says, or give a new folder"
     if old.listing != new.listing:
         raise MaskError(f"{folder}: begun on {old.photos} other photos, now there are {new.photos}; {cure}")

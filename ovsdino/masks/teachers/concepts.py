@@ -25,7 +25,7 @@ class Concept:
 
     @property
     def taught(self) -> bool:
-        """Whether a segmenter points at it; other concepts are words only."""
+        """Tell whether a segmenter points at it; other concepts are words only."""
         return any(label is not None for label in (self.ade, self.voc, self.cityscapes))
 
 

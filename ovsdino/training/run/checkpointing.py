@@ -116,7 +116,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 def check_same(header: Header, settings: dict[str, Any], folder: Path) -> None:
-    """Refuse to resume with other settings.
+    """Reject to resume with other settings.
 
     Raises:
         CheckpointError: names each setting that differs, and both values.

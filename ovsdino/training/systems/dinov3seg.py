@@ -137,7 +137,7 @@ def open_dinov3seg_inputs(job: TrainingJob, team: Team) -> Dinov3segInputs:
 
 
 def check_weights(job: TrainingJob, config: Dinov3segConfig) -> None:
-    """Refuse to begin without the public weights that the network rests on, and files that are not there.
+    """Reject to begin without the public weights that the network rests on, and files that are not there.
 
     Raises:
         CheckpointError: names each file that is missing and its option.

@@ -163,7 +163,7 @@ def open_inputs(job: TrainingJob, team: Team) -> Inputs:
 
 
 def check_files(job: TrainingJob, backbone: str) -> None:
-    """Refuse photos or first weights that are not there.
+    """Reject photos or first weights that are not there.
 
     Raises:
         RecipeError, CheckpointError: which, and what to give.

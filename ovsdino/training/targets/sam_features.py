@@ -202,7 +202,7 @@ def cache_key(dataset: MaskDataset, teacher: SamTeacher) -> dict[str, Any]:
 
 
 def check_key(folder: Path, key: dict[str, Any]) -> None:
-    """Refuse a cache of other photos, squares or weights.
+    """Reject a cache of other photos, squares or weights.
 
     Raises:
         CacheError: names what differs.

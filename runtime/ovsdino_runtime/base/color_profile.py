@@ -36,7 +36,7 @@ def to_srgb(image: "Image", profile: bytes | None) -> "tuple[Image, tuple[str, .
 
 
 def _changes_little(mode: str, transform: object) -> bool:
-    """Whether a grid of all colours comes out as it goes in."""
+    """Tell whether a grid of all colours comes out as it goes in."""
     from PIL import Image, ImageCms
 
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)

@@ -16,7 +16,7 @@ MAX_LOST_ROWS = 18  # [px], or a sixteenth of the picture: a row of blocks, and 
 
 
 def has_end(data: bytes) -> bool:
-    """Whether a JPEG has its last bytes, perhaps with zeros behind them."""
+    """Tell whether a JPEG has its last bytes, perhaps with zeros behind them."""
     return data.rstrip(b"\0").endswith(END)
 
 
@@ -47,7 +47,7 @@ def _decode(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether the scans of a progressive JPEG have begun for each bit of each coefficient."""
+    """Tell whether the scans of a progressive JPEG have begun for each bit of each coefficient."""
     position, progressive, components = 2, False, b""
     missing: set[tuple[int, int]] = set()
     while 0 <= (position := data.find(b"\xff", position)) < len(data) - 4:

@@ -7,7 +7,7 @@ from ovsdino_runtime.base.errors import OutputError
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written to, or not be made; leave no trace.
+    """Reject a folder that cannot be written to, or not be made; leave no trace.
 
     Raises:
         OutputError: it is a file, or closed to us.

@@ -14,7 +14,7 @@ PIECE = 1 << 16  # [bytes]
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is the address of something on the web."""
+    """Tell whether a text is the address of something on the web."""
     return re.match(r"https?://", text, re.IGNORECASE) is not None
 
 

@@ -25,7 +25,7 @@ def read_png_header(file: Path | BinaryIO) -> tuple[int, int] | None:
 
 
 def has_wide_colours(file: Path | BinaryIO) -> bool:
-    """Whether a file is a PNG of 16 bits of which Pillow keeps 8."""
+    """Tell whether a file is a PNG of 16 bits of which Pillow keeps 8."""
     return read_png_header(file) in ((16, RGB), (16, RGBA), (16, GREY_ALPHA))
 
 

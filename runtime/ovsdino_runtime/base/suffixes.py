@@ -55,17 +55,17 @@ RESULT_ENDS = ("_overlay", "_labels")  # of the names of results that are pictur
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a file is named like a photo."""
+    """Tell whether a file is named like a photo."""
     return path.suffix.lower() in PHOTO_SUFFIXES and not is_rubbish(path)
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is named like a video."""
+    """Tell whether a file is named like a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not is_rubbish(path)
 
 
 def is_rubbish(path: Path) -> bool:
-    """Whether an operating system left a file: ``._photo.jpg`` of macOS, ``Thumbs.db`` of Windows."""
+    """Tell whether an operating system left a file: ``._photo.jpg`` of macOS, ``Thumbs.db`` of Windows."""
     return path.name.startswith("._") or path.name.lower() in RUBBISH
 
 
@@ -75,7 +75,7 @@ def without_results(files: Iterable[Path]) -> list[Path]:
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is the result of an earlier run.
+    """Tell whether a file is the result of an earlier run.
 
     It is named like one, and either holds our mark (PNG), or lies beside the JSON of that run or
     beside the video that it was made of.

@@ -23,7 +23,7 @@ ALPHA_SHARE = 0.9  # of the pixels of a band that is an alpha are clear or opaqu
 
 
 def has_tiff_reader(file: Path | BinaryIO) -> bool:
-    """Whether something is installed that reads the samples of this file."""
+    """Tell whether something is installed that reads the samples of this file."""
     return find_spec("tifffile") is not None or (isinstance(file, Path) and find_spec("rasterio") is not None)
 
 
@@ -66,7 +66,7 @@ def read_tiff(
 
 
 def looks_like_alpha(values: npt.NDArray[Any], largest: int) -> bool:
-    """Whether a band is clear or opaque nearly everywhere, as transparency is and near infrared is not."""
+    """Tell whether nearly all pixels of a band are clear or opaque: true of alpha, not of near infrared."""
     return float(np.mean((values == 0) | (values == largest))) >= ALPHA_SHARE
 
 

@@ -74,7 +74,7 @@ class TiffLayout:
 
     @property
     def is_plain(self) -> bool:
-        """Whether Pillow reads it right: whole numbers of at most 8 bits, the colours that are named."""
+        """Tell whether Pillow reads it right: whole numbers of at most 8 bits, the colours that are named."""
         same = len(set(self.bits)) == 1
         small = self.bits[0] == 8 or (self.bits[0] in (1, 2, 4) and self.samples == 1)
         return (
@@ -89,7 +89,7 @@ class TiffLayout:
 
     @property
     def is_wide(self) -> bool:
-        """Whether Pillow reads it right in 16 bits, of which it keeps the upper 8 of colours."""
+        """Tell whether Pillow reads it right in 16 bits, of which it keeps the upper 8 of colours."""
         return (
             set(self.bits) == {16}
             and self.number == "uint"

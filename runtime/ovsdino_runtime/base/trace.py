@@ -58,7 +58,7 @@ class Trace:
 
     @property
     def on(self) -> bool:
-        """Whether anything is taken down."""
+        """Tell whether anything is taken down."""
         return self._file is not None
 
     @contextmanager

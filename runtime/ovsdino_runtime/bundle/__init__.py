@@ -1,1 +1,1 @@
-"""The bundle on disk: its manifest, its kernels, and where models are found."""
+"""Bundles on disk: manifest, graphs, kernels, and where models are found."""

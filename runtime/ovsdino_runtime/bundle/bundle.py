@@ -1,4 +1,4 @@
-"""The bundle: what crosses from export to runtime. A directory of plain data, immutable once it is written.
+"""The bundle, an exported model: a folder of plain data files that is never changed after it is written.
 
 NAME.ovs/
   bundle.json        the manifest below, strict
@@ -11,8 +11,9 @@ NAME.ovs/
   golden.npz         image (S, S, 3) uint8 RGB, features (D, h, w) float16: every engine must reproduce it
   kernels/*.ptx      fused kernels, compiled for the GPUs that were asked for
 
-A bundle of dinov3.seg (manifest: ``dinov3seg``) also has these, each also as NAME.fp16.onnx. Its view is
-V px, of g patches a side; features are not of unit length; what an ablation lacks is absent:
+A bundle of dinov3.seg (manifest: ``dinov3seg``) also has the following graphs, each also as NAME.fp16.onnx.
+Its view has a side of V px and g patches; features are not unit vectors. Graphs that an ablation does not
+need are absent:
 
   whole.onnx         pixels (1, 3, V, V) -> features (1, D, g, g): the vision graph at the view's size
   guidance.onnx      pixels (1, 3, V, V) -> image (1, G, g, g), fine1 (1, a, 2g, 2g), fine2 (1, b, 4g, 4g)
@@ -80,7 +81,7 @@ GOLDEN = "golden.npz"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose files were checked against its manifest."""
+    """A bundle on disk whose files have been checked against its manifest."""
 
     path: Path
     manifest: Manifest
@@ -91,12 +92,12 @@ class Bundle:
 
     @cached_property
     def digest(self) -> str:
-        """Hash the graphs, weights and tokenizer: two bundles of one name are told apart by it."""
+        """Hash the graphs, weights and tokenizer: identifies the model regardless of its name."""
         files = {name: sha for name, sha in self.manifest.files.items() if "/" not in name}
         return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
 
     def graph_digest(self, name: str) -> str:
-        """Hash all that decides what a graph computes: its file, its weights, for text the tokenizer."""
+        """Hash everything that decides the results of a graph: file, weights and, for text, the tokenizer."""
         files = self.manifest.files
         file = self.manifest.graphs[name].file
         stem = file.partition(".")[0]
@@ -110,10 +111,11 @@ def load_bundle(path: str | Path) -> Bundle:
     """Read a bundle and check everything in it against its manifest.
 
     Args:
-        path: the bundle's directory.
+        path: the bundle's folder.
 
     Raises:
-        BundleError: it is not a bundle, of another schema, incomplete or changed; the message names the file.
+        BundleError: it is not a bundle, has another schema, is incomplete or was changed. The message names
+            the file.
     """
     path = Path(path)
     if not path.exists():
@@ -125,10 +127,10 @@ def load_bundle(path: str | Path) -> Bundle:
 
 
 def at_short_side(bundle: Bundle, short_side: int) -> Bundle:
-    """Let a model resize photos to another short side [px] than its own.
+    """Return the bundle with another short side [px] to which photos are resized.
 
     Raises:
-        BundleError: a window would be larger than the photo, or the model sees only squares of one size.
+        BundleError: a window would be larger than the photo, or the model accepts squares of one size only.
     """
     manifest = bundle.manifest
     minimum, max_count = manifest.windows.size, manifest.preprocessing.long_side
@@ -147,19 +149,19 @@ def at_short_side(bundle: Bundle, short_side: int) -> Bundle:
 def write_bundle(
     path: str | Path, manifest: Manifest, staging: str | Path, *, overwrite: bool = False
 ) -> Bundle:
-    """Write a bundle: all of it or, after a crash, nothing.
+    """Write a bundle atomically: after a crash there is either all of it or nothing.
 
     Args:
-        path: where it will be; its parent directory is made.
-        manifest: all but ``files``, which is filled in here.
-        staging: a directory whose files become the bundle's; they are copied.
-        overwrite: replace a bundle that is there already.
+        path: folder of the bundle; its parent is created.
+        manifest: the manifest without ``files``, which is filled in here.
+        staging: folder whose files are copied into the bundle.
+        overwrite: whether to replace an existing bundle.
 
     Returns:
         The bundle, read back and checked.
 
     Raises:
-        BundleError: the path is taken, the disk is full, or the manifest does not fit the files.
+        BundleError: the path exists, the disk is full, or the manifest does not match the files.
     """
     path = Path(path)
     sweep_staging(path)
@@ -188,7 +190,7 @@ def write_bundle(
 
 
 def _with_digest(manifest: Manifest) -> str:
-    """Write a manifest with its digest."""
+    """Return the JSON of a manifest with its digest."""
     record = json.loads(strict_json.dumps(manifest))
     return strict_json.dumps(replace(manifest, digest=manifest_digest(record)))
 

@@ -1,7 +1,7 @@
-"""Replace a directory in one step, and clear up after writers that were killed.
+"""Replace a folder in one step, and clean up after writers that were killed.
 
-A writer works in ``.NAME.XXXXXXXX`` beside ``NAME`` and holds a lock in it. The next writer of ``NAME``, and
-a reader that does not find it, removes such directories of dead writers and puts back what one moved away.
+A writer works in ``.NAME.XXXXXXXX`` beside ``NAME`` and holds a lock in it. The next writer of ``NAME``, or a
+reader that does not find ``NAME``, removes such folders of dead writers and restores what one had moved away.
 """
 
 import ctypes
@@ -21,19 +21,19 @@ def staging_folder(path: Path) -> AbstractContextManager[Path]:
     """Make a directory beside ``path`` for the time of the block, locked so that nobody clears it away.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     return locked_folder(path.parent, f".{path.name}.")
 
 
 def exchange(fresh: Path, path: Path, *, old: Path) -> None:
-    """Give ``fresh`` the name ``path``; what was there goes to ``fresh`` or ``old``.
+    """Rename ``fresh`` to ``path``; an existing folder ends up at ``fresh`` or ``old``.
 
-    On Linux both change places in one step. Elsewhere, and on disks that cannot, the old one is moved away
-    first; `sweep_staging` puts it back if this process dies in between.
+    On Linux the two are exchanged in one step. On other systems, and on file systems that do not support it,
+    the old folder is moved away first; `sweep_staging` restores it if this process dies in between.
 
     Raises:
-        OSError: it could not be renamed; the old one is where it was.
+        OSError: the folder cannot be renamed; the old one is unchanged.
     """
     if not path.exists():
         fresh.replace(path)

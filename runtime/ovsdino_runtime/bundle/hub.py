@@ -1,4 +1,4 @@
-"""Bundles of the Hugging Face Hub by OWNER/NAME (extra ``hub``): fetched once, offline from then on."""
+"""Bundles on the Hugging Face Hub, named OWNER/NAME (extra ``hub``): downloaded once, then used offline."""
 
 import json
 import os
@@ -21,9 +21,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_repository(model: str | Path) -> bool:
-    """Tell whether a model is named as OWNER/NAME or OWNER/NAME@REVISION of the Hub.
+    """Tell whether a model name is OWNER/NAME or OWNER/NAME@REVISION on the Hub.
 
-    What looks like a path is none: a `Path`, a name that ends with ``.ovs``, an OWNER that is a folder here.
+    Paths are not: a `Path`, a name that ends in ``.ovs``, or an OWNER that is a local folder.
     """
     if not isinstance(model, str) or not REPOSITORY.fullmatch(model):
         return False
@@ -31,10 +31,10 @@ def is_repository(model: str | Path) -> bool:
 
 
 def hub_bundle(model: str) -> Path:
-    """Return a repository's bundle from the user's cache; fetch it the first time.
+    """Return the bundle of a repository from the user's cache; download it the first time.
 
-    The newest commit is taken the first time and kept from then on. OWNER/NAME@REVISION takes a commit, tag
-    or branch, and keeps the commit that it was.
+    The first download uses the newest commit, or REVISION (a commit, tag or branch); later calls keep using
+    that commit.
 
     Args:
         model: see `is_repository`.

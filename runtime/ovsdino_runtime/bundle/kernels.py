@@ -1,7 +1,6 @@
-"""Compiled kernels of a bundle, as the manifest describes them: what it takes to launch one, no more.
+"""Compiled kernels of a bundle, as the manifest describes them: everything needed to launch one.
 
-The files are PTX, which the CUDA driver finishes for the GPU at hand. Their sha256 stand among the manifest's
-files.
+The files are PTX, which the CUDA driver compiles for the GPU. The manifest's ``files`` hold their sha256.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ Operator = Literal[
 
 @dataclass(frozen=True)
 class KernelArgument:
-    """One parameter of a kernel's entry, in the order of the call."""
+    """A parameter of a kernel's entry function, in call order."""
 
     name: str
     role: Literal["input", "integer", "output"]  # inputs and outputs are pointers, aligned to 16 bytes
@@ -33,22 +32,22 @@ class KernelArgument:
 
 @dataclass(frozen=True)
 class GridAxis:
-    """How many programs an axis of the launch has: ``ceil(size / step)``."""
+    """Number of programs along an axis of the launch grid: ``ceil(size / step)``."""
 
     size: int | str  # a number, or the name of a size: "batch", or an integer argument
     step: int
 
     def programs(self, sizes: Mapping[str, int]) -> int:
-        """Count them for the given sizes."""
+        """Return the number of programs for the given sizes."""
         size = sizes[self.size] if isinstance(self.size, str) else self.size
         return -(-size // self.step)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel for one type of GPU, one precision and the shapes that it was compiled for.
+    """A kernel, compiled for one kind of GPU, one precision and fixed shapes.
 
-    Triton's two hidden pointers at the end are cut off: the entry takes ``arguments`` and nothing else.
+    Triton's two hidden pointers at the end are removed: the entry function takes only ``arguments``.
     """
 
     operator: Operator
@@ -69,12 +68,12 @@ FUSED: tuple[Operator, ...] = ("DepthwiseBlock", "DepthwiseBlockStride2", "Prese
 
 
 def runs_on(target: str, gpu: str) -> bool:
-    """Say whether a GPU runs PTX of a target: its own, and those of all older GPUs.
+    """Tell whether a GPU runs PTX of a target: PTX runs on its own and on all newer GPUs.
 
-    A letter at the end of a target, as in "sm_90a", ties the PTX to that one GPU.
+    A target with a letter at the end, such as "sm_90a", runs on exactly that GPU.
 
     Args:
-        target: of the PTX, such as "sm_80".
+        target: target of the PTX, such as "sm_80".
         gpu: compute capability of the GPU, such as "sm_89".
     """
     if target == gpu or target.rstrip("af") == gpu:
@@ -83,7 +82,7 @@ def runs_on(target: str, gpu: str) -> bool:
 
 
 def _generation(name: str) -> int | None:
-    """Return 80 for "sm_80", None for a target that is tied to one GPU or is none."""
+    """Return 80 for "sm_80"; None for a target of exactly one GPU or an invalid one."""
     digits = name.removeprefix("sm_")
     return int(digits) if digits.isdigit() else None
 
@@ -91,10 +90,10 @@ def _generation(name: str) -> int | None:
 def choose_kernel(
     kernels: Sequence[Kernel], operator: Operator, *, gpu: str, dtype: str, constants: Mapping[str, int]
 ) -> Kernel:
-    """Find the kernel that a GPU runs, for a type and shapes; of several, that for the newest GPU.
+    """Find the kernel of an operator for a GPU, precision and shapes; of several, the newest target.
 
     Raises:
-        EngineError: there is none; the message names what there is.
+        EngineError: no kernel matches; the message lists the targets of the bundle.
     """
     named = [kernel for kernel in kernels if kernel.operator == operator]
     fitting = [

@@ -1,4 +1,4 @@
-"""The manifest of a bundle, ``bundle.json``: what the runtime knows of a model."""
+"""The manifest of a bundle, ``bundle.json``: everything that the runtime knows about a model."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ class Head:
     background: float  # default threshold in 0..1: a pixel whose best confidence is below it is background
 
     def __post_init__(self) -> None:
-        """Refuse a head that would turn the order of the classes around, and thresholds outside 0..1.
+        """Reject a scale that would reverse the order of classes, and thresholds outside 0..1.
 
         Raises:
             ValueError: the scale is not positive or the threshold not in 0..1.
@@ -60,7 +60,7 @@ class Head:
 
 @dataclass(frozen=True)
 class TextInfo:
-    """Width D of class embeddings, and the most tokens that the text graph reads."""
+    """Width D of class embeddings, and the largest number of tokens that the text graph reads."""
 
     width: int
     context_length: int
@@ -68,7 +68,7 @@ class TextInfo:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of a graph; a dimension is a number, or a name where it varies."""
+    """An input or output of a graph. A dimension is a number, or a name if it varies."""
 
     name: str
     dtype: str
@@ -77,7 +77,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file and what goes in and out of it."""
+    """An ONNX file with its inputs and outputs."""
 
     file: str
     precision: Precision
@@ -88,7 +88,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class ParityThresholds:
-    """The least that each figure of `Parity` had to reach; 0 where nothing was asked."""
+    """Lower limits on the figures of `Parity` at export; 0 for no limit."""
 
     cosine_mean: float
     cosine_p01: float
@@ -97,7 +97,7 @@ class ParityThresholds:
 
 @dataclass(frozen=True)
 class Parity:
-    """How close an exported graph is to the torch model, measured on real photos when it was exported."""
+    """Agreement of an exported graph with the torch model, measured on real photos at export."""
 
     cosine_mean: float
     cosine_p01: float  # 1st percentile over all positions
@@ -109,9 +109,9 @@ class Parity:
 
 @dataclass(frozen=True)
 class Dinov3seg:
-    """How dinov3.seg goes from windows to labels: on one square view, through a decoder instead of a cosine.
+    """Settings of dinov3.seg, which segments one square view with a decoder instead of the cosine head.
 
-    Features of `Manifest.windows` on the view are averaged where they overlap, then with those of the whole.
+    Features of overlapping windows on the view are averaged, then averaged with those of the whole view.
     """
 
     view: int  # [px] side of the square that a photo is stretched to, bilinear, without antialias
@@ -124,10 +124,10 @@ class Dinov3seg:
     absent_logit: float  # of the classes that were not kept
 
     def __post_init__(self) -> None:
-        """Refuse what no photo could be labelled with.
+        """Reject invalid values.
 
         Raises:
-            ValueError: a size is not positive, or there is no half.
+            ValueError: a size is not positive, or ``halves`` is empty or invalid.
         """
         if self.view < 1 or self.pad_length < 1:
             raise ValueError(f"view and pad_length must be positive, got {self.view} and {self.pad_length}")
@@ -137,7 +137,7 @@ class Dinov3seg:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that the runtime knows of a model. `write_bundle` fills in ``files`` and ``digest``."""
+    """Everything that the runtime knows about a model. `write_bundle` fills in ``files`` and ``digest``."""
 
     schema_version: int
     name: str
@@ -158,10 +158,10 @@ class Manifest:
     digest: str = ""  # `manifest_digest`; filled in by `write_bundle`
 
     def __post_init__(self) -> None:
-        """Reject sizes that no model has and that would take hours or all memory.
+        """Reject sizes that would take hours or exhaust memory; no real model has them.
 
         Raises:
-            ValueError: a size or the overlap of windows is too large, or no text is read.
+            ValueError: a size or the overlap of windows is too large, or a size of the text graph is invalid.
         """
         sides = {
             "windows.size": self.windows.size,
@@ -183,6 +183,6 @@ class Manifest:
 
 
 def manifest_digest(record: Mapping[str, object]) -> str:
-    """Hash a manifest as JSON decodes it, except ``digest``; spaces and the order of keys do not count."""
+    """Hash a decoded manifest without its ``digest``; independent of white space and key order."""
     signed = {key: value for key, value in record.items() if key != "digest"}
     return hashlib.sha256(json.dumps(signed, sort_keys=True).encode()).hexdigest()

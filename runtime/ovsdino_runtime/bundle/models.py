@@ -1,7 +1,7 @@
-"""A published model that is not here yet: offered to whoever can answer.
+"""Find models by name or path, and offer to download a published model that is missing.
 
-What can be fetched, and how it becomes a bundle, is known to `ovsdino models`. It is asked in a process of
-its own, for this room imports neither torch nor the network.
+`ovsdino models` knows which models can be downloaded and converts them to bundles. It runs in a child
+process, because this room must not import torch or use the network.
 """
 
 import subprocess
@@ -20,13 +20,13 @@ UNKNOWN = 3  # its answer to a name that it does not know
 
 
 def offer_download(model: str) -> None:
-    """Ask whether a model that can be fetched shall be, and wait for it; where nobody can answer, end.
+    """Offer to download a published model that is missing, and wait for it; without a terminal, exit.
 
     Args:
-        model: as it was given; a path, or a name that is here or that nobody knows, is left alone.
+        model: the name as the user gave it. A path, an available name or an unknown name is ignored.
 
     Raises:
-        SystemExit: it is not fetched; why has been said, in one line.
+        SystemExit: the model was not downloaded; the reason has been printed in one line.
     """
     if Path(model).exists() or Path(model).name != model or model in packaged_models() | kept_models():
         return
@@ -36,13 +36,13 @@ def offer_download(model: str) -> None:
 
 
 def packaged_models() -> dict[str, Path]:
-    """Find the models that come with the package, by name."""
+    """Return the models that are installed with the package, by name."""
     folder = Path(str(resources.files("ovsdino_runtime") / "models"))
     return {path.stem: path for path in sorted(folder.glob("*.ovs"))}
 
 
 def kept_models() -> dict[str, Path]:
-    """Find the models that `ovsdino models prepare` keeps in the user's cache, by name."""
+    """Return the models that `ovsdino models prepare` stored in the user's cache, by name."""
     folder = cache_dir() / "models"
     return {path.stem: path for path in sorted(folder.glob("*.ovs")) if (path / MANIFEST).is_file()}
 
@@ -51,8 +51,8 @@ def find_bundle(model: str | Path) -> Path:
     """Find a bundle by the name of a packaged or kept model, by its path, or by OWNER/NAME on the Hub.
 
     Raises:
-        BundleError: another user can change it, or there is none; the message lists the names. See also
-            `hub_bundle`.
+        BundleError: there is no such bundle (the message lists known names), or another user can change it.
+            See also `hub_bundle`.
     """
     known = packaged_models()
     if isinstance(model, str) and (found := (kept_models() | known).get(model)):

@@ -92,7 +92,7 @@ def open_labelled(
 
 
 def require_folder(folder: Path) -> None:
-    """Refuse what is no folder.
+    """Reject what is no folder.
 
     Raises:
         DataError: there is none, or it is a file.
@@ -153,7 +153,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def require_same_size(photo: Path, size: tuple[int, int], labels: tuple[int, int]) -> None:
-    """Refuse labels that do not lie on their photo; sizes are width and height [px].
+    """Reject labels that do not lie on their photo; sizes are width and height [px].
 
     Raises:
         DataError: which photo.

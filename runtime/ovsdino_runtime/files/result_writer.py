@@ -39,7 +39,7 @@ DIGITS = 6  # of a picture's number in a video
 
 
 def check_results(sources: Sequence[Source], out: Path, kinds: Sequence[Kind]) -> None:
-    """Refuse to write a result over one of the sources.
+    """Reject to write a result over one of the sources.
 
     Raises:
         OutputError: which file would be lost.
@@ -62,7 +62,7 @@ class ResultFiles:
         sources: all that will come; they decide the files' names.
         out: the directory; it is made with the first file.
         kinds: what to write. GeoJSON is written of photos that say where they lie.
-        trace: takes down each writing.
+        trace: records each write.
         stems: the files' names; None finds them by `name_results`.
     """
 

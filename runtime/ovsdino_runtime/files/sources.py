@@ -51,7 +51,7 @@ def read_frames(
         sources: as `find_sources` gives them, or takes them.
         options: what the files of photos do not say about their pixels.
         stop: ends the reading, also of a source that has no end.
-        trace: takes down each decoding.
+        trace: records each decoding.
     """
     stop = stop or threading.Event()
     for source in [

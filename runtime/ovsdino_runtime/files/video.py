@@ -57,7 +57,7 @@ def read_video(
     Args:
         source: a video file or a live source.
         stop: ends the reading within the time that one picture takes, or the timeout of a silent source.
-        trace: takes down each decoding.
+        trace: records each decoding.
         patience: how often a live source is opened again.
 
     Raises:
@@ -101,7 +101,7 @@ def read_video(
 
 
 def _has_end(container: Container) -> bool:
-    """Whether it is a file behind an address: it has a length in time or bytes, or is a single picture."""
+    """Tell whether an address is a file: it has a duration or a size, or is a single picture."""
     name = container.format.name
     return bool(container.duration) or container.size > 0 or name.endswith("_pipe") or name == "image2"
 

@@ -8,8 +8,8 @@ from ovsdino_runtime.geometry.types import Indices, Labels
 def connected_components(labels: Labels) -> Indices:
     """Number the components of all labels from 0, in the order of their first pixels.
 
-    Runs of equal labels in a row are linked with those that they touch in the row above; links are followed
-    to the smallest number until nothing changes, the way being halved each time.
+    Runs of equal labels in a row are linked to the runs that they touch in the row above. Links are followed
+    to the smallest number until nothing changes, with path halving (union-find).
 
     Shape: (H, W) -> (H, W).
     """

@@ -1,7 +1,8 @@
 """The guided filter with a colour guide: scores that follow the edges of a photo.
 
-In every square window the scores are fitted by a linear function of the colours; the functions of all windows
-that hold a pixel are averaged there. Scores stay smooth where the photo is smooth, and change where it does.
+In every square window a linear function of the colours is fitted to the scores; at each pixel the functions
+of all windows that contain it are averaged. Scores stay smooth where the photo is smooth and change at its
+edges.
 
 Source: K. He, J. Sun, X. Tang, "Guided Image Filtering", PAMI 2013, equations 15 to 18.
 """
@@ -20,15 +21,15 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetr
 
 
 class BoxSum(Protocol):
-    """Sums over squares of side ``2 * radius + 1``; beyond the border there is nothing."""
+    """Compute sums over squares of side ``2 * radius + 1``; outside the image values are 0."""
 
     def __call__(self, planes: Floats, radius: int) -> Floats:
-        """Add up. Shape: (n, H, W), kept."""
+        """Return the sums. Shape: (n, H, W), kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class GuidedFilter:
-    """A filter for any number of maps with one guide. Make one with `guided_filter`."""
+    """A filter for any number of maps with one guide. Create it with `guided_filter`."""
 
     guide: Floats  # (3, H, W), each channel's mean is 0
     mean: Floats  # (3, H, W) of the guide in each window
@@ -63,10 +64,10 @@ def guided_filter(
 
     Args:
         guide: the photo, in 0..255.
-        radius: the windows' side is ``2 * radius + 1`` [px].
-        epsilon: variance of a colour, of channels in 0..1, below which it counts as smooth. Choose less to
-            follow weaker edges.
-        box_sum: how squares are added up; None takes OpenCV where it is installed, else `add_squares`.
+        radius: windows have a side of ``2 * radius + 1`` [px].
+        epsilon: variance of a colour, of channels in 0..1, below which a window counts as smooth. Choose less
+            to follow weaker edges.
+        box_sum: computes the sums over squares; None uses OpenCV if it is installed, else `add_squares`.
 
     Shape: guide (H, W, 3).
     """
@@ -91,7 +92,7 @@ def guided_filter(
 
 
 def add_squares(planes: Floats, radius: int) -> Floats:
-    """Add up squares along one side, then along the other; the time grows with the radius' logarithm.
+    """Compute sums over squares, one axis after the other; time grows with the logarithm of the radius.
 
     Shape: (n, H, W), kept.
     """
@@ -100,7 +101,7 @@ def add_squares(planes: Floats, radius: int) -> Floats:
 
 @cache
 def best_box_sum() -> BoxSum:
-    """Return OpenCV's box filter where it is installed, else `add_squares`."""
+    """Return OpenCV's box filter if it is installed, else `add_squares`."""
     try:
         cv2 = importlib.import_module("cv2")
     except ImportError:
@@ -117,10 +118,10 @@ def _add_by_opencv(cv2: Any, planes: Floats, radius: int) -> Floats:  # noqa: AN
 
 
 def _add_runs(planes: Floats, radius: int, *, axis: int) -> Floats:
-    """Add up runs of ``2 * radius + 1`` values along one side; beyond its ends there is nothing.
+    """Compute sums of ``2 * radius + 1`` adjacent values along an axis; outside it values are 0.
 
-    A run is put together from runs of 1, 2, 4, ... values: fewer and faster steps than running sums, whose
-    each value waits for the one before, and without their loss of digits.
+    A sum is composed of sums of 1, 2, 4, ... values. That is faster than running sums, in which each value
+    depends on the previous one, and loses no digits.
     """
     length = planes.shape[axis]
     size = list(planes.shape)

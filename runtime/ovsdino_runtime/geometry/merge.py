@@ -1,16 +1,16 @@
-"""Find each pixel's best class from the windows' features and the classes' embeddings, in little memory.
+"""Find the best class of each pixel from window features and class embeddings, in little memory.
 
-Scores are cosines at the nodes of each window's coarse grid. To get one score a pixel, each window is
-upsampled to its size in the resized photo, overlapping windows are averaged, and the average is resized to
-the photo. All three are linear and separable, and windows form a grid, so for each class
+Scores are cosines at the nodes of each window's coarse grid. For a score per pixel, each window is upsampled
+to its size in the resized photo, overlapping windows are averaged, and the average is resized to the photo.
+All three steps are linear and separable, and windows form a grid, so for each class
 
     scores (H, W) = rows @ mosaic @ columns.T
 
-with the mosaic of all windows' nodes (window rows * h, window columns * w) and two banded matrices that
-depend on the geometry alone. Their entries are >= 0 and each of their rows sums to 1: within a tile of the
-photo no class scores more than its best node there, so a class that stays below another's worst node cannot
-win and is skipped. Classes are taken in portions with a running best: memory does not grow with their number.
-The photo is taken in tiles along both sides, and the matrices in bands: memory grows with the pixels alone.
+with the mosaic of the nodes of all windows (window rows * h, window columns * w) and two banded matrices that
+depend only on the geometry. Their entries are >= 0 and each row sums to 1. Within a tile of the photo, no
+class scores more than its best node there; a class whose best node is below another's worst node cannot win
+and is skipped. Classes are processed in portions with a running best, the photo in tiles and the matrices in
+bands, so that memory grows only with the number of pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ from ovsdino_runtime.geometry.types import Floats, Labels
 from ovsdino_runtime.geometry.windows import Window, window_weights
 
 MOSAIC_BYTES = 8 << 20  # scores of all nodes for the classes that are taken at once
-# Scores interpolated at once. Few enough to stay in the processor's cache, and for OpenBLAS to stay in one
-# thread: its threads wait for each other, which on a busy machine takes 30 times the work itself.
+# Scores interpolated at once: few enough to fit the CPU cache, and for OpenBLAS to use one thread. Its
+# threads wait for each other, which on a busy machine takes 30 times as long as the work itself.
 TILE_SCORES = 1 << 15
 SLACK = 1e-5  # on what cannot win: more than rounding can add to a score
 MIN_BAND, MAX_BAND = 16, 4096  # [px] along one side of a tile
@@ -33,7 +33,7 @@ MIN_BAND, MAX_BAND = 16, 4096  # [px] along one side of a tile
 
 @dataclass(frozen=True)
 class Band:
-    """Some neighbouring pixels along one side, the nodes that they depend on, and how."""
+    """Adjacent pixels along one axis, the nodes that they depend on, and their weights."""
 
     pixels: slice
     nodes: npt.NDArray[np.intp]  # (k,)
@@ -42,10 +42,10 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class MergeAxis:
-    """How the nodes of all windows are spread along one side of a photo.
+    """The merge matrix of one axis: how node scores are interpolated along it.
 
-    The matrix (length, nodes) is never held as a whole, since a side may have millions of pixels: its rows
-    are computed from those of the resized photo where they are needed.
+    The matrix (length, nodes) is never held as a whole, because an axis may have millions of pixels. Its rows
+    are computed on demand from those of the resized photo.
     """
 
     merged: Floats  # (side of the resized photo, nodes): the overlapping windows' average; rows sum to 1
@@ -53,15 +53,15 @@ class MergeAxis:
 
     @property
     def nodes(self) -> int:
-        """Count the nodes along this side."""
+        """Number of nodes along this axis."""
         return int(self.merged.shape[1])
 
     def weights(self, start: int, stop: int) -> Floats:
-        """Compute the rows of some pixels. Shape: (stop - start, nodes), each row sums to 1."""
+        """Return the matrix rows of pixels start..stop. Shape: (stop - start, nodes), each row sums to 1."""
         return self._spread(start, stop, np.arange(self.nodes))
 
     def bands(self, step: int) -> Iterator[Band]:
-        """Yield ``step`` pixels at a time with the nodes that matter to them, in their order."""
+        """Yield the bands of ``step`` adjacent pixels, in order."""
         for start in range(0, self.length, step):
             stop = min(start + step, self.length)
             low, high, _ = bilinear_taps(len(self.merged), self.length, start=start, stop=stop)
@@ -80,7 +80,7 @@ class MergeAxis:
 
 @dataclass(frozen=True, eq=False)
 class MergeGeometry:
-    """How the coarse scores of all windows are spread over the photo."""
+    """The merge matrices of both axes."""
 
     rows: MergeAxis  # (H, window rows * h)
     columns: MergeAxis  # (W, window columns * w)
@@ -97,11 +97,11 @@ def merge_geometry(
     """Compute the two matrices of a merge.
 
     Args:
-        windows: of the resized photo, in row-major order, forming a grid.
+        windows: windows of the resized photo, in row-major order; they form a grid.
         grid: h and w of a window's features.
-        resized: height and width that the windows were planned for [px].
+        resized: height and width for which the windows were planned [px].
         photo: height and width of the result [px].
-        taper: how windows are weighed where they overlap; see `window_weights`.
+        taper: how overlapping windows are weighted; see `window_weights`.
     """
     tops = sorted({window.top for window in windows})
     lefts = sorted({window.left for window in windows})
@@ -115,9 +115,9 @@ def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tup
     """Find the best class of each pixel, and its cosine.
 
     Args:
-        features: unit vectors of each window's grid, windows in row-major order.
+        features: unit vectors at the nodes of each window; windows in row-major order.
         text: unit vector of each class.
-        geometry: of these windows.
+        geometry: merge geometry of these windows.
 
     Shape: (B, D, h, w), (N, D) -> (H, W) in 0..N-1, (H, W).
     """
@@ -131,7 +131,7 @@ def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tup
 
 
 def merge_scores(features: Floats, text: Floats, geometry: MergeGeometry) -> Floats:
-    """Compute the cosine of every class at every pixel; for few classes and pixels, as all are held.
+    """Compute the cosine of every class at every pixel. Memory grows with classes times pixels.
 
     Shape: (B, D, h, w), (N, D) -> (N, H, W).
     """
@@ -144,12 +144,12 @@ def merge_scores(features: Floats, text: Floats, geometry: MergeGeometry) -> Flo
 
 
 class BestClass:
-    """Keep the best class of each pixel, and its score, as classes come in portions.
+    """Keep the best class of each pixel and its score, while classes arrive in portions.
 
-    Memory grows with the pixels alone: neither with the number of classes, nor with pixels times nodes.
+    Memory grows only with the number of pixels: not with the number of classes, nor with pixels times nodes.
 
     Args:
-        geometry: how scores at the nodes are spread over the photo.
+        geometry: how node scores are interpolated over the photo.
     """
 
     def __init__(self, geometry: MergeGeometry) -> None:
@@ -159,11 +159,11 @@ class BestClass:
         self.scores = np.full(self.labels.shape, -np.inf, np.float32)
 
     def take(self, scores: Floats, *, first: int) -> None:
-        """Improve the labels where a class of this portion is better than all before.
+        """Update the labels where a class of this portion scores higher than all before.
 
         Args:
-            scores: of these classes at all nodes.
-            first: number of the first of them.
+            scores: scores of these classes at all nodes.
+            first: index of the first of these classes.
 
         Shape: (window rows * h, window columns * w, n).
         """
@@ -174,7 +174,7 @@ class BestClass:
             )
 
     def _tiles(self) -> Iterator[tuple[Band, Band]]:
-        """Yield all tiles; the bands of the shorter side are held, those of the longer one pass by."""
+        """Yield all tiles; the bands of the shorter axis are kept, those of the longer one are generated."""
         rows, columns = self._rows.bands(_step(self._rows)), self._columns.bands(_step(self._columns))
         if self._rows.length < self._columns.length:
             held = list(rows)
@@ -184,14 +184,14 @@ class BestClass:
 
 
 def _step(axis: MergeAxis) -> int:
-    """Choose how many pixels make a band: about two nodes, so that few classes compete in a tile."""
+    """Choose the pixels per band: about two nodes, so that few classes compete in a tile."""
     return min(MAX_BAND, max(MIN_BAND, 2 * axis.length // axis.nodes))
 
 
 def _average_windows(
     starts: list[int], length: int, *, cells: int, resized: int, taper: float | None
 ) -> Floats:
-    """Write one side of the windows' weighted average as a matrix. Shape: (resized, windows * cells)."""
+    """Return the weighted average of the windows along one axis as a matrix: (resized, windows * cells)."""
     low, high, blend = bilinear_taps(cells, length)
     upsample = np.zeros((length, cells), np.float32)
     np.add.at(upsample, (np.arange(length), low), 1 - blend)

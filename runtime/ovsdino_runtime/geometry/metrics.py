@@ -1,4 +1,4 @@
-"""mIoU, pixel accuracy and Boundary IoU, from counts that add up to the same sums in any order."""
+"""mIoU, pixel accuracy and Boundary IoU, computed from integer counts, which add up exactly in any order."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ DILATION = 0.02  # width of the boundary band, as a share of the photo's diagona
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Pixels, counted exactly: sums over photos are the same to the last digit however they are split."""
+    """Pixel counts. They are integers, so sums over photos do not depend on how the photos are split."""
 
     confusion: Counted  # (N, N): truth, prediction
     boundary: Counted  # (N, 3): pixels in the boundary of the truth, of the prediction, of both
@@ -25,13 +25,13 @@ class Counts:
 
     @classmethod
     def zero(cls, classes: int) -> "Counts":
-        """Nothing counted yet."""
+        """Return empty counts."""
         return cls(np.zeros((classes, classes), np.int64), np.zeros((classes, 3), np.int64))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All in 0..1; of one class None where it cannot be said."""
+    """Metrics in 0..1; a class' value is None if it is undefined."""
 
     miou: float  # mean over the classes that the truth holds
     miou_all: float  # mean over the classes that the truth or the prediction holds: mmseg's rule
@@ -42,10 +42,10 @@ class Scores:
 
 
 def count(truth: Truth, prediction: npt.NDArray[Any], classes: int) -> Counts:
-    """Compare one photo's labels with its truth.
+    """Compare the predicted labels of a photo with its ground truth.
 
-    Pixels without truth are not counted. For the boundaries they are taken to be what was predicted, so that
-    the edge of an unlabelled region is not taken for an edge of the object beside it.
+    Pixels without truth are not counted. For boundaries they take the predicted label, so that the edge of an
+    unlabelled region does not count as an edge of the adjacent object.
 
     Shape: (H, W), (H, W).
     """
@@ -66,16 +66,16 @@ def count(truth: Truth, prediction: npt.NDArray[Any], classes: int) -> Counts:
 
 
 def boundary_width(height: int, width: int) -> int:
-    """Return how far from a class's outline its boundary reaches inward [px]."""
+    """Return the width of the boundary band inside a class' outline [px]."""
     return max(1, round(DILATION * float(np.hypot(height, width))))
 
 
 def boundary(labels: npt.NDArray[np.int32], width: int) -> npt.NDArray[np.bool_]:
-    """Mark the pixels from which another class, or the photo's edge, is at most ``width`` steps away.
+    """Mark the pixels that are at most ``width`` steps from another class or from the edge of the photo.
 
-    For each class these are the pixels that an erosion by a 3x3 square, ``width`` times, would take: those
-    whose square of side 2 * width + 1 is not of one class. It is of one class where no two neighbours in it
-    differ, which sums over rectangles tell for all classes at once.
+    For each class these are the pixels that ``width`` erosions by a 3x3 square remove: those whose square of
+    side 2 * width + 1 holds several classes. A square holds a single class if no two adjacent pixels in it
+    differ; summed-area tables count the differences for all classes at once.
 
     Source: B. Cheng et al., "Boundary IoU", CVPR 2021; github.com/bowenc0221/boundary-iou-api.
 
@@ -98,7 +98,7 @@ def boundary(labels: npt.NDArray[np.int32], width: int) -> npt.NDArray[np.bool_]
 
 
 def scores(counts: Counts) -> Scores:
-    """Turn counts into figures."""
+    """Compute the metrics from counts."""
     hits = np.diag(counts.confusion)
     truth, predicted = counts.confusion.sum(axis=1), counts.confusion.sum(axis=0)
     union = truth + predicted - hits
@@ -119,9 +119,9 @@ def scores(counts: Counts) -> Scores:
 def _span(
     length: int, width: int, limit: int, *, along: bool
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """First and last-plus-one index into the running sums, for each pixel along one side.
+    """Return the first and last-plus-one index into the running sums, for each pixel along one axis.
 
-    Differences stand between padded pixels: number i along their own axis is between pixels i - 1 and i.
+    Differences lie between padded pixels: difference i along its axis lies between pixels i - 1 and i.
     """
     pixels = np.arange(length)
     first, last = pixels - width + 1, pixels + width + (1 if along else 2)

@@ -11,9 +11,9 @@ Polygon = list[Ring]  # the outer ring, then its holes
 
 
 def outline(mask: npt.NDArray[np.bool_]) -> list[Polygon]:
-    """Find the polygons of a mask: each an outer ring and its holes; pixels that touch at a corner are apart.
+    """Find the polygons of a mask, each an outer ring and its holes. Pixels are connected along edges only.
 
-    As seen, with y down, outer rings run counter-clockwise and holes clockwise. Rings are simple.
+    With y pointing down, outer rings run counter-clockwise and holes clockwise as seen. Rings are simple.
 
     Shape: (H, W).
     """
@@ -35,7 +35,7 @@ def outline(mask: npt.NDArray[np.bool_]) -> list[Polygon]:
 
 
 def _trace_rings(mask: npt.NDArray[np.bool_]) -> Iterator[Ring]:
-    """Walk along all edges of a mask, its pixels on the left hand, and turn left where there is a choice."""
+    """Follow all edges of a mask with its pixels on the left; at a corner with two exits turn left."""
     width = mask.shape[1] + 1  # corners in a row
     steps = (1, -width, -1, width)  # right, up, left, down
     exits = _edges(mask)
@@ -46,7 +46,7 @@ def _trace_rings(mask: npt.NDArray[np.bool_]) -> Iterator[Ring]:
 
 
 def _edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """The directions, a bit each, in which edges leave every corner. Shape: (H, W) -> (H + 1, W + 1)."""
+    """Return the directions in which edges leave each corner, as bits. Shape: (H, W) -> (H + 1, W + 1)."""
     exits = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint8)
     inside = np.pad(mask, 1)
     above, below = inside[:-1, 1:-1], inside[1:, 1:-1]  # of the edges along the rows
@@ -59,7 +59,7 @@ def _edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
 
 
 def _walk(exits: bytearray, start: int, steps: tuple[int, ...], width: int) -> Iterator[Ring]:
-    """Follow edges from a corner back to it, and use them up; where they meet before, cut off a ring."""
+    """Follow edges from a corner back to it, and consume them; yield a ring where the path meets itself."""
     place, way = start, (exits[start] & -exits[start]).bit_length() - 1
     path, index = [start], {start: 0}
     while True:
@@ -90,9 +90,9 @@ def _is_outer(ring: Ring) -> bool:
 
 
 def join_holes(polygon: Polygon) -> Ring:
-    """Make one ring of a polygon with holes: each hole is reached by a cut of no width, there and back.
+    """Turn a polygon with holes into one ring, which enters and leaves each hole along a cut of zero width.
 
-    Formats whose polygons have no holes, such as YOLO's and labelme's, fill the ring as the polygon.
+    Formats whose polygons cannot have holes, such as YOLO's and labelme's, fill this ring as the polygon.
     """
     ring, *holes = (part[:-1] for part in polygon)
     for hole in holes:

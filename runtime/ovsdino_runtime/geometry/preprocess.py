@@ -1,4 +1,4 @@
-"""From a photo to what the vision engine reads: resize, normalise, cut.
+"""Preprocessing for the vision engine: resize, normalise and cut a photo.
 
 numpy only, except for the antialiased resize, which is Pillow's.
 """
@@ -15,7 +15,7 @@ from ovsdino_runtime.geometry.windows import Window
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How large a photo is made and how its colours are normalised. Stored in the bundle."""
+    """The size to which photos are resized, and how colours are normalised. Stored in the bundle."""
 
     short_side: int = 448  # [px]
     long_side: int = 2048  # [px] upper limit of the longer side
@@ -23,7 +23,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # RGB, in 0..1
 
     def __post_init__(self) -> None:
-        """Refuse sizes and colours that make no picture.
+        """Reject invalid sizes and colours.
 
         Raises:
             ValueError: a side is below 1, the short one exceeds the long one, or a deviation is not positive.
@@ -55,10 +55,10 @@ def fit_size(height: int, width: int, *, short_side: int, long_side: int) -> tup
 def bilinear_taps(
     source: int, target: int, *, start: int = 0, stop: int | None = None
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
-    """Find the two source pixels and their blend for each target pixel along one side (half-pixel centres).
+    """Return the two source pixels and their blend for each target pixel along one axis (half-pixel centres).
 
     Args:
-        source, target: lengths of the side [px].
+        source, target: length of the axis before and after [px].
         start, stop: target pixels to compute; all by default.
 
     Returns:
@@ -72,7 +72,7 @@ def bilinear_taps(
 
 
 def resize_bilinear(image: npt.NDArray[np.uint8] | Floats, height: int, width: int) -> Floats:
-    """Resize with two taps a side, half-pixel centres, no antialias: what cv2 calls INTER_LINEAR.
+    """Resize with two taps per axis, half-pixel centres, no antialias: cv2's INTER_LINEAR.
 
     Shape: (H, W) or (H, W, C) -> (height, width) or (height, width, C), float32, not rounded.
     """
@@ -88,13 +88,13 @@ def resize_bilinear(image: npt.NDArray[np.uint8] | Floats, height: int, width: i
 
 
 def resize_photo(photo: Photo, height: int, width: int, *, antialias: bool) -> Photo:
-    """Resize a photo, rounded to whole numbers as image libraries do.
+    """Resize a photo and round to whole numbers, as image libraries do.
 
     Args:
         photo: (H, W, 3) RGB.
         height, width: target size [px].
-        antialias: average over all pixels that fall into one (better for users' large photos); False takes
-            two taps a side, as the benchmarks' protocols do.
+        antialias: average all source pixels of a target pixel. Choose True for users' large photos, False
+            (two taps per axis) to follow the protocols of the benchmarks.
     """
     if photo.shape[:2] == (height, width):
         return photo
@@ -107,7 +107,7 @@ def resize_photo(photo: Photo, height: int, width: int, *, antialias: bool) -> P
 
 
 def normalise(image: npt.NDArray[np.uint8] | Floats, preprocessing: Preprocessing) -> Floats:
-    """Bring colours to the network's range: ``(image / 255 - mean) / std``.
+    """Normalise colours: ``(image / 255 - mean) / std``.
 
     Shape: (H, W, 3) in 0..255 -> (H, W, 3) float32.
     """
@@ -117,7 +117,7 @@ def normalise(image: npt.NDArray[np.uint8] | Floats, preprocessing: Preprocessin
 
 
 def cut_windows(image: Floats, windows: Sequence[Window], size: int) -> Floats:
-    """Cut windows out of a normalised photo; those that are not square are stretched to ``size``.
+    """Cut windows out of a normalised photo; stretch windows that are not square to ``size``.
 
     Shape: (H, W, 3) -> (B, 3, size, size).
     """

@@ -1,8 +1,9 @@
-"""Labels whose outlines follow the photo's edges, from the cosines of the windows' coarse grid.
+"""Refine labels so that their outlines follow the edges of the photo.
 
-At half the size of the resized photo: the classes that win anywhere -> `guided_filter` with the photo as the
-guide -> small regions join their neighbours -> bilinear to the photo's size, where the best class is taken.
-The time hardly depends on the photo's size, and grows with the number of classes that are in the photo.
+At half the size of the resized photo, the scores of all classes that win anywhere are filtered by
+`guided_filter` with the photo as guide, and small regions join a neighbour. The scores are then resized to
+the photo, where each pixel takes the best class. Time grows with the number of classes in the photo and
+hardly depends on its size.
 """
 
 from dataclasses import dataclass
@@ -24,12 +25,12 @@ NO_BACKGROUND = -np.inf
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """How labels are refined. Stored in the bundle of a model whose default it is.
+    """How labels are refined. Stored in the bundles of models that refine by default.
 
     Args:
-        radius: of the filter's windows, in cells of the features' grid. Choose less where thin things count.
+        radius: radius of the filter windows, in cells of the feature grid. Choose less to keep thin objects.
         epsilon: variance of a colour, in 0..1, below which the photo counts as smooth.
-        min_area: share of the photo below which a region takes its neighbour's label; 0 keeps every region.
+        min_area: share of the photo below which a region takes the label of a neighbour; 0 keeps all regions.
     """
 
     radius: float = 0.75
@@ -37,7 +38,7 @@ class Refinement:
     min_area: float = 0.001
 
     def __post_init__(self) -> None:
-        """Reject what no photo can be refined with.
+        """Reject invalid values.
 
         Raises:
             ValueError: the radius or epsilon is not positive, or the area is not in 0..0.5.
@@ -52,12 +53,12 @@ class Refinement:
 
 @dataclass(frozen=True, eq=False)
 class RefineGeometry:
-    """Where scores are filtered, and where the labels go.
+    """The coarse size at which scores are filtered, and the size of the result.
 
     Args:
-        merge: of the windows, for a photo of the coarse size.
+        merge: merge geometry of the windows, for the coarse size.
         guide: the photo at the coarse size, (h', w', 3).
-        cell: side of a cell of the features' grid, at the coarse size [px].
+        cell: side of a cell of the feature grid, at the coarse size [px].
         photo: height and width of the result [px].
     """
 
@@ -83,11 +84,11 @@ def refine_argmax(
     """Find the best class of each pixel, and its cosine, after filtering.
 
     Args:
-        features: of each window's grid, windows in row-major order.
+        features: features at the nodes of each window; windows in row-major order.
         text: unit vector of each class.
-        geometry: of the photo.
+        geometry: refinement geometry of the photo.
         threshold: cosine below which a pixel is background; `NO_BACKGROUND` without one.
-        refinement: how.
+        refinement: how labels are refined.
 
     Shape: (B, D, h, w), (N, D) -> (H, W) in 0..N-1, (H, W).
     """
@@ -105,10 +106,10 @@ def refine_argmax(
 
 
 def upsample_argmax(scores: Floats, size: tuple[int, int]) -> tuple[Labels, Floats]:
-    """Resize scores, bilinear, and find the best class of each pixel and its score.
+    """Resize scores bilinearly, and find the best class of each pixel and its score.
 
-    A pixel has the class of one of its four neighbours, so that no slivers of others come between: where they
-    agree it is theirs, else the best of theirs.
+    A pixel takes the class of one of its four coarse neighbours: their common class if they agree, else the
+    best of theirs. This avoids slivers of a third class between two regions.
 
     Shape: (K, h, w) -> (H, W) in 0..K-1, (H, W).
     """
@@ -127,14 +128,14 @@ def upsample_argmax(scores: Floats, size: tuple[int, int]) -> tuple[Labels, Floa
 
 
 def _winners(labels: Labels, sure: Mask, least: float) -> Indices:
-    """Number the classes that can keep a region, in ascending order; at least one."""
+    """Return the indices of classes that can keep a region, in ascending order; at least one."""
     counts = np.bincount(labels[sure]) if sure.any() else np.bincount(labels.ravel())
     winners = np.flatnonzero(counts >= max(1, least))
     return winners if len(winners) else np.array([counts.argmax()])
 
 
 def _absorb_small_regions(scores: Floats, threshold: float, min_area: int) -> None:
-    """Change scores so that no region below ``min_area`` [px] is left. Shape: (K, h, w), in place."""
+    """Change scores so that no region is smaller than ``min_area`` [px]. Shape: (K, h, w), in place."""
     top = scores.max(axis=0)
     labels = np.where(top < threshold, 0, scores.argmax(axis=0) + 1).astype(np.uint16)
     merged = merge_small_regions(labels, min_area)
@@ -159,7 +160,7 @@ def _upsample_part(
     labels: Labels,
     values: Floats,
 ) -> None:
-    """Fill a part of the result."""
+    """Compute a part of the result."""
     (up, down, below), (left, right, beside) = (
         bilinear_taps(source, target, start=pixels.start, stop=pixels.stop)
         for source, target, pixels in zip(best.shape, size, part, strict=True)
@@ -187,7 +188,7 @@ def _upsample_part(
 
 
 def _mixed(best: Labels) -> Mask:
-    """Mark the pixels that do not agree with the one below, the one right of it and the one below that."""
+    """Mark the pixels whose label differs from that of the pixel below, right or below right."""
     mixed = np.zeros(best.shape, np.bool_)
     mixed[:-1] |= best[:-1] != best[1:]
     mixed[:, :-1] |= best[:, :-1] != best[:, 1:]

@@ -12,7 +12,7 @@ MAX_PASSES = 16  # a small region beside a smaller one may need several
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The regions of one label whose pixels touch along a side (4-connected)."""
+    """The 4-connected regions of a label map."""
 
     numbers: Indices  # (H, W): number of each pixel's region
     labels: Labels  # (regions,)
@@ -22,9 +22,9 @@ class Regions:
 def find_regions(labels: Labels) -> Regions:
     """Number the regions of a label map.
 
-    Rows are cut into runs of one label; runs of one label that touch in neighbouring rows are one region.
-    Each run takes the smallest number among those that it touches, until none changes: pointers are followed
-    to their end in each round, so that the rounds are few.
+    Rows are split into runs of one label; runs of the same label that touch in adjacent rows belong to one
+    region. Each run takes the smallest number of the runs that it touches, until nothing changes. Pointers
+    are followed to their end in each round, which keeps the number of rounds small.
 
     Shape: (H, W), at least 1x1.
     """
@@ -47,14 +47,14 @@ def find_regions(labels: Labels) -> Regions:
 
 
 def merge_small_regions(labels: Labels, min_area: int) -> Labels:
-    """Give each region below ``min_area`` the label of the larger neighbour that it touches the most.
+    """Give each region below ``min_area`` the label of the larger neighbour with the longest common border.
 
     Args:
-        labels: is not changed.
-        min_area: [px] regions of this size and larger keep their label.
+        labels: the label map; it is not changed.
+        min_area: regions of at least this size keep their label [px].
 
     Returns:
-        A label map without regions below ``min_area``; a photo that holds no other is returned as it is.
+        A label map without regions below ``min_area``; unchanged if it has no larger region.
 
     Shape: (H, W), kept.
     """
@@ -69,7 +69,7 @@ def merge_small_regions(labels: Labels, min_area: int) -> Labels:
 
 
 def _join(count: int, first: Indices, second: Indices) -> Indices:
-    """Find for each of ``count`` things the smallest that it is connected with. Shape: (pairs,) each."""
+    """Return the smallest index of each of ``count`` nodes' connected component. Shape: (pairs,) each."""
     parent = np.arange(count)
     while True:
         a, b = parent[first], parent[second]
@@ -82,14 +82,14 @@ def _join(count: int, first: Indices, second: Indices) -> Indices:
 
 
 def _follow(parent: Indices) -> Indices:
-    """Let each pointer show where the pointers from there end. Shape: (n,)."""
+    """Replace each pointer by the end of its chain. Shape: (n,)."""
     while not np.array_equal(parent, shorter := parent[parent]):
         parent = shorter
     return parent
 
 
 def _choose_neighbours(regions: Regions, small: npt.NDArray[np.bool_]) -> Indices:
-    """Find whose label each region takes: its own, or that of a larger neighbour. Shape: (regions,)."""
+    """Return the region whose label each region takes: itself or a larger neighbour. Shape: (regions,)."""
     count = len(regions.areas)
     numbers = regions.numbers
     pairs = []

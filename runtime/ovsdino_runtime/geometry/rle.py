@@ -5,10 +5,10 @@ import numpy.typing as npt
 
 
 def run_lengths(counts: str) -> npt.NDArray[np.int64]:
-    """Read the runs of a compressed mask, which alternate between outside and inside, down the columns.
+    """Decode the run lengths of a compressed mask: alternately outside and inside, in column order.
 
-    Each is a number in base 32, the lowest digit first; from the fourth on it is the difference from the run
-    two before.
+    Each is a number in base 32, lowest digit first; from the fourth on, the difference from the run two
+    before.
 
     Source: cocoapi, ``maskApi.c``, ``rleFrString``.
 
@@ -58,7 +58,7 @@ def encode_rle(mask: npt.NDArray[np.bool_]) -> str:
 
 
 def _write_numbers(values: npt.NDArray[np.int64]) -> str:
-    """Write signed numbers in base 32, the lowest digit first, each in as few digits as hold its sign."""
+    """Encode signed numbers in base 32, lowest digit first, with the fewest digits that keep the sign."""
     counts = np.ones(len(values), np.int64)  # digits of each number
     for bits in range(4, 64, 5):  # that a number of so many digits has beside its sign
         longer = (values < -(1 << bits)) | (values >= 1 << bits)

@@ -1,4 +1,4 @@
-"""Types of the arrays that rooms pass to each other."""
+"""Array types that the rooms of the runtime share."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Average what windows show with what one look at the whole photo shows: `inference="both"`."""
+"""Average features of windows with features of the whole photo: ``inference="both"``."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,15 @@ SHARE = 0.5  # of the whole photo's features in the average
 def blend_whole(
     features: Floats, whole: Floats, windows: Sequence[Window], *, resized: tuple[int, int]
 ) -> Floats:
-    """Average each node of the windows with the whole photo's features at the same place.
+    """Average the features at each window node with those of the whole photo at the same place.
 
-    Cosines are linear in the features, so this averages the scores. The results are no unit vectors.
+    Cosines are linear in the features, so this averages the scores. The results are not unit vectors.
 
     Args:
-        features: of the windows.
-        whole: of the whole photo, in a grid of any size that is spread over it.
-        windows: of the resized photo.
-        resized: height and width that the windows were planned for [px].
+        features: features of the windows.
+        whole: features of the whole photo, on a grid of any size.
+        windows: windows of the resized photo.
+        resized: height and width for which the windows were planned [px].
 
     Shape: (B, D, h, w), (1, D, h', w') -> (B, D, h, w).
     """
@@ -37,7 +37,7 @@ def blend_whole(
 
 
 def _sample(start: int, length: int, side: int, *, cells: int, nodes: int) -> Floats:
-    """Write the bilinear look-up of a window's nodes among the cells of a side. Shape: (nodes, cells)."""
+    """Return the matrix that interpolates grid cells at a window's nodes, along one axis: (nodes, cells)."""
     centre = start + (np.arange(nodes) + 0.5) * (length / nodes)  # [px] of the resized photo
     place = (centre * (cells / side) - 0.5).clip(0, cells - 1)
     low = np.floor(place).astype(np.intp)

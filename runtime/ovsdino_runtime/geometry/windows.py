@@ -1,4 +1,4 @@
-"""How a photo is cut into windows, written once: training, evaluation and the runtime all cut with this."""
+"""Cut a photo into windows. Training, evaluation and the runtime all use this module."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -22,13 +22,13 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowPolicy:
-    """How a photo is cut, and how much each pixel of a window counts where windows overlap.
+    """How a photo is cut into windows, and how pixels are weighted where windows overlap.
 
     Args:
         size: side of a window [px].
         stride: step from one window to the next [px].
-        taper: share of a window's side, in 0..0.5, over which its weight rises from its edge; see
-            `window_weights`. None: all pixels of a window weigh the same, as in the papers' protocols.
+        taper: share of a window's side, in 0..0.5, over which its weight rises from the edge; see
+            `window_weights`. None weights all pixels equally, as in the papers' protocols.
     """
 
     size: int
@@ -36,7 +36,7 @@ class WindowPolicy:
     taper: float | None = None
 
     def __post_init__(self) -> None:
-        """Reject a stride that leaves gaps, and a taper that no window can have.
+        """Reject a stride that leaves gaps and an invalid taper.
 
         Raises:
             ValueError: the stride is not in 1..size, or the taper is not in 0..0.5.
@@ -48,13 +48,13 @@ class WindowPolicy:
 
 
 def window_starts(length: int, *, size: int, stride: int) -> list[int]:
-    """Place windows along one side; the last one moves inward instead of hanging over the edge.
+    """Place windows along one axis; the last one moves inward instead of reaching over the edge.
 
     Source: mmsegmentation 0.30, ``EncoderDecoder.slide_inference``.
 
     Args:
-        length: the side to cover [px].
-        size: the window's side [px]; a shorter ``length`` is covered by one window.
+        length: length of the axis [px].
+        size: side of a window [px]; a shorter ``length`` is covered by one window.
         stride: step between windows [px].
     """
     count = max(0, -(-(length - size) // stride)) + 1
@@ -62,11 +62,11 @@ def window_starts(length: int, *, size: int, stride: int) -> list[int]:
 
 
 def window_weights(length: int, taper: float | None) -> Floats:
-    """Weigh the pixels along one side of a window for the average of overlapping windows.
+    """Return the weights of pixels along one axis of a window, for the average of overlapping windows.
 
-    ``weight(i) = min(1, (d + 0.5) / (taper * length))``, where d is the distance of pixel i to the nearer end
-    of the side [px]. A window counts least at its edges, where it sees the least around a pixel, so that the
-    labels do not change at once where one window ends.
+    ``weight(i) = min(1, (d + 0.5) / (taper * length))``, where d is the distance of pixel i to the nearer
+    edge [px]. A window counts least at its edges, where it shows the least context around a pixel; so labels
+    do not change abruptly where a window ends.
 
     Args:
         length: side of the window [px].
@@ -85,8 +85,7 @@ def window_weights(length: int, taper: float | None) -> Floats:
 def plan_windows(height: int, width: int, *, size: int, stride: int) -> list[Window]:
     """Cover a photo with windows that form a grid.
 
-    A side shorter than ``size`` is covered by one window of that side's length; the engine's input is then a
-    stretched crop.
+    A side shorter than ``size`` is covered by one window of that length, which is stretched for the engine.
 
     Args:
         height, width: size of the resized photo [px], each at least 1.

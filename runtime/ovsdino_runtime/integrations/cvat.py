@@ -24,7 +24,7 @@ class CvatFunction:
 
     Raises:
         OutputError: cvat-sdk is not installed.
-        ClassesError: the classes make no valid vocabulary.
+        ClassesError: the classes do not form a valid vocabulary.
     """
 
     def __init__(self, segmenter: Segmenter, classes: str, background_classes: str | None = None) -> None:

@@ -1,1 +1,1 @@
-"""From a photo to labels on the processor, for OVS-DINO and for dinov3.seg."""
+"""The pipelines from photo to labels on the CPU, for OVS-DINO and dinov3.seg."""

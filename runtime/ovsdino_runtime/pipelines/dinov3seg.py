@@ -1,4 +1,4 @@
-"""The way of a photo through a dinov3.seg model: the `dinov3seg_stages`, composed."""
+"""The pipeline of a dinov3.seg model: `Dinov3segPipeline` composes the `dinov3seg_stages`."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.pipelines.dinov3seg_stages import (
     ChooseClasses,
-    DecodeSome,
+    DecodeCosts,
     FuseFeatures,
     GraphStage,
     patch_size,
@@ -31,20 +31,20 @@ from ovsdino_runtime.pipelines.pipeline import ImageFeatures, Pixels, StageTimer
 
 @dataclass(frozen=True, eq=False)
 class Dinov3segFeatures(ImageFeatures):
-    """A photo as a dinov3.seg model saw it; ``features`` (1, D, g, g) are fused and refined."""
+    """Features of a photo from a dinov3.seg model; ``features`` (1, D, g, g) are fused and refined."""
 
     guidance: Mapping[str, Floats]  # SAM's maps by the names of their inputs; empty where there is no SAM
 
 
 class Dinov3segPipeline:
-    """The stages, composed on the host; SAM's guidance is computed in a thread beside the vision graph.
+    """The stages of dinov3.seg. A thread computes SAM's guidance while the vision graph runs.
 
     Args:
         bundle: the model.
-        engines: what runs its graphs, by stage: all that it has but text.
-        options: how. ``inference="whole"`` sees the photo only as a whole; ``antialias`` has no effect, since
-            the network's view is always made with two taps a side.
-        open_text: opens what runs the text graph; None runs it on the processor.
+        engines: engines of its graphs, by stage: all graphs except text.
+        options: how the model runs. ``inference="whole"`` leaves the windows out; ``antialias`` has no
+            effect, because the network's view is always resized with two taps per axis.
+        open_text: opens the engine of the text graph; None opens it on the CPU.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Dinov3segPipeline:
         self.encode_windows = EncodeWindows(manifest, self.vision)
         self.fuse = FuseFeatures(self.dinov3seg, patch_size(manifest))
         self.choose = ChooseClasses(self.dinov3seg)
-        self.decode = DecodeSome(self.stages["decoder"])
+        self.decode = DecodeCosts(self.stages["decoder"])
         self._beside = ThreadPoolExecutor(1, "guidance")
 
     def open_text(self) -> Engine:
@@ -77,7 +77,7 @@ class Dinov3segPipeline:
         return self._open_text()
 
     def encode(self, photo: Photo) -> Dinov3segFeatures:
-        """Go the way as far as no words are needed."""
+        """Run everything that does not depend on the class names."""
         lap = StageTimer(self._options.trace)
         with lap("resize"):
             prepared = self.prepare(photo)
@@ -97,27 +97,27 @@ class Dinov3segPipeline:
         return Dinov3segFeatures(self._model, photo, prepared, features, lap.times, maps)
 
     def guide(self, pixels: Floats) -> dict[str, Floats]:
-        """Look with SAM, where the model has it: (1, 3, V, V) -> maps by name."""
+        """Run SAM's guidance if the model has it: (1, 3, V, V) -> maps by name."""
         if "guidance" not in self.stages:
             return {}
         with self._options.trace.span("guidance graph"):
             return self.stages["guidance"]({"pixels": pixels})
 
     def see_whole(self, pixels: Floats) -> Floats:
-        """Look at the view at once: (1, 3, V, V) -> (1, D, g', g')."""
+        """Encode the view as a whole: (1, 3, V, V) -> (1, D, g', g')."""
         if self.dinov3seg.whole == "window":
             pixels = resize_map(pixels, self._bundle.manifest.windows.size)
             return self.stages["vision"]({"pixels": pixels})["features"]
         return self.stages["whole"]({"pixels": pixels})["features"]
 
     def refine(self, pixels: Floats, features: Floats) -> Floats:
-        """Refine early, where the model does: (1, D, g, g), kept."""
+        """Apply early refinement if the model has it. Shape of features: (1, D, g, g), kept."""
         if "refine" not in self.stages:
             return features
         return self.stages["refine"]({"pixels": pixels, "features": features})["refined"]
 
     def refine_costs(self, image_features: Dinov3segFeatures, text: Floats) -> Floats:
-        """Correlate and refine late: text (n, W) of at most ``pad_length`` classes -> (n, C, g, g)."""
+        """Correlate, then apply late refinement: text (n, W), n <= ``pad_length`` -> costs (n, C, g, g)."""
         return self.stages["late"](
             {**image_features.guidance, "features": image_features.features, "text": text}
         )["costs"]
@@ -125,10 +125,10 @@ class Dinov3segPipeline:
     def segment(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
     ) -> Pixels:
-        """Go the rest of the way; memory does not grow with the number of classes.
+        """Segment the features of a photo; memory does not grow with the number of classes.
 
         Raises:
-            PhotoError: another model saw the photo.
+            PhotoError: another model computed the features.
         """
         image_features = check_model(image_features, Dinov3segFeatures, self._model)
         lap = StageTimer(self._options.trace)
@@ -149,27 +149,27 @@ class Dinov3segPipeline:
         return Pixels(labels, confidence if scores else None, lap.times)
 
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
-        """Go the way once; the text is waited for when the features are there."""
+        """Encode and segment a photo; the embeddings are awaited after the features are computed."""
         image_features = self.encode(photo)
         pixels = self.segment(image_features, text, threshold=threshold, scores=scores)
         return replace(pixels, timings={**image_features.timings, **pixels.timings})
 
     def close(self) -> None:
-        """Give back the thread."""
+        """Stop the thread."""
         self._beside.shutdown()
 
 
 def model_digest(bundle: Bundle) -> str:
-    """Hash all FP32 graphs of a model; in other precisions it is the same model."""
+    """Hash all FP32 graphs of a model: other precisions of it have the same digest."""
     digests = [bundle.graph_digest(name) for name in sorted(bundle.manifest.graphs) if "." not in name]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def dinov3seg_of(manifest: Manifest) -> Dinov3seg:
-    """Return how a dinov3.seg model works.
+    """Return the dinov3.seg section of a manifest.
 
     Raises:
-        BundleError: it is none.
+        BundleError: the model is not a dinov3.seg.
     """
     if manifest.dinov3seg is None:
         raise BundleError(f"{manifest.name} has a cosine head and no decoder; use HostPipeline")

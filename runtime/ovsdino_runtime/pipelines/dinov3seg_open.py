@@ -1,4 +1,4 @@
-"""Open a dinov3.seg model, proven on the bundle's golden view before its first use on a machine."""
+"""Open a dinov3.seg model; before its first use on a machine, check it on the bundle's golden view."""
 
 import numpy as np
 
@@ -24,13 +24,13 @@ GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on pho
 
 
 def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3segPipeline:
-    """Open the pipeline of a model with a decoder.
+    """Open the pipeline of a dinov3.seg model.
 
-    On a GPU each graph runs there, on a stream of its own, so that SAM's guidance is computed beside the
-    vision graph; what goes from one graph to the next lies in the host's memory meanwhile.
+    On a GPU each graph runs on its own stream, so that SAM's guidance runs in parallel to the vision graph.
+    Tensors between graphs pass through host memory.
 
     Raises:
-        EngineError: the engine or the GPU is not there, or does not reproduce the model.
+        EngineError: the engine or the GPU is missing, or the engine does not reproduce the model.
         BundleError: the bundle has no graphs of this precision.
     """
     suffix = "" if options.precision == "fp32" else f".{options.precision}"
@@ -52,10 +52,10 @@ def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3se
 
 
 def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
-    """Open what runs a graph on the device and engine that are asked for; TensorRT has none for the text.
+    """Open the engine of a graph, as the options request; TensorRT does not run the text graph.
 
     Raises:
-        EngineError: the engine or the GPU is not there.
+        EngineError: the engine or the GPU is missing.
     """
     flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
     if options.device_kind == "cpu" or (flavour is not None and graph == "text"):
@@ -68,13 +68,13 @@ def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
 
 
 def verify_dinov3seg(bundle: Bundle, pipeline: Dinov3segPipeline) -> float:
-    """Go the whole way on the bundle's golden view and compare with the logits that the torch model gave.
+    """Run the pipeline on the bundle's golden view and compare its logits with those of the torch model.
 
     Returns:
-        The mean cosine over all places, of the logits of all classes there.
+        The mean cosine, over all positions, of the vectors of class logits.
 
     Raises:
-        EngineError: it is too low or not a number, or too many places have another best class.
+        EngineError: the cosine is too low or not a number, or the best class differs at too many positions.
     """
     golden = read_golden(bundle, view=(None, None, 3), text=(None, None), logits=(None, None, None))
     view, text = golden["view"], golden["text"]  # (V, V, 3), (n, W)

@@ -1,9 +1,9 @@
-"""The stages of a dinov3.seg model on the processor; `dinov3seg` composes them.
+"""Stages of a dinov3.seg model on the CPU; `dinov3seg` composes them.
 
 view - windows - vision -> FuseFeatures -> refine -> features (1, D, g, g)
    |------------ whole ---------|                       |
-   |------------ guidance, meanwhile ----------------> late -> DecodeSome -> PickBest -> labels (H, W)
-words --------- `text.TextEncoder`, meanwhile ----------|
+   |------------ guidance, in parallel --------------> late -> DecodeCosts -> BestClass -> labels (H, W)
+words --------- `text.TextEncoder`, in parallel --------|
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,19 +25,19 @@ COMPARED_AT_ONCE = 256  # classes
 
 @dataclass(frozen=True)
 class GraphStage:
-    """One graph of the bundle; of the tensors at hand it is given those that it reads."""
+    """A graph of the bundle. It picks its inputs out of all given tensors, by name."""
 
     graph: Graph
     engine: Engine
 
     def __call__(self, tensors: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Run it."""
+        """Run the graph."""
         return self.engine.run({tensor.name: tensors[tensor.name] for tensor in self.graph.inputs})
 
 
 @dataclass(frozen=True)
 class FuseFeatures:
-    """Features of the windows and of the whole to one map: mean where windows overlap, then mean of both.
+    """Fuse features of windows and of the whole view: average overlapping windows, then both maps.
 
     Source: dinov3.seg, section 3, as ``ovsdino.dinov3seg.local_global.fuse_features``.
     """
@@ -46,7 +46,7 @@ class FuseFeatures:
     patch: int  # [px]
 
     def __call__(self, windows: Sequence[Window], local: Floats | None, whole: Floats) -> Floats:
-        """Average them; without local features the whole stands alone.
+        """Return the fused features; without local features, those of the whole view.
 
         Shape: local (B, D, s, s), whole (1, D, g', g') -> (1, D, g, g).
         """
@@ -72,7 +72,7 @@ class FuseFeatures:
 
 @dataclass(frozen=True)
 class ChooseClasses:
-    """Choose the classes that are refined where they are too many: those with the highest cosine anywhere.
+    """If there are too many classes, keep those with the highest cosine anywhere in the photo.
 
     Source: as ``ovsdino.dinov3seg.correlation.best_classes``.
     """
@@ -80,7 +80,7 @@ class ChooseClasses:
     dinov3seg: Dinov3seg
 
     def __call__(self, features: Floats, text: Floats) -> Indices:
-        """Number the chosen classes, in ascending order. Shape: (1, D, g, g), (N, W) -> (min(most, N),)."""
+        """Return the kept classes in ascending order. Shape: (1, D, g, g), (N, W) -> (K,)."""
         if len(text) <= self.dinov3seg.pad_length:
             return np.arange(len(text))
         patches = unit(features[0].reshape(features.shape[1], -1), axis=0)  # (D, L)
@@ -95,8 +95,8 @@ class ChooseClasses:
 
 
 @dataclass(frozen=True)
-class DecodeSome:
-    """Refined costs of some classes to their probabilities, a few classes at a time."""
+class DecodeCosts:
+    """Decode refined costs into probabilities, a few classes at a time."""
 
     decoder: GraphStage
 
@@ -115,7 +115,7 @@ class DecodeSome:
 
 
 def spread(view: int, fine: int, photo: tuple[int, int]) -> MergeGeometry:
-    """Work out how maps of (fine, fine) nodes are brought to the view and from there to the photo [px]."""
+    """Return the geometry that resizes maps of (fine, fine) nodes to the view, and then to the photo."""
     whole = Window(0, 0, view, view)
     return merge_geometry([whole], (fine, fine), resized=(view, view), photo=photo)
 
@@ -127,7 +127,7 @@ def patch_size(manifest: Manifest) -> int:
 
 
 def resize_map(maps: Floats, side: int) -> Floats:
-    """Stretch maps to a square, bilinear: (1, D, h, w) -> (1, D, side, side)."""
+    """Resize maps to a square, bilinearly: (1, D, h, w) -> (1, D, side, side)."""
     if maps.shape[2:] == (side, side):
         return maps
     resized = resize_bilinear(maps[0].transpose(1, 2, 0), side, side)  # (side, side, D)
@@ -135,7 +135,7 @@ def resize_map(maps: Floats, side: int) -> Floats:
 
 
 def unit(vectors: Floats, *, axis: int) -> Floats:
-    """Bring vectors to unit length."""
+    """Normalise vectors to unit length."""
     lengths = np.linalg.norm(vectors, axis=axis, keepdims=True)
     scaled: Floats = vectors / np.maximum(lengths, EPSILON)
     return scaled
@@ -149,5 +149,5 @@ def sigmoid(logits: Floats) -> Floats:
 
 
 def portions(count: int, max_count: int) -> Iterable[slice]:
-    """Cut ``count`` things into runs of at most ``most``."""
+    """Split ``count`` items into slices of at most ``max_count``."""
     return (slice(first, min(first + max_count, count)) for first in range(0, count, max_count))

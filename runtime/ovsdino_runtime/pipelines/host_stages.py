@@ -1,4 +1,4 @@
-"""The stages on the processor, one callable each; `pipeline` composes them.
+"""Stages on the CPU, one callable each; `pipeline` composes them.
 
 photo - Prepare ---> windows - EncodeWindows ---> features (B, D, h, w)
 words ---------------------------------------------> text (N, D)        Merge --> labels (H, W)
@@ -39,7 +39,7 @@ WINDOWS_AT_ONCE = 1  # two together take 10 % longer on a CPU, whose caches hold
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A photo as the vision engine takes it."""
+    """A resized photo and its windows, ready for the vision engine."""
 
     size: tuple[int, int]  # height and width of the photo [px]
     resized: Photo | Floats  # (H', W', 3); floats, not rounded, for dinov3.seg's view
@@ -49,7 +49,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Turn a photo into windows: resize, and plan the cuts."""
+    """Resize a photo and plan its windows."""
 
     manifest: Manifest
     antialias: bool = True
@@ -64,7 +64,7 @@ class Prepare:
         return Prepared((photo.shape[0], photo.shape[1]), resized, tuple(self.plan(resized)), whole)
 
     def resize(self, photo: Photo) -> Photo | Floats:
-        """Bring a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
+        """Resize a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
         if self.manifest.dinov3seg is not None:  # exactly as in training: two taps a side, not rounded
             return resize_bilinear(photo, self.manifest.dinov3seg.view, self.manifest.dinov3seg.view)
         limits = self.manifest.preprocessing
@@ -74,7 +74,7 @@ class Prepare:
         return resize_photo(photo, height, width, antialias=self.antialias)
 
     def plan(self, resized: Photo | Floats) -> list[Window]:
-        """Plan the windows of a resized photo; without windows it is one."""
+        """Plan the windows of a resized photo; with inference "whole", a single one."""
         height, width = resized.shape[:2]
         if self.inference == "whole":
             return [Window(0, 0, height, width)]
@@ -82,7 +82,7 @@ class Prepare:
         return plan_windows(height, width, size=policy.size, stride=policy.stride)
 
     def _whole(self, height: int, width: int) -> tuple[int, int]:
-        """Round a size to whole patches where the graph takes any size, else return the one it takes."""
+        """Round a size to whole patches if the graph takes any size, else return the size of the graph."""
         patch, size = self.manifest.model.get("patch_size"), self.manifest.windows.size
         if isinstance(patch, int) and takes_any_size(self.manifest):
             return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
@@ -99,7 +99,7 @@ def takes_any_size(manifest: Manifest) -> bool:
 
 @dataclass(frozen=True)
 class EncodeWindows:
-    """Turn windows into features: normalise, cut, and run the vision engine on some at a time."""
+    """Compute the features of windows: normalise, cut, and run the vision engine in batches."""
 
     manifest: Manifest
     vision: Engine
@@ -132,11 +132,11 @@ class EncodeWindows:
 
 @dataclass(frozen=True)
 class Merge:
-    """Turn features and text into labels: the cosine head, the windows' merge, and the background.
+    """Compute labels from features and embeddings: cosine head, merge of windows, background.
 
     Args:
-        manifest: of the model.
-        refinement: how labels are refined; None merges the windows alone.
+        manifest: manifest of the model.
+        refinement: how labels are refined; None does not refine them.
     """
 
     manifest: Manifest
@@ -181,10 +181,10 @@ class Merge:
 
 
 def choose_refinement(manifest: Manifest, options: RuntimeOptions) -> Refinement | None:
-    """Return how labels are refined: as the options say, else as the bundle does; None where they are not.
+    """Return the refinement that the options request, else the bundle's default; None for no refinement.
 
     Raises:
-        EngineError: the model is a dinov3.seg, whose decoder draws the outlines itself.
+        EngineError: the model is a dinov3.seg, whose decoder refines outlines itself.
     """
     wanted = manifest.refine is not None if options.refine is None else options.refine
     if manifest.dinov3seg is not None and (wanted or options.min_area is not None):
@@ -198,7 +198,7 @@ def choose_refinement(manifest: Manifest, options: RuntimeOptions) -> Refinement
 
 
 def cosine_threshold(threshold: float | None, head: Head) -> float:
-    """Turn a threshold on the confidence into one on the cosine; the inverse of `confidence`."""
+    """Convert a threshold on the confidence to one on the cosine: the inverse of `confidence`."""
     if threshold is None:
         return NO_BACKGROUND
     inside = min(max(threshold, MIN_THRESHOLD), 1 - MIN_THRESHOLD)  # 0 and 1 would be infinite
@@ -206,7 +206,7 @@ def cosine_threshold(threshold: float | None, head: Head) -> float:
 
 
 def confidence(cosine: Floats, head: Head) -> Floats:
-    """Turn cosines into confidence in (0, 1), in their memory: ``sigmoid(scale * cosine + bias)``."""
+    """Convert cosines to confidence in (0, 1), in place: ``sigmoid(scale * cosine + bias)``."""
     logits = np.multiply(cosine, -head.scale, out=cosine)
     logits -= head.bias
     np.exp(logits, out=logits)
@@ -215,9 +215,9 @@ def confidence(cosine: Floats, head: Head) -> Floats:
 
 
 def put_background(labels: Labels, confidence: Floats, threshold: float | None) -> tuple[Labels, Scores]:
-    """Make pixels that are less sure than the threshold background, label 0; the classes follow from 1.
+    """Label pixels below the threshold as background, 0; classes are then numbered from 1.
 
-    Without a threshold every pixel keeps its class, and classes begin at 0. Shape: (H, W) each, kept.
+    Without a threshold every pixel keeps its class, numbered from 0. Shape: (H, W) each, kept.
     """
     if threshold is not None:
         unsure = confidence < threshold

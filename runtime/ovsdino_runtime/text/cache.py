@@ -1,6 +1,6 @@
-"""Embeddings of phrases, kept between runs in one SQLite file that several processes may use at once.
+"""The text cache: embeddings of phrases in an SQLite file, which several processes may share.
 
-A row holds a vector and a digest of its key and vector: a row that was changed is never used.
+A row holds a vector and a digest of its key and vector; a row that was altered is never used.
 """
 
 import hashlib
@@ -45,14 +45,14 @@ log = logging.getLogger(__name__)
 
 
 class TextCache:
-    """Looks up and stores embeddings by the graph that made them and by phrase.
+    """Look up and store embeddings by text graph and phrase.
 
-    It never fails: a damaged file is set aside and begun again, and where nothing can be read or written it
-    works as an empty cache, with one warning.
+    The cache never raises. A damaged file is renamed and replaced by a new one. If the file cannot be read or
+    written, the cache behaves as if it were empty, and warns once.
 
     Args:
-        path: the file; it and its directory are made when something is stored.
-        max_bytes: size of the file at which the rows that were used longest ago are dropped.
+        path: the file; it and its folder are created when something is stored.
+        max_bytes: size of the file above which the least recently used rows are deleted.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
@@ -62,13 +62,13 @@ class TextCache:
     def lookup(
         self, graph: str, phrases: Iterable[str], *, width: int, max_length: float = UNIT
     ) -> dict[str, Floats]:
-        """Return the embeddings that are known, in one query.
+        """Return the stored embeddings of phrases, in one query.
 
         Args:
             graph: digest of the text graph and its tokenizer.
-            phrases: prompts as they are encoded.
-            width: D; an entry of another width is left out.
-            max_length: of a vector; a longer one is damaged.
+            phrases: the phrases as the text graph encodes them.
+            width: D; an entry of another width is skipped.
+            max_length: largest valid length of a vector; a longer one counts as damaged.
 
         Shape: (D,) each.
         """
@@ -86,7 +86,7 @@ class TextCache:
         return self._with_database(work) or {}
 
     def store(self, graph: str, vectors: Mapping[str, Floats]) -> None:
-        """Keep embeddings; those of the same graph and phrase are replaced. Shape: (D,) each."""
+        """Store embeddings; replace those of the same graph and phrase. Shape: (D,) each."""
         now, rows = int(time.time()), []
         for phrase, vector in vectors.items():
             raw = vector.astype("<f4").tobytes()
@@ -141,7 +141,7 @@ def _check(graph: str, rows: list[Row], width: int, max_length: float) -> dict[s
     """Turn rows into vectors.
 
     Raises:
-        sqlite3.DatabaseError: a row is not what was stored.
+        sqlite3.DatabaseError: a row is damaged.
     """
     vectors: dict[str, Floats] = {}
     for phrase, raw, digest in rows:
@@ -157,7 +157,7 @@ def _check(graph: str, rows: list[Row], width: int, max_length: float) -> dict[s
 
 
 def is_embedding(vector: Floats, max_length: float = UNIT) -> bool:
-    """Say whether a vector can be a mean of embeddings: finite, not zero, not too long."""
+    """Tell whether a vector can be the mean of embeddings: finite, not zero, and not too long."""
     length = float(np.linalg.norm(vector.astype(np.float64)))
     return 0 < length <= max_length  # false for NaN and infinity
 
@@ -176,7 +176,7 @@ def _used_bytes(database: sqlite3.Connection) -> int:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Tell a file with another schema or text that is not UTF-8 from a disk that cannot be used."""
+    """Tell whether an error comes from a damaged file, not from an unusable disk."""
     return isinstance(error, sqlite3.OperationalError) and any(
         reason in str(error)
         for reason in ("UTF-8", "no such column", "no such table", "malformed", "columns")

@@ -1,8 +1,8 @@
-"""Read a file of class names: one class a line, or a JSON list. Other formats are refused by name.
+"""Read a file of class names: one class per line, or a JSON list. Errors name other known formats.
 
-The file is text in UTF-8, or in UTF-16 with or without a byte-order mark; line ends may be of any system.
-A line is one class; ``|`` separates its synonyms; a comma is part of the name. Empty lines are skipped, and
-so is what follows ``#`` at the beginning of a line or after a space.
+The file is text in UTF-8, or in UTF-16 with or without a byte-order mark, with line ends of any system. A
+line is one class; ``|`` separates its synonyms; a comma is part of the name. Empty lines are skipped, and so
+are comments: ``#`` at the beginning of a line or after a space.
 """
 
 import codecs
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def read_list(path: str | Path) -> Listed:
-    """Read the classes of a file, not yet split into words.
+    """Read the classes of a file, without splitting them into words.
 
     Raises:
-        ClassesError: the file cannot be read, is no text, or holds another format.
+        ClassesError: the file cannot be read, is not text, or has another format.
     """
     path = Path(path)
     text = read_text(path)
@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
     """Decode a text file in UTF-8 or UTF-16.
 
     Raises:
-        ClassesError: it cannot be read, or is of another encoding.
+        ClassesError: the file cannot be read, or has another encoding.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -88,7 +88,7 @@ def parse_json(text: str, where: str) -> Listed:
         where: the file or argument, for messages.
 
     Raises:
-        ClassesError: it is no JSON, or JSON of another format; the message names it.
+        ClassesError: the text is not JSON, or has another format, which the message names.
     """
     try:
         record = strict_json.loads(text.removeprefix("\ufeff"))
@@ -108,7 +108,7 @@ def parse_json(text: str, where: str) -> Listed:
 
 
 def _check_object(record: dict[str, object], where: str) -> Mapping[str, object]:
-    """Accept names with their synonyms; name other formats."""
+    """Return an object of names and synonyms; reject other formats by name."""
     if "shapes" in record and isinstance(record["shapes"], list):
         names = [str(shape.get("label")) for shape in record["shapes"] if isinstance(shape, dict)]
         raise ClassesError(f"{where}: a labelme annotation, {_instead(names)}")
@@ -130,7 +130,7 @@ def _check_object(record: dict[str, object], where: str) -> Mapping[str, object]
 
 
 def _refuse_formats(lines: Sequence[str], path: Path) -> None:
-    """Refuse tables, numbered lists, CVAT's label map and YAML, which have more than a name in a line."""
+    """Reject tables, numbered lists, CVAT's label map and YAML, whose lines hold more than a name."""
     if lines and all(re.fullmatch(r"[^:]+:[\d, ]*:[^:]*:[^:]*", line) for line in lines):
         names = [line.partition(":")[0] for line in lines]
         raise ClassesError(f"{path}: CVAT's label map, {_instead(names)}")

@@ -1,9 +1,9 @@
-"""Read classes, background classes and thresholds: one reader for files, commands, server, page and Python.
+"""Parse classes, background classes and thresholds, for files, commands, server, demo page and Python alike.
 
-A string is ``"cat, car|automobile, sky"``: commas and line ends separate classes, ``|`` separates words for
-the same class. It may also be the name of a packaged vocabulary, JSON, or ``"@FILE"`` (see `class_files`).
-A list holds one class in each text, a mapping gives each name its synonyms. A first class named
-``background`` is what no other class fits: label 0, without words.
+A string is ``"cat, car|automobile, sky"``: commas and line ends separate classes, ``|`` separates synonyms of
+a class. It may also be the name of a packaged vocabulary, JSON, or ``"@FILE"`` (see `class_files`). A list
+holds one class per string; a mapping maps each name to its synonyms. If the first class is named
+``background``, it is label 0, has no words, and gets the pixels that fit no other class.
 """
 
 import re
@@ -30,15 +30,15 @@ EXAMPLE = "write some words, such as 'cat, grass, sky'"
 
 
 def read_classes(classes: Classes, *, files: bool = True) -> Vocabulary:
-    """Read classes in any form in which callers have them.
+    """Parse classes from a string, list, mapping or vocabulary.
 
     Args:
         classes: a string, a list, a mapping or a vocabulary; see the module's first lines.
-        files: whether a string may name a file of this machine. Choose False for text from strangers.
+        files: whether a string may name a file of this machine. Choose False for text from untrusted clients.
 
     Raises:
-        ClassesError: no class, an empty one, a word that occurs twice, a file that cannot be read, or
-            something that is no list of classes.
+        ClassesError: there is no class, a class is empty, a word occurs twice, a file cannot be read, or the
+            value is not a list of classes.
     """
     given: object = classes  # callers in Python may give anything
     if isinstance(given, Vocabulary):
@@ -56,10 +56,10 @@ def read_classes(classes: Classes, *, files: bool = True) -> Vocabulary:
 
 
 def read_listed(classes: Sequence[object] | Mapping[str, object]) -> Vocabulary:
-    """Read a list with one class in each text, or a mapping of names to synonyms.
+    """Parse a list with one class per string, or a mapping of names to synonyms.
 
     Raises:
-        ClassesError: they make no valid vocabulary.
+        ClassesError: they do not form a valid vocabulary.
     """
     pairs = classes.items() if isinstance(classes, Mapping) else ((name, ()) for name in classes)
     entries = [
@@ -70,10 +70,10 @@ def read_listed(classes: Sequence[object] | Mapping[str, object]) -> Vocabulary:
 
 
 def read_background_classes(classes: Classes, *, files: bool = True) -> Vocabulary:
-    """Read classes that count as background: in any form of `read_classes`, such as "surroundings".
+    """Parse classes that count as background, in any form of `read_classes`, such as "surroundings".
 
     Raises:
-        ClassesError: they make no valid vocabulary, or name a background themselves.
+        ClassesError: the classes do not form a valid vocabulary, or contain a background themselves.
     """
     found = read_classes(classes, files=files)
     if found.background:
@@ -89,18 +89,18 @@ def choose_classes(
     background_classes: Classes | None = None,
     files: bool = True,
 ) -> Vocabulary:
-    """Read classes with their background.
+    """Parse classes together with their background.
 
     Args:
-        classes: see `read_classes`; exactly one of this and ``vocabulary`` is given.
+        classes: see `read_classes`; give either this or ``vocabulary``.
         vocabulary: the name of a packaged vocabulary.
-        background: a threshold in 0..1 or "none"; None is what the vocabulary says.
+        background: a threshold in 0..1, or "none"; None uses the vocabulary's default.
         background_classes: classes that count as background; see `read_background_classes`.
         files: see `read_classes`.
 
     Raises:
-        ClassesError: neither or both are given, they are not valid, the threshold is not in 0..1, or there is
-            to be no background and something is to belong to it.
+        ClassesError: neither or both of classes and vocabulary are given, they are not valid, the threshold
+            is not in 0..1, or there are background classes although ``background`` is "none".
     """
     if (classes is None) == (vocabulary is None):
         raise ClassesError("give either classes, such as 'cat, grass, sky', or a vocabulary, such as ade150")
@@ -116,7 +116,7 @@ def choose_classes(
 
 
 def with_background_classes(vocabulary: Vocabulary, background_classes: Vocabulary) -> Vocabulary:
-    """Give a vocabulary a background to which also belongs what other classes win.
+    """Add a background to a vocabulary, with classes whose pixels count as background.
 
     A background class that shares a word with a class is left out.
     """
@@ -128,10 +128,10 @@ def with_background_classes(vocabulary: Vocabulary, background_classes: Vocabula
 
 
 def check_background(background: object) -> Background:
-    """Check a background's threshold: a number in 0..1, "none" for no background, or None.
+    """Check a background threshold: a number in 0..1, "none" for no background, or None for the default.
 
     Raises:
-        ClassesError: it is something else, such as True or "0.5".
+        ClassesError: the value is something else, such as True or "0.5".
     """
     if background is None:
         return None
@@ -158,10 +158,10 @@ def labelled_background(vocabulary: Vocabulary, threshold: float | None = None) 
 
 
 def parse_background(text: str | None) -> Background:
-    """Read a background's threshold as it is typed: a number in 0..1, or "none".
+    """Parse a background threshold from text: a number in 0..1, or "none".
 
     Raises:
-        ClassesError: it is something else.
+        ClassesError: the text is something else.
     """
     if text is None or text == "none":
         return text  # type: ignore[return-value] # a str that is "none"
@@ -188,7 +188,7 @@ def _read_string(text: str, *, files: bool) -> Vocabulary:
 
 
 def _locate(path: str) -> Vocabulary:
-    """Read a file, and name it in each message."""
+    """Read a file, and name it in every error."""
     listed = read_list(path)
     try:
         return read_listed(listed)
@@ -197,7 +197,7 @@ def _locate(path: str) -> Vocabulary:
 
 
 def _texts(value: object, number: int) -> tuple[str, ...]:
-    """Flatten a name or its synonyms to texts."""
+    """Flatten a name or its synonyms to strings."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -215,7 +215,8 @@ def _clean(word: str) -> str:
     """Normalise a word: NFC, single spaces, no invisible characters.
 
     Raises:
-        ClassesError: it holds a control character, a separator of another kind, or no letter or digit.
+        ClassesError: the word contains a control character or an unusual separator, or has no letter or
+            digit.
     """
     if any("\ud800" <= character <= "\udfff" for character in word):
         raise ClassesError(f"{word.strip()!a} is not text; write it in UTF-8")
@@ -235,7 +236,7 @@ def _clean(word: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Drop characters without a picture; joiners stay between letters of scripts that need them."""
+    """Remove invisible characters, except joiners between letters of scripts that need them."""
     kept = []
     for index, character in enumerate(text):
         if unicodedata.category(character) == "Cf":
@@ -247,7 +248,7 @@ def _visible(text: str) -> str:
 
 
 def _make(entries: Sequence[tuple[str, ...]]) -> Vocabulary:
-    """Build a vocabulary; each word belongs to one class."""
+    """Build a vocabulary; check that each word belongs to a single class."""
     if not any(word for words in entries for word in words):
         raise ClassesError(f"no class is given; {EXAMPLE}")
     entries, background = _take_background(list(entries))
@@ -264,7 +265,7 @@ def _make(entries: Sequence[tuple[str, ...]]) -> Vocabulary:
 
 
 def _take_background(entries: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], bool]:
-    """Read a first class named background, as labelme, COCO and VOC have it; refuse it elsewhere."""
+    """Remove a first class named background, as in labelme, COCO and VOC; reject one at any other place."""
     first = [words[0].casefold() if words else "" for words in entries]
     if first[0] == IGNORED_NAME:
         if len(first) == 1 or first[1] not in BACKGROUND_NAMES:

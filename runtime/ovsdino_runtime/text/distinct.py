@@ -1,7 +1,7 @@
-"""Reject words that the model cannot read or cannot tell apart: they would win or lose by chance.
+"""Reject words that the model cannot read or cannot distinguish: they would win or lose by chance.
 
-Equal token ids give equal embeddings. So embeddings are compared first, which costs nothing, and the
-tokenizer is asked only where two of them are equal, or where a word may be unreadable or too long.
+Equal token ids give equal embeddings. Embeddings are compared first, which is cheap; the tokenizer is loaded
+only if two of them are equal, or if a word may be unreadable or too long.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,11 @@ SAME = 1e-6  # distance of two unit vectors that rounding alone explains
 
 
 class WordCheck:
-    """Checks words against a tokenizer, which is opened when it is needed.
+    """Check words with a tokenizer, which is opened on demand.
 
     Args:
-        open_tokenizer: opens it, with truncation and without padding.
-        context_length: the most tokens that the text graph reads.
+        open_tokenizer: opens the tokenizer, with truncation and without padding.
+        context_length: largest number of tokens that the text graph reads.
     """
 
     def __init__(self, open_tokenizer: "Callable[[], Tokenizer]", context_length: int) -> None:
@@ -38,8 +38,8 @@ class WordCheck:
             vectors: each word's embedding. Shape: (D,) each.
 
         Raises:
-            ClassesError: a word has no token that the model knows or too many tokens, or words of two classes
-                have the same tokens; the message names them and says why.
+            ClassesError: a word has no token that the model knows, or too many tokens, or words of two
+                classes have the same tokens. The message names the words.
         """
         for word in vectors:
             if not word.isascii() or len(word) > self._context_length:
@@ -73,7 +73,7 @@ class WordCheck:
 
 
 def _equal_pairs(vectors: Mapping[str, Floats]) -> list[tuple[str, str]]:
-    """Find words with equal embeddings: neighbours in the order of a projection that differ by rounding."""
+    """Find pairs of words with equal embeddings, by sorting a projection and comparing neighbours."""
     words = list(vectors)
     if len(words) < 2:
         return []

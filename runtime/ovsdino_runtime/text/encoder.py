@@ -1,4 +1,4 @@
-"""From classes to embeddings: words are looked up in packs and cache, and only missing ones are encoded."""
+"""Embed classes: look words up in packs and cache, and encode only those that are missing."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,23 +26,23 @@ BATCH = 64  # phrases in a batch
 
 
 class ClassEncoder(Protocol):
-    """Turns classes into embeddings. Shape: -> (N, D)."""
+    """Embed classes. Shape: -> (N, D)."""
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats: ...
 
 
 class AbandonedError(OvsdinoError):
-    """No caller waits for the words any more."""
+    """No caller waits for the embeddings any more."""
 
 
 class TextEncoder:
-    """Turns classes into unit vectors. Loads the tokenizer and the text graph only for words that are new.
+    """Embed classes as unit vectors. The tokenizer and the text graph are loaded only for new words.
 
     Args:
         bundle: the model.
-        cache: of embeddings.
+        cache: the text cache.
         threads: see `open_engine`.
-        engine: opens the text graph; None does so on the processor.
+        engine: opens the engine of the text graph; None opens it on the CPU.
         trace: records look-ups and batches.
     """
 
@@ -70,21 +70,22 @@ class TextEncoder:
     def encode_classes(
         self, vocabulary: Vocabulary, templates: Sequence[str], *, wanted: Callable[[], bool] = lambda: True
     ) -> Floats:
-        """Average each entry over all its words in all templates, project, and normalise.
+        """Embed each class: average its words over all templates, project the mean, and normalise it.
 
-        Only models with a projection graph project: Talk2DINO's text graph gives CLIP's own features, not of
-        unit length, and the projection belongs behind their mean.
+        Only models with a projection graph project: the text graph of Talk2DINO returns CLIP's features,
+            which
+        are averaged before the projection and are not unit vectors.
 
         Args:
             vocabulary: the classes.
             templates: prompts around each word.
-            wanted: asked before each batch whether a caller still waits.
+            wanted: called before each batch; returns whether a caller still waits.
 
         Shape: (N, D).
 
         Raises:
-            AbandonedError: no caller waits any more; what was encoded by then is in the cache.
-            ClassesError: the model cannot read a word, or cannot tell two apart; see `WordCheck`.
+            AbandonedError: no caller waits any more; embeddings computed so far are in the cache.
+            ClassesError: the model cannot read a word, or cannot distinguish two; see `WordCheck`.
         """
         words = list(dict.fromkeys(word for synonyms in vocabulary.entries for word in synonyms))
         vectors = self.encode_words(words, templates, wanted=wanted)
@@ -106,17 +107,18 @@ class TextEncoder:
         done: Callable[[int], object] | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> dict[str, Floats]:
-        """Look words up in one query; encode and keep those that are new.
+        """Look words up in one query; encode and store new ones.
 
         Args:
-            words: each once.
+            words: distinct words.
             templates: prompts around each word.
-            done: called with the number of words that were added, as they come.
+            done: called with the number of newly encoded words, after each portion.
             wanted: see `encode_classes`.
 
         Returns:
-            The mean over the templates of each word's vectors: unit vectors (D,), or what a projection graph
-            takes, (C,).
+            The mean vector of each word over the templates: a unit vector (D,), or the input of the
+                projection
+            graph (C,).
         """
         key = embedding_key(self._bundle, templates)
         with self._trace.span("text lookup", words=len(words)):
@@ -199,10 +201,10 @@ class TextEncoder:
 
 
 def _output_width(bundle: Bundle) -> int:
-    """Return the width of what the text graph gives, which is not the class embeddings' where they project.
+    """Return the width of the text graph's output; with a projection graph it is not the embeddings' width.
 
     Raises:
-        EngineError: the manifest does not say.
+        EngineError: the manifest does not contain it.
     """
     shape = bundle.manifest.graphs["text"].outputs[0].shape
     if not isinstance(shape[-1], int):

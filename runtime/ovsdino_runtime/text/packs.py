@@ -1,7 +1,7 @@
-"""Packs: embeddings of known vocabularies inside a bundle, so that their words are never encoded.
+"""Packs: precomputed embeddings of vocabularies in a bundle, so that their words need not be encoded.
 
-A pack is ``vocabularies/NAME.npz``: ``key`` says which text graph and templates made it, ``words`` (n,) and
-``vectors`` (n, D) are what the encoder would give. A pack of another key is as good as none.
+A pack is ``vocabularies/NAME.npz``: ``key`` identifies the text graph and templates that made it; ``words``
+(n,) and ``vectors`` (n, D) are as the encoder computes them. A pack with another key is ignored.
 """
 
 import shutil
@@ -25,7 +25,7 @@ FOLDER = "vocabularies"
 
 
 class Packs:
-    """The packs of a bundle; they are read when the first word is looked up."""
+    """The packs of a bundle, read on the first look-up."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -33,10 +33,10 @@ class Packs:
     def lookup(
         self, key: str, words: Sequence[str], *, width: int, max_length: float = UNIT
     ) -> dict[str, Floats]:
-        """Return the embeddings that the packs hold. Shape: (D,) each.
+        """Return the embeddings of the words that the packs contain. Shape: (D,) each.
 
         Raises:
-            BundleError: a pack is not one, though its hash is right.
+            BundleError: a pack has the right hash but is not a valid pack.
         """
         wanted: dict[str, list[str]] = {}
         for word in words:
@@ -50,7 +50,7 @@ class Packs:
 
     @cached_property
     def _where(self) -> dict[tuple[str, str], str]:
-        """The file that holds each word, by the key of its embedding."""
+        """Map (key, word) to the file that holds its embedding."""
         files = [name for name in self._bundle.manifest.files if Path(name).parts[0] == FOLDER]
         where: dict[tuple[str, str], str] = {}
         for name in files:
@@ -81,13 +81,13 @@ class Packs:
 def add_packs(
     bundle: Bundle, packs: Mapping[str, Mapping[str, Floats]], *, key: str, out: Path | None = None
 ) -> Bundle:
-    """Write a bundle with packs in it; packs of the same name are replaced.
+    """Write a bundle with additional packs; packs of the same name are replaced.
 
     Args:
         bundle: the model.
-        packs: the vectors of each pack's words, by the name of the pack. Shape: (D,) each.
-        key: of these vectors; see `text.embedding_key`.
-        out: where the new bundle is written; None replaces the bundle itself.
+        packs: vectors by word, by name of the pack. Shape: (D,) each.
+        key: key of these vectors; see `encoder.embedding_key`.
+        out: path of the new bundle; None replaces the bundle itself.
 
     Raises:
         BundleError: the bundle cannot be written.

@@ -1,4 +1,4 @@
-"""Encode words before they are needed: into the user's cache, or as packs into a bundle."""
+"""Encode words in advance, into the user's cache or as packs into a bundle."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ def prefetch(
     threads: int | None = None,
     done: Done | None = None,
 ) -> None:
-    """Fill the text cache. What is done by then survives a crash, and is not done again.
+    """Encode words into the text cache. Finished portions survive a crash and are not encoded again.
 
     Args:
         model: see `Segmenter.load`.
-        words: each once.
-        templates: prompts around each word; None takes the model's own.
-        threads: how many threads compute; None takes all processors.
-        done: told how many more words are there, as they come.
+        words: distinct words.
+        templates: prompts around each word; None uses the model's own.
+        threads: number of computing threads; None uses all processors.
+        done: called with the number of newly encoded words, after each portion.
 
     Raises:
-        BundleError: no such model, or its bundle is damaged.
+        BundleError: there is no such model, or its bundle is damaged.
         EngineError: the engine is not installed.
     """
     bundle = load_bundle(find_bundle(model))
@@ -43,18 +43,18 @@ def prefetch(
 def pack_vocabularies(
     model: str | Path, names: Sequence[str], *, out: Path | None = None, done: Done | None = None
 ) -> Bundle:
-    """Put packaged vocabularies into a bundle, encoded with its own templates.
+    """Add packs of packaged vocabularies to a bundle, encoded with the model's own templates.
 
     Args:
         model: see `Segmenter.load`.
-        names: of the packaged vocabularies.
-        out: where the bundle with the packs is written. None replaces the model's own bundle, which must not
-            be one of the installed package.
-        done: called with the number of words that were added, as they come.
+        names: names of packaged vocabularies.
+        out: path of the new bundle. None replaces the model's bundle, which must not belong to the installed
+            package.
+        done: called with the number of newly encoded words, after each portion.
 
     Raises:
         ClassesError: there is no vocabulary of that name.
-        BundleError: no such model, or its bundle cannot be written.
+        BundleError: there is no such model, or its bundle cannot be written.
         EngineError: the engine is not installed.
     """
     vocabularies = {name: words_of(load_vocabulary(name)) for name in names}
@@ -72,7 +72,7 @@ def pack_vocabularies(
 
 
 def words_of(vocabulary: Vocabulary) -> list[str]:
-    """List the words of all classes, each once."""
+    """List the distinct words of all classes."""
     return list(dict.fromkeys(word for synonyms in vocabulary.classes for word in synonyms))
 
 

@@ -1,4 +1,4 @@
-"""Vocabularies: classes by name, the packaged lists of the benchmarks, and prompt templates."""
+"""Vocabularies (named classes and their synonyms), packaged vocabularies, and prompt templates."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,13 @@ MAX_CLASSES = 65535  # labels are 16-bit; one value is left for the background
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Classes by name; a class is one or more words for the same thing, the first of which names it."""
+    """A list of classes. A class is one or more synonyms, of which the first is its name.
+
+    Example:
+        >>> vocabulary = Vocabulary((("cat",), ("car", "automobile")), background=True)
+        >>> vocabulary.names
+        ('background', 'cat', 'car')
+    """
 
     classes: tuple[tuple[str, ...], ...]  # without the background, which has no words
     background: bool = False  # label 0 is "none of these"
@@ -26,11 +32,11 @@ class Vocabulary:
     background_classes: tuple[tuple[str, ...], ...] = ()  # count as background: they have words, but no label
 
     def __post_init__(self) -> None:
-        """Refuse classes that cannot be told apart.
+        """Reject invalid classes.
 
         Raises:
-            ClassesError: there is no class, too many, a class without a word, or two of the same name; or
-                there are background classes without a background.
+            ClassesError: there is no class or too many, a class has no word, two have the same name, or there
+                are background classes without a background.
         """
         if not self.classes or len(self.entries) > MAX_CLASSES:
             raise ClassesError(f"got {len(self.entries)} classes: expected 1 to {MAX_CLASSES}")
@@ -53,18 +59,18 @@ class Vocabulary:
 
     @property
     def entries(self) -> tuple[tuple[str, ...], ...]:
-        """All that has words: the classes, then the background classes."""
+        """Everything that has words: the classes, then the background classes."""
         return self.classes + self.background_classes
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name of each label, the background's first if there is one."""
+        """The name of each label; "background" first if there is one."""
         return (BACKGROUND,) * self.background + tuple(words[0] for words in self.classes)
 
 
 @dataclass(frozen=True)
 class _VocabularyFile:
-    """Package data: classes as they are typed, with ``|`` between synonyms."""
+    """A packaged vocabulary file: classes as text, with ``|`` between synonyms."""
 
     name: str
     source: str
@@ -74,17 +80,17 @@ class _VocabularyFile:
 
 @cache
 def vocabulary_names() -> tuple[str, ...]:
-    """Name the packaged vocabularies."""
+    """List the names of the packaged vocabularies."""
     files = (resources.files("ovsdino_runtime") / "data").iterdir()
     found = (re.fullmatch(r"vocabulary_(\w+)\.json", file.name) for file in files)
     return tuple(sorted(match[1] for match in found if match))
 
 
 def load_vocabulary(name: str) -> Vocabulary:
-    """Load a packaged vocabulary, such as ``ade150``; its labels are the benchmark's.
+    """Load a packaged vocabulary, such as ``ade150``; its labels are those of the benchmark.
 
     Raises:
-        ClassesError: there is none of that name; the message lists those that there are.
+        ClassesError: there is no vocabulary of that name; the message lists the known names.
     """
     if name not in (known := vocabulary_names()):
         raise ClassesError(f"unknown vocabulary {name!r}: expected one of {', '.join(known)}")
@@ -94,10 +100,10 @@ def load_vocabulary(name: str) -> Vocabulary:
 
 
 def write_list(vocabulary: Vocabulary) -> str:
-    """Write a vocabulary as a file of class names, which `class_lists.read_classes` reads back.
+    """Format a vocabulary as the text of a class file, which `class_lists.read_classes` parses.
 
-    The lines are in the order of the labels, the background's first, so that it can be a ``names.txt``. A
-    synonym that another class has as well is left out.
+    Lines are in label order, the background first, so that the text can serve as a ``names.txt``. A synonym
+    that another class has as well is left out.
     """
     owners = {words[0]: number for number, words in enumerate(vocabulary.classes)}
     for number, words in enumerate(vocabulary.classes):
@@ -112,10 +118,11 @@ def write_list(vocabulary: Vocabulary) -> str:
 
 
 def load_templates(text: str) -> tuple[str, ...]:
-    """Load prompt templates: the name of a packaged set, ``"@FILE"`` with one a line, or one template.
+    """Load prompt templates: the name of a packaged set, ``"@FILE"`` with one per line, or one template.
 
     Raises:
-        ClassesError: an unknown set, or a template without exactly one ``{}`` for the class's name.
+        ClassesError: the set is unknown, or a template does not contain ``{}`` for the class name exactly
+            once.
     """
     packaged: dict[str, list[str]] = strict_json.loads(_read_data("templates.json"))  # type: ignore[assignment]
     if text in packaged:
@@ -133,13 +140,13 @@ def load_templates(text: str) -> tuple[str, ...]:
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """Check prompts: text with ``{}`` exactly once, where the class's name belongs.
+    """Check prompt templates: each must contain ``{}``, the place of the class name, exactly once.
 
     Args:
-        templates: a list of prompts; a string is what `load_templates` takes.
+        templates: a list of templates; for a string use `load_templates`.
 
     Raises:
-        ClassesError: there is none, or one is no such text.
+        ClassesError: there is no template, or one is invalid.
     """
     if isinstance(templates, str):
         return load_templates(templates)

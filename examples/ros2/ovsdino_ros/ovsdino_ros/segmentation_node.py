@@ -1,7 +1,7 @@
 """Segment an image topic: labels, a coloured picture and the class names come out.
 
 The classes are the parameter ``classes``. `ros2 param set` and messages on ``~/classes`` change them while
-the node runs. Classes that make no valid vocabulary are refused, and the old ones stay.
+the node runs. Classes that do not form a valid vocabulary are refused, and the old ones stay.
 """
 
 from typing import Any
