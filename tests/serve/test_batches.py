@@ -104,5 +104,5 @@ def test_one_worker_has_nothing_to_share():
 
 
 def test_a_device_that_sees_one_photo_at_a_time_is_refused():
-    with pytest.raises(EngineError, match="on the processor alone; leave out --batch"):
+    with pytest.raises(EngineError, match="only on device 'cpu'; leave out --batch"):
         share_batches(object(), 8, lambda _: None)
