@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ovsdino_runtime.stream import Result, Stream
     from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary, vocabulary_names
 
-# The module of each public name, imported when the name is first used: `ovsdino-run --help` needs none.
+# The module of each public name. It is imported on first use of the name: `ovsdino-run --help` imports none.
 _PLACES = {
     "base.errors": (
         *("BundleError", "ClassesError", "EngineError", "NotAPhotoError", "OptionError", "OutputError"),
@@ -68,7 +68,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used."""
+    """Import the module of a public name on first use."""
     from importlib import import_module
 
     if name not in _MODULES:

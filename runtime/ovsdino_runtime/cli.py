@@ -1,4 +1,4 @@
-"""The command ``ovsdino-run``. Everything but click is imported when there is something to do."""
+"""The command ``ovsdino-run``. Only click is imported before the command runs."""
 
 import os
 import signal
@@ -121,7 +121,7 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
     type=click.IntRange(8, 32),
     help="Bits that each value of a 16-bit photo uses.  [default: as declared, or by the largest value]",
 )
-@click.option("--strict", is_flag=True, help="Refuse a JPEG without its last bytes.")
+@click.option("--strict", is_flag=True, help="Reject a JPEG whose last bytes are missing.")
 @model_options
 @click.option("--trace", type=click.Path(path_type=Path), help="Write the times of all stages, for Perfetto.")
 @click.option(
@@ -312,7 +312,7 @@ def vocabularies(name: str | None) -> None:
     help="Where the bundle with the vocabularies is written.  [default: the model's bundle is replaced]",
 )
 def packs(names: tuple[str, ...], model: str, out: Path | None) -> None:
-    """Put packaged vocabularies into a bundle, encoded, so that no run has to encode them."""
+    """Add embeddings of packaged vocabularies to a bundle, so that no run has to encode them."""
     with user_errors():
         from ovsdino_runtime.text.prefetch import pack_vocabularies
 
@@ -336,7 +336,7 @@ def _prefetch(file: str, model: str, options: "RuntimeOptions", *, quiet: bool) 
 
 @contextmanager
 def _finishing(stop: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C end the work, and the second the program."""
+    """On the first Ctrl-C finish the photos in progress; on the second end the program."""
 
     interrupted = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The classes of the command line: given once, or line by line on standard input while it runs."""
+"""Classes of the command line: given once, or line by line on standard input while the command runs."""
 
 import os
 import threading
@@ -16,16 +16,16 @@ STDIN = 0
 
 
 class CommandClasses:
-    """The classes of the command line; those of standard input may change while it runs.
+    """The classes of the command line; those from standard input may change while the command runs.
 
     Args:
-        classes: as typed; "-" reads a list from each line of standard input.
+        classes: value of ``--classes``; "-" reads a list from each line of standard input.
         vocabulary: the name of a packaged vocabulary.
-        background: the threshold below which pixels are background, or "none".
-        background_classes: classes that count as background, as typed.
+        background: confidence below which pixels are background, or "none".
+        background_classes: value of ``--background-classes``.
 
     Raises:
-        ClassesError: there are none, or they do not form a valid vocabulary.
+        ClassesError: no classes are given, or they do not form a valid vocabulary.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CommandClasses:
         self.vocabulary = self._choose(first, vocabulary)
 
     def follow(self, stream: Stream) -> None:
-        """Set a stream's classes to each further line of standard input."""
+        """Change a stream's classes to each further line of standard input."""
 
         def follow() -> None:
             for line in self._lines:
@@ -70,9 +70,9 @@ class CommandClasses:
 
 
 def _read_lines() -> Iterator[str]:
-    """Read standard input past Python's buffer, whose lock a waiting thread would hold when Python ends.
+    """Yield the lines of standard input, without empty lines and comments.
 
-    Empty lines and comments are skipped.
+    It bypasses Python's buffer, because a waiting thread would hold the buffer's lock when Python exits.
     """
     rest = b""
     while block := os.read(STDIN, 4096):

@@ -1,4 +1,4 @@
-"""Options of how a model runs: the same in every command that segments photos."""
+"""Command-line options for how a model runs, shared by all commands that segment photos."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -1,6 +1,6 @@
-"""The command ``ovsdino doctor``: what is installed here, what is known to go wrong with it, what that means.
+"""The command ``ovsdino doctor``: report installed packages, GPUs, engines and known faults.
 
-Nothing is imported to find out, so that a broken package is reported and not met.
+Packages are inspected without importing them, so that a broken package is reported and does not crash.
 """
 
 import json
@@ -40,21 +40,21 @@ RTX_GPUS = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121"}  # of Tensor
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about this machine, and what it means for the user."""
+    """A fact about this machine, and its consequence for the user."""
 
     level: Level
     what: str
     meaning: str = ""
 
     def __str__(self) -> str:
-        """Write it in a line, or two where it means something."""
+        """Return one line; a second one if there is a consequence."""
         line = f"{MARKS[self.level]}  {self.what}"
         return f"{line}\n        {self.meaning}" if self.meaning else line
 
 
 @dataclass(frozen=True)
 class KnownBad:
-    """A range of versions of a package with a known fault."""
+    """A range of package versions with a known fault."""
 
     package: str
     since: str
@@ -65,7 +65,7 @@ class KnownBad:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, the packages, the GPUs and the engines of this machine."""
+    """Examine Python, packages, GPUs and engines of this machine."""
     versions = installed_versions()
     gpus = find_gpus()
     return [
@@ -80,7 +80,7 @@ def examine() -> list[Finding]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Look up the version of every package that matters here and is installed."""
+    """Return the versions of all relevant packages that are installed."""
     found = {}
     for name in (*RUNTIME_PACKAGES, *ENGINES, *EXPORT_PACKAGES, *CUDA_PACKAGES):
         if version := version_of(name):
@@ -106,7 +106,7 @@ def examine_python() -> Iterator[Finding]:
 
 
 def examine_packages(versions: dict[str, str]) -> Iterator[Finding]:
-    """List what is installed, and what is missing for which use."""
+    """Report installed packages, and what missing ones are needed for."""
     yield Finding("ok", ", ".join(f"{name} {versions.get(name, 'MISSING')}" for name in RUNTIME_PACKAGES))
     for name, (extra, purpose) in ENGINES.items():
         if name in versions:
@@ -131,7 +131,7 @@ def examine_packages(versions: dict[str, str]) -> Iterator[Finding]:
 
 
 def examine_extras() -> Iterator[Finding]:
-    """Say for each extra of this package whether all of its packages are installed."""
+    """Report for each extra whether all of its packages are installed."""
     wanted = required_packages()
     if not wanted:
         return
@@ -145,9 +145,9 @@ def examine_extras() -> Iterator[Finding]:
 
 
 def required_packages() -> dict[str, list[str]]:
-    """Read which packages each extra brings on this machine; empty where this package is not installed.
+    """Return the packages of each extra on this machine; empty if this package is not installed.
 
-    Conditions on the platform that this machine does not meet are left out; versions are not compared.
+    Requirements for other platforms are left out; versions are not compared.
     """
     try:
         requirements = metadata.requires(OWN_PACKAGE) or []
@@ -197,7 +197,7 @@ def examine_cuda(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Find
 
 
 def examine_gpus(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Finding]:
-    """List the GPUs, and what their kind means for engines."""
+    """Report the GPUs, and which engines they support."""
     if not gpus:
         yield Finding(
             "note",
@@ -216,7 +216,7 @@ def examine_gpus(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Find
 
 
 def examine_known_bad(versions: dict[str, str]) -> Iterator[Finding]:
-    """Look the installed versions up among those with known faults."""
+    """Report installed versions with known faults."""
     for bad in load_known_bad():
         installed = versions.get(bad.package)
         if installed is None or not as_numbers(bad.since) <= as_numbers(installed) < as_numbers(bad.below):
@@ -227,7 +227,7 @@ def examine_known_bad(versions: dict[str, str]) -> Iterator[Finding]:
 
 
 def examine_engines(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[Finding]:
-    """Look at every engine in the cache: whole, and of use on this machine?"""
+    """Report for every engine in the cache whether it is intact and fits this machine."""
     records, broken = list_engines()
     if not records and not broken:
         yield Finding("ok", f"no engines in {engines_dir()}")
@@ -238,7 +238,7 @@ def examine_engines(gpus: Sequence[Gpu], versions: dict[str, str]) -> Iterator[F
 
 
 def examine_engine(record: EngineRecord, gpus: Sequence[Gpu], versions: dict[str, str]) -> Finding:
-    """Tell whether an engine can be used here."""
+    """Report whether an engine can run here."""
     key = record.key
     built = f"{key.flavour} {key.version}"
     what = f"engine of {record.model} {record.graph} for {', '.join(key.capabilities)}, {built}"
@@ -262,7 +262,7 @@ def load_known_bad() -> list[KnownBad]:
 
 
 def as_numbers(version: str) -> tuple[int, ...]:
-    """Turn "10.3.0.26" into numbers that compare; what follows the numbers is left out."""
+    """Parse the leading numbers of a version, such as "10.3.0.26", into a tuple that compares."""
     numbers: list[int] = []
     for part in version.partition("+")[0].split("."):
         digits = part[: next((i for i, c in enumerate(part) if not c.isdigit()), len(part))]
@@ -278,7 +278,7 @@ def as_numbers(version: str) -> tuple[int, ...]:
     examples=("ovsdino doctor",),
 )
 def doctor() -> None:
-    """Check this machine: packages, GPUs, drivers, engines and known faults, and what each means."""
+    """Check this machine: packages, GPUs, drivers, engines and known faults, with advice for each."""
     findings = examine()
     click.echo("\n".join(map(str, findings)))
     warnings = sum(finding.level == "warning" for finding in findings)

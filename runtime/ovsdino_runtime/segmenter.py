@@ -32,20 +32,33 @@ from ovsdino_runtime.text.vocabulary import Vocabulary, check_templates
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-KEPT = 8  # vocabularies whose embeddings stay: photos, and those who ask at the same time, often share them
+KEPT = 8  # vocabularies whose embeddings are kept: consecutive photos and concurrent calls often share one
 SINGLE_CLASS_THRESHOLD = 0.2  # measured with nano
 
 
 class Segmenter:
-    """Segments photos into classes. Open one with `Segmenter.load`, call it, and close it or use ``with``.
+    """Segment photos into classes that the caller names. Open a model with `Segmenter.load`.
+
+    Call the segmenter with a photo. Use `encode` and `segment` to segment one photo with several class lists,
+    and `Stream` for videos and many photos. Close it with `close` or a ``with`` statement. All methods may be
+    called from several threads.
+
+    Example:
+        >>> from ovsdino_runtime import Segmenter
+        >>> with Segmenter.load("nano") as segmenter:
+        ...     segmentation = segmenter("street.jpg", "road, car|taxi, building, sky")
+        >>> segmentation.classes
+        ('road', 'car', 'building', 'sky')
+        >>> segmentation.labels.shape  # (height, width) of the photo
+        (480, 640)
 
     Args:
         bundle: the model.
         vision: the engine that runs its vision graph.
-        text: encodes classes.
-        templates: prompts around each word; None takes the bundle's own.
-        antialias: how photos are made smaller; see `resize_photo`.
-        pipeline: takes photos to labels; None runs ``vision`` on the processor.
+        text: embeds classes.
+        templates: prompts around each word; None uses the bundle's own.
+        antialias: how photos are shrunk; see `resize_photo`.
+        pipeline: computes labels from photos; None runs ``vision`` on the CPU.
     """
 
     def __init__(
@@ -77,19 +90,22 @@ class Segmenter:
     ) -> "Segmenter":
         """Open a model.
 
-        ``Segmenter.load("nano", threads=2)`` is ``Segmenter.load("nano", RuntimeOptions(threads=2))``.
+        Example:
+            >>> Segmenter.load("nano")  # on the CPU, with all processors
+            >>> Segmenter.load("nano", threads=2)  # short for RuntimeOptions(threads=2)
+            >>> Segmenter.load("my.ovs", device="cuda", engine="tensorrt", precision="fp16")
 
         Args:
             model: the name of a packaged model, the path of a bundle, or OWNER/NAME[@REVISION] on the
-                Hugging Face Hub, which is fetched the first time.
-            options: how it runs; None takes the defaults.
-            changes: fields of `RuntimeOptions` that differ from ``options``.
+                Hugging Face Hub, which is downloaded the first time.
+            options: how the model runs; None uses the defaults.
+            changes: fields of `RuntimeOptions` that replace those of ``options``.
 
         Raises:
-            BundleError: no such model, its bundle is damaged, or it does not work at that short side.
+            BundleError: there is no such model, its bundle is damaged, or it does not support the short side.
             EngineError: the engine is not installed, or does not reproduce the model.
-            OptionError: an option has a value that it cannot have, or one that another leaves without effect.
-            ClassesError: a template is not valid.
+            OptionError: an option has an invalid value, or one that has no effect because of another option.
+            ClassesError: a template is invalid.
             TypeError: ``changes`` names a field that `RuntimeOptions` does not have.
         """
         options = replace(options or DEFAULT_OPTIONS, **changes)
@@ -143,17 +159,25 @@ class Segmenter:
         scores: bool = True,
         channels: Channels = "rgb",
     ) -> Segmentation | list[Segmentation]:
-        """Give each pixel of a photo one of the classes; a list of photos gives a list of results.
+        """Segment a photo: assign one of the classes to each pixel. A list of photos gives a list of results.
+
+        Example:
+            >>> segmenter("street.jpg", "road, car, sky")  # every pixel gets one of three classes
+            >>> segmenter("street.jpg", "car")  # one class: pixels below its threshold are background
+            >>> segmenter("street.jpg", "car, person", background_classes="surroundings")
+            >>> segmenter(frame, "ade150", channels="bgr")  # an OpenCV array, a packaged vocabulary
 
         Args:
             image: a path, URL, bytes, file, array, Pillow image or tensor; see `as_photo`.
             classes: "cat, car|automobile, sky", a list of names, a mapping of names to synonyms, the name of
                 a packaged vocabulary, or a `Vocabulary`; see `read_classes`.
-            background: confidence in 0..1 below which a pixel is background, label 0; "none" for none. None:
-                the model's threshold where the vocabulary has a background or there is one class alone.
-            background_classes: classes that count as background, such as "surroundings".
-            scores: give each pixel's confidence as well. Choose False to save a little time on a GPU.
-            channels: the order of an array's colours. Choose "bgr" for arrays from OpenCV.
+            background: confidence in 0..1 below which a pixel is background, label 0. Choose "none" to give
+                every pixel a class. None uses a threshold if the vocabulary has a background, or if there is
+                only one class.
+            background_classes: classes whose pixels count as background, such as "surroundings". Choose them
+                to find objects without their surroundings; this is more reliable than a threshold.
+            scores: also return the confidence of each pixel. Choose False to save a little time on a GPU.
+            channels: the colour order of an array. Choose "bgr" for arrays from OpenCV.
 
         Raises:
             PhotoError: the photo cannot be read.
@@ -165,11 +189,18 @@ class Segmenter:
         return self._label(image, choice, scores=scores, channels=channels)
 
     def encode(self, image: ImageInput, *, channels: Channels = "rgb") -> ImageFeatures:
-        """Run everything that does not depend on the classes, once for any number of lists; see `segment`.
+        """Run everything that does not depend on the classes, for use with `segment`.
+
+        Choose it to segment one photo with several class lists: encoding is by far the longer part.
+
+        Example:
+            >>> features = segmenter.encode("street.jpg")
+            >>> vehicles = segmenter.segment(features, "car, bus, bicycle")
+            >>> ground = segmenter.segment(features, "road, pavement, grass")
 
         Args:
             image: see `as_photo`.
-            channels: the order of an array's colours. Choose "bgr" for arrays from OpenCV.
+            channels: the colour order of an array. Choose "bgr" for arrays from OpenCV.
 
         Raises:
             PhotoError: the photo cannot be read.
@@ -188,14 +219,14 @@ class Segmenter:
         background_classes: Classes | None = None,
         scores: bool = True,
     ) -> Segmentation:
-        """Give each pixel of an encoded photo one of the classes, as a call with the photo itself does.
+        """Segment an encoded photo; the result equals that of a call with the photo.
 
         Args:
-            image_features: what `encode` of this model returned, on any device.
-            classes, background, background_classes, scores: as in a call.
+            image_features: result of `encode` with this model, on any device.
+            classes, background, background_classes, scores: see `__call__`.
 
         Returns:
-            The same as the call, with the timings of this step alone.
+            The segmentation; its timings are those of this step only.
 
         Raises:
             PhotoError: another model encoded the photo.
@@ -209,7 +240,7 @@ class Segmenter:
     def choose(
         self, classes: Classes, *, background: Background = None, background_classes: Classes | None = None
     ) -> "Choice":
-        """Read classes and say which threshold holds for them; see the call for the arguments.
+        """Parse classes and choose their background threshold; see `__call__` for the arguments.
 
         Raises:
             ClassesError: the classes do not form a valid vocabulary, or the threshold is not in 0..1.
@@ -247,7 +278,7 @@ class Segmenter:
         self.close()
 
     def close(self) -> None:
-        """Release threads and device memory; photos in flight are finished first.
+        """Wait for photos in flight, then release threads and device memory.
 
         Also happens on garbage collection.
         """
@@ -257,11 +288,11 @@ class Segmenter:
         self.pipeline.close()
 
     def encode_text(self, vocabulary: Vocabulary, *, wanted: Callable[[], bool] | None = None) -> Floats:
-        """Encode a vocabulary's entries with this segmenter's templates.
+        """Embed the entries of a vocabulary with this segmenter's templates.
 
         Args:
             vocabulary: the classes.
-            wanted: asked now and then whether a caller still waits; see `TextEncoder.encode_classes`.
+            wanted: returns whether a caller still waits; see `TextEncoder.encode_classes`.
 
         Shape: (N, D), unit length.
 
@@ -271,12 +302,12 @@ class Segmenter:
         return self._begin_text(vocabulary, wanted).result()
 
     def _check_usable(self) -> None:
-        """Reject the use of a segmenter that is closed, or whose GPU belongs to the parent of this process.
+        """Reject the use of a closed segmenter, and of one on a GPU in a forked process.
 
-        A forked process has none of the parent's threads. On the CPU they are made again.
+        A forked process lacks the parent's threads. On the CPU they are started again.
 
         Raises:
-            EngineError: the message says which.
+            EngineError: the segmenter cannot be used here; the message gives the reason.
         """
         if os.getpid() != self._pid and isinstance(self.pipeline.vision, OnnxRuntimeEngine):
             self._pid, self._lock = os.getpid(), threading.Lock()
@@ -334,7 +365,7 @@ class Segmenter:
 
 @dataclass(frozen=True)
 class Choice:
-    """Classes as they are used: with the background that holds for them, and its threshold."""
+    """Parsed classes with their background and its threshold."""
 
     vocabulary: Vocabulary
     threshold: float | None  # None: every pixel gets a class
@@ -342,16 +373,16 @@ class Choice:
 
 
 def single_class_threshold(head: Head) -> float:
-    """Give the background's threshold for one class alone, which would otherwise take every pixel.
+    """Return the background threshold for a single class, which would otherwise win every pixel.
 
-    It is 0.2, or the model's own where confidences do not come that low.
+    It is 0.2, or the model's own threshold if its confidence never falls that low.
     """
     lowest = 1 / (1 + math.exp(head.scale - head.bias))  # of a cosine of -1
     return SINGLE_CLASS_THRESHOLD if lowest < SINGLE_CLASS_THRESHOLD else head.background
 
 
 def _decode(image: ImageInput, channels: Channels) -> tuple[Photo, float]:
-    """Return the photo, and how long decoding took [ms]."""
+    """Return the photo and the time to decode it [ms]."""
     start = time.perf_counter()
     photo = as_photo(image, channels=channels)  # (H, W, 3)
     return photo, round((time.perf_counter() - start) * 1000, 2)

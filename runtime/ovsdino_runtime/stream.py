@@ -1,7 +1,7 @@
-"""A row of pictures, labelled as they come: reading, labelling and writing each go on at the same time.
+"""Segment a sequence of pictures: reading, segmenting and writing run in parallel.
 
-read_frames ── some wait ──► Segmenter ── some wait ──► consume
- (thread "read")              (the caller's)              (thread "write")
+read_frames ──── queue ────► Segmenter ──── queue ────► consume
+ (thread "read")            (caller's thread)            (thread "write")
 """
 
 import threading
@@ -26,7 +26,7 @@ PATIENCE_S = 0.1  # between looks at whether to stop
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What became of a picture: a segmentation, or an error."""
+    """The result for a picture: a segmentation or an error."""
 
     frame: Frame
     segmentation: Segmentation | None = None
@@ -39,15 +39,22 @@ Consume = Callable[[Result], Result]
 
 
 class Stream:
-    """Labels pictures in their order. Iterate over it, once.
+    """Segment pictures in order. Iterate over the stream once.
+
+    Example:
+        >>> from ovsdino_runtime.files.sources import find_sources, read_frames
+        >>> stream = Stream(segmenter, read_frames(find_sources(["drive.mp4"])), "road, car, sky")
+        >>> for result in stream:
+        ...     if result.segmentation is not None:
+        ...         print(result.frame.seconds, result.segmentation.coverage())
 
     Args:
         segmenter: the model.
         frames: the pictures; see `read_frames`.
         classes: see `Segmenter`.
         background: see `Segmenter`.
-        consume: given every result in a thread of its own, to write it; what it returns is yielded.
-        stop: ends the row, as `stop` does; the same may end the reading of the frames.
+        consume: called with every result in a separate thread, to write it; its return value is yielded.
+        stop: event that ends the stream, as `stop` does; may also end `read_frames`.
 
     Raises:
         ClassesError: the classes do not form a valid vocabulary.
@@ -72,14 +79,14 @@ class Stream:
 
     @property
     def dropped(self) -> int:
-        """How many pictures of live sources were too old when their turn came."""
+        """Number of pictures of live sources that were dropped because newer ones had arrived."""
         return self._ahead.dropped if self._ahead else 0
 
     def set_classes(self, classes: Classes, *, background: Background = None) -> None:
-        """Change the classes, from any thread; they hold from the next picture on.
+        """Change the classes for all further pictures. May be called from any thread.
 
         Raises:
-            ClassesError: they do not form a valid vocabulary; the old ones stay.
+            ClassesError: the classes do not form a valid vocabulary; the old ones remain.
         """
         self._classes = (
             choose_classes(classes, background=background),
@@ -87,14 +94,14 @@ class Stream:
         )  # in one step: both or neither
 
     def stop(self) -> None:
-        """End the row, from any thread: what is being labelled and written is finished, no more is begun."""
+        """End the stream after the pictures in progress. May be called from any thread."""
         self._stop.set()
 
     def __iter__(self) -> Iterator[Result]:
-        """Label the pictures.
+        """Segment the pictures and yield their results.
 
         Raises:
-            OvsdinoError: the engine failed, a result cannot be written, or a source needs what is missing.
+            OvsdinoError: the engine failed, a result cannot be written, or a source needs a missing package.
         """
         writer = ThreadPoolExecutor(1, "write")
         pending = deque[Future[Result]]()
@@ -138,7 +145,7 @@ class Stream:
 
 
 class _ReadAhead:
-    """Iterates in a thread, some pictures ahead; of a live source only the newest waits."""
+    """Read pictures ahead in a thread; of a live source only the newest picture is kept."""
 
     def __init__(self, frames: Iterable[Frame], stop: threading.Event) -> None:
         self._frames = frames
@@ -156,7 +163,7 @@ class _ReadAhead:
             yield item
 
     def close(self) -> None:
-        """End the thread; it looks up between two pictures."""
+        """Stop the thread after the current picture."""
         self._stop.set()
         self._thread.join(timeout=1)
 

@@ -1,1 +1,1 @@
-"""Photos, videos and labels in; overlays, label files, JSON and GeoJSON out."""
+"""Read photos, videos and labels; write overlays, label files, JSON and GeoJSON."""

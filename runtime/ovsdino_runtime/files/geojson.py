@@ -1,4 +1,4 @@
-"""Regions of a georeferenced photo as GeoJSON: outlines along the pixels, in the photo's own coordinates."""
+"""Convert regions of a georeferenced photo to GeoJSON, in the coordinate system of the photo."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ WGS84 = 4326
 
 @dataclass(frozen=True)
 class Georeference:
-    """From pixels to the ground: ``(x, y) -> (a x + b y + c, d x + e y + f)``; corners are whole numbers."""
+    """Map pixels to ground: ``(x, y) -> (a x + b y + c, d x + e y + f)``; pixel corners are integers."""
 
     affine: tuple[float, float, float, float, float, float]
     epsg: int  # the coordinates' system
 
     def place(self, ring: Ring) -> list[list[float]]:
-        """Give a ring's coordinates on the ground."""
+        """Return the ground coordinates of a ring."""
         a, b, c, d, e, f = self.affine
         corners = ring if a * e < b * d else ring[::-1]  # counter-clockwise on the ground as well
         return [[a * x + b * y + c, d * x + e * y + f] for x, y in corners]
@@ -36,16 +36,15 @@ class Georeference:
 
 @dataclass(frozen=True)
 class Unplaced:
-    """A photo that cannot be placed on the ground."""
+    """A photo without usable georeference, and the reason."""
 
     reason: str
 
 
 def read_georeference(path: str | Path) -> Georeference | Unplaced:
-    """Read where a GeoTIFF lies, or why that is not known.
+    """Read the georeference of a GeoTIFF, or the reason why there is none.
 
-    Coordinates whose system has no EPSG code are of no use to a reader of GeoJSON, who would take them for
-    WGS 84: such a photo is unplaced.
+    A coordinate system without EPSG code is rejected, because readers of GeoJSON would assume WGS 84.
 
     Source: OGC GeoTIFF 1.1, sections 7.1 and 7.2.
 
@@ -81,9 +80,9 @@ def _place(tags: Mapping[int, Any]) -> Georeference | Unplaced:
 
 
 def to_geojson(segmentation: Segmentation, place: Georeference) -> dict[str, object]:
-    """Describe each region as a feature: its outline, name, pixels, coverage and score.
+    """Convert each region to a feature with its outline, name, pixels, coverage and score.
 
-    The coordinates are those of the photo. Where that is not WGS 84, the member ``crs`` says what it is, as
+    The coordinates are those of the photo. If they are not WGS 84, the member ``crs`` names the system, as
     GDAL and QGIS write and read it.
 
     Source: RFC 7946; for ``crs`` the GeoJSON specification of 2008.

@@ -1,4 +1,4 @@
-"""Labelled photos in a folder: ``images/``, ``labels/*.png`` and ``names.txt``, checked before their use."""
+"""Folders of labelled photos: ``images/``, ``labels/*.png`` and ``names.txt``, checked before use."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
@@ -26,16 +26,16 @@ Values = Mapping[int, int]  # value in a label file -> class, or IGNORED
 
 
 class DataError(OvsdinoError):
-    """Labelled photos that are missing, incomplete, or not laid out as expected."""
+    """A folder of labelled photos is missing, incomplete, or has another layout."""
 
 
 class LabelError(OvsdinoError):
-    """A label file that is broken, of another kind, or holds values that mean nothing."""
+    """A label file is broken, has another format, or contains values without a meaning."""
 
 
 @dataclass(frozen=True)
 class LabelledPhotos:
-    """Photos, their label files, and what the labels mean."""
+    """Photos, their label files, and the meaning of label values."""
 
     name: str
     pairs: tuple[tuple[Path, Path], ...]  # photo, labels
@@ -58,17 +58,17 @@ class LabelledPhotos:
 def open_labelled(
     folder: Path, vocabulary: Vocabulary | None = None, values: Values | None = None
 ) -> LabelledPhotos:
-    """Find labelled photos, and check every label file: a fault is told at once, not after hours.
+    """Open a folder of labelled photos and check every label file now, not hours later.
 
     Args:
-        folder: holds ``images/``, and in ``labels/`` an indexed or grey PNG for each photo.
+        folder: contains ``images/``, and in ``labels/`` an indexed or grey PNG for each photo.
         vocabulary: the classes; None reads ``names.txt`` in the folder, see `read_names`.
-        values: what the values in the files mean; None takes them for the classes, and 255 for nothing.
+        values: class of each label value; None: values are classes, and 255 is ignored.
 
     Raises:
-        DataError: what is missing, or does not fit.
-        LabelError: a label file is broken, or a value in it means nothing.
-        ClassesError: the names are no valid classes.
+        DataError: a file or folder is missing, or does not match.
+        LabelError: a label file is broken, or contains a value without a meaning.
+        ClassesError: the names are not valid classes.
     """
     require_folder(folder)
     vocabulary = vocabulary or read_names(folder / NAMES)
@@ -92,10 +92,10 @@ def open_labelled(
 
 
 def require_folder(folder: Path) -> None:
-    """Reject what is no folder.
+    """Check that a folder exists.
 
     Raises:
-        DataError: there is none, or it is a file.
+        DataError: there is no such folder, or it is a file.
     """
     if not folder.is_dir():
         raise DataError(
@@ -104,11 +104,11 @@ def require_folder(folder: Path) -> None:
 
 
 def read_names(file: Path) -> Vocabulary:
-    """Read one class a line, in the order of the labels; a first line ``background`` names label 0.
+    """Read class names, one per line in label order; a first line ``background`` names label 0.
 
     Raises:
         DataError: there is no such file.
-        ClassesError: the names are no valid classes.
+        ClassesError: the names are not valid classes.
     """
     if not file.is_file():
         raise DataError(f"{file}: no such file; write one class a line, in the order of the labels")
@@ -116,10 +116,10 @@ def read_names(file: Path) -> Vocabulary:
 
 
 def label_files(folder: Path) -> list[Path]:
-    """List a folder's PNGs, sorted, ``.PNG`` as well.
+    """List the PNGs of a folder, sorted, including ``.PNG``.
 
     Raises:
-        DataError: two differ in the case of their suffix only.
+        DataError: two names differ only in the case of their suffix.
     """
     found = {path.stem: path for path in _files(folder) if path.suffix.lower() == ".png"}
     for path in _files(folder):
@@ -129,14 +129,14 @@ def label_files(folder: Path) -> list[Path]:
 
 
 def photos_by_stem(folder: Path, wanted: Set[str] | None = None) -> dict[str, Path]:
-    """Find a folder's photos by their names without suffix.
+    """Map names without suffix to the photos of a folder.
 
     Args:
-        folder: the photos lie in it, not below.
-        wanted: the names that count; None takes all.
+        folder: the folder; subfolders are not searched.
+        wanted: names to return; None returns all.
 
     Raises:
-        DataError: two photos share such a name.
+        DataError: two photos have the same name without suffix.
     """
     found: dict[str, Path] = {}
     for path in _files(folder):
@@ -153,10 +153,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def require_same_size(photo: Path, size: tuple[int, int], labels: tuple[int, int]) -> None:
-    """Reject labels that do not lie on their photo; sizes are width and height [px].
+    """Check that labels have the size of their photo; sizes are width and height [px].
 
     Raises:
-        DataError: which photo.
+        DataError: the sizes differ.
     """
     if size != labels:
         raise DataError(
@@ -166,11 +166,11 @@ def require_same_size(photo: Path, size: tuple[int, int], labels: tuple[int, int
 
 
 def read_labels(file: Path) -> npt.NDArray[np.int32]:
-    """Read the values of an indexed or grey PNG as the file has them: (H, W).
+    """Read the raw values of an indexed or grey PNG: (H, W).
 
     Raises:
-        LabelError: it is broken, of another kind, or grey of 1 bit, of which nobody knows whether its white
-            means 1 or 255.
+        LabelError: the file is broken, has another format, or is grey with 1 bit, where white may mean label
+            1 or 255.
     """
     from PIL import Image
 
@@ -195,27 +195,27 @@ def read_labels(file: Path) -> npt.NDArray[np.int32]:
 
 
 def plain(count: int, *, ignore: int = NOTHING) -> Values:
-    """Value = class."""
+    """Map values to classes: class = value, with one ignored value."""
     return {value: value for value in range(count)} | {ignore: IGNORED}
 
 
 def reduced(count: int, *, ignore: int = NOTHING) -> Values:
-    """Value = class + 1; 0 is ignored: mmseg's ``reduce_zero_label``."""
+    """Map values to classes: class = value - 1; 0 is ignored. This is mmseg's ``reduce_zero_label``."""
     return {value + 1: value for value in range(count)} | {0: IGNORED, ignore: IGNORED}
 
 
 def to_classes(raw: npt.NDArray[Any], values: Values, where: str) -> Truth:
-    """Translate raw label values.
+    """Convert raw label values to classes.
 
     Args:
-        raw: as the file has them, whole numbers >= 0.
-        values: raw value -> class or IGNORED.
-        where: the file, for the message.
+        raw: values of the file, integers >= 0.
+        values: class or IGNORED of each raw value.
+        where: name of the file, for messages.
 
     Shape: (H, W) -> (H, W).
 
     Raises:
-        LabelError: a value means nothing; the message lists the first ones.
+        LabelError: a value has no meaning; the message lists the first such values.
     """
     table = np.full(max(int(raw.max()), *values) + 1, UNKNOWN, np.int32)
     table[list(values)] = list(values.values())

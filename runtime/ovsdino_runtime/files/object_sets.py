@@ -1,4 +1,4 @@
-"""Objects of photos as data sets for annotation and training tools: COCO, YOLO, labelme and Pascal VOC.
+"""Write objects as data sets for annotation and training tools: COCO, YOLO, labelme and Pascal VOC.
 
 OUT/coco.json                            all photos; masks as compressed run lengths
 OUT/yolo/data.yaml, labels/STEM.txt      class and polygon of each object, in 0..1
@@ -25,10 +25,10 @@ CATEGORY = "class"  # COCO's supercategory of all
 
 
 class CocoSet:
-    """Collects the objects of photos for one COCO file.
+    """Collect the objects of photos for one COCO file.
 
     Args:
-        path: the file, written by `close`.
+        path: the file, which `close` writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class CocoSet:
         self._categories: dict[str, int] = {}
 
     def add(self, segmentation: Segmentation, photo: str) -> Path:
-        """Add a photo and its objects; classes are numbered from 1 as they come."""
+        """Add a photo and its objects; classes are numbered from 1 in order of appearance."""
         for name in object_names(segmentation):
             self._categories.setdefault(name, len(self._categories) + 1)
         number = len(self._images) + 1
@@ -59,10 +59,10 @@ class CocoSet:
         return self._path
 
     def close(self) -> None:
-        """Write the file, where a photo was added.
+        """Write the file if a photo was added.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         if not self._images:
             return
@@ -80,7 +80,7 @@ class CocoSet:
 
 
 def save_yolo(segmentation: Segmentation, folder: Path, stem: str) -> Path:
-    """Write a photo's objects as YOLO's segmentation labels: a class, then x and y of each corner in 0..1.
+    """Write the objects of a photo as YOLO segmentation labels: class, then x and y of corners in 0..1.
 
     Source: Ultralytics, "Instance Segmentation Datasets Overview".
 
@@ -102,13 +102,13 @@ def save_yolo(segmentation: Segmentation, folder: Path, stem: str) -> Path:
 
 
 def save_labelme(segmentation: Segmentation, folder: Path, stem: str, *, photo: Path) -> Path:
-    """Write a photo's objects as labelme's polygons.
+    """Write the objects of a photo as polygons of labelme.
 
     Args:
         segmentation: the result.
-        folder: where the file is written.
-        stem: its name without suffix.
-        photo: the photo, which labelme finds from there.
+        folder: folder of the file.
+        stem: name of the file without suffix.
+        photo: path of the photo; the file refers to it by a relative path.
 
     Raises:
         OutputError: the file cannot be written.
@@ -141,9 +141,9 @@ def save_labelme(segmentation: Segmentation, folder: Path, stem: str, *, photo: 
 
 
 def save_voc(segmentation: Segmentation, folder: Path, stem: str, *, photo: Path) -> Path:
-    """Write a photo's objects as Pascal VOC has them: boxes in XML, and a PNG of the classes.
+    """Write the objects of a photo in Pascal VOC's format: boxes in XML, and a PNG of the classes.
 
-    Label 0 of the PNG is the background, label n is line n of ``names.txt`` counted from 0.
+    Label 0 of the PNG is the background; label n is line n of ``names.txt``, counted from 0.
 
     Raises:
         OutputError: a file cannot be written.
@@ -165,7 +165,7 @@ def save_voc(segmentation: Segmentation, folder: Path, stem: str, *, photo: Path
 
 
 def object_names(segmentation: Segmentation) -> tuple[str, ...]:
-    """Name the classes that have objects: all but the background."""
+    """Return the names of classes that have objects: all except the background."""
     return segmentation.classes[int(segmentation.background is not None) :]
 
 

@@ -1,7 +1,4 @@
-"""Write results: overlays to look at, indexed PNG, JSON, COCO's RLE and GeoJSON to compute with.
-
-No file of a photo is half written.
-"""
+"""Write results atomically: overlays, indexed PNG, JSON, COCO RLE and GeoJSON."""
 
 import json
 from dataclasses import asdict
@@ -32,7 +29,7 @@ SUFFIXES: dict[Kind, str] = {
 
 
 def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
-    """Write the photo with its regions and a legend as PNG.
+    """Write the overlay as PNG: the photo with coloured regions and a legend.
 
     Raises:
         OutputError: the file cannot be written.
@@ -44,7 +41,7 @@ def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
 def save_labels(segmentation: Segmentation, path: str | Path) -> None:
     """Write the labels as PNG: indexed with the overlay's colours, or 16-bit grey for more than 256 classes.
 
-    The value of a pixel is its label: `numpy.asarray(PIL.Image.open(path))` gives them back.
+    The value of a pixel is its label: ``numpy.asarray(PIL.Image.open(path))`` returns the labels.
 
     Raises:
         OutputError: the file cannot be written.
@@ -54,7 +51,7 @@ def save_labels(segmentation: Segmentation, path: str | Path) -> None:
 
 
 def labels_image(segmentation: Segmentation) -> "Image":
-    """Draw the labels, one value each; see `save_labels`."""
+    """Return the labels as a Pillow image; see `save_labels`."""
     from PIL import Image
 
     count = len(segmentation.classes)
@@ -72,7 +69,7 @@ def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") 
     Args:
         segmentation: the result.
         path: the file.
-        photo: the photo's name, as it is to be recorded.
+        photo: name of the photo to record.
 
     Raises:
         OutputError: the file cannot be written.
@@ -82,7 +79,7 @@ def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") 
 
 
 def save_rle(segmentation: Segmentation, path: str | Path, *, photo: str = "") -> None:
-    """Write each region's mask as a line of JSON, as COCO's annotations have them; see `rle_lines`.
+    """Write each region's mask as a line of JSON in the format of COCO's annotations; see `rle_lines`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -92,7 +89,7 @@ def save_rle(segmentation: Segmentation, path: str | Path, *, photo: str = "") -
 
 
 def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeference) -> None:
-    """Write each region's outline on the ground; see `to_geojson`.
+    """Write the outlines of regions in ground coordinates; see `to_geojson`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -102,7 +99,7 @@ def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeferen
 
 
 def _mark() -> "PngInfo":
-    """Say who wrote a PNG, so that a result among photos is no photo of the next run."""
+    """Return a text chunk that marks our PNGs, so that the next run does not take a result for a photo."""
     from PIL.PngImagePlugin import PngInfo
 
     mark = PngInfo()
@@ -141,7 +138,7 @@ def rle_records(segmentation: Segmentation) -> list[dict[str, object]]:
 
 
 def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
-    """Say in plain data what was found and how."""
+    """Return the JSON record of a segmentation: regions, model, versions and timings."""
     height, width = segmentation.labels.shape
     return {
         "photo": photo,

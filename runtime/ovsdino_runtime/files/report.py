@@ -1,4 +1,4 @@
-"""Print the results of ``ovsdino-run`` as they come, and set its exit code."""
+"""Print the results of ``ovsdino-run`` as they arrive, and set its exit code."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ MAX_ERRORS = 5  # of one video
 
 @dataclass
 class _Tally:
-    """Counts the results of one source."""
+    """Counts of the results of one source."""
 
     done: int = 0
     errors: int = 0
@@ -28,10 +28,10 @@ class _Tally:
 
 
 class ProgressReport:
-    """Prints each result as it comes.
+    """Print each result as it arrives.
 
     Args:
-        sources: how many there are.
+        sources: number of sources.
         quiet: print errors only.
         skipped: files in the folders that are neither photos nor videos.
     """
@@ -45,7 +45,7 @@ class ProgressReport:
         self._live = sys.stderr.isatty() and not quiet
 
     def follow(self, stream: Stream) -> None:
-        """Print all results of a stream, and leave with the exit code where something failed."""
+        """Print all results of a stream; exit with status 2 if a picture failed."""
         last: Source | None = None
         for result in stream:
             if last not in (None, result.frame.source):
@@ -72,7 +72,7 @@ class ProgressReport:
         self._show(source, tally)
 
     def _end(self, source: Source | None) -> None:
-        """Sum up a video or a live source."""
+        """Print the summary of a video or live source."""
         self._last = time.monotonic()
         if source is None or source.kind == "photo" or self._quiet:
             return
@@ -101,7 +101,7 @@ class ProgressReport:
             sys.exit(1 if done else 2)
 
     def _show(self, source: Source, tally: _Tally) -> None:
-        """Keep a line up to date where someone looks at it."""
+        """Update the progress line if the output is a terminal."""
         if not self._live:
             return
         if source.kind == "photo":
@@ -118,7 +118,7 @@ class ProgressReport:
 
 
 def table(result: Result) -> str:
-    """Write a photo's classes, how they were found, and the files, in lines."""
+    """Format the classes of a photo, the model and engine, and the written files."""
     segmentation = result.segmentation
     assert segmentation is not None
     regions = segmentation.regions(absent=True)
@@ -139,7 +139,7 @@ def table(result: Result) -> str:
 
 
 def hints(segmentation: Segmentation) -> list[str]:
-    """Say what the background of one class alone is, or which class may not be there."""
+    """Explain the background of a single class, or warn of a class that may be absent."""
     if segmentation.single:
         threshold = f"{segmentation.background:g}"
         line = f"one class alone: what is less sure than {threshold} is background"

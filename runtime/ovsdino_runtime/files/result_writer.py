@@ -1,4 +1,4 @@
-"""Results into files: all that can be refused is refused before the first file is written."""
+"""Write the files of all results. Invalid requests are rejected before the first file is written."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,10 +39,10 @@ DIGITS = 6  # of a picture's number in a video
 
 
 def check_results(sources: Sequence[Source], out: Path, kinds: Sequence[Kind]) -> None:
-    """Reject to write a result over one of the sources.
+    """Check that no result would overwrite a source.
 
     Raises:
-        OutputError: which file would be lost.
+        OutputError: a result would overwrite a source; the message names it.
     """
     files = {Path(source.address).resolve() for source in sources if source.kind != "live"}
     for source, stem in name_results(sources).items():
@@ -53,17 +53,17 @@ def check_results(sources: Sequence[Source], out: Path, kinds: Sequence[Kind]) -
 
 
 class ResultFiles:
-    """Writes what is asked for of each result; `write` is what a `Stream` consumes.
+    """Write the requested files of each result. Pass `write` to `Stream` as ``consume``.
 
-    A photo has files of its own. The pictures of a video or a live source go into one overlay video, a folder
-    of indexed PNGs, and files with lines of JSON. Close it, or use it in a ``with`` statement.
+    Each photo has separate files. Pictures of a video or live source go into one overlay video, a folder of
+    indexed PNGs, and files of JSON lines. Close it, or use it in a ``with`` statement.
 
     Args:
-        sources: all that will come; they decide the files' names.
-        out: the directory; it is made with the first file.
-        kinds: what to write. GeoJSON is written of photos that say where they lie.
+        sources: all sources of the stream; they decide the names of the files.
+        out: the output folder; it is created with the first file.
+        kinds: kinds of files to write. GeoJSON is written only for georeferenced photos.
         trace: records each write.
-        stems: the files' names; None finds them by `name_results`.
+        stems: name of each source's files without suffix; None uses `name_results`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ResultFiles:
         self._coco = CocoSet(out / "coco.json")
 
     def __enter__(self) -> "ResultFiles":
-        """Give the files themselves."""
+        """Return the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +91,7 @@ class ResultFiles:
         self.close()
 
     def write(self, result: Result) -> Result:
-        """Write a result's files, and say which; an error has none.
+        """Write the files of a result; return the result with their paths. An error has no files.
 
         Raises:
             OutputError: a file cannot be written.
@@ -114,7 +114,7 @@ class ResultFiles:
             return replace(result, files=self._moving.write(result, segmentation))
 
     def close(self) -> None:
-        """Complete the files of the video that is being written, and the COCO file.
+        """Complete the files of the current video, and the COCO file.
 
         Raises:
             OutputError: a file cannot be written.
@@ -127,7 +127,7 @@ class ResultFiles:
     def _write_photo(
         self, source: Source, segmentation: Segmentation
     ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-        """Write a photo's files; return them, and what is to be said of those that were not written."""
+        """Write the files of a photo; return their paths, and notes about files that were not written."""
         files: list[Path] = []
         notes: list[str] = []
         for kind in self._kinds:
@@ -167,7 +167,7 @@ class ResultFiles:
 
 
 class _MovingFiles:
-    """What is written of a video or a live source; the files grow, and are of use if they end early."""
+    """Growing files of a video or live source; they are usable even if the run is interrupted."""
 
     def __init__(self, source: Source, stem: Path, kinds: Sequence[Kind], *, rate: float) -> None:
         self.source = source
@@ -207,7 +207,7 @@ class _MovingFiles:
 
 
 def _remove_old_labels(folder: Path) -> None:
-    """Remove the labels that an earlier run of a longer video left: they would pass for this one's."""
+    """Remove labels that an earlier run of a longer video left, so that they are not mixed with new ones."""
     try:
         for file in folder.glob("*.png"):
             if file.stem.isdecimal() and len(file.stem) >= DIGITS:
@@ -233,7 +233,7 @@ def _append(file: TextIO, lines: list[str]) -> None:
 
 
 def name_results(sources: Sequence[Source]) -> dict[Source, str]:
-    """Give each source a stem for its results; those of the same name are numbered: ``cat``, ``cat-2``."""
+    """Choose the stem of each source's results; number equal names: ``cat``, ``cat-2``."""
     stems: dict[Source, str] = {}
     taken: set[str] = set()
     for source in sources:

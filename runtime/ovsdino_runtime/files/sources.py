@@ -1,4 +1,4 @@
-"""Where pictures come from: photos, folders, patterns, lists, videos, cameras and addresses of streams."""
+"""Find and read sources of pictures: photos, folders, patterns, lists, videos, cameras and streams."""
 
 import re
 import threading
@@ -19,15 +19,15 @@ RESULT_SUFFIXES = {".json", ".jsonl", ".geojson"}
 
 
 def find_sources(arguments: Iterable[str | Path]) -> list[Source]:
-    """Expand what a user names, in the order given; a source that is named twice is there once.
+    """Expand the arguments of a user into sources, in order and without duplicates.
 
     Args:
         arguments: files, folders (the photos and videos in them, sorted), patterns such as ``shots/*.png``,
             ``.txt`` lists with one of these a line, a camera's number, or an address such as ``rtsp://...``.
 
     Raises:
-        PhotoError: a folder, pattern or list without pictures, a list that cannot be read, or nothing at all
-            of what is named exists.
+        PhotoError: a folder, pattern or list contains no pictures, a list cannot be read, or none of the
+            files exists.
     """
     found = list(dict.fromkeys(source for argument in arguments for source in _expand(str(argument))))
     if found and not any(
@@ -45,7 +45,7 @@ def read_frames(
     stop: threading.Event | None = None,
     trace: Trace = NO_TRACE,
 ) -> Iterator[Frame]:
-    """Decode the pictures of all sources, one after the other; a broken one comes with its error.
+    """Decode the pictures of all sources, one source after another; a broken picture yields its error.
 
     Args:
         sources: as `find_sources` gives them, or takes them.
@@ -87,7 +87,7 @@ def _expand(argument: str, *, inside: str = "") -> Iterator[Source]:
 
 
 def _fitting(pattern: Path) -> list[str]:
-    """Find what fits a pattern. Folders that exist under a name such as ``[1]`` are no patterns."""
+    """Find the files that match a pattern. Existing folders with a name such as ``[1]`` are not patterns."""
     root = Path(pattern.anchor or ".")
     parts = list(pattern.relative_to(root).parts)
     while len(parts) > 1 and (root / parts[0]).is_dir():
@@ -96,9 +96,9 @@ def _fitting(pattern: Path) -> list[str]:
 
 
 def find_skipped(arguments: Iterable[str | Path]) -> list[Path]:
-    """List the files in the folders that a user names that are neither photos nor videos, sorted by folder.
+    """List the files in the given folders that are neither photos nor videos, sorted by folder.
 
-    What an operating system leaves, hidden files, and our own results do not count.
+    Hidden files, files of the operating system, and our own results are left out.
     """
     folders = dict.fromkeys(Path(argument) for argument in arguments)
     return [

@@ -1,4 +1,4 @@
-"""Videos, cameras and streams over the network, read and written with PyAV (extra ``video``)."""
+"""Read videos, cameras and network streams, and write videos, with PyAV (extra ``video``)."""
 
 import sys
 import threading
@@ -33,7 +33,7 @@ USUAL_RATE = 25.0  # [1/s] where a source does not say
 
 @dataclass(frozen=True)
 class Patience:
-    """How a live source that was lost is sought again: after ``first`` seconds, then twice as many, ..."""
+    """When to reconnect to a lost live source: after ``first`` seconds, then twice as many, ..."""
 
     first: float = 0.5  # [s]
     max_count: float = 30.0  # [s]
@@ -42,7 +42,7 @@ class Patience:
     steady: float = 10.0  # [s] after which a connection that held counts as good, and tries begin anew
 
     def pause(self, tries: int) -> float:
-        """How long to wait before a try [s]; the first is number 1."""
+        """Return the time to wait before a try [s]; the first try is number 1."""
         return min(self.max_count, self.first * 2.0 ** (tries - 1))
 
 
@@ -52,7 +52,7 @@ PATIENCE = Patience()
 def read_video(
     source: Source, *, stop: threading.Event, trace: Trace = NO_TRACE, patience: Patience = PATIENCE
 ) -> Iterator[Frame]:
-    """Decode a video's pictures, upright. Broken ones come with their error, and so does a lost connection.
+    """Decode the pictures of a video, upright. A broken picture or a lost connection yields its error.
 
     Args:
         source: a video file or a live source.
@@ -186,10 +186,10 @@ def _decode(av: ModuleType, container: Container, source: Source, trace: Trace) 
 
 
 def _best_stream(av: ModuleType, container: Container) -> Any:  # noqa: ANN401 - PyAV's
-    """Choose the film, not the picture on its cover.
+    """Choose the video stream, not the cover picture.
 
     Raises:
-        IndexError: there is none.
+        IndexError: there is no video stream.
     """
     cover = av.stream.Disposition.attached_pic
     films = [stream for stream in container.streams.video if not stream.disposition & cover]
@@ -198,7 +198,7 @@ def _best_stream(av: ModuleType, container: Container) -> Any:  # noqa: ANN401 -
 
 
 def _upright(picture: Picture) -> Photo:
-    """Turn and mirror a picture as its display matrix says.
+    """Rotate and mirror a picture as its display matrix demands.
 
     Source: ISO 14496-12, 8.3.2: (x, y) is shown at (a x + c y, b x + d y), y points down.
     """
@@ -221,13 +221,13 @@ def _seconds(picture: Picture, count: int, rate: float) -> float:
 
 
 class VideoWriter:
-    """Writes a video whose pictures come at any times.
+    """Write a video of pictures at arbitrary times.
 
-    It can be played up to its last seconds even after a crash; `close` completes it.
+    After a crash it can be played up to its last seconds; `close` completes it.
 
     Args:
         path: the file, ``.mp4``.
-        rate: [1/s], about; 0 where it is not known.
+        rate: approximate picture rate [1/s]; 0 if unknown.
 
     Raises:
         OutputError: PyAV is not installed, or the file cannot be written.
@@ -253,11 +253,11 @@ class VideoWriter:
         self._stream.options = ENCODERS[name]
 
     def write(self, picture: Photo, at: float) -> None:
-        """Add a picture. One of another size than the first is scaled to that.
+        """Add a picture. It is scaled to the size of the first one.
 
         Args:
             picture: (H, W, 3) RGB, at least 2x2.
-            at: [s] since the video began, later than the last; else it is moved behind that.
+            at: time since the video began [s]; if not later than the last picture, moved right after it.
 
         Raises:
             OutputError: the file cannot be written.
@@ -272,7 +272,7 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write what is left, and the end.
+        """Write the remaining pictures and complete the file.
 
         Raises:
             OutputError: the file cannot be written.

@@ -1,1 +1,1 @@
-"""Connectors to other tools: each module needs one optional library, which it imports when it is called."""
+"""Connectors to other tools. Each module needs one optional library, which it imports on use."""

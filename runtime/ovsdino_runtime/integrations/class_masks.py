@@ -1,4 +1,4 @@
-"""The masks of the classes that occur: what every connector converts."""
+"""Masks of the classes in a segmentation, which the connectors convert."""
 
 from dataclasses import dataclass
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CvatFunction:
-    """Gives CVAT a mask for each class that occurs in a picture.
+    """Return a mask for each class in a picture to CVAT.
 
     Args:
         segmenter: the model.
@@ -43,7 +43,7 @@ class CvatFunction:
         self.spec = cvat.DetectionFunctionSpec(labels=labels)
 
     def detect(self, context: Any, image: "Image") -> list[Any]:  # noqa: ANN401 - cvat-sdk's types
-        """Segment a picture; CVAT calls it.
+        """Segment a picture. CVAT calls this method.
 
         Masks whose mean confidence is below CVAT's ``--conf-threshold`` are left out.
 
@@ -62,7 +62,7 @@ class CvatFunction:
 
 
 def create(classes: str = "", background_classes: str | None = None, model: str = "nano") -> CvatFunction:
-    """Make the function from ``cvat-cli``'s parameters.
+    """Create the function from the parameters of ``cvat-cli``.
 
     Example:
         ``cvat-cli task auto-annotate 137 --function-module ovsdino_runtime.integrations.cvat

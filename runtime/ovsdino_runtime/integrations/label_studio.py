@@ -1,4 +1,4 @@
-"""Results as predictions of Label Studio (extra ``label-studio``): brush masks to correct by hand."""
+"""Convert results to predictions of Label Studio (extra ``label-studio``): brush masks to correct by hand."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from ovsdino_runtime.integrations.class_masks import class_masks
 def to_label_studio(
     segmentation: Segmentation, *, from_name: str = "tag", to_name: str = "image"
 ) -> dict[str, Any]:
-    """Convert a result to a prediction of Label Studio, with a brush mask for each class that occurs.
+    """Convert a segmentation to a prediction of Label Studio, with a brush mask for each class.
 
-    A list of ``{"data": {"image": ADDRESS}, "predictions": [PREDICTION]}``, as JSON, is imported by
-    Label Studio as tasks that are labelled already.
+    Label Studio imports a JSON list of ``{"data": {"image": ADDRESS}, "predictions": [PREDICTION]}`` as
+    pre-annotated tasks.
 
     Args:
         segmentation: the result. Its background is left out.

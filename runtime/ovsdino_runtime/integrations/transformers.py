@@ -1,4 +1,4 @@
-"""Results in the shape of the ``image-segmentation`` pipeline of transformers; needs only Pillow."""
+"""Convert results to the format of transformers' ``image-segmentation`` pipeline; needs only Pillow."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ovsdino_runtime.integrations.class_masks import class_masks
 
 
 def to_transformers(segmentation: Segmentation) -> list[dict[str, Any]]:
-    """Convert a result to what ``pipeline("image-segmentation")`` returns.
+    """Convert a segmentation to the output format of ``pipeline("image-segmentation")``.
 
     Returns:
         For each class that occurs, the largest first: ``label`` (its name), ``score`` (mean confidence in
