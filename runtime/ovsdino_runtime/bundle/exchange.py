@@ -18,7 +18,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
 
 
 def staging_folder(path: Path) -> AbstractContextManager[Path]:
-    """Make a directory beside ``path`` for the time of the block, locked so that nobody clears it away.
+    """Create a folder beside ``path`` for the duration of the block, locked against clean-up by others.
 
     Raises:
         OSError: the folder cannot be created.
@@ -47,7 +47,7 @@ def exchange(fresh: Path, path: Path, *, old: Path) -> None:
 
 
 def sweep_staging(path: Path) -> None:
-    """Remove directories of killed writers of ``path``; put back what one of them had taken away."""
+    """Remove folders of killed writers of ``path``; restore what one of them had moved away."""
     for temporary in abandoned_folders(path.parent, f".{path.name}."):
         with suppress(OSError):  # another process was faster
             if (temporary / OLD).is_dir() and not path.exists():

@@ -40,8 +40,8 @@ def hub_bundle(model: str) -> Path:
         model: see `is_repository`.
 
     Raises:
-        BundleError: huggingface_hub is missing, the repository has no bundle, a file has another hash than
-            the manifest says, or another user of this machine can change what was fetched.
+        BundleError: huggingface_hub is missing, the repository has no bundle, the hash of a file differs from
+            the manifest, or another user of this machine can change the downloaded files.
     """
     found = REPOSITORY.fullmatch(model)
     assert found
@@ -97,9 +97,9 @@ def _newest_commit(repo: str, revision: str) -> str:
 
 
 def _fetch(repo: str, commit: str, path: Path) -> None:
-    """Fetch a bundle's files at a commit, check them, and give the folder its name; a cut one is resumed.
+    """Download and check the files of a bundle at a commit, then rename the folder; resumes a partial one.
 
-    Of several processes that want the same, the others wait for the first.
+    Only one process downloads; others wait for it.
     """
     try:
         from huggingface_hub import errors, hf_hub_download

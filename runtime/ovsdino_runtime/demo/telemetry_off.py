@@ -15,7 +15,7 @@ SILENT = {  # who would otherwise report to their makers
 
 @contextmanager
 def private_files() -> Iterator[str]:
-    """Keep all uploads in a folder that goes when the server does, and report to nobody."""
+    """Keep uploads in a temporary folder that is deleted afterwards, and switch telemetry off."""
     with scratch_folder("demo") as folder:
         settings = {**SILENT, "GRADIO_TEMP_DIR": str(folder)}
         before = {name: os.environ.get(name) for name in settings}

@@ -96,10 +96,10 @@ def import_openvino() -> Any:  # noqa: ANN401 - its types differ between version
 
 
 def _read_model(openvino: Any, core: Any, file: Path, digest: str) -> Any:  # noqa: ANN401
-    """Read a graph from the cache; the first time, inline its local functions and keep it there.
+    """Read a graph from the cache; the first time, inline its local functions and store it there.
 
     Raises:
-        EngineError: another user of this machine can change what lies in the cache.
+        EngineError: another user of this machine can write to the cache.
     """
     key = hashlib.sha256(f"{digest} {openvino.__version__}".encode()).hexdigest()
     folder = cache_dir() / "openvino" / key

@@ -232,7 +232,7 @@ def unit_halves(vector: Floats, halves: Sequence[tuple[int, int]]) -> Floats:
 
 
 def embedding_key(bundle: Bundle, templates: Sequence[str]) -> str:
-    """Hash all that decides a word's embedding: the text graph, its tokenizer, the templates and the mean."""
+    """Hash everything that decides the embedding of a word: text graph, tokenizer, templates and mean."""
     mean = [] if bundle.manifest.dinov3seg is None else ["each half of unit length"]
     parts = [bundle.graph_digest("text"), *templates, *mean]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
