@@ -1,9 +1,9 @@
 """OVS-DINO and dinov3.seg in PyTorch: open-vocabulary segmentation that anyone can train and deploy.
 
-Importing this package imports nothing else; its public names are imported when they are first used:
+Importing this package imports nothing else; its public names are imported on first use:
 
-from ovsdino import OVSDINO, PRESETS
-network = OVSDINO(PRESETS["nano"])
+>>> from ovsdino import OVSDINO, PRESETS
+>>> network = OVSDINO(PRESETS["nano"])
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ _MODULES = {"OVSDINO": "model", "ModelConfig": "config", "PRESETS": "config"}
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: `ovsdino --help` needs no torch."""
+    """Import a public name on first use: `ovsdino --help` must not import torch."""
     from importlib import import_module
 
     if name not in _MODULES:

@@ -1,6 +1,6 @@
-"""The command ``ovsdino``: a group that imports a verb when it is called.
+"""The command ``ovsdino``: a group that imports a verb only when it is called.
 
-``ovsdino --help`` needs only the table below: it imports neither torch nor numpy.
+``ovsdino --help`` needs only the table below and imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ovsdino import __version__
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb is defined, its help, and the extra that it needs."""
+    """A verb: where it is defined, its help text, and the extra that it needs."""
 
     target: str  # "module:attribute"
     help: str
@@ -41,7 +41,7 @@ VERBS = {
         "ovsdino_export.cli:export", "Export a model to a bundle that runs without torch.", "export"
     ),
     "models": Verb("ovsdino.zoo.cli:models", "List, fetch and prepare published models."),
-    "packs": Verb("ovsdino_runtime.cli:packs", "Put encoded vocabularies into a bundle."),
+    "packs": Verb("ovsdino_runtime.cli:packs", "Add embeddings of packaged vocabularies to a bundle."),
     "pseudo-masks": Verb(
         "ovsdino.masks.cli:pseudo_masks", "Make masks for the words of photos' captions.", "masks"
     ),
@@ -59,10 +59,10 @@ class MissingExtraError(click.ClickException):
 
 
 class LazyGroup(click.Group):
-    """A click group that imports a verb when it is called and lists all of them without importing any."""
+    """A click group that lists its verbs without importing them, and imports a verb when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Name the verbs in the order of ``--help``."""
+        """List the verbs in the order of ``--help``."""
         return sorted(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Errors that the user can fix, as one line: those of the project, of the system, and of torch."""
+"""Print errors that the user can fix in one line: errors of this project, the system, and torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KILLED = re.compile(r"DataLoader worker .*(killed|exited unexpectedly|bus error)
 
 
 def explain(error: Exception, smaller: str) -> str | None:
-    """Describe an error in one line: ``smaller`` where memory is short, None for an error of the program."""
+    """Describe an error in one line, with ``smaller`` as advice on memory; None for a bug of the program."""
     import torch
 
     text = str(error)
@@ -34,14 +34,14 @@ def explain(error: Exception, smaller: str) -> str | None:
 
 @contextmanager
 def user_errors(who: str, *, extra: str | Callable[[str | None], str], smaller: str) -> Iterator[None]:
-    """Turn errors that the user can fix into one line and exit code 2, also those of torch.
+    """Turn errors that the user can fix, including those of torch, into one line and exit code 2.
 
-    Errors of the program pass unchanged.
+    Bugs of the program pass unchanged.
 
     Args:
-        who: what needs a package that is missing.
-        extra: the extra that brings it, or tells which does by the package's name.
-        smaller: what to do where memory is short.
+        who: name of the command, for a message about a missing package.
+        extra: the extra that installs the package, or a function from package name to extra.
+        smaller: advice for errors of memory.
     """
     with cli_errors.user_errors(who, extra=extra):
         try:

@@ -1,4 +1,4 @@
-"""dinov3.seg: both halves of dino.txt's text meet refined patches, and their costs are refined to labels.
+"""The dinov3.seg network: refine patches, correlate them with dino.txt's text embeddings, refine and decode.
 
-``model.py`` shows the whole way on one screen; ``config.py`` names every choice.
+``model.py`` composes the parts; ``config.py`` lists every choice.
 """

@@ -1,4 +1,4 @@
-"""Load weights of dinov3.seg strictly: its own checkpoints, and the public ones that it starts from."""
+"""Load weights of dinov3.seg strictly: our own checkpoints, and public ones from which training starts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Dinov3(Protocol):
 
 @dataclass(frozen=True)
 class PublicWeights:
-    """The public files that training starts from; None keeps a part's first weights."""
+    """Public files from which training starts; None keeps the random initial weights of a part."""
 
     backbone: Path | None = None  # DINOv3 ViT-L/16, official or timm's; for the tiny preset timm's ViT-Ti/16
     dinotxt: Path | None = None  # official vision head and text encoder
@@ -72,7 +72,7 @@ class PublicWeights:
 
 
 def load_public(model: Dinov3Seg, weights: PublicWeights) -> None:
-    """Fill a network with public weights, in place; a nano text tower takes the packaged ones.
+    """Load public weights into a network, in place; a nano text tower takes the packaged weights.
 
     Raises:
         CheckpointError: a file is missing, broken, or of another network.
@@ -115,7 +115,7 @@ def load_dinov3seg(name: str, checkpoint: Path | None) -> Dinov3Seg:
 
 
 def read_model(config: Dinov3segConfig, path: Path) -> Dinov3Seg:
-    """Load what :func:`ovsdino.network.checkpoint.save_model` wrote of exactly this configuration, strictly.
+    """Load a file of :func:`ovsdino.network.checkpoint.save_model` with exactly this configuration.
 
     Returns:
         The network in eval mode, FP32.
@@ -152,7 +152,7 @@ def load_dinotxt(vlm: Vlm, path: Path) -> None:
 
 
 def fill_dinotxt(vlm: Vlm, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load dino.txt's tensors, and the backbone's where the file holds them too."""
+    """Load dino.txt's tensors, and those of the backbone if the file contains them."""
     vision, text = dinotxt_vision(vlm, path), vlm.text
     if not isinstance(text, DinoTxtText):
         raise CheckpointError(f"{path}: {vlm.config.name} has a {vlm.config.text} text tower, not dino.txt's")
@@ -186,17 +186,17 @@ def load_clip(vlm: Vlm, path: Path) -> None:
 
 
 def load_sam(prior: SemanticPrior, path: Path) -> None:
-    """Load SAM's image encoder out of an official SAM checkpoint."""
+    """Load SAM's image encoder from an official SAM checkpoint."""
     encoder = _take(read_tensors(path), "image_encoder.")
     fill(prior.encoder, encoder, path, "SAM's image encoder")
 
 
 def load_anyup(early: EarlyRefinement, path: Path) -> None:
-    """Load official AnyUp weights into one early refinement.
+    """Load official AnyUp weights into an early refinement.
 
     Raises:
-        CheckpointError: the file is not AnyUp's, or the refinement unifies features in another order than
-            the code that the weights were trained with.
+        CheckpointError: the file is not AnyUp's, or the refinement unifies features in an order with which
+            the weights were not trained.
     """
     unification = cast(FeatureUnification, early.key_features_encoder[0])
     if unification.order != "released":
@@ -217,9 +217,10 @@ def load_anyup(early: EarlyRefinement, path: Path) -> None:
 
 
 def fill_backbone(vision: Dinov3, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load official or timm names, strictly; a classifier is left out.
+    """Load tensors with official or timm names, strictly; ignore a classifier.
 
-    RoPE's periods are the official file's (BF16-rounded), or for timm's names those that timm computes.
+    RoPE periods are those of the official file (rounded to BF16); with timm's names, those that timm
+    computes.
     """
     if "storage_tokens" in tensors:
         tensors = official_to_timm(tensors, vision, path)
@@ -236,8 +237,8 @@ def fill_backbone(vision: Dinov3, tensors: dict[str, Tensor], path: Path) -> Non
 def official_to_timm(tensors: dict[str, Tensor], vision: Dinov3, path: Path) -> dict[str, Tensor]:
     """Rename an official DINOv3 checkpoint's keys to timm's.
 
-    The mask token of pre-training and the masked bias of the keys are left out. RoPE's periods are taken
-    from the file, which holds them rounded to BF16: the official code computes with these.
+    The mask token of pre-training and the masked bias of the keys are dropped. RoPE periods are taken from
+    the file, which stores them rounded to BF16, as the official code uses them.
     """
     periods = tensors.get("rope_embed.periods")
     if periods is None or not torch.allclose(
@@ -257,14 +258,14 @@ def official_to_timm(tensors: dict[str, Tensor], vision: Dinov3, path: Path) -> 
 
 
 def rename(key: str) -> str:
-    """Turn an official parameter name into timm's."""
+    """Convert an official parameter name to timm's."""
     for old, new in BLOCK_NAMES.items():
         key = key.replace(old, new)
     return key
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Remove the entries of one part, and return them without its prefix."""
+    """Remove the entries with a prefix, and return them without it."""
     names = [key for key in tensors if key.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 

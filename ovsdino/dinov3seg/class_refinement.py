@@ -17,9 +17,9 @@ EPSILON = 1e-6
 def weighted_attention(
     query: Tensor, key: Tensor, value: Tensor, weights: Tensor, *, kind: Literal["linear", "full"]
 ) -> Tensor:
-    """Attend to keys that count ``weights`` times: once, not at all, or as often as a padding token repeats.
+    """Attention in which each key counts ``weights`` times: 0, 1, or as often as a padding token repeats.
 
-    ``linear`` replaces the softmax by the feature map ``elu + 1``: cost grows with N, not with its square.
+    ``linear`` replaces the softmax by the feature map ``elu + 1``; its cost is linear in N.
 
     Source: "Transformers are RNNs", eq. 5; CAT-Seg, ``LinearAttention`` and ``FullAttention``.
 
@@ -36,10 +36,10 @@ def weighted_attention(
 class ClassRefinement(nn.Module):
     """Attention across classes at each pixel, guided by text, over a fixed number of tokens.
 
-    CAT-Seg fills up to 256 classes with copies of one learned token, so that attention always runs over the
-    same number. All copies are equal, so one that counts as often gives the same result at any N.
+    CAT-Seg pads to 256 classes with copies of one learned token, so that attention always runs over the same
+    number of tokens. Because the copies are equal, a single token with their weight gives the same result.
 
-    Source: dinov3.seg, section 3; inside as CAT-Seg's ``ClassTransformerLayer``, our reconstruction.
+    Source: dinov3.seg, section 3; the inside follows CAT-Seg's ``ClassTransformerLayer``, our reconstruction.
 
     Args:
         config: widths, heads, pooling, padding.
@@ -61,7 +61,7 @@ class ClassRefinement(nn.Module):
         self.padding_guidance = nn.Parameter(torch.zeros(config.guidance_width))
 
     def forward(self, x: Tensor, guidance: Tensor, present: Tensor) -> Tensor:
-        """Refine each pixel's classes; in training at a lower resolution."""
+        """Refine the classes at each pixel; in training at a lower resolution."""
         batch, classes = x.shape[:2]
         pool = self.pool if self.training else 1
         small = F.avg_pool2d(x.flatten(0, 1), pool) if pool > 1 else x.flatten(0, 1)  # (B * N, C, h', w')
@@ -74,7 +74,7 @@ class ClassRefinement(nn.Module):
         return x + torch.unflatten(y, 0, (batch, classes))
 
     def _refine(self, y: Tensor, guidance: Tensor, present: Tensor) -> Tensor:
-        """Append the padding token, attend, feed, drop it: (B, L, N, C), kept."""
+        """Append the padding token, attend, feed forward, remove the token. Shape: (B, L, N, C), kept."""
         y = torch.cat([y, self.padding.expand(*y.shape[:2], 1, -1)], dim=2)  # (B, L, N + 1, C)
         guidance = torch.cat([guidance, self.padding_guidance.expand(len(y), 1, -1)], dim=1)[:, None]
         counts = present.to(y.dtype)  # (B, N)

@@ -1,4 +1,4 @@
-"""CLIP's vision tower as a source of patches: the ablation that puts CLIP in dino.txt's place."""
+"""CLIP's vision tower as patch encoder: the ablation that replaces dino.txt by CLIP."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ovsdino.dinov3seg.config import VlmConfig
 
 
 class ClipVision(nn.Module):
-    """CLIP's patches in the space of text: the last block's attention is left out, only its values stay.
+    """CLIP's patches in the text space: the last block's attention is replaced by its values.
 
-    CLIP was trained on its class token alone; the values of the last attention keep each patch to itself.
+    CLIP was trained on its class token only; without the last attention each patch keeps its own content.
 
     Source: dinov3.seg, table of VLMs; MaskCLIP's values as in CAT-Seg, ``third_party/model_vpt.py``.
 

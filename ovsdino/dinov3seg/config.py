@@ -1,8 +1,7 @@
-"""Everything that fixes dinov3.seg's network; the presets are in ``presets.py``.
+"""The configuration of dinov3.seg's network; the presets are in ``presets.py``.
 
-No code and no weights are public, and parts of the paper were not recovered. A choice marked "reconstructed"
-is ours, nearly always CAT-Seg's, whose frame the paper builds on; whoever learns the true value changes one
-line.
+No code or weights are public, and parts of the paper could not be recovered. Choices marked "reconstructed"
+are ours, mostly taken from CAT-Seg, on which the paper builds.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class VlmConfig:
     Source: facebookresearch/dinov3, ``hub/dinotxt.py``.
 
     Raises:
-        ValueError: widths that do not fit each other.
+        ValueError: the widths do not match.
     """
 
     name: str = "dinotxt-vitl16"
@@ -59,12 +58,12 @@ class VlmConfig:
 
     @property
     def halves(self) -> int:
-        """How many embeddings of a patch's width a class embedding holds."""
+        """Number of halves of a class embedding, each as wide as a patch: 2, or 1 for CLIP."""
         return 2 if self.kind == "dinotxt" else 1
 
     @property
     def width(self) -> int:
-        """D: width of a patch and of one half of a class embedding."""
+        """D, the width of a patch and of one half of a class embedding."""
         return self.text_width // self.halves
 
 
@@ -72,8 +71,8 @@ class VlmConfig:
 class PriorConfig:
     """The Semantic Prior Encoder: SAM's image encoder. The default is ViT-L.
 
-    Source: dinov3.seg, section 3; segment-anything, ``build_sam.py``. Layers, input size and that it stays
-    frozen are reconstructed.
+    Source: dinov3.seg, section 3; segment-anything, ``build_sam.py``. Layers, input size and freezing are
+    reconstructed.
     """
 
     width: int = 1024
@@ -93,7 +92,7 @@ class PriorConfig:
 
 @dataclass(frozen=True)
 class LocalGlobalConfig:
-    """How a large photo is seen: once whole, and in overlapping windows.
+    """Settings of local-global inference: the whole photo, and overlapping windows.
 
     Source: dinov3.seg, section 3 (view, windows, overlap, feature averages).
     """
@@ -109,10 +108,10 @@ class LocalGlobalConfig:
 
 @dataclass(frozen=True)
 class Dinov3segConfig:
-    """The shape of one dinov3.seg network; stored whole in checkpoints and bundles.
+    """The configuration of a dinov3.seg network, stored in checkpoints and bundles.
 
     Raises:
-        ValueError: a width, head count or half that cannot work.
+        ValueError: a width, head count or half is invalid.
     """
 
     name: str = "dinov3seg-vitl16"
@@ -177,12 +176,12 @@ class Dinov3segConfig:
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Mean colour that photos are normalised with."""
+        """Mean colour with which photos are normalised."""
         return self.vlm.mean
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Standard deviation of colours that photos are normalised with."""
+        """Standard deviation of colours with which photos are normalised."""
         return self.vlm.std
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,12 +205,12 @@ class Dinov3segConfig:
 
 @dataclass(frozen=True)
 class ZeroShotProtocol:
-    """How dino.txt labels a photo without any training for it.
+    """Settings of dino.txt's zero-shot segmentation, without any training for it.
 
-    The notebook leaves open which patches meet text. Its code unpacks ``cls, _, patches`` of
-    ``get_class_and_patch_tokens``, whose third value is, in the same repository, the backbone's patches
-    after the final norm; its comments and names speak of the patches of the head's blocks. ``head`` follows
-    the comments, ``backbone`` the code as published. Which of them gave the paper's figures is not known.
+    The official notebook is ambiguous about which patches are compared with text. Its code unpacks ``cls, _,
+    patches`` of ``get_class_and_patch_tokens``, whose third value is, in the same repository, the backbone's
+    patches after the final norm; its comments and names refer to the patches of the head's blocks. ``head``
+    follows the comments, ``backbone`` the published code. It is unknown which gave the paper's figures.
 
     Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``,
     ``dinov3/eval/text/vision_tower.py``.

@@ -1,4 +1,4 @@
-"""Correlation: how patches and text meet, and which classes go on."""
+"""Correlation of patches with class embeddings, and the choice of classes to refine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovsdino.network.head import unit
 
 
 def text_halves(text: Tensor, config: Dinov3segConfig) -> Tensor:
-    """Split class embeddings into the halves that are used, each of unit length.
+    """Split class embeddings into the configured halves, each of unit length.
 
     Shape: (N, text width) -> (N, P, D), P the number of halves.
     """
@@ -21,7 +21,7 @@ def text_halves(text: Tensor, config: Dinov3segConfig) -> Tensor:
 
 
 def correlate(patches: Tensor, halves: Tensor) -> Tensor:
-    """Return one cost channel a half: the cosine of every patch with every class.
+    """Return the cosine of every patch with every class, one channel per half.
 
     Source: dinov3.seg, section 3 (both embeddings are correlated).
 
@@ -36,24 +36,24 @@ def best_classes(costs: Tensor, present: Tensor, max_count: int) -> Tensor:
     Source: CAT-Seg, ``Aggregator.forward``.
 
     Args:
-        costs: cosines.
-        present: which classes are asked for; False marks padding.
-        most: how many to choose.
+        costs: cosines of :func:`correlate`.
+        present: False marks padding classes.
+        max_count: largest number of classes to choose.
 
-    Shape: costs (B, N, P, h, w), present (N,) bool -> class numbers (B, min(most, N)), in no order.
+    Shape: costs (B, N, P, h, w), present (N,) bool -> class indices (B, min(max_count, N)), unordered.
     """
     score = costs.flatten(2).amax(-1).masked_fill(~present, -torch.inf)  # (B, N)
     return score.topk(min(max_count, score.shape[1]), dim=1, sorted=False).indices
 
 
 def take_classes(values: Tensor, chosen: Tensor) -> Tensor:
-    """Pick each photo's classes. Shape: values (B, N, ...), chosen (B, K) -> (B, K, ...)."""
+    """Select the chosen classes of each photo. Shape: values (B, N, ...), chosen (B, K) -> (B, K, ...)."""
     index = chosen.reshape(*chosen.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index)
 
 
 def put_classes(values: Tensor, chosen: Tensor, classes: int, absent: float) -> Tensor:
-    """Undo :func:`take_classes`; the others get ``absent``. Shape: (B, K, ...), (B, K) -> (B, N, ...)."""
+    """Undo :func:`take_classes`; other classes get ``absent``. Shape: (B, K, ...), (B, K) -> (B, N, ...)."""
     index = chosen.reshape(*chosen.shape, *[1] * (values.ndim - 2)).expand_as(values)
     whole = values.new_full((values.shape[0], classes, *values.shape[2:]), absent)
     return whole.scatter(1, index, values)

@@ -1,4 +1,4 @@
-"""The decoder: from a class's refined map at 1/16 to its logits at 1/4, along SAM's edges."""
+"""The decoder: upsample the refined map of each class from 1/16 to logits at 1/4, guided by SAM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def double_convolution(channels: int, out: int, group: int) -> nn.Sequential:
 
 
 class UpsamplingStage(nn.Module):
-    """Double the resolution, put the guidance beside, and convolve twice.
+    """Double the resolution, concatenate the guidance, and convolve twice.
 
     Shape: x (B * N, C, h, w), guidance (B, guidance, 2h, 2w) or None -> (B * N, out, 2h, 2w).
     """
@@ -48,7 +48,7 @@ class UpsamplingStage(nn.Module):
 
 
 class UpsamplingDecoder(nn.Module):
-    """Two stages up, then one logit a class and place.
+    """Two upsampling stages, then one logit per class and position.
 
     Source: dinov3.seg, section 3 (light, convolutional, fused with the prior's features at intermediate
     resolutions); widths as CAT-Seg's, our reconstruction.
@@ -74,12 +74,12 @@ class UpsamplingDecoder(nn.Module):
         self.head = nn.Conv2d(second, 1, 3, padding=1)
 
     def forward(self, x: Tensor, prior: Prior | None) -> Tensor:
-        """Decode each class by itself."""
+        """Decode each class independently."""
         logits = self.upsample(x.flatten(0, 1), *self.guide(prior, list(x.shape[-2:])))  # (B * N, 4h, 4w)
         return torch.unflatten(logits, 0, x.shape[:2])
 
     def guide(self, prior: Prior | None, size: list[int]) -> tuple[Tensor | None, Tensor | None]:
-        """Compute both stages' guidance, None without a prior: (B, first, 2h, 2w), (B, second, 4h, 4w)."""
+        """Return the guidance of both stages, (B, G1, 2h, 2w) and (B, G2, 4h, 4w); None without a prior."""
         if prior is None or self.prior_up1 is None or self.prior_up2 is None:
             return None, None
         first, second = self.prior_up1(fit(prior.first, size)), self.prior_up2(fit(prior.second, size))
@@ -92,5 +92,5 @@ class UpsamplingDecoder(nn.Module):
 
 
 def fit(x: Tensor, size: list[int]) -> Tensor:
-    """Resize a map of SAM's grid to the patches' grid. Shape: (B, W, g, g) -> (B, W, h, w)."""
+    """Resize a map from SAM's grid to the patch grid. Shape: (B, W, g, g) -> (B, W, h, w)."""
     return F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -16,10 +16,10 @@ from ovsdino.network.text_tower import TextConfig, TextTower
 
 
 class DinoTxtText(nn.Module):
-    """24 causal blocks, 1280 wide, read at the end-of-text token and projected to 2048.
+    """24 causal blocks of width 1280, read at the end-of-text token and projected to 2048.
 
-    Columns ``0:1024`` of the result meet a photo's class token (the global half), ``1024:2048`` its patches
-    (the local half). Attention is causal, so tokens behind the end change nothing.
+    Columns ``0:1024`` of the result are compared with a photo's class token (the global half), columns
+    ``1024:2048`` with its patches (the local half). Attention is causal: tokens after the end have no effect.
 
     Source: facebookresearch/dinov3, ``eval/text/text_transformer.py`` and ``text_tower.py``.
 
@@ -57,7 +57,7 @@ class DinoTxtText(nn.Module):
 
 
 def build_text(config: VlmConfig) -> DinoTxtText | TextTower | ClipTextTower:
-    """Build the text tower that a configuration names. Shape: ids (N, T) -> (N, text width)."""
+    """Build the text tower of a configuration. Shape: ids (N, T) -> (N, text width)."""
     if config.text == "nano":
         return TextTower(TextConfig(text_width=config.text_width))
     if config.text == "clip":

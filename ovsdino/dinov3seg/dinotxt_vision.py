@@ -1,4 +1,4 @@
-"""dino.txt's vision tower: a frozen or finely tuned backbone, and two blocks that bring it to the text."""
+"""dino.txt's vision tower: a frozen or fine-tuned backbone, and two blocks that align it with text."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class VisionHead(nn.Module):
         self.ln_final = nn.LayerNorm(config.backbone_width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Align all tokens."""
+        """Apply the head to all tokens."""
         for block in self.blocks:
             tokens = block(tokens)
         return cast(Tensor, self.ln_final(tokens))
 
 
 class DinoTxtVision(nn.Module):
-    """Patches in the space of text: ``head(norm(backbone(pixels)))`` without class token and registers.
+    """Patches in the text space: ``head(norm(backbone(pixels)))`` without class token and registers.
 
-    dino.txt's training aligns the mean of the head's patches with text, so these are the default.
+    dino.txt's training aligns the mean of the head's patches with text; they are therefore the default.
     ``patches="backbone"`` returns the backbone's patches after its final norm instead, which the published
     notebook compares with text (see `ovsdino.dinov3seg.config.ZeroShotProtocol`).
 
@@ -86,6 +86,6 @@ class DinoTxtVision(nn.Module):
         return cast(Tensor, self.backbone.forward_features(pixels))  # type: ignore[operator]
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Return one vector a photo, class token then mean patch: (B, 3, H, W) -> (B, 2 D)."""
+        """Return one vector per photo, class token then mean patch: (B, 3, H, W) -> (B, 2 D)."""
         tokens = self.tokens(pixels)
         return torch.cat([tokens[:, 0], tokens[:, self.prefix :].mean(1)], dim=-1)

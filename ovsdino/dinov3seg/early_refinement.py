@@ -1,4 +1,4 @@
-"""Early refinement: attention that follows the image's edges and averages patches in their own space."""
+"""Early refinement: edge-aware attention that averages patches in their own space."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def convolution(channels: int, out: int, kernel: int) -> nn.Conv2d:
 
 
 class FeatureUnification(nn.Module):
-    """Bring features of any width ``D`` to ``M`` channels by filtering every channel with M learned kernels.
+    """Map features of any width ``D`` to ``M`` channels by filtering every channel with M learned kernels.
 
-    Near the border a kernel sees what lies inside the map. The ``D * M`` answers of a place become ``M``
-    shares in one of two orders:
+    Near the border a kernel covers only positions inside the map. The ``D * M`` responses at a position
+    become ``M`` shares in one of two orders:
 
     - ``formula``: as the paper writes it, a softmax over the M kernels for each channel, then the mean over
       the channels.
-    - ``released``: as the released code computes it. Its grouped convolution gives the answers as
-      ``(D, M)``, which it views as ``(M, D)`` without transposing: its softmax runs over every D-th answer
-      of the flat list. The released weights were trained so; choose this one with them.
+    - ``released``: as the released code computes it. Its grouped convolution returns the responses as
+      ``(D, M)``, which it views as ``(M, D)`` without transposing: its softmax runs over every D-th response
+      of the flat list. Choose it with the released weights, which were trained like this.
 
     Source: AnyUp, section 3.1; wimmerth/anyup, ``layers/feature_unification.py``.
 
     Args:
-        out_channels: M.
+        out_channels: M, the number of output channels.
         kernel: side of a kernel.
-        order: see above.
+        order: "formula" or "released", see above.
 
     Shape: features (B, D, h, w) -> (B, M, h, w), sums to 1 over M.
     """
@@ -80,18 +80,18 @@ class FeatureUnification(nn.Module):
         )
 
     def count_inside(self, features: Tensor) -> Tensor:
-        """Count the kernel's places inside the map: (B, D, h, w) -> (1, 1, h, w)."""
+        """Count the kernel positions inside the map: (B, D, h, w) -> (1, 1, h, w)."""
         return F.conv2d(
             torch.ones_like(features[:1, :1]), torch.ones_like(self.basis[:1]), padding=self.margin
         )
 
     @property
     def margin(self) -> int:
-        """Places from a kernel's centre to its edge."""
+        """Number of positions between a kernel's centre and its edge."""
         return self.basis.shape[-1] // 2
 
     def filter_strips(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Filter every channel with every kernel. Yields rows and answers (B, D, M, r, w)."""
+        """Filter every channel with every kernel. Yields rows and responses (B, D, M, r, w)."""
         batch, channels, height, _ = features.shape
         step = max(1, UNIFIED_AT_ONCE * height // channels)
         padded = F.pad(features, (self.margin,) * 4)
@@ -101,7 +101,7 @@ class FeatureUnification(nn.Module):
             yield rows, torch.unflatten(F.conv2d(strip, self.basis), 0, (batch, channels))
 
     def unify(self, answers: Tensor) -> Tensor:
-        """Turn answers into shares, in this module's order: (B, D, M, r, w) -> (B, M, r, w)."""
+        """Turn responses into shares, in this module's order: (B, D, M, r, w) -> (B, M, r, w)."""
         channels, patterns = answers.shape[1:3]
         if self.order == "formula":
             return answers.softmax(2).mean(1)
@@ -110,7 +110,7 @@ class FeatureUnification(nn.Module):
 
 
 class ImageRope(nn.Module):
-    """Rotate pairs of channels by an angle that grows with the place in the image; frequencies are learned.
+    """Rotate pairs of channels by an angle proportional to the image position, with learned frequencies.
 
     Source: AnyUp, ``layers/positional_encoding.py``.
 
@@ -126,7 +126,7 @@ class ImageRope(nn.Module):
         self.freqs = nn.Parameter(rows * 2 * torch.pi)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rotate by the pixel's coordinates, which run from 0 to 1 down and across."""
+        """Rotate by the pixel coordinates, which run from 0 to 1 along both axes."""
         height, width = x.shape[-2:]
         down = torch.linspace(0, 1, height, device=x.device, dtype=x.dtype)[:, None, None]  # (H, 1, 1)
         across = torch.linspace(0, 1, width, device=x.device, dtype=x.dtype)[None, :, None]  # (1, W, 1)
@@ -136,7 +136,7 @@ class ImageRope(nn.Module):
 
 
 class WindowWeights(nn.Module):
-    """Compute each patch's weight in each other patch: attention within a window, averaged over heads.
+    """Compute the attention weights of patches on patches within a window, averaged over heads.
 
     Source: AnyUp, section 3.2.
 
@@ -173,7 +173,7 @@ def tokens(x: Tensor) -> Tensor:
 
 
 def window_reach(length: int, ratio: float, *, device: torch.device | None = None) -> Tensor:
-    """Return which places along a side lie in each place's window: those that ``centre +- ratio`` touches.
+    """Return which positions along an axis lie in each position's window, ``centre +- ratio``.
 
     Shape: (length, length) bool, row by row.
     """
@@ -186,12 +186,12 @@ def window_reach(length: int, ratio: float, *, device: torch.device | None = Non
 
 
 class EarlyRefinement(nn.Module):
-    """Refine patches before they meet text: ``V' = A(image, V) V``, windowed, with RoPE, values untouched.
+    """Refine patches before correlation: ``V' = A(image, V) V`` with windowed attention A and RoPE.
 
-    What goes out is a weighted mean of original patches, so it stays in the space that text was aligned with.
+    The result is a weighted mean of the original patches, so it stays in the space that is aligned with text.
 
     Source: dinov3.seg, section 3 (window attention, original patches as values, rotary positions, AnyUp);
-    everything inside is AnyUp's, used at the patches' own resolution, which is our reconstruction.
+    the inside is AnyUp's, applied at the resolution of the patches, which is our reconstruction.
 
     Args:
         config: widths, heads, window.

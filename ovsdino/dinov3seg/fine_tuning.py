@@ -1,4 +1,4 @@
-"""Fine-tune the VLM gently: only the projections that make queries and values learn."""
+"""Fine-tune the VLM: train only the query and value projections."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class FusedWeight:
 
 
 class QueryValueTuning:
-    """Freeze a VLM but for the query and value weights of every attention in both of its towers.
+    """Freeze a VLM except for the query and value weights of every attention in both towers.
 
-    Where the three projections are one matrix, the keys' rows get no gradient, so that they have no part in
-    the norm to which gradients are clipped, and are put back after each step of the optimizer, so that
-    neither weight decay nor momentum can move them: they stay equal bit by bit.
+    If the three projections are one matrix, the rows of the keys get no gradient, so that they do not count
+    in gradient clipping. They are also restored after each optimizer step, because weight decay and momentum
+    would change them; they stay bitwise equal.
 
     Source: dinov3.seg is silent; CAT-Seg, ``cat_seg_model.py``, trains these of CLIP.
 
     Args:
-        vlm: the network, whose ``requires_grad`` is set here.
+        vlm: the network; its ``requires_grad`` flags are set.
     """
 
     def __init__(self, vlm: nn.Module) -> None:
@@ -45,7 +45,7 @@ class QueryValueTuning:
             weight.register_hook(without_keys)  # type: ignore[no-untyped-call]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what learns, for a parameter group of the optimizer."""
+        """Return the trained parameters, for a parameter group of the optimizer."""
         return [*self.separate, *(matrix.weight for matrix in self.fused)]
 
     def watch(self, optimizer: Optimizer) -> None:
@@ -59,7 +59,7 @@ class QueryValueTuning:
 
 
 def fused_weights(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Find a module's own matrix of queries, keys and values: timm's attentions and torch's."""
+    """Find the fused matrix of queries, keys and values of timm's and torch's attention modules."""
     if isinstance(module, nn.MultiheadAttention):
         yield module.in_proj_weight
     elif isinstance(qkv := getattr(module, "qkv", None), nn.Linear):
@@ -67,18 +67,18 @@ def fused_weights(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def separate_weights(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Find the query and the value matrix of an attention that keeps them apart: nano's text tower."""
+    """Find the separate query and value matrices of an attention, as in nano's text tower."""
     if isinstance(module, SelfAttention):
         yield cast(nn.Parameter, module.query.weight)
         yield cast(nn.Parameter, module.value.weight)
 
 
 def key_rows(weight: Tensor) -> Tensor:
-    """Return the middle third, as a view: (3 C, C) -> (C, C)."""
+    """Return the rows of the keys, the middle third, as a view: (3 C, C) -> (C, C)."""
     return weight.chunk(3)[1]
 
 
 def without_keys(gradient: Tensor) -> Tensor:
-    """Return a gradient without that of the keys. Shape: (3 C, C), kept."""
+    """Return a gradient with the rows of the keys set to 0. Shape: (3 C, C), kept."""
     query, key, value = gradient.chunk(3)
     return torch.cat([query, torch.zeros_like(key), value])

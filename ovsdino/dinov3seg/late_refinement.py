@@ -1,4 +1,4 @@
-"""Late refinement: what is known of each class's map, first across space, then across classes."""
+"""Late refinement of the costs: first across space, then across classes."""
 
 from __future__ import annotations
 

@@ -15,17 +15,17 @@ from ovsdino_runtime.geometry.windows import Window, plan_windows
 
 
 def predict(model: Dinov3Seg, photo: Tensor, text: Tensor) -> Tensor:
-    """Return each class's probability, on the square view.
+    """Return the probability of each class on the square view.
 
-    ``features`` (the paper's): windows and whole are averaged as VLM features, then refined and decoded once.
-    ``probabilities`` (CAT-Seg's): each window, and the whole at a window's size, is segmented by itself.
+    ``features`` (the paper's): average the VLM features of windows and whole, then refine and decode once.
+    ``probabilities`` (CAT-Seg's): segment each window, and the whole at a window's size, then average.
 
     Source: dinov3.seg, section 3; CAT-Seg, ``inference_sliding_window``.
 
     Args:
-        model: the network; its configuration says how.
+        model: the network; its configuration selects the method.
         photo: normalised photos of any size.
-        text: class embeddings as ``model.vlm.text`` gives them.
+        text: class embeddings, as ``model.vlm.text`` returns them.
 
     Shape: photo (B, 3, H, W), text (N, text width) -> (B, N, view, view) in (0, 1).
     """
@@ -48,7 +48,7 @@ def labels(scores: Tensor, height: int, width: int) -> Tensor:
 
 
 def fuse_features(model: Dinov3Seg, view: Tensor) -> Tensor:
-    """Average the features of all windows, then with those of the whole: (B, 3, V, V) -> (B, D, g, g)."""
+    """Average features of all windows, then with those of the whole view: (B, 3, V, V) -> (B, D, g, g)."""
     config, patch = model.config.inference, model.config.vlm.patch_size
     grid = config.view // patch
     windows = _windows(config)
@@ -64,7 +64,7 @@ def fuse_features(model: Dinov3Seg, view: Tensor) -> Tensor:
 
 
 def fuse_probabilities(model: Dinov3Seg, view: Tensor, text: Tensor) -> Tensor:
-    """Average the probabilities of all windows, then with those of the whole: -> (B, N, V, V)."""
+    """Average the probabilities of all windows, then with those of the whole view: -> (B, N, V, V)."""
     config = model.config.inference
     windows = _windows(config)
     parts = [resize(model(_crop(view, w), text).sigmoid(), config.window) for w in windows]
@@ -74,7 +74,7 @@ def fuse_probabilities(model: Dinov3Seg, view: Tensor, text: Tensor) -> Tensor:
 
 
 def average_windows(parts: Sequence[Tensor], windows: Sequence[Window], side: int) -> Tensor:
-    """Average maps of windows where these overlap.
+    """Join the maps of windows; average them where they overlap.
 
     Shape: n x (B, C, s, s), windows in the same unit as ``side`` -> (B, C, side, side).
     """
@@ -88,7 +88,7 @@ def average_windows(parts: Sequence[Tensor], windows: Sequence[Window], side: in
 
 
 def resize(x: Tensor, side: int) -> Tensor:
-    """Stretch to a square: (B, C, h, w) -> (B, C, side, side)."""
+    """Resize to a square: (B, C, h, w) -> (B, C, side, side)."""
     if x.shape[-2:] == (side, side):
         return x
     return F.interpolate(x, (side, side), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""dinov3.seg: what goes in, what comes out, and the way between."""
+"""The dinov3.seg network, composed of its parts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Dinov3Seg(nn.Module):
     Source: dinov3.seg (arXiv 2603.19531), section 3.
 
     Args:
-        config: a preset of :data:`ovsdino.dinov3seg.presets.PRESETS`, or one of your own.
+        config: a preset of :data:`ovsdino.dinov3seg.presets.PRESETS`, or your own configuration.
 
     Shape: pixels (B, 3, H, W) normalised with the VLM's mean and std, text (N, text width) as ``vlm.text``
-        gives it, present (N,) bool -> logits (B, N, 4h, 4w), one sigmoid a class.
+        returns it, present (N,) bool -> logits (B, N, 4h, 4w), one sigmoid per class.
     """
 
     def __init__(self, config: Dinov3segConfig) -> None:
@@ -53,13 +53,13 @@ class Dinov3Seg(nn.Module):
         return self.decode(patches, self.see_prior(pixels), text, present)
 
     def refine_patches(self, pixels: Tensor, patches: Tensor) -> Tensor:
-        """Refine early: pixels (B, 3, H, W), patches (B, D, h, w) -> (B, D, h, w), in the same space."""
+        """Apply early refinement: pixels (B, 3, H, W), patches (B, D, h, w) -> (B, D, h, w)."""
         for early in self.early:
             patches = early(self.to_imagenet(pixels), patches)
         return patches
 
     def see_prior(self, pixels: Tensor) -> Prior | None:
-        """Look with SAM: pixels (B, 3, H, W) -> its features, or None in the ablation."""
+        """Return SAM's features of pixels (B, 3, H, W), or None in the ablation without SAM."""
         return None if self.prior is None else cast(Prior, self.prior(self.to_imagenet(pixels)))
 
     def decode(
@@ -80,7 +80,7 @@ class Dinov3Seg(nn.Module):
         return put_classes(logits, chosen, len(text), self.config.absent_logit)  # (B, N, 4h, 4w)
 
     def refine_costs(self, costs: Tensor, image: Tensor | None, halves: Tensor, known: Tensor) -> Tensor:
-        """Embed the costs and refine them late.
+        """Embed the costs and apply late refinement.
 
         Shape: costs (B, K, P, h, w), image (B, G, h, w) or None, halves (B, K, P, D), known (B, K) bool ->
             (B, K, C, h, w).
@@ -93,13 +93,13 @@ class Dinov3Seg(nn.Module):
         return x
 
     def guide_by_image(self, prior: Prior | None, size: list[int]) -> Tensor | None:
-        """Resize SAM's last features to the patches' grid: -> (B, G, h, w)."""
+        """Resize SAM's last features to the patch grid: -> (B, G, h, w)."""
         if prior is None or self.image_guidance is None:
             return None
         return cast(Tensor, self.image_guidance(fit(prior.last, size)).relu())
 
     def to_imagenet(self, pixels: Tensor) -> Tensor:
-        """Normalise with ImageNet's mean and std, as SAM and AnyUp expect it, whatever the VLM expects."""
+        """Convert from the VLM's normalisation to ImageNet's, which SAM and AnyUp expect."""
         mean, std = self.config.vlm.mean, self.config.vlm.std
         if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
             return pixels

@@ -1,4 +1,4 @@
-"""The networks by name: the published one, a tiny one for two cores, ablations, and dino.txt alone."""
+"""Presets of dinov3.seg by name: the published network, a tiny one, ablations, and dino.txt by itself."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ PROTOCOLS: dict[str, ZeroShotProtocol] = {"dinotxt-vitl16": ZeroShotProtocol()} 
 
 
 def ablations(config: Dinov3segConfig) -> dict[str, Dinov3segConfig]:
-    """Return what the paper leaves out or replaces, by name: a text half, a refinement, SAM's guidance."""
+    """Return the ablations of a network by name: without a text half, a refinement or SAM's guidance."""
     changed = {
         "global": replace(config, halves=("global",)),
         "local": replace(config, halves=("local",)),

@@ -1,4 +1,4 @@
-"""DINOv3's rotary positions: their periods are weights of a checkpoint, not constants of the code."""
+"""DINOv3's rotary position embedding, whose periods are stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ ROPE_PERIODS = "rope.periods"  # timm's name of the buffer, in the backbone
 
 
 def create_backbone(name: str, *, image_size: int = 0) -> nn.Module:
-    """Create a timm backbone without weights; where it has DINOv3's RoPE, its periods are part of the state.
+    """Create a timm backbone without weights; make the periods of DINOv3's RoPE part of its state.
 
-    timm computes the periods in FP32 and leaves them out of its files. Official files hold them rounded to
-    BF16, and the official code computes with the rounded ones, so ours are stored and loaded with the
-    weights.
+    timm computes the periods in FP32 and does not store them. Official files store them rounded to BF16, and
+    the official code uses the rounded values; we therefore store and load them with the weights.
 
     Source: facebookresearch/dinov3, ``dinov3/layers/rope_position_encoding.py`` (a persistent buffer).
 
     Args:
         name: timm's name of the backbone.
-        image_size: side of the image that learned positions were made for [px]; 0 for a backbone without.
+        image_size: side of the image for which learned positions were made [px]; 0 if it has none.
     """
     size = {"img_size": image_size} if image_size else {}
     backbone = timm.create_model(

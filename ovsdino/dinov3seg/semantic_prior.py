@@ -1,4 +1,4 @@
-"""The Semantic Prior Encoder (SPE): what SAM sees, as guidance for late refinement and decoder."""
+"""The Semantic Prior Encoder (SPE): SAM's features as guidance for late refinement and decoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATCH = 16  # [px]
 
 
 class Prior(NamedTuple):
-    """What one pass through SAM's image encoder leaves behind, on its own grid."""
+    """Features of SAM's image encoder, on its own grid."""
 
     last: Tensor  # (B, S, g, g), the neck's output
     first: Tensor  # (B, W, g, g), the tap for the decoder's first stage
@@ -53,7 +53,7 @@ class SemanticPrior(nn.Module):
         self.requires_grad_(not config.frozen)
 
     def forward(self, image: Tensor) -> Prior:
-        """Look at the image at SAM's size."""
+        """Resize the image to SAM's size and encode it."""
         size = (self.config.size, self.config.size)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
@@ -61,7 +61,7 @@ class SemanticPrior(nn.Module):
             return self.encode(image)
 
     def encode(self, image: Tensor) -> Prior:
-        """Look at an image that has SAM's size: (B, 3, S, S)."""
+        """Encode an image of SAM's size: (B, 3, S, S)."""
         x = self.encoder.patch_embed(image)  # (B, g, g, W)
         x = x + self.positions((x.shape[1], x.shape[2]))
         taps = []

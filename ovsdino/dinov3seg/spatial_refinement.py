@@ -13,9 +13,9 @@ from ovsdino.dinov3seg.guided_linear import GuidedLinear
 
 
 class WindowAttention(nn.Module):
-    """Self-attention within windows of a map, shifted or not; the guidance enters queries and keys only.
+    """Self-attention within (shifted) windows of a map; the guidance enters only queries and keys.
 
-    Maps that are no multiple of the window are padded, and the padding is not attended to. Without guidance
+    Maps whose size is not a multiple of the window are padded, and the padding is masked. Without guidance
     and padding this is Swin's W-MSA and SW-MSA without position bias.
 
     Source: CAT-Seg, ``SwinTransformerBlock``.
@@ -44,15 +44,15 @@ class WindowAttention(nn.Module):
         return cast(Tensor, self.out(join_windows(joined, (height, width), window=window, shift=shift)))
 
     def place(self, height: int, width: int) -> tuple[int, int]:
-        """Return the window's side and the shift on a map of that size.
+        """Return the window's side and the shift for a map of a given size.
 
-        As in CAT-Seg, a map of one window has nowhere to shift to.
+        As in CAT-Seg, a map that fits one window is not shifted.
         """
         window = min(self.window, height, width)
         return window, window // 2 if self.shifted and min(height, width) > self.window else 0
 
     def attention_mask(self, height: int, width: int) -> Tensor:
-        """Return the mask on a map of that size. Shape: (n, 1, a, a) bool."""
+        """Return the attention mask for a map of a given size. Shape: (n, 1, a, a) bool."""
         window, shift = self.place(height, width)
         return window_mask(height, width, window=window, shift=shift)[:, None]
 
@@ -87,7 +87,7 @@ def join_windows(x: Tensor, size: tuple[int, int], *, window: int, shift: int) -
 
 
 def window_mask(height: int, width: int, *, window: int, shift: int) -> Tensor:
-    """Return which places attend to each other: not across the edge of the shift, nor to padding.
+    """Return which positions attend to each other: not across the edge of the shift, nor to padding.
 
     Shape: (n, a, a) bool.
     """
@@ -122,7 +122,7 @@ class SwinBlock(nn.Module):
 
 
 class SpatialRefinement(nn.Module):
-    """Two Swin blocks, the second one shifted, over each class by itself.
+    """Two Swin blocks, the second one shifted, applied to each class independently.
 
     Source: dinov3.seg, section 3; inside as CAT-Seg's ``SwinTransformerBlockWrapper``, our reconstruction.
 
@@ -140,7 +140,7 @@ class SpatialRefinement(nn.Module):
         self.shifted = SwinBlock(config, guidance=width, shifted=True)
 
     def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
-        """Refine each class's map."""
+        """Refine the map of each class."""
         if self.guidance_norm is not None and guidance is not None:
             guidance = self.guidance_norm(guidance.permute(0, 2, 3, 1))[:, None]  # (B, 1, h, w, G)
         x = x.permute(0, 1, 3, 4, 2)  # (B, N, h, w, C)

@@ -1,4 +1,4 @@
-"""From prompts to the token ids that a text tower reads."""
+"""Tokenize prompts for a text tower."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ovsdino.network.checkpoint import TOKENIZER, packaged_file
 
 
 def tokenize(prompts: Sequence[str], config: VlmConfig) -> Tensor:
-    """Cut prompts into the pieces of the VLM's text tower, padded; a long prompt keeps its end-of-text token.
+    """Tokenize prompts for the VLM's text tower, padded; a truncated prompt keeps its end-of-text token.
 
-    Shape: -> ids (N, T) int64; T is 77 for CLIP's pieces, the longest prompt for nano's.
+    Shape: -> ids (N, T) int64; T is 77 for CLIP's tokenizer, the longest prompt for nano's.
     """
     if config.text == "nano":
         return torch.tensor([encoding.ids for encoding in _nano().encode_batch(list(prompts))])
@@ -26,7 +26,7 @@ def tokenize(prompts: Sequence[str], config: VlmConfig) -> Tensor:
 
 
 def tokenize_clip(prompts: Sequence[str], *, context: int = 77) -> Tensor:
-    """Cut prompts into CLIP's pieces; a long prompt keeps its end-of-text token. Shape: -> (N, context)."""
+    """Tokenize for CLIP; a truncated prompt keeps its end-of-text token. Shape: -> (N, context)."""
     return cast(Tensor, _clip()(list(prompts), context_length=context))
 
 

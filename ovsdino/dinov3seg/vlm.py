@@ -1,4 +1,4 @@
-"""The vision-language model under dinov3.seg: two towers, one space."""
+"""The vision-language model of dinov3.seg: a vision and a text tower with a common space."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ovsdino.network.head import cosine
 
 
 class Vlm(nn.Module):
-    """dino.txt, or CLIP in its place: ``vision(pixels)`` and ``text(ids)`` meet in a cosine.
+    """dino.txt, or CLIP instead: compares ``vision(pixels)`` with ``text(ids)`` by cosine.
 
-    Alone it is the zero-shot segmenter that dinov3.seg starts from (`zero_shot.py` holds its protocol).
+    By itself it is the zero-shot segmenter from which dinov3.seg starts; see `ovsdino.dinov3seg.zero_shot`.
 
     Args:
-        config: a preset of :data:`ovsdino.dinov3seg.presets.VLM_PRESETS`, or one of your own.
+        config: a preset of :data:`ovsdino.dinov3seg.presets.VLM_PRESETS`, or your own configuration.
 
     Shape: pixels (B, 3, H, W), class embeddings (N, text width) -> cosines of one half (B, N, h, w).
     """
@@ -34,7 +34,7 @@ class Vlm(nn.Module):
 
 
 def take_half(text: Tensor, config: VlmConfig, half: Half) -> Tensor:
-    """Return one half of class embeddings; CLIP's have only one. Shape: (..., text width) -> (..., D)."""
+    """Return one half of class embeddings; CLIP has only one. Shape: (..., text width) -> (..., D)."""
     if config.halves == 1:
         return text
     return text[..., : config.width] if half == "global" else text[..., config.width :]

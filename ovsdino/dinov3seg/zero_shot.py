@@ -1,4 +1,4 @@
-"""dino.txt as a segmenter without training: the official protocol, and the paper's own starting point."""
+"""Zero-shot segmentation with dino.txt by its official protocol: the starting point of dinov3.seg."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_photo(photo: Image.Image, config: VlmConfig, protocol: ZeroShotProtocol
 
 
 def embed_classes(vlm: Vlm, names: Sequence[str], protocol: ZeroShotProtocol) -> Tensor:
-    """Embed each class: the mean of one half over all templates, prompts and mean of unit length.
+    """Embed each class: average one half over all templates; normalise the prompts and the mean.
 
     Shape: -> (N, D).
     """
@@ -47,9 +47,9 @@ def embed_classes(vlm: Vlm, names: Sequence[str], protocol: ZeroShotProtocol) ->
 
 
 def predict(vlm: Vlm, photo: Tensor, text: Tensor, protocol: ZeroShotProtocol) -> Tensor:
-    """Average the windows' softmax of raw cosines: no temperature, so these are no probabilities to trust.
+    """Average the softmax of raw cosines over windows; without a temperature, probabilities are uncalibrated.
 
-    A window that is no multiple of the patch is stretched to the next one (bicubic).
+    A window whose size is not a multiple of the patch is stretched to the next multiple (bicubic).
 
     Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``, ``predict_slide``.
 
@@ -73,7 +73,7 @@ def encode_patches(vlm: Vlm, pixels: Tensor, protocol: ZeroShotProtocol) -> Tens
     """Return the patches that the protocol compares with text: (B, 3, H, W) -> (B, D, h, w).
 
     Raises:
-        ValueError: the protocol asks for the backbone's patches of a model without a vision head.
+        ValueError: the protocol requests the backbone's patches, but the model has no vision head.
     """
     if isinstance(vlm.vision, DinoTxtVision):
         return cast(Tensor, vlm.vision(pixels, protocol.patches))

@@ -1,1 +1,1 @@
-"""Fused kernels: `reference` defines them, `triton_kernels` implements them, `ops` makes torch operators."""
+"""Fused kernels: defined in `reference`, implemented in `triton_kernels`, torch operators in `ops`."""

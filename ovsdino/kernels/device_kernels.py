@@ -1,7 +1,7 @@
-"""The kernels around the vision engine, in Triton. `ovsdino.kernels.reference` defines what they compute.
+"""Triton kernels for the stages around the vision engine; `ovsdino.kernels.reference` defines their results.
 
-Import this module only where Triton is installed. The runtime launches the kernels without torch. They
-serve all models and photo sizes, so all sizes are arguments. All arithmetic is FP32.
+Import this module only if Triton is installed. The runtime launches the kernels without torch. All sizes are
+arguments, so that the kernels serve all models and photo sizes. All arithmetic is FP32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def _weighted(line, weights, inside, taps, antialias):
-    """Weigh neighbouring values of a row; Pillow, which antialiases, rounds them to whole numbers."""
+    """Return the weighted sum of adjacent values of a row; with antialias, rounded as Pillow does."""
     total = tl.zeros(inside.shape, tl.float32)
     for tap in range(taps):
         weight = tl.load(weights + tap, mask=inside, other=0.0)
@@ -43,7 +43,7 @@ def photo_windows(
     pixels,
     BLOCK: tl.constexpr,
 ):
-    """One program a piece of a window: a pixel blends up to 2 x 2 of the resized photo's, each of taps."""
+    """Each program computes a tile of a window; a pixel blends up to 2 x 2 pixels of the resized photo."""
     window = first + tl.program_id(1)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = index < size * size
@@ -96,7 +96,7 @@ def cosine_scores(
     NODES: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """One program a block of classes and of one window's nodes: a matrix product, channels last to pass."""
+    """Each program computes a block of classes x nodes of one window: a matrix product over channels."""
     window = tl.program_id(2)
     node = tl.program_id(0) * NODES + tl.arange(0, NODES)
     number = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
@@ -115,7 +115,7 @@ def cosine_scores(
 
 @triton.jit
 def _tile_nodes(scores, row_nodes, column_nodes, i, j, NODES: tl.constexpr):
-    """Read the scores of one class at NODES x NODES of a tile's nodes."""
+    """Load the scores of one class at NODES x NODES nodes of a tile."""
     node = tl.arange(0, NODES)
     down = tl.load(row_nodes + i + node)
     across = tl.load(column_nodes + j + node)
@@ -124,7 +124,7 @@ def _tile_nodes(scores, row_nodes, column_nodes, i, j, NODES: tl.constexpr):
 
 @triton.jit
 def _ceiling(scores, row_nodes, column_nodes, row_count, column_count, NODES: tl.constexpr):
-    """Find the best score of one class at a tile's nodes; no pixel of the tile has a better one."""
+    """Return the highest score of one class at a tile's nodes: an upper bound for the tile's pixels."""
     best = float("-inf")
     for i in range(0, row_count, NODES):
         for j in range(0, column_count, NODES):
@@ -143,7 +143,7 @@ def _spread(
     COLUMNS: tl.constexpr,
     NODES: tl.constexpr,
 ):
-    """Spread the scores of one class at NODES rows of nodes over a tile's columns."""
+    """Interpolate the scores of one class at NODES rows of nodes along a tile's columns."""
     spread = tl.zeros((NODES, COLUMNS), tl.float32)
     for j in range(0, column_count, NODES):
         nodes = _tile_nodes(scores, row_nodes, column_nodes, i, j, NODES)
@@ -175,9 +175,9 @@ def merge_argmax(
     COLUMNS: tl.constexpr,
     NODES: tl.constexpr,
 ):
-    """One program a tile of the photo: all classes pass by, only the best of each pixel stays.
+    """Each program computes a tile of the photo: it loops over all classes and keeps the best of each pixel.
 
-    A class whose best node in the tile is below the tile's worst pixel so far cannot win, and is left out.
+    A class whose highest node in the tile is below the tile's lowest pixel so far cannot win and is skipped.
     """
     strip = tl.program_id(0)
     band = tl.program_id(1)

@@ -1,4 +1,4 @@
-"""The fused kernels as torch operators: Triton on CUDA, the reference on a CPU, shapes for the compiler."""
+"""The fused kernels as torch operators: Triton on CUDA, the reference on the CPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def usable(x: Tensor) -> bool:
 
 
 def group_launch(values: int) -> tuple[int, int]:
-    """Return the block and the warps of a program of `depthwise_block` whose group has so many outputs."""
+    """Return block size and number of warps for `depthwise_block` with ``values`` outputs per group."""
     block = min(GROUP_BLOCK, 1 << (values - 1).bit_length())
     return block, max(1, block // (32 * GROUP_VALUES))
 
@@ -42,7 +42,7 @@ def group_launch(values: int) -> tuple[int, int]:
 def depthwise_block(
     x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, groups: int, stride: int
 ) -> Tensor:
-    """Compute `reference.depthwise_block` in one kernel where the tensors lie on CUDA."""
+    """Compute `reference.depthwise_block`, in one kernel if the tensors are on CUDA."""
     return reference.depthwise_block(x, weight, gamma, beta, groups, stride)
 
 
@@ -80,7 +80,7 @@ def _depthwise_block_shape(
 
 @torch.library.custom_op("ovsdino::preservation_gate", mutates_args=(), device_types="cpu")
 def preservation_gate(x: Tensor, modulation: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
-    """Compute `reference.preservation_gate` in one kernel where the tensors lie on CUDA."""
+    """Compute `reference.preservation_gate`, in one kernel if the tensors are on CUDA."""
     return reference.preservation_gate(x, modulation, residual, alpha)
 
 
@@ -113,7 +113,7 @@ def _preservation_gate_shape(x: Tensor, modulation: Tensor, residual: Tensor, al
 
 @torch.library.custom_op("ovsdino::upsample_argmax", mutates_args=(), device_types="cpu")
 def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
-    """Compute `reference.upsample_argmax` in one kernel where the scores lie on CUDA."""
+    """Compute `reference.upsample_argmax`, in one kernel if the scores are on CUDA."""
     return reference.upsample_argmax(logits, height, width)
 
 

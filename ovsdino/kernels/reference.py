@@ -13,11 +13,11 @@ MAX_CLASSES = 65535  # labels are uint16
 
 
 class Side(NamedTuple):
-    """How the rows, or the columns, of all windows come from a photo's.
+    """The resampling of one axis, from the photo to all windows.
 
-    Value ``n`` of a side is a blend of two of the resized photo's, ``lows[n]`` and the next one, with the
-    share ``shares[n]`` of the next. Value ``m`` of the resized photo is the sum of K of the photo's from
-    ``starts[m]`` on, with the weights ``weights[m]``.
+    Pixel ``n`` of the windows blends pixels ``lows[n]`` and ``lows[n] + 1`` of the resized photo, with weight
+    ``shares[n]`` on the latter. Pixel ``m`` of the resized photo is the sum of K pixels of the photo from
+    ``starts[m]`` on, with weights ``weights[m]``.
     """
 
     lows: Tensor
@@ -29,13 +29,13 @@ class Side(NamedTuple):
 def depthwise_block(
     x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, groups: int, stride: int
 ) -> Tensor:
-    """Filter each channel by itself, normalise, activate: ``gelu(group_norm(depthwise_conv_3x3(x)))``.
+    """Filter each channel separately, normalise, activate: ``gelu(group_norm(depthwise_conv_3x3(x)))``.
 
-    A group with a NaN or an infinity in it becomes NaN; others do not change.
+    A group that contains a NaN or an infinity becomes NaN; other groups are not affected.
 
     Args:
         x: features.
-        weight: one filter a channel.
+        weight: one filter per channel.
         gamma, beta: scale and shift of the normalisation.
         groups: a divisor of C.
         stride: 1, or 2 to halve the resolution.
@@ -52,7 +52,7 @@ def preservation_gate(x: Tensor, modulation: Tensor, residual: Tensor, alpha: Te
     Args:
         x: features.
         modulation, residual: the two parts of the gate's input.
-        alpha: strength of the gate, one for all or one a channel.
+        alpha: strength of the gate, one value for all channels or one per channel.
 
     Shape: x, modulation, residual (B, C, h, w), alpha (1,) or (1, C, 1, 1) -> (B, C, h, w).
     """
@@ -61,12 +61,12 @@ def preservation_gate(x: Tensor, modulation: Tensor, residual: Tensor, alpha: Te
 
 
 def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
-    """Upsample scores bilinearly (half-pixel centres) and name each pixel's best class, one class at a time.
+    """Upsample scores bilinearly (half-pixel centres) and return the best class of each pixel.
 
-    Of equal scores the first class wins. A NaN never wins; where there is nothing else the label is 0.
+    Of equal scores the first class wins. A NaN never wins; if all scores are NaN the label is 0.
 
     Args:
-        logits: finite scores of the classes, at most `MOST_CLASSES`, at the coarse grid's nodes.
+        logits: finite scores of at most `MAX_CLASSES` classes at the nodes of the coarse grid.
         height, width: size of the result [px].
 
     Shape: (N, h, w) -> (height, width) uint16.
@@ -84,14 +84,14 @@ def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
 def photo_windows(
     photo: Tensor, rows: Side, columns: Side, colours: Tensor, *, size: int, antialias: bool
 ) -> Tensor:
-    """Resize a photo to whole numbers, cut its windows, stretch those that are short, normalise the colours.
+    """Resize a photo, round it, cut windows, stretch short ones, and normalise the colours.
 
     Args:
         photo: RGB in 0..255.
-        rows, columns: how each row and column of all windows comes about.
+        rows, columns: resampling of both axes.
         colours: three slopes, then three shifts.
-        size: S, a window's side [px].
-        antialias: round after each side, as Pillow does; else after both.
+        size: S, the side of a window [px].
+        antialias: round after each axis, as Pillow does; else once after both.
 
     Shape: (H, W, 3) uint8 -> (B, 3, S, S), windows in row-major order.
     """
@@ -118,7 +118,7 @@ def _stretch(image: Tensor, side: Side, axis: int) -> Tensor:
 
 
 def cosine_scores(features: Tensor, text: Tensor) -> Tensor:
-    """Compare every position with every class. Shape: (B, D, h, w), (N, D) -> (N, B, h, w)."""
+    """Return the products of positions and classes. Shape: (B, D, h, w), (N, D) -> (N, B, h, w)."""
     return torch.einsum("bdhw,nd->nbhw", features, text)
 
 
@@ -129,15 +129,16 @@ def merge_argmax(
     column_nodes: Tensor,
     column_weights: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Spread the scores of all windows over a photo, tile by tile, and find each pixel's best class.
+    """Interpolate the scores of all windows over a photo, tile by tile; return the best class per pixel.
 
-    Of equal scores the first class wins. A NaN never wins; where there is nothing else the label is 0.
+    Of equal scores the first class wins. A NaN never wins; if all scores are NaN the label is 0.
 
     Args:
-        scores: of each class at all nodes.
-        row_nodes: for each band of rows, where its K rows of nodes begin; a node lies at the sum of both.
-        row_weights: for each row of pixels, the weights of its band's nodes.
-        column_nodes, column_weights: likewise.
+        scores: scores of each class at all nodes.
+        row_nodes: offsets of the K node rows of each band of pixel rows; a node lies at the sum of its row's
+            and its column's offset.
+        row_weights: weights of the band's nodes for each pixel row.
+        column_nodes, column_weights: the same for columns.
 
     Shape: (N, nodes), (bands, K), (H, K), (strips, K'), (W, K') -> best (H, W), labels (H, W) int64.
     """

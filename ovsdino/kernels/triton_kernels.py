@@ -1,8 +1,8 @@
-"""The fused kernels in Triton. `ovsdino.kernels.reference` defines what they compute.
+"""The fused kernels in Triton; `ovsdino.kernels.reference` defines their results.
 
-Import this module only where Triton is installed. Arguments come in the order of TensorRT's plugins:
-pointers in, integers, pointers out. Shapes that a model fixes are constants, so that index arithmetic folds;
-batch and photo size are not. All arithmetic is FP32.
+Import this module only if Triton is installed. Arguments have the order of TensorRT's plugins: input
+pointers, integers, output pointers. Shapes that a model fixes are constants, so that index arithmetic is
+folded; batch and photo size are not. All arithmetic is FP32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton.language as tl
 def _filtered(
     x, weight, index, inside, FIRST, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr
 ):
-    """Convolve at some outputs of a group: number `index` among them, channel by channel, row by row."""
+    """Compute the convolution at the outputs `index` of a group, numbered by channel, then by row."""
     OUT_WIDTH: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     AREA: tl.constexpr = ((HEIGHT - 1) // STRIDE + 1) * OUT_WIDTH
     channel = FIRST + index // AREA
@@ -48,11 +48,11 @@ def depthwise_block(
     EPSILON: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a group and image: convolve for the statistics, then normalise and activate.
+    """Each program computes a group of an image: convolve for the statistics, then normalise and activate.
 
-    A group that fits no block is convolved twice, which costs less than storing FP32: the second time
-    everything lies in the cache. Mean and variance are merged block by block (Chan et al. 1979), for sums of
-    squares cancel where the mean is large.
+    A group that exceeds one block is convolved twice, which is cheaper than storing FP32, because the second
+    pass reads from the cache. Mean and variance are merged block by block (Chan et al. 1979), because sums of
+    squares cancel if the mean is large.
     """
     PER_GROUP: tl.constexpr = CHANNELS // GROUPS
     AREA: tl.constexpr = ((HEIGHT - 1) // STRIDE + 1) * ((WIDTH - 1) // STRIDE + 1)
@@ -101,7 +101,7 @@ def preservation_gate(
     PER_CHANNEL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a block of an image's values."""
+    """Each program computes a block of values of an image."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = index < CHANNELS * AREA
     place = tl.program_id(1).to(tl.int64) * (CHANNELS * AREA) + index
@@ -115,7 +115,7 @@ def preservation_gate(
 
 @triton.jit
 def upsample_argmax(logits, classes, height, width, out_height, out_width, labels, BLOCK: tl.constexpr):
-    """One program a piece of a row: all classes pass by, only the best stays."""
+    """Each program computes a part of a row: it loops over all classes and keeps the best."""
     row = tl.program_id(1)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = column < out_width

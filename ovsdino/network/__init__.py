@@ -1,1 +1,1 @@
-"""OVS-DINO as the paper draws it: backbone, structure encoder and decoder, head, text tower."""
+"""The OVS-DINO network: backbone, structure encoder and decoder, head, text tower."""

@@ -1,4 +1,4 @@
-"""Weights in and out: our own checkpoints, and the public backbones that training starts from."""
+"""Read and write weights: our own checkpoints, and public backbones from which training starts."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ VISION, TEXT, TOKENIZER = "vision.safetensors", "text.safetensors", "tokenizer.j
 
 
 class CheckpointError(OvsdinoError):
-    """A checkpoint that is missing, broken, or of another model; the message says which and what to do."""
+    """A checkpoint is missing, broken, or belongs to another model."""
 
 
 class Configuration(Protocol):
-    """What fixes a network's shape, and can be written down."""
+    """A network configuration that can be stored as JSON."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
 
 class Configured(Protocol):
-    """A network that knows its configuration: either of the two systems."""
+    """A network with its configuration: OVS-DINO or dinov3.seg."""
 
     @property
     def config(self) -> Configuration: ...
@@ -45,7 +45,7 @@ class Configured(Protocol):
 
 
 def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write the weights, with the configuration as metadata, in one step: a crash leaves the old file.
+    """Write the weights atomically, with the configuration as metadata: a crash leaves the old file.
 
     Args:
         model: the network.
@@ -58,12 +58,16 @@ def save_model(model: Configured, path: Path, *, dtype: torch.dtype = torch.floa
 
 
 def survives_half(model: nn.Module) -> bool:
-    """Return whether FP16 holds every weight exactly, as after reading a network from FP16."""
+    """Tell whether FP16 represents every weight exactly, as after loading an FP16 file."""
     return all(torch.equal(value, value.half().to(value.dtype)) for value in model.state_dict().values())
 
 
 def load_model(name: str, checkpoint: Path | None = None) -> OVSDINO:
     """Build a preset and load its weights: those of ``checkpoint``, else the packaged ones.
+
+    Example:
+        >>> network = load_model("nano")
+        >>> network = load_model("ovsdino-vitb14", Path("run/best.safetensors"))
 
     Args:
         name: a key of :data:`ovsdino.network.config.PRESETS`.
@@ -87,9 +91,9 @@ def load_model(name: str, checkpoint: Path | None = None) -> OVSDINO:
 
 
 def packaged_file(file: str, name: str = "nano") -> Path:
-    """Find a file of a packaged model.
+    """Return the path of a file of a packaged model.
 
-    Its weights lie once in the tree, in the bundle that the runtime runs.
+    The weights are stored only once, in the model's bundle, which the runtime reads as well.
     """
     return packaged_models()[name] / file
 
@@ -109,7 +113,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, or a torch file of plain tensors (``weights_only``).
 
     Raises:
-        CheckpointError: it is missing or broken, would run code, or holds values that cannot be weights.
+        CheckpointError: the file is missing or broken, would run code, or contains values that are not
+            weights.
     """
     tensors = _read_any(path)
     check_values(tensors, path)
@@ -117,9 +122,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Reject weights that are complex or of bits, and values that are not finite.
+    """Reject complex, boolean and sparse weights, and values that are not finite.
 
-    Whole numbers may be there: counters, tables of positions and the like.
+    Integers are accepted: counters, tables of positions and the like.
 
     Raises:
         CheckpointError: the message names the tensor and what is wrong with it.
@@ -182,7 +187,7 @@ def _read_any(path: Path) -> dict[str, Tensor]:
 
 
 def refuse_torchscript(path: Path) -> None:
-    """Reject a TorchScript archive, such as OpenAI's own CLIP files: it holds code beside the tensors."""
+    """Reject a TorchScript archive, such as OpenAI's own CLIP files, because it contains code."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -194,7 +199,7 @@ def refuse_torchscript(path: Path) -> None:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Read the configuration that :func:`save_model` stored beside the weights."""
+    """Read the configuration that :func:`save_model` stored with the weights."""
     try:
         with safe_open(path, framework="pt") as file:
             return ModelConfig.from_dict(json.loads((file.metadata() or {})["config"]))
@@ -203,7 +208,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def check_keys(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Reject weights that do not fit; the message names missing, unexpected and mis-shaped keys."""
+    """Reject weights that do not match a module; errors name missing, unexpected and mis-shaped keys."""
     misshaped = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key])}"
         for key in sorted(wanted.keys() & given.keys())
@@ -220,7 +225,7 @@ def check_keys(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], pa
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
-    """Load tensors into a module as FP32, strictly; the message names every key that does not fit."""
+    """Load tensors into a module as FP32, strictly; errors name the keys that do not match."""
     check_keys(shapes(module), tensors, path, name)
     floats = [key for key, value in module.state_dict().items() if value.dtype.is_floating_point]
     require_floats(floats, tensors, path)
@@ -240,7 +245,7 @@ def shorten(keys: list[str], max_count: int = 3) -> str:
 def load_backbone(backbone: Backbone, path: Path) -> None:
     """Load a public ViT checkpoint, in timm's or the official key names, into a backbone, strictly.
 
-    The position embedding is resized when the checkpoint was made for another grid; a classifier is left out.
+    The position embedding is resized if the checkpoint has another grid; a classifier is ignored.
 
     Args:
         backbone: the network to fill, in place.
@@ -253,7 +258,7 @@ def load_backbone(backbone: Backbone, path: Path) -> None:
 
 
 def fill_backbone(backbone: Backbone, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load a public ViT's tensors into a backbone, strictly; ``path`` names their file in messages."""
+    """Load tensors of a public ViT into a backbone, strictly; ``path`` is their file, for messages."""
     tensors = official_to_timm(tensors, backbone)
     tensors = {key: value for key, value in tensors.items() if not key.startswith("head.")}
     side = backbone.config.position_grid

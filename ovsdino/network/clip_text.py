@@ -18,16 +18,16 @@ TEXT_KEYS = ("positional_embedding", "text_projection", "token_embedding.", "tra
 
 
 class ClipTextTower(nn.Module):
-    """The text half of CLIP: causal blocks, those of ViT-B/16 unless asked otherwise.
+    """CLIP's text encoder: causal transformer blocks, by default those of ViT-B/16.
 
-    Attention is causal and the vector is read at the end-of-text token, so tokens behind it change nothing
-    and any length up to the context may be given.
+    Attention is causal and the embedding is read at the end-of-text token. Tokens after it have no effect, so
+    any length up to the context is valid.
 
     Source: OVS-DINO, section 4 (text encoder); layers from open_clip, ``ViT-B-16-quickgelu``.
 
     Args:
-        width: of the blocks and of the embedding.
-        heads, layers: of the blocks.
+        width: width of the blocks and of the embedding.
+        heads, layers: number of attention heads and of blocks.
 
     Shape: ids (B, T), T at most 77 -> embeddings (B, width), FP32, unit length.
     """
@@ -49,7 +49,7 @@ class ClipTextTower(nn.Module):
         return F.normalize(self.encode_raw(ids), dim=-1)
 
     def encode_raw(self, ids: Tensor) -> Tensor:
-        """Encode token ids, without bringing the embeddings to unit length: (B, T) -> (B, width), FP32."""
+        """Encode token ids without normalising the embeddings: (B, T) -> (B, width), FP32."""
         tokens = ids.shape[1]
         x = self.clip.token_embedding(ids) + self.clip.positional_embedding[:tokens]  # (B, T, width)
         x = self.clip.transformer(x, attn_mask=self.clip.attn_mask[:tokens, :tokens])
@@ -60,7 +60,7 @@ class ClipTextTower(nn.Module):
 
 
 def load_clip_text(path: Path) -> ClipTextTower:
-    """Read a CLIP ViT-B/16 checkpoint, whole or its text half, with the official key names.
+    """Load the text encoder from a CLIP ViT-B/16 checkpoint with the official key names.
 
     Raises:
         CheckpointError: the file is missing, broken, or not CLIP ViT-B/16.

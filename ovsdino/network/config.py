@@ -1,7 +1,7 @@
-"""Everything that fixes OVS-DINO's network, and the presets.
+"""The configuration of OVS-DINO's network, and its presets.
 
-A choice that the paper does not state is a field here with the default of our reconstruction, so that
-whoever learns the true value changes one line. ``docs/systems.md`` lists them item by item.
+Every choice that the paper does not state is a field with our reconstruction as default; ``docs/systems.md``
+lists these choices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ADDED_FIELDS: dict[str, Any] = {
 
 
 def require_fields(config: type, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the values of a dataclass that was written as JSON; lists become tuples.
+    """Check that JSON values contain exactly the fields of a dataclass, and turn lists into tuples.
 
     Raises:
         ValueError: a field is unknown or missing.
@@ -39,10 +39,18 @@ def require_fields(config: type, raw: Mapping[str, Any], name: str) -> dict[str,
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of one OVS-DINO network; stored whole in checkpoints and bundles.
+    """The configuration of an OVS-DINO network, stored in checkpoints and bundles.
+
+    Start from a preset and change fields; values that cannot work are rejected at once.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from ovsdino import OVSDINO, PRESETS
+        >>> config = replace(PRESETS["nano"], name="nano-wide", encoder_width=256)
+        >>> network = OVSDINO(config)
 
     Raises:
-        ValueError: a size, tap or group count that cannot work, with the values that can.
+        ValueError: a size, tap or group count is invalid; the message names valid values.
     """
 
     name: str = "ovsdino-vitb14"
@@ -183,8 +191,8 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def window_taper(config: ModelConfig) -> float | None:
-    """Return how a model weighs its windows where they overlap, as ``WindowPolicy.taper``.
+    """Return the ``WindowPolicy.taper`` of a model: how overlapping windows are weighted.
 
-    The paper's protocol averages windows without weights; so do all presets but those of nano.
+    The paper averages windows without weights, and so do all presets except those of nano.
     """
     return NANO_TAPER if config.text_encoder == NANO.text_encoder else None

@@ -1,4 +1,4 @@
-"""The cosine head: how features and text meet."""
+"""The cosine head, which compares features with text embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CosineHead(nn.Module):
     Source: OVS-DINO, eq. 1; scale and bias follow TCL, the parent of the evaluation protocol.
 
     Args:
-        config: the initial scale and bias.
+        config: holds the initial scale and bias.
 
     Shape: features (B, D, h, w), text (N, D) or (B, N, D) -> logits (B, N, h, w).
     """

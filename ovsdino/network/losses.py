@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def binary_cross_entropy(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy over the pixels and classes that are known.
+    """Return the mean binary cross-entropy over all valid pixels and classes.
 
     Source: OVS-DINO, eq. 15.
 
@@ -18,15 +18,15 @@ def binary_cross_entropy(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor
 
 
 def dice(logits: Tensor, masks: Tensor, valid: Tensor, *, smoothing: float = 1.0) -> Tensor:
-    """Return one minus the mean Dice coefficient, over the classes that a photo contains.
+    """Return one minus the mean Dice coefficient over the classes that a photo contains.
 
-    Absent classes are left to the cross-entropy: an empty mask has no overlap to measure.
+    Absent classes are not included, because an empty mask has no overlap; the cross-entropy covers them.
 
     Source: OVS-DINO, eq. 15; positives only and the smoothing are our reconstruction.
 
     Args:
-        logits, masks, valid: see the shapes.
-        smoothing: added to numerator and denominator [px]; it keeps the gradients of small masks bounded.
+        logits, masks, valid: see Shape.
+        smoothing: added to numerator and denominator [px]; bounds the gradients of small masks.
 
     Shape: logits, masks and valid (B, N, H, W); masks in {0, 1}; valid in {0, 1} -> scalar.
     """

@@ -1,4 +1,4 @@
-"""OVS-DINO: what goes in, what comes out, and the way between."""
+"""The OVS-DINO network, composed of its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ovsdino.network.structure_encoder import StructureAwareEncoder
 
 
 class Encoded(NamedTuple):
-    """What training needs of one pass: the features, and the structure map that is aligned with SAM's."""
+    """Outputs of a forward pass that training needs: features, and the structure map aligned with SAM's."""
 
     features: Tensor  # (B, D, h, w)
     structure: Tensor  # (B, S, 2h, 2w)
@@ -24,12 +24,20 @@ class OVSDINO(nn.Module):
     """Structure-aligned SAM-DINO with language guidance.
 
     ``taps, x = backbone(pixels)``; ``s = SAE(taps)``; ``x = gate(x, SMD(s))``; ``features = projector(x)``.
-    The features meet the text in the cosine ``head``. SAM appears only as the target of ``s`` in training.
+    The cosine ``head`` compares the features with text embeddings. SAM is only the target of ``s`` in
+    training.
+
+    Example:
+        >>> import torch
+        >>> from ovsdino import OVSDINO, PRESETS
+        >>> network = OVSDINO(PRESETS["nano"])  # random weights; `load_model` loads trained ones
+        >>> network(torch.zeros(1, 3, 448, 448)).shape
+        torch.Size([1, 384, 28, 28])
 
     Source: OVS-DINO (arXiv 2604.08461), section 3.
 
     Args:
-        config: a preset of :data:`ovsdino.network.config.PRESETS`, or one of your own.
+        config: a preset of :data:`ovsdino.network.config.PRESETS`, or your own configuration.
 
     Shape: pixels (B, 3, S, S), normalised with the config's mean and std -> features (B, D, h, w).
     """
@@ -46,7 +54,7 @@ class OVSDINO(nn.Module):
         self.head = CosineHead(config)
 
     def forward(self, pixels: Tensor, structure: Tensor | None = None) -> Tensor:
-        """Return the features that a cosine with text embeddings turns into labels."""
+        """Return the features, to be compared with text embeddings by cosine."""
         return self.encode(pixels, structure).features
 
     def encode(self, pixels: Tensor, structure: Tensor | None = None) -> Encoded:

@@ -1,4 +1,4 @@
-"""The Structure-Modulated Decoder (SMD) and the Preservation Gate: structure into DINO's features."""
+"""The Structure-Modulated Decoder (SMD) and the Preservation Gate: add structure to DINO's features."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class PreservationGate(nn.Module):
         return self.blend(x, m, self.residual(m))
 
     def blend(self, x: Tensor, m: Tensor, residual: Tensor) -> Tensor:
-        """Apply the formula, all (B, C, h, w); inference on CUDA takes one fused kernel."""
+        """Apply the formula, all (B, C, h, w); inference on CUDA uses one fused kernel."""
         if self.form == "modulate" and ops.usable(x):
             return cast(Tensor, ops.preservation_gate(x, m, residual, self.alpha))
         r = m + residual

@@ -1,4 +1,4 @@
-"""The Structure-Aware Encoder (SAE): from DINO's layers to a map aligned with SAM's image features."""
+"""The Structure-Aware Encoder (SAE): fuse DINO's layers to a map aligned with SAM's image features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovsdino.network.config import SAM_GRID_FACTOR, ModelConfig
 
 
 class DepthwiseBlock(nn.Sequential):
-    """Filter each channel by itself: ``gelu(group_norm(depthwise_conv_3x3(x)))``.
+    """Filter each channel separately: ``gelu(group_norm(depthwise_conv_3x3(x)))``.
 
     Source: OVS-DINO, eq. 9; normalisation and activation are our reconstruction.
 
@@ -33,11 +33,11 @@ class DepthwiseBlock(nn.Sequential):
 
     @property
     def conv(self) -> nn.Conv2d:
-        """Return the filters."""
+        """The depthwise convolution."""
         return cast(nn.Conv2d, self[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Filter; inference on CUDA takes one fused kernel."""
+        """Apply the block; inference on CUDA uses one fused kernel."""
         norm = self[1]
         if isinstance(norm, nn.GroupNorm) and ops.usable(x):
             stride = self.conv.stride[0]
@@ -49,11 +49,11 @@ class DepthwiseBlock(nn.Sequential):
 class GatedFusion(nn.Module):
     """Normalise layers of different statistics and average them: ``sum_l w_l * GN(conv_l(x_l))``.
 
-    Source: OVS-DINO, eq. 7; the softmax over learned weights (initially equal), and that each layer has a
-    convolution and a GroupNorm of its own, are our reconstruction. ``fusion="shared"`` has one for all.
+    Source: OVS-DINO, eq. 7; the softmax over learned weights (initially equal), and the separate convolution
+    and GroupNorm of each layer, are our reconstruction. ``fusion="shared"`` uses the same for all layers.
 
     Args:
-        config: taps, widths, whether the convolutions are shared, and how the weights are bound.
+        config: taps, widths, whether the convolutions are shared, and how the weights are normalised.
 
     Shape: K taps, each (B, C, h, w) -> (B, E, h, w).
     """
@@ -72,7 +72,7 @@ class GatedFusion(nn.Module):
         self.layer_weights = nn.Parameter(torch.full((len(config.taps),), start))
 
     def forward(self, taps: list[Tensor]) -> Tensor:
-        """Mix the taps."""
+        """Fuse the taps."""
         weights = self.layer_weights.softmax(0) if self.softmax else self.layer_weights  # (K,)
         transforms = list(self.transforms) * (len(taps) // len(self.transforms))
         parts = [w * phi(tap) for w, phi, tap in zip(weights, transforms, taps, strict=True)]

@@ -1,7 +1,7 @@
-"""The small text tower of ``nano``: a phrase of word pieces in, one point on the unit sphere out.
+"""The small text tower of ``nano``: encode phrases of word pieces as unit vectors.
 
-It is distilled from all-MiniLM-L6-v2 (``recipes/nano``) and written with plain matrix products, so that the
-ONNX graph with dynamic batch and token axes is exactly this file.
+It is distilled from all-MiniLM-L6-v2 (``recipes/nano``). It uses plain matrix products, so that it exports to
+ONNX with dynamic batch and token axes without changes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MASKED = -1e4  # added to the score of a pad; finite in FP16, and a row of pads 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The shape of a text tower; stored whole in its checkpoint.
+    """The configuration of a text tower, stored in its checkpoint.
 
     Raises:
-        ValueError: the heads do not divide the width, or a size is not positive.
+        ValueError: the width is not a multiple of the heads, or a size is not positive.
     """
 
     pieces: int = 14_000  # V, word pieces of the tokenizer
@@ -101,14 +101,14 @@ class TextLayer(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Encode phrases into the space in which ``nano``'s features meet words.
+    """Encode phrases into the embedding space of ``nano``'s features.
 
-    A sentence encoder puts all names of things into one narrow cone. `forward` therefore returns
-    ``normalise(raw - centre)`` with ``centre`` the teacher's mean over the 1,203 LVIS names; `encode_raw`
-    returns the point in the teacher's own space.
+    A sentence encoder maps all names of things into one narrow cone. `forward` therefore returns
+    ``normalise(raw - centre)``, where ``centre`` is the teacher's mean over the 1,203 LVIS names;
+    `encode_raw` returns the vector in the teacher's own space.
 
     Args:
-        config: the tower's shape.
+        config: the configuration of the tower.
 
     Shape: ids (B, T) int64, T <= config.context -> (B, D), unit length, FP32.
     """
@@ -127,7 +127,7 @@ class TextTower(nn.Module):
         self.register_buffer("centre", torch.zeros(config.text_width))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return well-spread embeddings (B, D) of unit length."""
+        """Return centred embeddings (B, D) of unit length."""
         return F.normalize(self.encode_raw(ids) - self.centre, dim=-1)
 
     def encode_raw(self, ids: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class TextTower(nn.Module):
 
 
 def save_text_tower(tower: TextTower, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write weights and configuration in one step, as FP16 unless asked otherwise."""
+    """Write weights and configuration atomically, by default as FP16."""
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in tower.state_dict().items()}
     with partial_file(path) as partial:
         save_file(tensors, partial, metadata={"config": json.dumps(asdict(tower.config))})
@@ -157,7 +157,8 @@ def load_text_tower(weights: Path) -> TextTower:
         The tower in eval mode, FP32.
 
     Raises:
-        CheckpointError: no such file, not a text tower, or weights that do not fit its own configuration.
+        CheckpointError: there is no such file, it is not a text tower, or its weights do not match its
+            configuration.
     """
     tensors = read_tensors(weights)
     try:
@@ -172,10 +173,10 @@ def load_text_tower(weights: Path) -> TextTower:
 
 
 def find_tokenizer(weights: Path) -> Path:
-    """Find the tokenizer beside a tower's weights: ``tokenizer.json``, or NAME-tokenizer.json of NAME-text.
+    """Find the tokenizer beside a tower's weights: ``tokenizer.json``, or NAME-tokenizer.json for NAME-text.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such file.
     """
     names = ("tokenizer.json", f"{weights.stem.removesuffix('-text')}-tokenizer.json")
     for name in names:
