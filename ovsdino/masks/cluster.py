@@ -14,7 +14,7 @@ from ovsdino.masks.store.shards import check_masks, start_masks, write_shard
 from ovsdino.masks.teachers.source import MaskSource, MaskSourceOptions
 from ovsdino.torch_errors import explain
 from ovsdino_runtime.base.errors import OvsdinoError
-from ovsdino_runtime.cluster.ray import connected, gpus_each
+from ovsdino_runtime.cluster.ray import connected, gpus_per_worker
 
 SMALLER = "give a smaller --sam or --detector"  # where memory is short
 
@@ -67,8 +67,8 @@ def make_masks_on_cluster(
         MaskError: a network is missing, or the folder holds something else.
     """
     check_masks(job.out, info := job.info)
-    with connected(address, workers) as there:
-        gpus = gpus_each(device, workers, there)
+    with connected(address, workers) as resources:
+        gpus = gpus_per_worker(device, workers, resources)
         missing = start_masks(job.out, info)
         begin(sum(len(job.tasks[info.part(shard)]) for shard in missing))
         rows = [

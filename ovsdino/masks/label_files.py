@@ -69,7 +69,7 @@ class LabelFiles:
         """Return a photo's label map."""
         return (self.labels / image).with_suffix(".png")
 
-    def described(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what the masks depend on."""
         return {"names": list(self.names.names)}
 

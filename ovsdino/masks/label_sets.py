@@ -79,7 +79,7 @@ class LabelSets:
         """The source's name."""
         return NAME
 
-    def described(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what the masks depend on."""
         parts = [asdict(self.file), {name: asdict(names) for name, names in self.names.items()}]
         said = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

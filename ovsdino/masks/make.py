@@ -52,7 +52,7 @@ class MaskJob:
             schema_version=SCHEMA_VERSION,
             made_by=f"ovsdino {__version__}",
             source=self.source.name,
-            options={**self.options, **self.source.described(), "words of the photos": said[:16]},
+            options={**self.options, **self.source.describe(), "words of the photos": said[:16]},
             listing=listing_hash([task.image for task in self.tasks]),
             photos=len(self.tasks),
             shard_size=self.shard_size,

@@ -45,7 +45,7 @@ class GroundedSamOptions:
         """The source's name."""
         return NAME
 
-    def described(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what the masks depend on."""
         return {
             "detector": Path(self.detector).name,

@@ -51,7 +51,7 @@ class SegmenterOptions:
         """The source's name."""
         return NAME
 
-    def described(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what the masks depend on."""
         known = repr((self.concepts, sorted(self.rules.items()), sorted(self.classes.items())))
         return {

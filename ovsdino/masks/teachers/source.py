@@ -25,7 +25,7 @@ class MaskSourceOptions(Protocol):
         """The source's name in the shards."""
         ...
 
-    def described(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what the masks depend on, for ``masks.json``: a run that is resumed must agree with it."""
         ...
 
