@@ -245,7 +245,11 @@ def test_a_field_that_is_sent_twice_is_refused(address):
         ({"classes": "a", "background_classes": "@/etc/passwd, "}, 422, "files are not read here"),
         ({"classes": "background", "background": "0.5"}, 422, "the only class is 'background'"),
         ({"vocabulary": "../voc21"}, 422, "unknown vocabulary '../voc21'"),
-        ({"classes": "a", "format": "gif"}, 422, "format: Input should be 'png' or 'rle'"),
+        (
+            {"classes": "a", "format": "gif"},
+            422,
+            "format: Input should be 'png', 'overlay', 'rle' or 'base64'",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_words(address, fields, status, error):

@@ -16,7 +16,7 @@ Message = MutableMapping[str, Any]
 App = Callable[[Message, Any, Any], Awaitable[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_KEY = 16  # characters
-OPEN = ("/", "/healthz", "/openapi.json")  # paths that need no key
+OPEN = ("/", "/healthz", "/openapi.json", "/docs")  # paths that need no key, as what is below the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,8 @@ class Access:
         if self._hosts and (host := host_name(headers.get("host", ""))) not in self._hosts:
             error = f"host {host[:60]!r} is not served here; see --allow-host"
             return JSONResponse({"error": error}, 421, close)
-        if self._keys and scope["path"] not in OPEN and not self._has_key(headers):
+        open_path = scope["path"] in OPEN or scope["path"].startswith("/docs/")
+        if self._keys and not open_path and not self._has_key(headers):
             error = "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
             return JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer", **close})
         return None

@@ -4,11 +4,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ovsdino_runtime.base.errors import (
@@ -21,8 +21,9 @@ from ovsdino_runtime.base.errors import (
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
 from ovsdino_runtime.serve.access import Access, AccessOptions
+from ovsdino_runtime.serve.pages import add_pages
 from ovsdino_runtime.serve.request_limits import RequestLimiter, refusal
-from ovsdino_runtime.serve.responses import Problem, SegmentationBody, write_png, write_rle
+from ovsdino_runtime.serve.responses import WRITERS, Format, Problem, SegmentationBody
 from ovsdino_runtime.serve.service import BusyError, LateError, SegmentRequest, Service
 from ovsdino_runtime.serve.upload import check_count
 from ovsdino_runtime.text.class_lists import choose_classes, parse_background
@@ -31,6 +32,7 @@ from ovsdino_runtime.text.vocabulary import Vocabulary
 NO_ACCESS = AccessOptions()
 PATH = "/segment"
 MAX_TEXT, MAX_NAME = 200_000, 40  # characters of a field: read before anything else looks at it
+LEFT_OUT: dict[str, Any] = {"example": ""}  # of a field: the page of the description does not fill it in
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
     TooLargeError: 413,
     NotAPhotoError: 415,
@@ -50,25 +52,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "Stopping, or not done in time."},
 }
 PNG_ANSWER = {
-    "description": "The labels as an indexed PNG, 16-bit grey above 256 classes; or JSON with run lengths.",
+    "description": "A PNG of the labels (indexed, 16-bit grey above 256 classes) or of the overlay; or JSON.",
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
 }
-
-
-class ServerInfo(BaseModel):
-    """Description of the server."""
-
-    program: str
-    model: str
-    label_a_photo: str
-    description: str
-    health: str
-
-
-class PngResponse(Response):
-    """A response whose default media type is PNG."""
-
-    media_type = "image/png"
 
 
 def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bool = True) -> FastAPI:
@@ -88,8 +74,8 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     app = FastAPI(
         title="ovsdino",
         version=version(),
-        description="Segment a photo into classes that you name.",
-        docs_url=None,  # the page would load scripts from another host
+        description="Segment photos into classes that you name.",
+        docs_url=None,  # `add_pages` adds one that loads nothing from another host
         redoc_url=None,
         lifespan=closing,
     )
@@ -101,7 +87,7 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     app.add_exception_handler(OvsdinoError, _ovsdino_problem)
     app.add_exception_handler(Exception, _fault)
     app.add_api_route("/healthz", _healthz, methods=["GET"], responses={503: {"description": "Stopping."}})
-    app.add_api_route("/", _about, methods=["GET"], summary="Say what this is")
+    add_pages(app, service, path=PATH)
     if metrics:
         app.add_api_route("/metrics", _metrics, methods=["GET"], response_class=Response)
     app.add_api_route(
@@ -110,7 +96,10 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
         methods=["POST"],
         response_model=SegmentationBody,
         responses={200: PNG_ANSWER, **PROBLEMS},
-        summary="Label a photo",
+        summary="Segment a photo",
+        dependencies=[Depends(HTTPBearer(auto_error=False))]
+        if access.keys
+        else None,  # described, not checked
     )
     return app
 
@@ -123,16 +112,23 @@ async def _segment(
         Form(
             max_length=MAX_TEXT,
             description="Words such as 'cat, car|automobile, sky', or a JSON array; or give a vocabulary.",
+            json_schema_extra={"example": "road, car, building, sky"},
         ),
     ] = None,
     vocabulary: Annotated[
-        str | None, Form(max_length=MAX_NAME, description="A packaged vocabulary, such as ade150.")
+        str | None,
+        Form(
+            max_length=MAX_NAME,
+            description="A packaged vocabulary, such as ade150.",
+            json_schema_extra=LEFT_OUT,
+        ),
     ] = None,
     background: Annotated[
         str | None,
         Form(
             max_length=MAX_NAME,
             description="'none', or a confidence in 0..1 below which a pixel is background.",
+            json_schema_extra=LEFT_OUT,
         ),
     ] = None,
     background_classes: Annotated[
@@ -140,9 +136,16 @@ async def _segment(
         Form(
             max_length=MAX_TEXT,
             description="Classes that count as background: words, or a vocabulary such as surroundings.",
+            json_schema_extra=LEFT_OUT,
         ),
     ] = None,
-    format: Annotated[Literal["png", "rle"], Form(description="Of the answer.")] = "png",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        Format,
+        Form(
+            description="png: a label each pixel; overlay: a picture to look at; rle: JSON with each "
+            "region's mask in COCO's run lengths; base64: JSON with both PNGs."
+        ),
+    ] = "png",
 ) -> Response:
     """Segment a photo into the given classes."""
     service: Service = request.app.state.service
@@ -156,8 +159,10 @@ async def _segment(
         )
         return check_count(chosen, limits)
 
-    segment_request = SegmentRequest(await photo.read(), choose, threshold, scores=format == "rle")
-    write, kind = (write_png, "image/png") if format == "png" else (write_rle, "application/json")
+    segment_request = SegmentRequest(
+        await photo.read(), choose, threshold, scores=format in ("rle", "base64")
+    )
+    write, kind = WRITERS[format]
 
     def answer(segmentation: Segmentation) -> Response:
         stages = ", ".join(f"{stage};dur={ms:g}" for stage, ms in segmentation.timings.items())
@@ -187,17 +192,6 @@ async def _healthz(request: Request) -> Response:
     segmenter = service.segmenter
     return JSONResponse(
         {"status": "ok", "model": segmenter.bundle.manifest.name, "engine": segmenter.vision.description}
-    )
-
-
-async def _about(request: Request) -> ServerInfo:
-    """Describe this server and where its API is documented."""
-    return ServerInfo(
-        program=f"ovsdino {version()}",
-        model=request.app.state.service.segmenter.bundle.manifest.name,
-        label_a_photo=f"POST {PATH}: a form with `photo` and `classes`",
-        description="/openapi.json",
-        health="/healthz",
     )
 
 

@@ -1,13 +1,20 @@
-"""Response bodies of a segmentation: an indexed PNG, or JSON with COCO run lengths."""
+"""Response bodies of a segmentation: a PNG of the labels or the overlay, or JSON with the regions."""
 
+import base64
 import json
+from collections.abc import Callable
 from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.files.output import describe, labels_image, rle_records
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Format = Literal["png", "overlay", "rle", "base64"]
 PNG_TEXT = "ovsdino"  # the key of the PNG's text
 
 
@@ -33,7 +40,7 @@ class RegionBody(BaseModel):
     coverage: float = Field(ge=0, le=1, description="share of the photo")
     score: float | None = Field(ge=0, le=1, description="mean confidence")
     bbox: tuple[int, int, int, int] = Field(description="left, top, width, height [px]")
-    segmentation: RunLengths
+    segmentation: RunLengths | None = Field(None, description="the mask; with format=rle")
 
 
 class SegmentationBody(BaseModel):
@@ -50,10 +57,46 @@ class SegmentationBody(BaseModel):
     model_digest: str = Field(description="of the model's graphs and weights")
     versions: dict[str, str]
     timings_ms: dict[str, float]
+    labels_png: str | None = Field(
+        None, description="the labels as an indexed PNG in base64; with format=base64"
+    )
+    overlay_png: str | None = Field(
+        None, description="the photo with coloured regions as a PNG in base64; with format=base64"
+    )
 
 
 def write_png(segmentation: Segmentation) -> bytes:
-    """Encode the labels as `save_labels` does, with the class names in a text chunk of the PNG."""
+    """Write the labels as `save_labels` does, with the names of the classes in the PNG's text."""
+    return _png(segmentation, labels_image(segmentation))
+
+
+def write_overlay(segmentation: Segmentation) -> bytes:
+    """Write the photo with coloured regions and a legend as a PNG."""
+    return _png(segmentation, segmentation.overlay())
+
+
+def write_rle(segmentation: Segmentation) -> bytes:
+    """Write the regions with their masks as JSON; see `SegmentationBody`."""
+    return json.dumps(_regions_body(segmentation, masks=True), ensure_ascii=False).encode()
+
+
+def write_base64(segmentation: Segmentation) -> bytes:
+    """Write the regions, the labels' PNG and the overlay's PNG as one JSON; see `SegmentationBody`."""
+    pictures = {"labels_png": write_png(segmentation), "overlay_png": write_overlay(segmentation)}
+    encoded = {key: base64.b64encode(png).decode() for key, png in pictures.items()}
+    return json.dumps(_regions_body(segmentation, masks=False) | encoded, ensure_ascii=False).encode()
+
+
+# What writes each format, and its media type.
+WRITERS: dict[Format, tuple[Callable[[Segmentation], bytes], str]] = {
+    "png": (write_png, "image/png"),
+    "overlay": (write_overlay, "image/png"),
+    "rle": (write_rle, "application/json"),
+    "base64": (write_base64, "application/json"),
+}
+
+
+def _png(segmentation: Segmentation, image: "Image") -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     about = {
@@ -63,12 +106,12 @@ def write_png(segmentation: Segmentation) -> bytes:
     }
     text = PngInfo()
     text.add_itxt(PNG_TEXT, json.dumps(about, ensure_ascii=False), zip=True)
-    labels_image(segmentation).save(file := BytesIO(), "PNG", pnginfo=text)
+    image.save(file := BytesIO(), "PNG", pnginfo=text)
     return file.getvalue()
 
 
-def write_rle(segmentation: Segmentation) -> bytes:
-    """Encode the regions and their masks as JSON; see `SegmentationBody`."""
+def _regions_body(segmentation: Segmentation, *, masks: bool) -> dict[str, Any]:
+    """Describe a segmentation as `SegmentationBody` does, with the regions' masks or without."""
     about = describe(segmentation, photo="")
     height, width = segmentation.labels.shape
     regions = [
@@ -79,16 +122,15 @@ def write_rle(segmentation: Segmentation) -> bytes:
             "coverage": round(region.coverage, 6),
             "score": record["score"],
             "bbox": record["bbox"],
-            "segmentation": record["segmentation"],
+            **({"segmentation": record["segmentation"]} if masks else {}),
         }
         for region, record in zip(segmentation.regions(), rle_records(segmentation), strict=True)
     ]
     copied = "model", "model_digest", "classes", "background", "background_classes", "versions", "timings_ms"
-    answer = {
+    return {
         "width": width,
         "height": height,
         **{key: about[key] for key in copied},
         "regions": regions,
         "not_found": segmentation.absent(),
     }
-    return json.dumps(answer, ensure_ascii=False).encode()
