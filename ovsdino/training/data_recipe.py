@@ -51,7 +51,7 @@ class DataRecipe:
     ] = ()  # folder of photos -> how often each one is drawn; the longest counts
 
     dice_smoothing: float = 1.0  # [px] reconstructed: added to numerator and denominator of Dice
-    structure_target: Literal["sam", "gradients", "none"] = "sam"  # what the SAE's output is aligned with
+    structure_target: Literal["sam", "hed", "gradients", "none"] = "sam"  # of the SAE's output
     view: int = 1024  # [px] reconstructed: side at which SAM reads the square, its own size
 
     def __post_init__(self) -> None:

@@ -100,6 +100,11 @@ class Recipe:
         return sum(phase.epochs for phase in self.phases)
 
     @property
+    def needs_hed(self) -> bool:
+        """Whether HED must encode the squares."""
+        return self.data.structure_target == "hed" and self.weights.align
+
+    @property
     def needs_teacher(self) -> bool:
         """Tell whether SAM must encode the photos: to align with it, or in place of the encoder."""
         if isinstance(self.model, Dinov3segConfig):  # its SAM is a part of the network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.presets import PRESETS as DINOV3SEG_PRESETS
@@ -13,6 +14,7 @@ from ovsdino.training.recipe import Recipe, RecipeError
 
 PRESETS: dict[str, ModelConfig | Dinov3segConfig] = {**OVSDINO_PRESETS, **DINOV3SEG_PRESETS}
 Change = Callable[[Recipe], Recipe]
+Target = Literal["sam", "hed", "gradients", "none"]
 
 
 def network(suffix: str) -> Change:
@@ -27,13 +29,25 @@ def network(suffix: str) -> Change:
     return change
 
 
+def with_structure(recipe: Recipe, target: Target) -> Recipe:
+    """Choose what the structure-aware encoder is aligned with.
+
+    "sam": the paper's choice. "hed" and "gradients", where there is no SAM. "none": nothing.
+
+    Raises:
+        RecipeError: the network has no such encoder.
+    """
+    model = recipe.model
+    if isinstance(model, Dinov3segConfig) or (target != "none" and not model.encoder):
+        raise RecipeError(f"--structure {target}: {model.name} has no structure-aware encoder to align")
+    factor = float(target != "none")
+    weights = replace(recipe.weights, align_cosine=factor, align_mse=factor)
+    return replace(recipe, weights=weights, data=replace(recipe.data, structure_target=target))
+
+
 def without_alignment(recipe: Recipe) -> Recipe:
     """Leave the structural target out: Table 2's "w/o SA"."""
-    return replace(
-        recipe,
-        weights=replace(recipe.weights, align_cosine=0.0, align_mse=0.0),
-        data=replace(recipe.data, structure_target="none"),
-    )
+    return with_structure(recipe, "none")
 
 
 def first_dino(recipe: Recipe) -> Recipe:
@@ -45,11 +59,7 @@ def first_dino(recipe: Recipe) -> Recipe:
 
 def with_gradients(recipe: Recipe) -> Recipe:
     """Align the encoder with the photo's own gradients, where there is no SAM; the paper has no such row."""
-    return replace(
-        recipe,
-        weights=replace(recipe.weights, align_cosine=1.0, align_mse=1.0),
-        data=replace(recipe.data, structure_target="gradients"),
-    )
+    return with_structure(recipe, "gradients")
 
 
 def unbalanced(recipe: Recipe) -> Recipe:

@@ -43,7 +43,7 @@ class Batch:
     boxes: tuple[WeakBox, ...]  # words without a mask
     photos: tuple[str, ...]  # names, for messages
     decoded: Tensor | None = None  # (K,) int64: the words that dinov3.seg decodes; None: all
-    teacher: Tensor | None = None  # (B, 256, 64, 64) FP16: SAM's neck output of the same squares
+    teacher: Tensor | None = None  # (B, 256, h, w): SAM's neck output of the same squares, or HED's stage 3
     view: Tensor | None = None  # (B, 3, 1024, 1024) uint8: the squares as SAM reads them, until it has
 
     def __len__(self) -> int:

