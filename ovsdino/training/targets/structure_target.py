@@ -84,7 +84,8 @@ def hed_target(features: Tensor | None, channels: int) -> Tensor:
 def orthonormal_rows(rows: int, columns: int) -> Tensor:
     """Draw orthonormal rows, always the same: (rows, columns), FP32."""
     drawn = torch.randn(columns, rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q.T.float()
+    basis: Tensor = torch.linalg.qr(drawn).Q.T.float()
+    return basis
 
 
 @torch.no_grad()
