@@ -79,7 +79,7 @@ def test_features_are_the_normalised_means_of_the_third_stage(weights):
     found = HedTeacher(weights, NANO)(pixels[None])
     assert found.shape == (1, 256, 4, 4)
     torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=1e-3)
-    half = HedTeacher(weights, NANO, "bf16")(pixels[None])
+    half = HedTeacher(weights, NANO, torch.bfloat16)(pixels[None])
     assert half.dtype == torch.float32
     assert float(torch.cosine_similarity(half[0], expected, dim=0).min()) > 0.99
 

@@ -202,7 +202,8 @@ def _open_hed(job: TrainingJob, team: Team) -> HedTeacher:
     from ovsdino.training.targets.hed_features import HedTeacher
 
     config = cast(ModelConfig, job.recipe.model)
-    return HedTeacher(job.hed, config, job.recipe.precision).to(team.device)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job.recipe.precision)
+    return HedTeacher(job.hed, config, half).to(team.device)
 
 
 def is_network(path: Path) -> bool:

