@@ -52,7 +52,7 @@ class HedTeacher(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(read_stages(weights)).requires_grad_(False)
         self.digest = hash_file(weights)
-        self.patch_size, self.half = config.patch_size, half
+        self.patch_size, self.computes_in = config.patch_size, half
         for name, values in (("mean", config.mean), ("std", config.std), ("hed_mean", MEAN)):
             self.register_buffer(name, torch.tensor(values)[:, None, None])
 
@@ -62,7 +62,7 @@ class HedTeacher(nn.Module):
         rows, columns = (SAM_GRID_FACTOR * side // self.patch_size for side in pixels.shape[-2:])
         rgb = 255 * (pixels * self.std + self.mean)
         maps = rgb.flip(1) - self.hed_mean
-        with torch.autocast(pixels.device.type, dtype=self.half, enabled=self.half is not None):
+        with torch.autocast(pixels.device.type, dtype=self.computes_in, enabled=self.computes_in is not None):
             for number, stage in enumerate(self.stages):
                 if number:
                     maps = F.max_pool2d(maps, 2, ceil_mode=True)
