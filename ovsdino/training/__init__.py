@@ -1,1 +1,1 @@
-"""Training OVS-DINO on pseudo-masks: what a batch is, what it teaches, and the loop."""
+"""Train OVS-DINO and dinov3.seg on pseudo-masks: data, losses and the training loop."""

@@ -1,4 +1,4 @@
-"""The command ``ovsdino train``. Everything but click is imported inside the functions."""
+"""The command ``ovsdino train``. Only click is imported before the command runs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ COUNT = click.IntRange(min=1)
 def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Train a network on photos with pseudo-masks.
 
-    The same command goes on where it was stopped. Under torchrun, its processes share each batch.
+    The same command resumes a stopped run. Under torchrun, the processes share each batch.
     """
     smaller = "give a smaller --micro-batch, or fewer --workers"
     with user_errors("`ovsdino train`", extra="train", smaller=smaller):
@@ -152,10 +152,10 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
 
 
 def choose_recipe(options: dict[str, Any]) -> Recipe:
-    """Change a preset as the options say.
+    """Return the preset, changed by the options.
 
     Raises:
-        RecipeError: they ask for what cannot work.
+        RecipeError: the options do not work together.
     """
     from dataclasses import replace
 
@@ -192,10 +192,10 @@ def choose_recipe(options: dict[str, Any]) -> Recipe:
 
 
 def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module imports more than click
-    """Read ``288x5@16``: squares of 288 px, 5 epochs, batches of 16; or ``288x500s@16``: 500 steps.
+    """Parse ``288x5@16``: squares of 288 px, 5 epochs, batches of 16; or ``288x500s@16``: 500 steps.
 
     Raises:
-        RecipeError: it is not of that form.
+        RecipeError: the text has another form.
     """
     import re
 
@@ -213,10 +213,10 @@ def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module import
 
 
 def read_loss(text: str) -> tuple[str, float]:
-    """Read ``bce=4``: the term's factor in the sum of losses.
+    """Parse ``bce=4``: the weight of a loss term.
 
     Raises:
-        RecipeError: it is not of that form, or there is no such term.
+        RecipeError: the text has another form, or there is no such term.
     """
     from dataclasses import fields
 
@@ -231,20 +231,20 @@ def read_loss(text: str) -> tuple[str, float]:
 
 
 def read_share(text: str) -> tuple[str, float]:
-    """Read ``voc=0.2``: each photo below voc/ is drawn with weight 0.2.
+    """Parse ``voc=0.2``: photos below voc/ are drawn with weight 0.2.
 
     Raises:
-        RecipeError: it is not of that form.
+        RecipeError: the text has another form.
     """
     folder, weight = read_assignment("--share", text, example="voc=0.2")
     return folder.strip("/"), weight
 
 
 def read_assignment(option: str, text: str, *, example: str) -> tuple[str, float]:
-    """Read ``NAME=NUMBER`` with a number of at least 0.
+    """Parse ``NAME=NUMBER`` with a number of at least 0.
 
     Raises:
-        RecipeError: it is not of that form.
+        RecipeError: the text has another form.
     """
     import math
 
@@ -263,10 +263,10 @@ def read_assignment(option: str, text: str, *, example: str) -> tuple[str, float
 
 
 def check_resume(out: Path, resume: str) -> None:
-    """Reject a folder whose run is not to be gone on with.
+    """Reject a folder whose run must not be resumed, or that has no run to resume.
 
     Raises:
-        OutputError: which, and what to do.
+        OutputError: the folder does not match ``--resume``.
     """
     from ovsdino.training.run.checkpointing import STATE
     from ovsdino_runtime.base.errors import OutputError

@@ -1,4 +1,4 @@
-"""How photos and masks become batches, and how the losses are weighted: the numbers, and `nano`'s choice."""
+"""Settings of training batches and loss weights, and those of `nano`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """What a batch is and what it teaches. The defaults are the paper's, or our reconstruction.
+    """Settings of training samples and batches. The defaults are the paper's, or our reconstruction.
 
     Raises:
-        ValueError: a number that cannot work, with those that can.
+        ValueError: a number is invalid; the message names valid values.
     """
 
     size: int = 448  # [px] side of the training square
@@ -79,10 +79,11 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The factor of each loss term in the sum.
+    """The weight of each loss term.
 
-    Source: OVS-DINO, eq. 12, 15 and 16. The paper describes no coefficients, so all are 1 (reconstructed);
-    the last two terms are ours and off.
+    Source: OVS-DINO, eq. 12, 15 and 16. The paper gives no coefficients, so all are 1 (reconstructed); the
+        last
+    two terms are ours and off by default.
     """
 
     align_cosine: float = 1.0  # eq. 10

@@ -1,4 +1,4 @@
-"""Several processes as one team: torchrun's environment, and the collectives that training needs."""
+"""Distributed training: join the processes of torchrun, and the collectives that training needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = timedelta(minutes=30)  # of the others while rank 0 validates or writ
 
 @dataclass(frozen=True)
 class Team:
-    """This process and its team."""
+    """The processes of a training run, seen from one of them."""
 
     rank: int
     size: int
@@ -39,13 +39,13 @@ class Team:
         return values / self.size
 
     def total(self, values: Tensor) -> Tensor:
-        """Add up a tensor over all processes."""
+        """Sum a tensor over all processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - whatever the processes have to say
-        """Give every process what each of them says, by rank."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         said: list[Any] = [None] * self.size
@@ -53,7 +53,7 @@ class Team:
         return said
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
             dist.barrier()
 
@@ -63,10 +63,10 @@ def join_team(device: str = "auto") -> Iterator[Team]:
     """Join the processes that torchrun started; without torchrun, a team of one.
 
     Args:
-        device: "cpu", "cuda", or "auto": CUDA where there is any.
+        device: "cpu", "cuda", or "auto" for CUDA if there is a GPU.
 
     Raises:
-        OvsdinoError: CUDA was asked for and is not there, or there are more processes than GPUs.
+        OvsdinoError: CUDA was requested and there is no GPU, or there are more processes than GPUs.
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     chosen = _choose(device, local)

@@ -1,4 +1,4 @@
-"""Parameter groups, AdamW, and the schedule: warm-up and cosine."""
+"""Parameter groups, AdamW, and the learning rate schedule: warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VLM, VLM_HEAD = "vlm.", "vlm.vision.head."
 
 @dataclass(frozen=True)
 class Parts:
-    """A network's parameters by learning rate, each with its name."""
+    """The parameters of a network by learning rate, each with its name."""
 
     new: dict[str, Parameter]  # SAE, SMD, gate, projector, head; all but the VLM
     tuned: dict[str, Parameter]  # the backbone's last blocks; of the VLM
@@ -33,17 +33,17 @@ class Parts:
 
     @property
     def trained(self) -> list[Parameter]:
-        """All that learn."""
+        """All trained parameters."""
         return [*self.new.values(), *self.tuned.values()]
 
 
 def split_parameters(model: OVSDINO) -> Parts:
-    """Return the trained parameters and their rates.
+    """Return the trained parameters by learning rate.
 
-    Of the backbone these are its last ``trained_blocks`` blocks, and where that is all of them, patch and
-    position embedding and the final norm as well.
+    In the backbone these are the last ``trained_blocks`` blocks; if these are all blocks, also the patch and
+    position embedding and the final norm.
 
-    Source: OVS-DINO, section 4; that the final norm stays as it is, is our reconstruction.
+    Source: OVS-DINO, section 4; freezing the final norm is our reconstruction.
     """
     new: dict[str, Parameter] = {}
     tuned: dict[str, Parameter] = {}
@@ -67,12 +67,13 @@ def is_tuned(name: str, config: ModelConfig) -> bool:
 
 
 def split_dinov3seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
-    """Return dinov3.seg's trained parameters and their rates.
+    """Return the trained parameters of dinov3.seg by learning rate.
 
-    The VLM learns slowly: the queries and values of all its attentions, the rest is frozen ("query-value");
-    or its backbone and the text tower's queries and values, and its head as fast as what is new ("vision").
+    "query-value": in the VLM, only queries and values of all attentions are trained, at a low rate.
+    "vision": the vision backbone and the text tower's queries and values are trained at a low rate, the vision
+    head at the rate of new layers. Choose it for a VLM whose towers were not aligned before.
 
-    Source: dinov3.seg is silent; the former is CAT-Seg's, the latter ours, for a VLM that was never aligned.
+    Source: the paper gives no details; "query-value" is CAT-Seg's, "vision" is ours.
     """
     whole_vision = recipe.vlm_learns == "vision"
     tuning = QueryValueTuning(model.vlm.text if whole_vision else model.vlm)
@@ -92,7 +93,7 @@ def split_dinov3seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
 
 
 def prepare(model: OVSDINO) -> Parts:
-    """Freeze the parameters of OVS-DINO that are not trained."""
+    """Freeze all parameters of OVS-DINO that are not trained; return the others."""
     parts = split_parameters(model)
     for parameter in parts.frozen.values():
         parameter.requires_grad_(False)
@@ -101,7 +102,7 @@ def prepare(model: OVSDINO) -> Parts:
 
 
 def wake(model: nn.Module) -> None:
-    """Go on learning: train mode, but eval mode in modules without a learning parameter."""
+    """Switch to train mode, except modules without a trained parameter, which stay in eval mode."""
     model.train()
     for module in model.modules():
         own = list(module.parameters())
@@ -110,7 +111,7 @@ def wake(model: nn.Module) -> None:
 
 
 def fingerprint(parameters: Mapping[str, Tensor]) -> str:
-    """Hash weights bit by bit: equal hashes mean that nothing has touched them."""
+    """Hash the bits of weights: equal hashes mean unchanged weights."""
     digest = hashlib.sha256()
     for name, parameter in sorted(parameters.items()):
         raw = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
@@ -119,10 +120,10 @@ def fingerprint(parameters: Mapping[str, Tensor]) -> str:
 
 
 def make_optimizer(parts: Parts, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW over the tuned and the new weights; a group's ``peak`` is its rate after the warm-up.
+    """Return AdamW over the trained weights; a group's ``peak`` is its rate after the warm-up.
 
-    Weight decay acts on all of them, gate, head, norms and biases included, unless the recipe says
-    ``matrices``: then only on weights of two or more dimensions.
+    Weight decay applies to all trained weights, including gate, head, norms and biases. With ``matrices`` it
+    applies only to weights of two or more dimensions.
     """
     groups = [
         {"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay}
@@ -151,9 +152,9 @@ def rate_factor(step: int, *, warm: int, total: int) -> float:
     Source: OVS-DINO, section 4: one warm-up epoch, cosine.
 
     Args:
-        step: number of the step, from 0.
-        warm: steps of the warm-up.
-        total: all steps, warm-up included, more than ``warm``.
+        step: index of the step, from 0.
+        warm: number of warm-up steps.
+        total: number of all steps including the warm-up, more than ``warm``.
     """
     if step < warm:
         return (step + 1) / warm
@@ -166,20 +167,20 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
-def clip_gradients(parameters: list[Parameter], max_count: float) -> torch.Tensor:
-    """Scale all gradients together so that their norm is at most ``most``; returns the norm before."""
-    return nn.utils.clip_grad_norm_(parameters, max_count)
+def clip_gradients(parameters: list[Parameter], max_norm: float) -> torch.Tensor:
+    """Scale all gradients so that their total norm is at most ``max_norm``; return the norm before."""
+    return nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, *, step: int, decay: float) -> None:
-    """Move a running average of the weights toward them; early steps count more, so that it starts quickly.
+    """Update the running average of the weights; early steps count more, so that it adapts quickly.
 
     Args:
-        average: changed in place.
-        model: the learning network.
-        step: number of the step that was just taken, from 0.
-        decay: share of the average that a late step keeps.
+        average: the averaged network, changed in place.
+        model: the network in training.
+        step: index of the step that was just taken, from 0.
+        decay: share of the average that is kept per step, late in training.
     """
     keep = min(decay, (step + 1) / (step + 10))
     pairs = [(slow, fast) for slow, fast in _pairs(average, model) if fast.requires_grad]

@@ -1,7 +1,7 @@
-"""How the two systems are trained: every number, and the presets.
+"""Training recipes of both systems: every hyperparameter, and the presets.
 
-What a paper does not state is a field here with the default of our reconstruction; ``docs/systems.md``
-lists them item by item.
+Whatever a paper does not state is a field with our reconstruction as default; ``docs/systems.md`` lists
+these.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ MAX_NAMED = 4  # changed settings that a message names
 
 
 class RecipeError(OvsdinoError):
-    """A recipe that cannot be followed; the message says which number, and what works."""
+    """A recipe is invalid; the message names the setting and valid values."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs, or some steps, at one size of the training square."""
+    """A number of epochs or steps at one size of the training square."""
 
     size: int  # [px]
     epochs: int  # 0 where there are steps
@@ -48,10 +48,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what a run learns, but for the photos and the masks. The defaults are the paper's.
+    """Everything that decides the result of a run, except photos and masks. The defaults are the paper's.
+
+    Example:
+        >>> from ovsdino.training.recipe import RECIPES, with_epochs
+        >>> recipe = with_epochs(RECIPES["nano"], 20)
 
     Raises:
-        RecipeError: numbers that do not fit each other.
+        RecipeError: settings contradict each other.
     """
 
     name: str = "paper"
@@ -96,7 +100,7 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
-        """Epochs of all phases."""
+        """Number of epochs of all phases."""
         return sum(phase.epochs for phase in self.phases)
 
     @property
@@ -106,13 +110,13 @@ class Recipe:
 
     @property
     def needs_teacher(self) -> bool:
-        """Tell whether SAM must encode the photos: to align with it, or in place of the encoder."""
+        """Tell whether SAM must encode the photos, as alignment target or instead of the encoder."""
         if isinstance(self.model, Dinov3segConfig):  # its SAM is a part of the network
             return False
         return self.data.structure_target == "sam" and (self.weights.align or not self.model.encoder)
 
     def data_of(self, phase: Phase) -> DataRecipe:
-        """Return how a phase's samples are made."""
+        """Return the data recipe of a phase."""
         return replace(self.data, size=phase.size, largest=max(phase.size, self.data.largest), seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,10 +182,10 @@ RECIPES = {
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """Make a recipe longer or shorter: the last of several phases keeps its share, the first takes the rest.
+    """Change the number of epochs: the last of several phases keeps its share, the first takes the rest.
 
     Raises:
-        RecipeError: too few for its phases or its warm-up.
+        RecipeError: there are too few epochs for the phases or the warm-up.
     """
     if epochs < len(recipe.phases):
         raise RecipeError(
@@ -194,10 +198,10 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
-    """Let a recipe of one phase take so many steps.
+    """Set the number of steps of a recipe with one phase.
 
     Raises:
-        RecipeError: it has several phases.
+        RecipeError: the recipe has several phases.
     """
     if len(recipe.phases) > 1:
         raise RecipeError(
@@ -207,10 +211,10 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 
 def with_batch(recipe: Recipe, batch: int | None, micro_batch: int | None) -> Recipe:
-    """Change the photos of a step, and how many of them go through the network together.
+    """Change the batch size and the micro-batch size.
 
     Raises:
-        RecipeError: the one is no multiple of the other.
+        RecipeError: the batch is not a multiple of the micro-batch.
     """
 
     def change(phase: Phase) -> Phase:
@@ -221,7 +225,7 @@ def with_batch(recipe: Recipe, batch: int | None, micro_batch: int | None) -> Re
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Name the settings that differ, each with both values, the first few of them."""
+    """Describe the first few settings that differ, with both values."""
     before, after = _flat(old), _flat(new)
     changed = [
         f"{key} was {before.get(key, 'absent')}, is {after.get(key, 'absent')}"
@@ -232,7 +236,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into dotted names."""
+    """Flatten nested settings to dotted names."""
     if isinstance(tree, Mapping):
         parts = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in tree.items()]
     elif isinstance(tree, list) and any(isinstance(value, dict | list) for value in tree):

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables, and of our own, as changes of a recipe: ``--variant NAME``."""
+"""Ablations of the paper's tables, and of our own, as changes of a recipe: ``--variant NAME``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Target = Literal["sam", "hed", "gradients", "none"]
 
 
 def network(suffix: str) -> Change:
-    """Change the network to the preset whose name ends so."""
+    """Return a change to the preset whose name ends with ``suffix``."""
 
     def change(recipe: Recipe) -> Recipe:
         name = f"{recipe.model.name}-{suffix}"
@@ -51,7 +51,7 @@ def without_alignment(recipe: Recipe) -> Recipe:
 
 
 def first_dino(recipe: Recipe) -> Recipe:
-    """Put the first DINO's ViT-B/16 under the network: Table 5."""
+    """Use the first DINO's ViT-B/16 as backbone: Table 5."""
     if recipe.model.name != "ovsdino-vitb14":
         raise RecipeError(f"--variant dino-v1: only ovsdino-vitb14 has it, not {recipe.model.name}")
     return replace(recipe, model=PRESETS["ovsdino-vitb16-dino"])
@@ -63,7 +63,7 @@ def with_gradients(recipe: Recipe) -> Recipe:
 
 
 def unbalanced(recipe: Recipe) -> Recipe:
-    """Let every pixel weigh the same in the cross-entropy; the paper has none, so this is for `nano`."""
+    """Weight all pixels equally in the cross-entropy; for `nano`, since the paper has no cross-entropy."""
     return replace(recipe, data=replace(recipe.data, balance=0.0))
 
 
@@ -82,7 +82,7 @@ VARIANTS: dict[str, Change] = {
 
 
 def with_clip(recipe: Recipe) -> Recipe:
-    """Put CLIP ViT-L/14 in dino.txt's place, with squares that fit its patches."""
+    """Replace dino.txt by CLIP ViT-L/14, with squares that are multiples of its patches."""
     if recipe.model.name != "dinov3seg-vitl16":
         raise RecipeError(f"--variant clip: only dinov3seg-vitl16 has it, not {recipe.model.name}")
     model = DINOV3SEG_PRESETS["dinov3seg-vitl14-clip"]
@@ -103,10 +103,10 @@ DINOV3SEG_VARIANTS: dict[str, Change] = {
 
 
 def apply_variant(recipe: Recipe, name: str) -> Recipe:
-    """Return the recipe of one row.
+    """Return the recipe of a variant.
 
     Raises:
-        RecipeError: no such row, or not of this network.
+        RecipeError: there is no such variant of this network.
     """
     variants = DINOV3SEG_VARIANTS if isinstance(recipe.model, Dinov3segConfig) else VARIANTS
     if name not in variants:

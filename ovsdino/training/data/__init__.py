@@ -1,1 +1,1 @@
-"""From shards of masks and photos to batches."""
+"""Training data: read masks and photos, cut squares, and assemble batches."""

@@ -1,4 +1,4 @@
-"""The training square: drawn once, then cut in the same way out of photo, masks and boxes."""
+"""The training square: drawn once, then cut in the same way from photo, masks and boxes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Square:
-    """A square of a photo, perhaps mirrored. It never leaves the photo, so nothing is padded."""
+    """A square crop of a photo, optionally mirrored. It lies inside the photo, so nothing is padded."""
 
     left: float  # [px]
     top: float  # [px]
@@ -32,14 +32,14 @@ class Square:
 
 
 def draw_square(height: int, width: int, recipe: DataRecipe, generator: np.random.Generator) -> Square:
-    """Draw where to cut a photo.
+    """Draw a random square of a photo.
 
-    Source: OVS-DINO names no augmentation; both ways are our reconstruction.
+    Source: OVS-DINO does not describe its augmentation; both methods are our reconstruction.
 
     Args:
-        height, width: of the photo [px].
-        recipe: the way, its limits and the chance of a mirror image.
-        generator: draws.
+        height, width: size of the photo [px].
+        recipe: cropping method, its limits, and the probability of a mirror image.
+        generator: source of randomness.
     """
     short = min(height, width)
     if recipe.crop == "zoom":
@@ -52,14 +52,14 @@ def draw_square(height: int, width: int, recipe: DataRecipe, generator: np.rando
 
 
 def cut_photo(photo: Photo, square: Square, size: int) -> Photo:
-    """Cut a square out of a photo and resize it, averaging where it shrinks: (H, W, 3) -> (size, size, 3)."""
+    """Cut a square from a photo and resize it with antialias: (H, W, 3) -> (size, size, 3)."""
     box = (square.left, square.top, square.left + square.side, square.top + square.side)
     cut = np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.BILINEAR, box=box))
     return cut[:, ::-1] if square.mirrored else cut
 
 
 def cut_mask(mask: Mask, square: Square, size: int) -> Mask:
-    """Cut a square out of a mask by the nearest pixel: (H, W) -> (size, size)."""
+    """Cut a square from a mask and resize it by nearest neighbour: (H, W) -> (size, size)."""
     centres = (np.arange(size) + 0.5) * (square.side / size)
     rows = np.minimum((square.top + centres).astype(np.intp), mask.shape[0] - 1)
     columns = np.minimum((square.left + centres).astype(np.intp), mask.shape[1] - 1)
@@ -68,7 +68,7 @@ def cut_mask(mask: Mask, square: Square, size: int) -> Mask:
 
 
 def cut_box(box: Box, square: Square) -> tuple[Box, float]:
-    """Bring a box [px] into the square's own coordinates, 0..1.
+    """Convert a box [px] to coordinates of the square, in 0..1.
 
     Returns:
         The part of the box inside the square, and its share of the box's area.
@@ -86,9 +86,9 @@ def cut_box(box: Box, square: Square) -> tuple[Box, float]:
 
 
 def jitter_colours(photo: Photo, recipe: DataRecipe, generator: np.random.Generator) -> Photo:
-    """Change brightness, contrast, saturation and hue in random measure: (S, S, 3).
+    """Change brightness, contrast, saturation and hue by random amounts: (S, S, 3).
 
-    Source: the order at random is ours; ``ssd`` is SSD's, as in detectron2's ``ColorAugSSDTransform``.
+    Source: the random order is ours; ``ssd`` follows SSD, as in detectron2's ``ColorAugSSDTransform``.
     """
     if recipe.colours == "ssd":
         return jitter_as_ssd(photo, generator)
@@ -107,7 +107,7 @@ def jitter_colours(photo: Photo, recipe: DataRecipe, generator: np.random.Genera
 
 
 def normalise_pixels(photo: Photo, mean: Colour, std: Colour) -> Tensor:
-    """Bring colours to the network's range: (S, S, 3) -> (3, S, S) float32."""
+    """Normalise colours: (S, S, 3) -> (3, S, S) float32."""
     scale = torch.tensor(std).mul(255)[:, None, None]
     pixels = torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1)))
     return pixels / scale - (torch.tensor(mean) / torch.tensor(std))[:, None, None]

@@ -1,4 +1,4 @@
-"""A batch: the squares, the words that they are judged by, and what is known of each word in each square."""
+"""A training batch: squares of photos, words, and the ground truth of each word in each square."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER = -2  # label of a pixel that is none of the photo's closed words
 
 @dataclass(frozen=True, slots=True)
 class WeakBox:
-    """A word that is known to be somewhere in a box of a square."""
+    """A word that occurs somewhere in a box of a square, without a mask."""
 
     photo: int  # of the batch
     word: int  # of the batch
@@ -23,9 +23,9 @@ class WeakBox:
 
 @dataclass(frozen=True)
 class Batch:
-    """B squares and the N words that they are judged by.
+    """B squares, N words, and the ground truth of the words in the squares.
 
-    A photo whose masks partition it (exclusive) has ``labels``; any other has one mask for each of its words.
+    A photo whose masks partition it (exclusive) has ``labels``; other photos have one mask for each word.
     """
 
     pixels: Tensor  # (B, 3, S, S) float32, normalised with the model's mean and std

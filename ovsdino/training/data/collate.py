@@ -1,4 +1,4 @@
-"""From samples to a batch: which words it is judged by, and what each photo says of each word."""
+"""Assemble samples into a batch: choose its words, and collect the ground truth of each word."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bank = Callable[[Iterable[str]], Tensor]  # words -> their embeddings (N, D), or
 
 @dataclass(frozen=True)
 class Lexicon:
-    """All nouns that may be drawn, their names and what the text tower makes of these, or reads."""
+    """All nouns of the training data, their names, and the embeddings or token ids of the names."""
 
     nouns: tuple[str, ...]
     synonyms: Synonyms
@@ -29,7 +29,7 @@ class Lexicon:
 
 
 def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) -> Batch:
-    """Make a batch; its draws depend on the samples alone."""
+    """Assemble samples into a batch; random choices depend only on the samples."""
     generator = np.random.default_rng([number for sample in samples for number in sample.seed])
     words = draw_words(samples, lexicon, recipe, generator)
     place = {word: index for index, word in enumerate(words)}
@@ -68,9 +68,9 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
 def draw_words(
     samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe, generator: np.random.Generator
 ) -> tuple[str, ...]:
-    """Choose the batch's words: those in the squares, those that are closed, and distractors; or all.
+    """Choose the words of a batch: those in the squares, closed words, and distractors; or all words.
 
-    A distractor that a photo holds is no distractor there: `judged` and `guard` see to that.
+    If a photo contains a distractor, `judged` and `guard` exclude it there.
     """
     if recipe.words == "all":
         return lexicon.nouns
@@ -81,7 +81,7 @@ def draw_words(
 
 
 def draw_some(words: Sequence[str], count: int, generator: np.random.Generator) -> set[str]:
-    """Draw so many different words, or all where there are no more."""
+    """Draw ``count`` different words, or all if there are fewer."""
     if not words or not count:
         return set()
     return {words[index] for index in generator.choice(len(words), min(count, len(words)), replace=False)}
@@ -90,7 +90,7 @@ def draw_some(words: Sequence[str], count: int, generator: np.random.Generator) 
 def draw_decoded(
     samples: Sequence[Sample], place: Mapping[str, int], recipe: DataRecipe, generator: np.random.Generator
 ) -> Tensor | None:
-    """Choose which words are decoded: those in the squares before others; None for all of them."""
+    """Choose the words to decode, those in the squares first; None for all words."""
     if not 0 < recipe.decoded < len(place):
         return None
     visible = {place[word] for sample in samples for word in sample.truth.visible}
@@ -100,7 +100,7 @@ def draw_decoded(
 
 
 def batch_labels(samples: Sequence[Sample], place: Mapping[str, int]) -> Tensor | None:
-    """Translate the label maps from each photo's nouns to the batch's words; None if there is none."""
+    """Convert label maps from indices of photo nouns to indices of batch words; None without label maps."""
     if all(sample.truth.labels is None for sample in samples):
         return None
     maps = []
@@ -117,7 +117,7 @@ def batch_labels(samples: Sequence[Sample], place: Mapping[str, int]) -> Tensor 
 
 
 def stack_ignored(samples: Sequence[Sample]) -> Tensor:
-    """Stack the ignored pixels, none where a photo has none: (B, s, s)."""
+    """Stack the masks of ignored pixels: (B, s, s)."""
     shape = next(s.truth.ignore.shape for s in samples if s.truth.ignore is not None)
     maps = [np.zeros(shape, bool) if s.truth.ignore is None else s.truth.ignore for s in samples]
     return torch.from_numpy(np.stack(maps))
@@ -130,10 +130,10 @@ def judged(
     recipe: DataRecipe,
     generator: np.random.Generator,
 ) -> Tensor:
-    """Say which of the batch's words a photo is judged by: (N,) bool.
+    """Return which words of the batch count in the loss of a photo: (N,) bool.
 
-    With exclusive masks that is every word but those of its captions that have no region. Else it is its
-    masks' words, and as negatives some of the batch's words that it surely lacks: neither a noun or a
+    With exclusive masks these are all words except caption words without a region. Otherwise they are the
+    words of the photo's masks and, as negatives, some words that the photo certainly lacks: neither a noun or
     caption word of the photo nor related to one.
 
     Source: OVS-DINO gives no rule; ``positives`` and ``negatives`` are our reconstruction.
@@ -151,7 +151,7 @@ def judged(
 
 
 def membership(sets: Sequence[Sequence[str] | frozenset[str]], place: Mapping[str, int]) -> Tensor:
-    """Write sets of words as rows of flags: (sets, N) bool."""
+    """Convert sets of words to rows of flags: (sets, N) bool."""
     flags = np.zeros((len(sets), len(place)), bool)
     for row, words in zip(flags, sets, strict=True):
         row[[place[word] for word in words if word in place]] = True
@@ -159,7 +159,7 @@ def membership(sets: Sequence[Sequence[str] | frozenset[str]], place: Mapping[st
 
 
 def similar_words(text: Tensor, threshold: float | None) -> Tensor:
-    """Find words whose embeddings are nearly the same: (N, D) -> (N, N) bool, the diagonal left out."""
+    """Find pairs of words with nearly equal embeddings: (N, D) -> (N, N) bool, False on the diagonal."""
     if threshold is None:
         return torch.zeros(len(text), len(text), dtype=torch.bool)
     return ((text @ text.T) > threshold).fill_diagonal_(False)

@@ -1,4 +1,4 @@
-"""From shards of masks and a folder of photos to samples and batches."""
+"""The training data set: draws samples from shards of masks and a folder of photos."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ __all__ = ["Batch", "DataRecipe", "MaskDataset", "Sample", "WeakBox", "training_
 
 
 class DataError(OvsdinoError):
-    """Masks and photos do not belong together."""
+    """Masks and photos do not match."""
 
 
 class TeacherFeatures(Protocol):
-    """SAM's features of a photo's crops, such as :class:`ovsdino.training.targets.sam_features.SamCache`."""
+    """SAM features of crops, such as :class:`ovsdino.training.targets.sam_features.SamCache`."""
 
     def __getitem__(self, place: int) -> Tensor:
         """Return crop ``place % crops`` of photo ``place // crops``: (256, 64, 64) FP16."""
 
 
 class MaskDataset(Dataset[Sample]):
-    """The photos of a folder of masks, drawn anew in each epoch.
+    """The photos of a folder of masks, drawn again in each epoch.
 
-    Sample ``i`` of an epoch depends on the recipe, its seed, the epoch and ``i`` alone. The photo is drawn
-    already: without shares each photo comes once an epoch, with shares as often as its folder says.
+    Sample ``i`` of an epoch depends only on the recipe, its seed, the epoch and ``i``. Without shares each
+    photo occurs once per epoch; with shares, as often as the weight of its folder demands.
 
     Args:
         masks: a folder that ``ovsdino pseudo-masks`` made.
-        photos: the folder of photos that the masks are of.
-        text: embeddings, or token ids, of :func:`training_words`.
-        recipe: sizes, draws and words.
-        config: the model's colours.
-        teacher: SAM's features from disk, instead of a view for SAM in each sample.
+        photos: the folder with the photos of the masks.
+        text: embeddings or token ids of :func:`training_words`.
+        recipe: sizes, augmentation and words.
+        config: holds the mean and standard deviation of the colours.
+        teacher: SAM features from disk; None adds a view for SAM to each sample.
 
     Raises:
-        MaskError: no finished masks in the folder.
+        MaskError: the folder has no complete masks.
         DataError: photos are missing, or the teacher's features need fixed crops.
     """
 
@@ -90,11 +90,11 @@ class MaskDataset(Dataset[Sample]):
         return len(self.reader)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that samples are drawn for; call it before the loader's iteration begins."""
+        """Set the epoch of the samples; call it before iterating over the loader."""
         self._epoch.fill_(epoch)
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return an epoch's photos, as numbers of the masks' reader: (len,)."""
+        """Return the photos of an epoch, as indices of the mask reader: (len,)."""
         generator = np.random.default_rng((self.recipe.seed, epoch))
         if self._chance is None:
             return generator.permutation(len(self))
@@ -127,7 +127,7 @@ class MaskDataset(Dataset[Sample]):
 
         Raises:
             PhotoError: the photo is broken.
-            DataError: it has another size than its masks.
+            DataError: the photo and its masks have different sizes.
         """
         masks = self.reader[number]
         photo = load_photo(self.photos / masks.image)
@@ -141,13 +141,13 @@ class MaskDataset(Dataset[Sample]):
     def square(
         self, number: int, crop: int, masks: PhotoMasks, generator: np.random.Generator | None = None
     ) -> Square:
-        """Draw a photo's square: one of ``recipe.crops`` fixed ones, or a new one from ``generator``."""
+        """Draw the square of a photo: one of ``recipe.crops`` fixed squares, or a new random one."""
         if self.recipe.crops or generator is None:
             generator = np.random.default_rng((self.recipe.seed, number, crop))
         return draw_square(masks.height, masks.width, self.recipe, generator)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Make a batch; its draws depend on the samples alone."""
+        """Assemble a batch; random choices depend only on the samples."""
         return assemble(samples, self.lexicon, self.recipe)
 
     def _check_photos(self) -> None:
@@ -162,22 +162,22 @@ class MaskDataset(Dataset[Sample]):
 
 
 def share_of(image: str, shares: Mapping[str, float]) -> float:
-    """Return the share of the longest folder above a photo that has one; 1 where none has."""
+    """Return the weight of the deepest folder above a photo that has one; 1 if none has."""
     folders = image.split("/")[:-1]
     above = ("/".join(folders[:end]) for end in range(len(folders), 0, -1))
     return next((shares[folder] for folder in above if folder in shares), 1.0)
 
 
 def sam_view(photo: Photo, square: Square, size: int) -> Tensor:
-    """Cut the same square at SAM's size: (3, size, size) uint8.
+    """Cut the square at SAM's size: (3, size, size) uint8.
 
-    A square fills SAM's input, so that nothing is padded: a place in the one is the same place in the other.
+    The square fills SAM's input without padding, so that positions in both correspond.
     """
     return torch.from_numpy(np.ascontiguousarray(cut_photo(photo, square, size).transpose(2, 0, 1)))
 
 
 def training_words(masks: Path) -> tuple[str, ...]:
-    """Return all words that a data set of these masks may ask a word bank for."""
+    """Return all words that training on these masks may need embeddings for."""
     synonyms = read_synonyms(masks)
     nouns = {*MaskReader(masks).vocabulary, *synonyms.nouns, *read_distractors(masks)}
     return tuple(sorted({name for noun in nouns for name in synonyms.names_of(noun)}))

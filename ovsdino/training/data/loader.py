@@ -1,4 +1,4 @@
-"""Micro-batches, loaded ahead of their use."""
+"""Load micro-batches in advance."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PREFETCH = 4  # micro-batches that each worker has ready
 
 
 class Loader:
-    """Loads this process's micro-batches ahead of their use, with the same workers in all epochs of a phase.
+    """Load the micro-batches of this process in advance, with the same workers for all epochs of a phase.
 
     Args:
-        data: the photos.
-        workers: how many processes load them; 0 for none but this one.
+        data: the data set.
+        workers: number of loader processes; 0 loads in this process.
         team: this process and the others.
     """
 
@@ -37,7 +37,7 @@ class Loader:
         )
 
     def load(self, epoch: Epoch, done: int = 0) -> Iterator[Batch]:
-        """Load what is left of an epoch, of which some steps are done."""
+        """Yield the micro-batches of an epoch after its first ``done`` steps."""
         self.data.set_epoch(epoch.number)
         self._batches[:] = micro_batches(epoch, done, rank=self.team.rank, processes=self.team.size)
         return iter(self._loader)

@@ -1,4 +1,4 @@
-"""Which photos a step learns from: a function of the recipe and the number of photos alone."""
+"""Assign photos to steps: a function of the recipe and the number of photos only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ovsdino.training.recipe import Phase, Recipe, RecipeError
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the photos, and its place among the steps of the run."""
+    """One pass over the photos, and its position among the steps of the run."""
 
     number: int  # from 1
     phase: Phase
@@ -18,15 +18,15 @@ class Epoch:
 
     @property
     def end(self) -> int:
-        """Steps done when it is over."""
+        """Number of steps done at its end."""
         return self.start + self.steps
 
 
 def plan_epochs(recipe: Recipe, photos: int, processes: int) -> list[Epoch]:
-    """Lay out the steps of a run; photos that fill no whole batch at an epoch's end wait for another epoch.
+    """Plan the steps of a run; an incomplete batch at the end of an epoch is dropped.
 
     Raises:
-        RecipeError: there are fewer photos than a batch takes, or the processes cannot share a batch equally.
+        RecipeError: there are fewer photos than a batch needs, or the processes cannot share a batch equally.
     """
     epochs: list[Epoch] = []
     for phase in recipe.phases:
@@ -46,20 +46,20 @@ def plan_epochs(recipe: Recipe, photos: int, processes: int) -> list[Epoch]:
 
 
 def warm_steps(recipe: Recipe, epochs: list[Epoch]) -> int:
-    """Return how many steps the warm-up takes: at least one, where there is any."""
+    """Return the number of warm-up steps: at least one if there is a warm-up."""
     return max(1, round(recipe.warmup_epochs * epochs[0].steps)) if recipe.warmup_epochs else 0
 
 
 def micro_batches(epoch: Epoch, done: int, *, rank: int = 0, processes: int = 1) -> list[list[int]]:
-    """List the draws of each micro-batch that a process takes, from a step of the epoch on.
+    """List the sample indices of each micro-batch of a process, after the first ``done`` steps of an epoch.
 
-    A step's micro-batches are dealt out in turn, so that what a step learns is the same however many
-    processes share it.
+    The micro-batches of a step are distributed in turn, so that a step learns the same for any number of
+    processes.
 
     Args:
         epoch: the epoch.
-        done: steps of it that are done.
-        rank, processes: this process, and how many there are.
+        done: finished steps of the epoch.
+        rank, processes: index of this process, and number of processes.
     """
     size, parts = epoch.phase.micro_batch, epoch.phase.batch // epoch.phase.micro_batch
     firsts = [

@@ -1,4 +1,4 @@
-"""One training square with what is known of it, still in its own photo's nouns."""
+"""A training sample: a square with its ground truth, indexed by the nouns of its photo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOSTLY = 0.6  # share of a weak word's box that must lie in the square
 
 @dataclass(frozen=True)
 class Truth:
-    """What the masks of a photo say about a square."""
+    """The ground truth of a square, from the masks of its photo."""
 
     nouns: tuple[str, ...]  # of the whole photo, also those outside the square
     labels: npt.NDArray[np.int64] | None  # (s, s) index into nouns, UNKNOWN or OTHER; exclusive masks only
@@ -40,10 +40,10 @@ class Truth:
 
 @dataclass(frozen=True)
 class Sample:
-    """A square and its truth."""
+    """A square and its ground truth."""
 
     photo: str
-    seed: tuple[int, ...]  # what the sample's draws came from, and its batch's will
+    seed: tuple[int, ...]  # seed of the random choices of the sample and its batch
     pixels: Tensor  # (3, S, S) float32, normalised
     truth: Truth
     teacher: Tensor | None = None  # (256, 64, 64) FP16
@@ -51,7 +51,7 @@ class Sample:
 
 
 def cut_truth(photo: PhotoMasks, square: Square, recipe: DataRecipe, generator: np.random.Generator) -> Truth:
-    """Cut a photo's masks and boxes."""
+    """Cut the masks and boxes of a photo to a square."""
     side = recipe.size // recipe.label_stride
     nouns = tuple(dict.fromkeys(region.noun for region in photo.regions))
 
@@ -81,7 +81,7 @@ def cut_truth(photo: PhotoMasks, square: Square, recipe: DataRecipe, generator: 
 
 
 def label_map(masks: dict[int, Mask], ignore: Mask | None, side: int) -> npt.NDArray[np.int64]:
-    """Lay masks that exclude each other into one map; what none covers is OTHER, what is ignored UNKNOWN."""
+    """Combine exclusive masks into a label map; uncovered pixels are OTHER, ignored pixels UNKNOWN."""
     labels = np.full((side, side), OTHER, np.int64)
     for place, mask in masks.items():
         labels[mask] = place
@@ -97,7 +97,7 @@ def cut_weak(
     recipe: DataRecipe,
     generator: np.random.Generator,
 ) -> tuple[tuple[int, Box], ...]:
-    """Choose among the words without a mask whose box lies mostly in the square."""
+    """Choose words without a mask whose box lies mostly inside the square."""
     kept: list[tuple[int, Box]] = []
     for region in photo.regions if recipe.weak_words else ():
         if region.rle is None:

@@ -1,4 +1,4 @@
-"""SSD's colour augmentation: four changes, each with a chance of one half."""
+"""SSD's colour augmentation: four changes, each with probability 0.5."""
 
 from __future__ import annotations
 

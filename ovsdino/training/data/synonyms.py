@@ -1,4 +1,4 @@
-"""What nouns are called, which must never be taken for each other's opposite, and extra distractors."""
+"""Synonyms, wider nouns and parts, which must not serve as each other's negatives, and extra distractors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PARTS, DISTRACTORS = "parts.json", "distractors.json"
 
 
 class SynonymError(OvsdinoError):
-    """A file of synonyms or wider nouns is broken."""
+    """A file of synonyms, wider nouns, parts or distractors is broken."""
 
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Names of nouns, and nouns that hold others (bird for goldfinch).
+    """Names of nouns, and hypernyms such as bird for goldfinch.
 
-    Source: OVS-DINO is silent on synonyms; the guard of negatives is our reconstruction.
+    Source: OVS-DINO does not mention synonyms; excluding them from the negatives is our reconstruction.
     """
 
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # noun -> its names, itself first
@@ -31,17 +31,17 @@ class Synonyms:
 
     @property
     def nouns(self) -> tuple[str, ...]:
-        """All nouns that have names."""
+        """All nouns with names."""
         return tuple(self.names)
 
     def names_of(self, noun: str) -> tuple[str, ...]:
-        """Return what a noun may be called."""
+        """Return the names of a noun."""
         return self.names.get(noun, (noun,))
 
     def related(self, nouns: Iterable[str]) -> dict[str, frozenset[str]]:
-        """Find for each noun those that share a name with it, hold it or are held by it; not itself.
+        """Find for each noun the nouns that share a name with it, are wider or narrower; without itself.
 
-        Where nothing is known of a compound's wider noun, its last word is one: a tennis racket is a racket.
+        If no wider noun of a compound is known, its last word serves as one: a tennis racket is a racket.
         """
         nouns = list(dict.fromkeys(nouns))
         owners: dict[str, set[str]] = {}
@@ -57,7 +57,7 @@ class Synonyms:
         return {noun: frozenset(others - {noun}) for noun, others in found.items()}
 
     def overlapping(self, nouns: Iterable[str]) -> dict[str, frozenset[str]]:
-        """Find for each noun those that may be right at the same pixels: a window is on a building."""
+        """Find for each noun the nouns that may be true at the same pixels, such as building for window."""
         found: dict[str, set[str]] = {noun: set() for noun in nouns}
         for noun, others in found.items():
             for whole in found.keys() & set(self.parts.get(noun, ())):
@@ -66,7 +66,7 @@ class Synonyms:
         return {noun: frozenset(others - {noun}) for noun, others in found.items()}
 
     def _wider_than(self, noun: str) -> list[str]:
-        """Return all wider nouns, from the next to the widest."""
+        """Return all wider nouns, from the closest to the widest."""
         if not self.names and not self.wider:
             words = noun.split()
             return [" ".join(words[start:]) for start in range(1, len(words))]
@@ -80,7 +80,7 @@ def read_synonyms(folder: Path) -> Synonyms:
     """Read ``synonyms.json``, ``wider.json`` and ``parts.json`` beside the masks; each may be missing.
 
     Raises:
-        SynonymError: a file is not of that form.
+        SynonymError: a file has another format.
     """
     names, parts = _read_lists(folder / SYNONYMS), _read_lists(folder / PARTS)
     wider = _read(folder / WIDER)
@@ -91,10 +91,10 @@ def read_synonyms(folder: Path) -> Synonyms:
 
 
 def read_distractors(folder: Path) -> tuple[str, ...]:
-    """Read ``distractors.json`` beside the masks: words that no mask has and that many photos lack.
+    """Read ``distractors.json`` beside the masks: words without masks that most photos lack.
 
     Raises:
-        SynonymError: it is no list of words.
+        SynonymError: the file is not a list of words.
     """
     path = folder / DISTRACTORS
     found = _load(path) if path.exists() else []

@@ -63,7 +63,7 @@ class Learner:
 def begin(
     model: Network, recipe: Recipe, device: torch.device, split: Callable[[Any], Parts] = prepare
 ) -> Learner:
-    """Prepare a network for training. ``split`` freezes parameters and returns the others."""
+    """Prepare a network for training. ``split`` freezes parameters and returns the trained ones."""
     model = model.to(device)
     parts = split(model)
     wake(model)
@@ -116,10 +116,10 @@ def read_header(folder: Path) -> Header | None:
 
 
 def check_same(header: Header, settings: dict[str, Any], folder: Path) -> None:
-    """Reject to resume with other settings.
+    """Check that a run resumes with the same settings.
 
     Raises:
-        CheckpointError: names each setting that differs, and both values.
+        CheckpointError: settings differ; the message names them with both values.
     """
     changed = differences(header.settings, settings)
     if changed:

@@ -1,4 +1,4 @@
-"""The log of a run: progress bar, CSV files, and TensorBoard where it is installed."""
+"""The log of a run: progress bar, CSV files, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Table:
 
     Args:
         path: the file.
-        step: steps that are done: later rows were written by a run that was killed before it saved them.
+        step: number of finished steps; later rows come from a killed run that had not saved its state.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -56,7 +56,7 @@ class Table:
 
 
 class Log:
-    """The log of a run. Make it with `open_log`."""
+    """The log of a run. Create it with `open_log`."""
 
     def __init__(self, folder: Path | None, step: int, total: int, progress: Progress) -> None:
         self.progress = progress
@@ -71,10 +71,10 @@ class Log:
         """Log a finished step.
 
         Args:
-            step: how many are done.
-            figures: the loss ("loss"), its terms, the gradient's norm and the like.
-            seconds: what the step took, waiting included.
-            waited: how long of that it waited for data [s].
+            step: number of finished steps.
+            figures: the loss ("loss"), its terms, the gradient norm and the like.
+            seconds: duration of the step, including waiting [s].
+            waited: time spent waiting for data [s].
         """
         self.seconds = SMOOTH * self.seconds + seconds
         self.waited = SMOOTH * self.waited + waited
@@ -109,9 +109,9 @@ def open_log(folder: Path | None, *, step: int, total: int) -> Iterator[Log]:
     """Open the log of a run.
 
     Args:
-        folder: gets ``steps.csv``, ``epochs.csv`` and ``tensorboard/``; None writes nothing.
-        step: steps that are done.
-        total: steps in all.
+        folder: folder of ``steps.csv``, ``epochs.csv`` and ``tensorboard/``; None writes nothing.
+        step: number of finished steps.
+        total: number of all steps.
     """
     columns = (
         TextColumn("{task.description}"),

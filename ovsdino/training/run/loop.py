@@ -49,14 +49,24 @@ class TrainingRun:
 
     @property
     def total(self) -> int:
-        """Steps in all."""
+        """Number of all steps."""
         return self.epochs[-1].end
 
 
 def train(job: TrainingJob) -> Path:
     """Train a network, or resume a run.
 
-    On a CPU, the same job gives the same weights, however often it is stopped.
+    On a CPU, the same job gives the same weights, however often it is stopped and resumed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ovsdino.training.recipe import RECIPES
+        >>> from ovsdino.training.systems.ovsdino import TrainingJob
+        >>> job = TrainingJob(
+        ...     recipe=RECIPES["nano"], photos=Path("photos"), masks=Path("masks"), out=Path("run"),
+        ...     init=Path("weights.safetensors"),
+        ... )
+        >>> weights = train(job)
 
     Args:
         job: recipe, data and output folder.

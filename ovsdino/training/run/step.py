@@ -51,14 +51,14 @@ class Objective(nn.Module):
 
 
 class Stepper:
-    """Takes steps with a learner.
+    """Take training steps.
 
     Args:
-        learner: what learns.
-        recipe: how.
-        data: what the phase's batches are.
+        learner: network, optimizer and running average.
+        recipe: the training recipe.
+        data: the data recipe of the phase.
         team: this process and the others.
-        loss: the system's loss terms.
+        loss: computes the loss terms of the system.
     """
 
     def __init__(self, learner: Learner, recipe: Recipe, data: DataRecipe, team: Team, loss: Loss) -> None:
@@ -76,14 +76,14 @@ class Stepper:
 
         Args:
             batches: ``count`` micro-batches, on the device.
-            count: how many.
-            factor: on the peak rates.
+            count: number of micro-batches.
+            factor: factor on the peak learning rates.
 
         Returns:
-            The loss, its terms, the gradient's norm and the rate's factor, over all processes.
+            The loss, its terms, the gradient norm and the rate factor, over all processes.
 
         Raises:
-            DivergedError: names the step, what is not finite, and the photos.
+            DivergedError: a number is not finite; the message names the step and the photos.
         """
         learner = self.learner
         set_rate(learner.optimizer, factor)
@@ -110,7 +110,7 @@ class Stepper:
         return {"loss": loss, **named, "gradient": length, "rate": factor}
 
     def _gradients(self, batch: Batch, count: int, *, last: bool) -> Tensor:
-        """Add a micro-batch's gradients; returns the terms and the loss, (T + 1,)."""
+        """Add the gradients of a micro-batch; return the terms and the loss, (T + 1,)."""
         alone = nullcontext() if last or self.shared is None else self.shared.no_sync()
         with alone:
             with whole_autocast(self.recipe.precision, self.team.device):

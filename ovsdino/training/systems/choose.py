@@ -1,4 +1,4 @@
-"""Which system a recipe trains."""
+"""Choose the system that a recipe trains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def open_system(job: TrainingJob, team: Team) -> System:
     """Open and check everything that a run reads; write nothing.
 
     Raises:
-        OvsdinoError: something is missing, damaged or does not belong together.
+        OvsdinoError: an input is missing, damaged, or does not match the others.
     """
     if isinstance(job.recipe.model, ModelConfig):
         return open_inputs(job, team)

@@ -1,4 +1,4 @@
-"""dinov3.seg, and what goes into a run of it."""
+"""The system dinov3.seg: its network and the inputs of its training."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ ANYUP_FILE = {"anyup": "AnyUp (anyup_multi_backbone), or leave it out"}
 
 
 class TokenBank:
-    """Look up the token ids of words, each put into the prompt.
+    """Token ids of words, each inserted into the prompt.
 
     Args:
         words: the words.
-        config: the prompt and the tokenizer.
+        config: holds the prompt and the tokenizer.
     """
 
     def __init__(self, words: Iterable[str], config: Dinov3segConfig) -> None:
@@ -53,13 +53,13 @@ class TokenBank:
         self.ids = tokenize([config.templates[0].format(word) for word in self.place], config.vlm)  # (N, T)
 
     def __call__(self, words: Iterable[str]) -> Tensor:
-        """Return the ids of some words: (N, T)."""
+        """Return the token ids of words: (N, T)."""
         return self.ids[[self.place[word] for word in words]]
 
 
 @dataclass(frozen=True)
 class Dinov3segInputs:
-    """dinov3.seg, and what a run of it reads, opened: a :class:`ovsdino.training.systems.system.System`."""
+    """dinov3.seg with its opened inputs: a :class:`ovsdino.training.systems.system.System`."""
 
     job: TrainingJob
     team: Team
@@ -70,7 +70,7 @@ class Dinov3segInputs:
     settings: dict[str, Any]  # the recipe and the hashes of what goes in, as a state file keeps them
 
     def make_model(self) -> Dinov3Seg:
-        """Build the network with its first weights.
+        """Build the network with its initial weights.
 
         Raises:
             CheckpointError: the weights are missing, damaged or of another network.
@@ -83,7 +83,7 @@ class Dinov3segInputs:
         return model
 
     def split(self, model: Dinov3Seg) -> Parts:
-        """Freeze what does not learn, and tell the rest by its rate."""
+        """Freeze parameters that are not trained; return the others by learning rate."""
         return split_dinov3seg_parameters(model, self.job.recipe)
 
     def transformer(self, model: Dinov3Seg) -> nn.Module:
@@ -95,15 +95,15 @@ class Dinov3segInputs:
         return MaskDataset(self.job.masks, self.job.photos, self.bank, data, self.config)
 
     def fill(self, batch: Batch) -> Batch:
-        """Return the batch: SAM is a part of the network."""
+        """Return the batch unchanged: SAM is part of the network."""
         return batch
 
     def loss_terms(self, model: Dinov3Seg, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:
-        """Return the loss terms of a batch, not weighted."""
+        """Return the unweighted loss terms of a batch."""
         return dinov3seg_loss_terms(model, batch, data, self.job.recipe.weights)
 
     def validate(self, model: Dinov3Seg) -> Scores:
-        """Measure the network on the labelled photos, with the prompt that it learns from."""
+        """Validate the network on the labelled photos, with the training prompt."""
         if self.labelled is None:
             raise ValueError("there is nothing to validate on")
         vocabulary = self.labelled.vocabulary
@@ -119,7 +119,7 @@ def open_dinov3seg_inputs(job: TrainingJob, team: Team) -> Dinov3segInputs:
     """Open and check everything that a run reads; write nothing.
 
     Raises:
-        OvsdinoError: something is missing, damaged or does not belong together.
+        OvsdinoError: an input is missing, damaged, or does not match the others.
     """
     config = job.recipe.model
     if not isinstance(config, Dinov3segConfig):
@@ -137,10 +137,10 @@ def open_dinov3seg_inputs(job: TrainingJob, team: Team) -> Dinov3segInputs:
 
 
 def check_weights(job: TrainingJob, config: Dinov3segConfig) -> None:
-    """Reject to begin without the public weights that the network rests on, and files that are not there.
+    """Check that all public weights that the network needs are given and exist.
 
     Raises:
-        CheckpointError: names each file that is missing and its option.
+        CheckpointError: files are missing; the message names them and their options.
     """
     for name, what in (DINOTXT_FILES | SAM_FILE | ANYUP_FILE).items():
         path: Path | None = getattr(job, name)
@@ -158,7 +158,7 @@ def check_weights(job: TrainingJob, config: Dinov3segConfig) -> None:
 
 
 def public_weights(job: TrainingJob, config: Dinov3segConfig) -> PublicWeights:
-    """Say which public file goes where."""
+    """Return the public files by part of the network."""
     if config.vlm.kind == "clip":
         return PublicWeights(clip=job.init, sam=job.sam, anyup=job.anyup)
     return PublicWeights(backbone=job.init, dinotxt=job.text, sam=job.sam, anyup=job.anyup)

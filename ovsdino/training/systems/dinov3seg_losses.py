@@ -1,4 +1,4 @@
-"""What a batch teaches dinov3.seg: each class at each pixel, yes or no."""
+"""Loss terms of dinov3.seg: binary cross-entropy of each class at each pixel, and an auxiliary loss."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ovsdino.training.systems.ovsdino_losses import decide, words_cross_entropy
 def dinov3seg_loss_terms(
     model: Dinov3Seg, batch: Batch, recipe: DataRecipe, weights: LossWeights
 ) -> dict[str, Tensor]:
-    """Return the loss terms of a batch: ``bce`` of the logits, and the correlation's own where it weighs.
+    """Return the loss terms of a batch: ``bce`` and, if weighted, the cross-entropy of the correlation.
 
-    The words are encoded anew, so that the text tower learns.
+    The words are encoded in each step, so that the text tower is trained.
 
-    Source: dinov3.seg is silent; ``bce`` is CAT-Seg's. The cross-entropy over the correlation is ours, for a
-    VLM whose towers have not met.
+    Source: the paper gives no loss; ``bce`` is CAT-Seg's. The cross-entropy of the correlation is ours, for a
+    VLM whose towers were not aligned before.
 
     Args:
-        model: the network, in training.
-        batch: on the model's device; its masks partition each photo and its ``text`` are token ids.
-        recipe: what the batch was made with.
-        weights: a term without one is not computed.
+        model: the network, in train mode.
+        batch: a batch on the model's device; its masks partition each photo, its ``text`` are token ids.
+        recipe: the data recipe of the batch.
+        weights: loss weights; terms with weight 0 are not computed.
 
     Returns:
         Scalars by the names of :class:`LossWeights`.
@@ -56,10 +56,10 @@ def dinov3seg_loss_terms(
 
 
 def one_hot_bce(logits: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe) -> Tensor:
-    """Compare logits with the label map, one class at a time.
+    """Return the binary cross-entropy of logits against the label map.
 
-    With ``recipe.one_hot`` a pixel of which nothing is said counts as none of the words, and all count alike
-    (CAT-Seg); else what is undecided is left out (`decide`).
+    With ``recipe.one_hot`` unknown pixels count as none of the words, and all pixels count equally (CAT-Seg).
+    Otherwise undecided pixels are left out (`decide`).
 
     Shape: logits (B, K, h, w) of ``batch.decoded``, labels (B, s, s) -> scalar.
     """

@@ -1,4 +1,4 @@
-"""dinov3.seg on labelled photos, by its own local-global inference."""
+"""Validate dinov3.seg on labelled photos with its local-global inference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_pixels(photo: Photo, config: Dinov3segConfig) -> Tensor:
 
 @torch.inference_mode()
 def label_view(model: Dinov3Seg, photo: Photo, text: Tensor, *, background: bool) -> Labels:
-    """Give each pixel the most probable class, or the background where none is probable.
+    """Label each pixel with the most probable class, or as background if none is probable.
 
     Source: dinov3.seg, section 3 (local-global inference); the background is our reconstruction.
 

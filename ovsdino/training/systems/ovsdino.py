@@ -1,4 +1,4 @@
-"""What goes into a run: checked before anything is computed, and hashed so that a resumed run can tell."""
+"""The system OVS-DINO: its training job and inputs, checked and hashed before training starts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is asked of a run."""
+    """A training job: recipe, data, output folder and initial weights. Pass it to `train`."""
 
     recipe: Recipe
     photos: Path
@@ -47,16 +47,16 @@ class TrainingJob:
     sam: Path | None = None  # SAM's weights, where the recipe aligns with them or the network holds SAM
     hed: Path | None = None  # HED's weights, where the recipe aligns with them
     anyup: Path | None = None  # AnyUp's weights, for dinov3.seg's early refinement
-    sam_cache: Path | None = None  # keeps SAM's features of fixed squares
-    validate: Path | None = None  # labelled photos
-    workers: int = 2  # processes that load photos, for each training process
-    device: str = "auto"
-    save_every: float = 120.0  # [s]
+    sam_cache: Path | None = None  # folder in which SAM's features of fixed squares are cached
+    validate: Path | None = None  # labelled photos; None does not validate
+    workers: int = 2  # processes that load photos, per training process
+    device: str = "auto"  # "cpu", "cuda", or "auto" for CUDA if there is a GPU
+    save_every: float = 120.0  # [s] interval at which the state is saved
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """OVS-DINO, and what a run of it reads, opened: a :class:`ovsdino.training.systems.system.System`."""
+    """OVS-DINO with its opened inputs: a :class:`ovsdino.training.systems.system.System`."""
 
     job: TrainingJob
     team: Team
@@ -70,7 +70,7 @@ class Inputs:
 
     @cached_property
     def bank(self) -> WordBank:
-        """The words' embeddings; all processes ask together: the leader makes them, the others read them."""
+        """The embeddings of the words. All processes must call this: the leader computes, others read."""
         cache = self.job.out / "words"
         if self.team.leads:
             build_word_bank(self.words, self.prompter, cache)
@@ -78,7 +78,7 @@ class Inputs:
         return build_word_bank(self.words, self.prompter, cache)
 
     def make_model(self) -> OVSDINO:
-        """Build the network with its first weights.
+        """Build the network with its initial weights.
 
         Raises:
             CheckpointError: the weights are missing, damaged or of another network.
@@ -93,7 +93,7 @@ class Inputs:
         return model
 
     def make_dataset(self, data: DataRecipe) -> MaskDataset:
-        """Open photos and masks for one phase, with SAM's features from disk where they are kept."""
+        """Open photos and masks for one phase, with cached SAM features if there is a cache."""
         job = self.job
         dataset = MaskDataset(job.masks, job.photos, self.bank, data, self.config)
         if self.teacher is not None and job.sam_cache is not None:
@@ -108,7 +108,7 @@ class Inputs:
         return batch if self.teacher is None else self.teacher.fill(batch)
 
     def split(self, model: OVSDINO) -> Parts:
-        """Freeze what does not learn, and tell the rest by its rate."""
+        """Freeze parameters that are not trained; return the others by learning rate."""
         return prepare(model)
 
     def transformer(self, model: OVSDINO) -> nn.Module:
@@ -116,17 +116,17 @@ class Inputs:
         return model.backbone
 
     def loss_terms(self, model: OVSDINO, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:
-        """Return the loss terms of a batch, not weighted."""
+        """Return the unweighted loss terms of a batch."""
         return loss_terms(model, batch, data)
 
     def validate(self, model: OVSDINO) -> Scores:
-        """Measure the network on the labelled photos."""
+        """Validate the network on the labelled photos."""
         if self.labelled is None:
             raise ValueError("there is nothing to validate on")
         return validate(model, self.labelled, self.class_text(), self.team)
 
     def class_text(self) -> Tensor:
-        """Return the embeddings of the classes of validation: the mean over each one's words, (N, D)."""
+        """Return the embeddings of the validation classes, averaged over the words of each: (N, D)."""
         if self.labelled is None:
             raise ValueError("there is nothing to validate on")
         means = [self.bank(words).mean(0) for words in self.labelled.vocabulary.classes]
@@ -137,7 +137,7 @@ def open_inputs(job: TrainingJob, team: Team) -> Inputs:
     """Open and check everything that a run reads; write nothing.
 
     Raises:
-        OvsdinoError: something is missing, damaged or does not belong together.
+        OvsdinoError: an input is missing, damaged, or does not match the others.
     """
     recipe = job.recipe
     if not isinstance(recipe.model, ModelConfig):
@@ -166,10 +166,10 @@ def open_inputs(job: TrainingJob, team: Team) -> Inputs:
 
 
 def check_files(job: TrainingJob, backbone: str) -> None:
-    """Reject photos or first weights that are not there.
+    """Check that the photos and the initial weights exist.
 
     Raises:
-        RecipeError, CheckpointError: which, and what to give.
+        RecipeError, CheckpointError: a file or folder is missing.
     """
     if not job.photos.is_dir():
         raise RecipeError(
@@ -207,7 +207,7 @@ def _open_hed(job: TrainingJob, team: Team) -> HedTeacher:
 
 
 def is_network(path: Path) -> bool:
-    """Tell a network that this package saved from a bare backbone."""
+    """Tell whether a file is a network that this package saved, not a bare backbone."""
     try:
         with safe_open(path, framework="pt") as file:
             return "config" in (file.metadata() or {})
@@ -216,5 +216,5 @@ def is_network(path: Path) -> bool:
 
 
 def hash_listing(reader: MaskReader) -> str:
-    """Hash which photos have masks and how the masks were made."""
+    """Hash the list of photos with masks, and how the masks were made."""
     return hashlib.sha256(repr((reader.info, reader.images)).encode()).hexdigest()[:16]

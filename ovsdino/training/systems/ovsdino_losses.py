@@ -1,4 +1,4 @@
-"""What a batch teaches: which words are right, wrong or undecided at each pixel, and the loss terms."""
+"""Loss terms of OVS-DINO, and the rules which words are right, wrong or undecided at each pixel."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SILENT = -30.0  # logit of a word that must not compete
 
 
 def loss_terms(model: OVSDINO, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
-    """Return the loss terms of a batch, not weighted; those that it says nothing of are left out.
+    """Return the unweighted loss terms of a batch; terms without ground truth in the batch are left out.
 
-    Source: OVS-DINO, eq. 10, 11 and 15; the cross-entropy over the batch's words and the words without a
-    mask are ours.
+    Source: OVS-DINO, eq. 10, 11 and 15; the cross-entropy over the words of the batch and the loss of words
+    without a mask are ours.
 
     Args:
-        model: the network; without an encoder it gets SAM's features as its structure map.
-        batch: on the model's device.
-        recipe: what the batch was made with.
+        model: the network; without an encoder it takes SAM's features as structure map.
+        batch: a batch on the model's device.
+        recipe: the data recipe of the batch.
 
     Returns:
         Scalars by the names of :class:`LossWeights`.
@@ -52,7 +52,7 @@ def loss_terms(model: OVSDINO, batch: Batch, recipe: DataRecipe) -> dict[str, Te
 
 
 def mask_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
-    """Return Dice, BCE and cross-entropy; photos of both kinds of masks count by their number."""
+    """Return Dice, BCE and cross-entropy; exclusive and other photos are weighted by their number."""
     if batch.labels is None:
         return pair_terms(model, similarity, batch, recipe)
     terms = label_terms(model, similarity, batch, batch.labels, recipe)
@@ -65,10 +65,10 @@ def mask_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRec
 
 
 def guard(batch: Batch) -> Tensor:
-    """Say for each photo which words must not compete with each other: (B, N, N) bool.
+    """Return for each photo which words must not compete with each other: (B, N, N) bool.
 
-    Synonyms, wider and narrower words; and words that mean nearly the same, unless the photo's closed list
-    names both: a road must be told from a sidewalk, however alike the words are.
+    These are synonyms, wider and narrower words, and words of nearly equal meaning, unless the closed list of
+    the photo contains both: a road must be distinguished from a sidewalk, however similar the words are.
     """
     told_apart = batch.closed[:, :, None] & batch.closed[:, None, :]  # (B, N, N)
     return batch.related | batch.similar & ~told_apart
@@ -76,7 +76,7 @@ def guard(batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Decided:
-    """What a label map says of each word at each pixel; (B, N, s, s) bool each."""
+    """The truth of each word at each pixel according to a label map; (B, N, s, s) bool each."""
 
     masks: Tensor  # the word is right
     undecided: Tensor  # the word must not compete
@@ -84,10 +84,10 @@ class Decided:
 
 
 def decide(batch: Batch, labels: Tensor) -> Decided:
-    """Say what masks that partition a photo decide.
+    """Return which words are right, wrong or undecided at each pixel of photos with exclusive masks.
 
-    Inside a mask its own word is right and any other is wrong unless guarded; where the photo holds none of
-    its closed words, these are wrong; of unknown pixels nothing is said.
+    Inside a mask its own word is right and every other word is wrong unless guarded. Where none of the closed
+    words is present, these are wrong. Unknown pixels stay undecided.
 
     Shape: labels (B, s, s).
     """
@@ -103,7 +103,7 @@ def decide(batch: Batch, labels: Tensor) -> Decided:
 def label_terms(
     model: OVSDINO, similarity: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe
 ) -> dict[str, Tensor]:
-    """Return the terms of masks that partition a photo."""
+    """Return the loss terms of photos with exclusive masks."""
     dense = F.interpolate(similarity, labels.shape[1:], mode="bilinear", align_corners=False)  # (B, N, s, s)
     decided = decide(batch, labels)
     scores = model.head.scale * dense + model.head.bias
@@ -116,13 +116,13 @@ def label_terms(
 
 
 def words_cross_entropy(similarity: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe) -> Tensor:
-    """Return the cross-entropy over the batch's words of a map of cosines (B, N, h, w)."""
+    """Return the cross-entropy over the words of the batch, from cosines (B, N, h, w)."""
     dense = F.interpolate(similarity, labels.shape[1:], mode="bilinear", align_corners=False)  # (B, N, s, s)
     return cross_entropy(dense, labels, decide(batch, labels), recipe)
 
 
 def cross_entropy(dense: Tensor, labels: Tensor, decided: Decided, recipe: DataRecipe) -> Tensor:
-    """Return the cross-entropy of cosines (B, N, s, s) at the known pixels of labels (B, s, s)."""
+    """Return the cross-entropy of cosines (B, N, s, s) at the labelled pixels of labels (B, s, s)."""
     known = labels >= 0
     logits = (dense / recipe.temperature).masked_fill(decided.undecided, SILENT)
     target = labels.where(known, UNKNOWN)
@@ -132,9 +132,9 @@ def cross_entropy(dense: Tensor, labels: Tensor, decided: Decided, recipe: DataR
 
 
 def word_weights(target: Tensor, count: int, balance: float) -> Tensor:
-    """Weigh a batch's words so that those of few pixels are not drowned by walls and sky.
+    """Return weights of words, so that words with few pixels count against walls and sky.
 
-    A word of n pixels weighs n ** -balance, no more than ten times the least; the mean over the pixels is 1.
+    A word of n pixels has weight n ** -balance, at most ten times the smallest; the mean over pixels is 1.
 
     Shape: target (B, s, s), negative where nothing is known -> (count,).
     """
@@ -145,7 +145,7 @@ def word_weights(target: Tensor, count: int, balance: float) -> Tensor:
 
 
 def pair_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
-    """Return the paper's terms: a mask for each of a photo's words, and words that it lacks.
+    """Return the paper's loss terms: a mask for each word of a photo, and absent words as negatives.
 
     Source: OVS-DINO, eq. 15; logits are upsampled to the masks (reconstructed).
     """
@@ -169,7 +169,7 @@ def pair_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRec
 
 
 def weak_loss(similarity: Tensor, batch: Batch, recipe: DataRecipe) -> Tensor:
-    """Ask that a word known to be in a box wins the box's best pixels over words that the photo lacks."""
+    """Return the loss of words without a mask: each must win the best pixels of its box over absent words."""
     rows, columns = similarity.shape[-2:]
     present = batch_presence(batch)  # (B, N)
     terms = []
@@ -190,7 +190,7 @@ def weak_loss(similarity: Tensor, batch: Batch, recipe: DataRecipe) -> Tensor:
 
 
 def batch_presence(batch: Batch) -> Tensor:
-    """Say which words have a mask in each square: (B, N) bool."""
+    """Return which words have a mask in each square: (B, N) bool."""
     present = torch.zeros_like(batch.valid)
     present[batch.pairs[:, 0], batch.pairs[:, 1]] = True
     if batch.labels is not None:

@@ -1,4 +1,4 @@
-"""What the training loop asks of a system: a network, its loss, what of it learns, how it is validated."""
+"""The interface between the training loop and a system: network, losses, trained parameters, validation."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Network = OVSDINO | Dinov3Seg
 
 
 class System(Protocol):
-    """OVS-DINO or dinov3.seg with everything that a run reads, opened and checked."""
+    """OVS-DINO or dinov3.seg with its inputs, opened and checked."""
 
     @property
     def photos(self) -> int:
-        """How many photos have masks."""
+        """Number of photos with masks."""
         ...
 
     @property
     def labelled(self) -> LabelledPhotos | None:
-        """The photos to validate on."""
+        """The labelled photos for validation."""
         ...
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The recipe and the hashes of what goes in, as a state file keeps them."""
+        """The recipe and the hashes of the inputs, as stored in the state file."""
         ...
 
     def make_model(self) -> Network:
-        """Build the network with its first weights.
+        """Build the network with its initial weights.
 
         Raises:
             CheckpointError: the weights are missing, damaged or of another network.
@@ -45,7 +45,7 @@ class System(Protocol):
         ...
 
     def split(self, model: Any) -> Parts:  # noqa: ANN401 - the system's own network
-        """Tell what learns, at which rate, and what does not."""
+        """Freeze parameters that are not trained; return the others by learning rate."""
         ...
 
     def transformer(self, model: Any) -> nn.Module:  # noqa: ANN401
@@ -57,13 +57,13 @@ class System(Protocol):
         ...
 
     def fill(self, batch: Batch) -> Batch:
-        """Add what a teacher says of a batch, where there is one."""
+        """Add the teacher's features to a batch, if there is a teacher."""
         ...
 
     def loss_terms(self, model: Any, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:  # noqa: ANN401
-        """Return the loss terms of a batch by the names of `LossWeights`, not weighted."""
+        """Return the unweighted loss terms of a batch, by the names of `LossWeights`."""
         ...
 
     def validate(self, model: Any) -> Scores:  # noqa: ANN401
-        """Measure the network on the labelled photos; all processes ask together."""
+        """Validate the network on the labelled photos; all processes must call this."""
         ...

@@ -1,4 +1,4 @@
-"""mIoU and Boundary IoU of the network as it is, on labelled photos, by the paper's protocol."""
+"""Validate OVS-DINO on labelled photos: mIoU and Boundary IoU by the paper's protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOWS_AT_ONCE = 8
 
 
 def label_photo(model: OVSDINO, photo: Photo, text: Tensor, *, background: bool) -> Labels:
-    """Give each pixel a class, see `photo_cosines`.
+    """Label each pixel with a class; see `photo_cosines`.
 
     Shape: (H, W, 3), text (N, D) of unit length -> (H, W), in 0..N-1, or 0..N with a background.
     """
@@ -38,9 +38,9 @@ def label_photo(model: OVSDINO, photo: Photo, text: Tensor, *, background: bool)
 
 @torch.inference_mode()
 def photo_cosines(model: OVSDINO, photo: Photo, text: Tensor) -> tuple[Labels, npt.NDArray[np.float32]]:
-    """Return each pixel's best class and its cosine: short side one window, windows half a window apart.
+    """Return each pixel's best class and its cosine: short side one window, stride half a window.
 
-    Source: OVS-DINO, section 4 (short side 448, stride 224); nano weighs its windows, see `window_taper`.
+    Source: OVS-DINO, section 4 (short side 448, stride 224); nano weights its windows, see `window_taper`.
 
     Shape: (H, W, 3), text (N, D) of unit length -> (H, W), in 0..N-1, and (H, W).
     """
@@ -63,7 +63,7 @@ def photo_cosines(model: OVSDINO, photo: Photo, text: Tensor) -> tuple[Labels, n
 
 
 def validate(model: OVSDINO, labelled: LabelledPhotos, text: Tensor, team: Team) -> Scores:
-    """Measure a network; each process takes its share of the photos, and all learn the result.
+    """Validate a network; the processes share the photos, and all return the result.
 
     Args:
         model: the network.
@@ -79,7 +79,7 @@ def validate(model: OVSDINO, labelled: LabelledPhotos, text: Tensor, team: Team)
 
 
 def measure(label: Callable[[Photo], Labels], labelled: LabelledPhotos, team: Team) -> Scores:
-    """Compare what a network says of each photo with its labels; each process takes its share."""
+    """Compare the predicted labels of each photo with the truth; the processes share the photos."""
     classes = len(labelled.vocabulary.names)
     counted = Counts.zero(classes)
     for index in range(team.rank, len(labelled), team.size):

@@ -1,1 +1,1 @@
-"""What the losses compare with: word embeddings and structure targets."""
+"""Targets of the losses: word embeddings and structure targets."""

@@ -1,8 +1,8 @@
 """Outputs of SAM's neck for the training squares, computed on the fly or read from a cache on disk.
 
-SAM's features of a position depend on its surroundings, so a crop of a whole photo's features differs from
-the features of the crop. The cache therefore holds the features of fixed squares, ``DataRecipe.crops`` of
-each photo, mirrored or not. Only the colours may still change. They equal those computed on the fly.
+SAM's features at a position depend on its surroundings, so a crop of a photo's features differs from the
+features of the crop. The cache therefore stores the features of fixed squares, ``DataRecipe.crops`` per
+photo, mirrored or not; they equal those computed on the fly. Only colours may still be augmented.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GIBI = 1 << 30
 
 
 class CacheError(OvsdinoError):
-    """A cache of SAM's features is missing, unfinished, too large for the disk, or of other photos."""
+    """A cache of SAM's features is missing, incomplete, too large, or belongs to other photos."""
 
 
 class SamTeacher(nn.Module):
@@ -43,12 +43,12 @@ class SamTeacher(nn.Module):
     Source: OVS-DINO, section 3 (alignment target); that it is the neck's output is our reconstruction.
 
     Args:
-        checkpoint: SAM's, in its official layout; the paper takes ViT-B.
+        checkpoint: a SAM checkpoint in the official format; the paper uses ViT-B.
 
     Shape: views (B, 3, V, V) uint8, V SAM's input side -> (B, 256, V / 16, V / 16) FP16.
 
     Raises:
-        MaskError: the checkpoint is missing or not SAM's; names the command that gets it.
+        MaskError: the checkpoint is missing or not SAM's; the message holds the command that downloads it.
     """
 
     mean: Tensor
@@ -75,12 +75,12 @@ class SamTeacher(nn.Module):
             return cast(Tensor, self.encoder(pixels)).half()
 
     def fill(self, batch: Batch) -> Batch:
-        """Replace a batch's views by their features. A batch without views is returned unchanged."""
+        """Replace the views of a batch by their features. A batch without views is returned unchanged."""
         return batch if batch.view is None else replace(batch, teacher=self(batch.view), view=None)
 
 
 class SamCache:
-    """Read features that :func:`cache_features` wrote; may be sent to other processes.
+    """Read features that :func:`cache_features` wrote. It can be pickled for other processes.
 
     Args:
         folder: the cache.
@@ -88,7 +88,7 @@ class SamCache:
     Shape: ``cache[place]`` -> (256, 64, 64) FP16; place is ``photo * crops + crop``.
 
     Raises:
-        CacheError: it is missing or unfinished.
+        CacheError: the cache is missing or incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,10 +123,10 @@ class _Views(Dataset[tuple[int, Tensor]]):
 def cache_features(
     dataset: MaskDataset, teacher: SamTeacher, folder: Path, team: Team, *, workers: int = 0
 ) -> SamCache:
-    """Make a cache, or resume one. All processes of a team share the work.
+    """Create or complete a cache. All processes of a team share the work.
 
     Raises:
-        CacheError: the folder is of other photos, squares or another SAM, or the disk is too small.
+        CacheError: the folder belongs to other photos, squares or another SAM, or the disk is too small.
     """
     if team.leads:
         create_cache(dataset, teacher, folder)
@@ -140,7 +140,7 @@ def create_cache(dataset: MaskDataset, teacher: SamTeacher, folder: Path) -> Non
     """Create an empty cache if there is none. One process does this before any process fills it.
 
     Raises:
-        CacheError: the folder is of other photos, squares or another SAM, or the disk is too small.
+        CacheError: the folder belongs to other photos, squares or another SAM, or the disk is too small.
     """
     key = cache_key(dataset, teacher)
     if (folder / KEY).exists():
@@ -170,7 +170,7 @@ def fill_cache(
         workers: processes that load photos.
 
     Raises:
-        CacheError: the folder is of something else.
+        CacheError: the folder belongs to another cache.
     """
     from rich.progress import track
 
@@ -205,7 +205,7 @@ def check_key(folder: Path, key: dict[str, Any]) -> None:
     """Reject a cache of other photos, squares or weights.
 
     Raises:
-        CacheError: names what differs.
+        CacheError: the cache has another key; the message names the difference.
     """
     try:
         found = json.loads(_file(folder, KEY).read_text(encoding="utf-8"))

@@ -17,23 +17,23 @@ ORIENTATIONS = 8  # bins of an edge's direction, 0..180 degrees
 
 
 class TargetError(OvsdinoError):
-    """The recipe's structural target does not fit the model or the batch."""
+    """The structural target of the recipe does not match the model or the batch."""
 
 
 def structure_target(
     batch: Batch, recipe: DataRecipe, *, channels: int, size: tuple[int, int]
 ) -> Tensor | None:
-    """Return a batch's target on the grid of the SAE's output; None if the recipe has no structural target.
+    """Return the target of a batch on the grid of the SAE's output; None if the recipe has none.
 
     ``sam`` has as many channels as the SAE's output (OVS-DINO, section 3). ``hed`` and ``gradients`` are
     ours, for models without SAM. ``hed`` is projected to the output's channels where these are fewer. The
     channels of ``gradients`` are compared with the first ones of the output, the others stay free.
 
     Args:
-        batch: on the model's device.
+        batch: a batch on the model's device.
         recipe: names the target.
-        channels: S of the SAE's output.
-        size: its rows and columns, 2h and 2w.
+        channels: S, the number of channels of the SAE's output.
+        size: rows and columns of the SAE's output, 2h and 2w.
 
     Raises:
         TargetError: the teacher's features are missing, or SAM's are of another width.
@@ -90,10 +90,10 @@ def orthonormal_rows(rows: int, columns: int) -> Tensor:
 
 @torch.no_grad()
 def orientation_energy(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Describe each cell by the strength of its edges in each direction, independent of contrast.
+    """Return the edge strength of each cell in each direction, normalised for contrast.
 
-    The gradient of the strongest colour channel votes with its length for the two nearest of ORIENTATIONS
-    directions; votes are averaged over cells and divided by the length of the cell's 3x3 neighbourhood.
+    The gradient of the strongest colour channel votes with its magnitude for the two nearest of ORIENTATIONS
+    directions. Votes are averaged over cells and divided by the norm of the cell's 3x3 neighbourhood.
 
     Source: ours, after Dalal and Triggs, "Histograms of oriented gradients" (2005).
 

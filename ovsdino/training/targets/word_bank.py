@@ -1,4 +1,4 @@
-"""The embeddings of all training words: encoded once with the frozen text tower and kept on disk."""
+"""Embeddings of all training words, encoded once with the frozen text tower and cached on disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WordError(OvsdinoError):
 
 @dataclass(frozen=True)
 class Prompter:
-    """A frozen text tower and its prompts."""
+    """A frozen text tower with its tokenizer and prompts."""
 
     tower: nn.Module  # ids (B, T) -> (B, D), unit length
     tokenize: Callable[[list[str]], Tensor]  # prompts -> ids (B, T)
@@ -60,7 +60,7 @@ class Prompter:
 
 
 class WordBank:
-    """Look up unit vectors by word.
+    """Unit vectors by word.
 
     Args:
         words: the words.
@@ -73,10 +73,10 @@ class WordBank:
         self._place = {word: index for index, word in enumerate(self.words)}
 
     def __call__(self, words: Iterable[str]) -> Tensor:
-        """Return the embeddings of some words, (N, D).
+        """Return the embeddings of words, (N, D).
 
         Raises:
-            WordError: a word was not embedded.
+            WordError: a word has no embedding.
         """
         try:
             return self.vectors[[self._place[word] for word in words]]
@@ -90,19 +90,19 @@ class WordBank:
 def load_prompter(
     config: ModelConfig, checkpoint: Path | None = None, *, templates: str | None = None
 ) -> Prompter:
-    """Load the text tower that belongs to a model.
+    """Load the text tower of a model.
 
-    CLIP takes the 80 ImageNet templates, nano's own tower the bare word. The paper states these templates for
-    its evaluation; that training words take the same is our reconstruction.
+    CLIP uses the 80 ImageNet templates, nano's tower the bare word. The paper states the templates for its
+    evaluation; using them for training words is our reconstruction.
 
     Args:
         config: names the tower.
-        checkpoint: its weights; None takes nano's packaged ones.
-        templates: a set of prompts or one prompt, see `load_templates`; None takes those above.
+        checkpoint: weights of the tower; None uses nano's packaged weights.
+        templates: a set of prompts or one prompt, see `load_templates`; None uses the default above.
 
     Raises:
         WordError: CLIP's weights are not given.
-        CheckpointError: the weights are missing or not those of this tower.
+        CheckpointError: the weights are missing or belong to another tower.
     """
     if config.text_encoder == "nano":
         return _load_nano(checkpoint or packaged_file(TEXT), templates or "name")
@@ -137,12 +137,12 @@ def _load_nano(weights: Path, templates: str) -> Prompter:
 
 
 def build_word_bank(words: Iterable[str], prompter: Prompter, cache: Path) -> WordBank:
-    """Embed the words that an earlier run has not embedded. A killed run loses at most a minute of work.
+    """Embed all words that are not in the cache. A killed run loses at most a minute of work.
 
     Args:
-        words: what training may use.
-        prompter: the tower and its prompts.
-        cache: a folder; the file in it is named by the tower and the prompts.
+        words: all words that training may use.
+        prompter: the text tower and its prompts.
+        cache: folder of the cache; its file is named after the tower and the prompts.
     """
     from rich.progress import track
 
