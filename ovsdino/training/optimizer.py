@@ -70,7 +70,7 @@ def split_dinov3seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
     """Return the trained parameters of dinov3.seg by learning rate.
 
     "query-value": in the VLM, only queries and values of all attentions are trained, at a low rate.
-    "vision": the vision backbone and the text tower's queries and values are trained at a low rate, the vision
+    "vision": the vision backbone and the text tower's queries and values are trained slowly, the vision
     head at the rate of new layers. Choose it for a VLM whose towers were not aligned before.
 
     Source: the paper gives no details; "query-value" is CAT-Seg's, "vision" is ours.
