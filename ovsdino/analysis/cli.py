@@ -1,4 +1,4 @@
-"""The command ``ovsdino analyze``. Everything but click is imported inside the functions."""
+"""The command ``ovsdino analyze``. Only click is imported before the command runs."""
 
 from __future__ import annotations
 

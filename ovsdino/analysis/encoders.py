@@ -1,4 +1,4 @@
-"""Image encoders with access to their layers: the DINO family, SAM, any ViT of timm."""
+"""Image encoders with access to their layers: the DINO family, SAM, and any ViT of timm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAM_FILES = {f"sam_{kind}": file for kind, file in OFFICIAL.items()}
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder and how it reads a photo."""
+    """A frozen encoder and its preprocessing."""
 
     name: str  # as the user wrote it
     depth: int  # [blocks]
@@ -53,16 +53,17 @@ def open_encoder(spec: str, device: torch.device) -> Encoder:
     Args:
         spec: ``NAME=FILE``. NAME is a preset of `ovsdino.network.config.PRESETS` (its backbone),
             ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, or ``timm/`` and a ViT of timm. FILE is a public ViT
-            in timm's or the official key names, or a checkpoint of the whole model; leave it out where the
-            weights are in the package.
-        device: where it computes.
+            with timm's or the official key names, or a checkpoint of the whole model; leave it out if the
+            weights are packaged.
+        device: device of the encoder.
 
     Returns:
         The encoder in eval mode, FP32.
 
     Raises:
-        AnalysisError: no such encoder, it needs a file, or the file is of a SAM of another size.
-        CheckpointError, MaskError: the file is missing, broken, or of another network; MaskError for SAM's.
+        AnalysisError: there is no such encoder, it needs a file, or the file is a SAM of another size.
+        CheckpointError: the file is missing, broken, or belongs to another network.
+        MaskError: the same for SAM's file.
     """
     name, _, path = spec.partition("=")
     file = Path(path) if path else None

@@ -48,13 +48,13 @@ def measure_spectra(
     Source: OVS-DINO, eq. 3 to 6.
 
     Args:
-        encoders: what to look at.
+        encoders: the encoders.
         run: the photos.
-        layers: 1-based blocks; None takes all.
+        layers: 1-based blocks; None uses all.
         options: rings and cut-off.
 
     Raises:
-        AnalysisError: no such block, too many rings for an encoder's grid, or no photo could be read.
+        AnalysisError: there is no such block, there are too many rings for a grid, or no photo can be read.
     """
     options = options or SpectrumOptions()
     chosen = [one.require_layers(layers or range(1, one.depth + 1)) for one in encoders]
@@ -77,12 +77,12 @@ def measure_similarity(first: Encoder, second: Encoder, run: AnalysisRun, *, las
     Source: OVS-DINO's comparison of the last five layers of DINO and SAM.
 
     Args:
-        first, second: what to compare.
+        first, second: the encoders.
         run: the photos.
-        last: how many blocks of each.
+        last: number of last blocks of each.
 
     Raises:
-        AnalysisError: an encoder has fewer blocks, or no photo could be read.
+        AnalysisError: an encoder has fewer blocks, or no photo can be read.
     """
     for one in (first, second):
         if last > one.depth:
@@ -112,7 +112,7 @@ def _partial(run: AnalysisRun, pairs: Sequence[Pair], sums: Sequence[Sums], sett
 def _go_through(
     run: AnalysisRun, pairs: Sequence[Pair], add: Callable[[list[list[Tensor]]], None], partial: Partial
 ) -> int:
-    """Call ``add`` with each batch's maps, by encoder and layer. Return the number of photos."""
+    """Call ``add`` with the maps of each batch, by encoder and layer; return the number of photos."""
     before = partial.load()
     seen, start = before.photos, before.batches * run.batch
     run.done(min(start, len(run.photos)))

@@ -14,7 +14,7 @@ from ovsdino_runtime.base.errors import OutputError
 
 
 def write_spectra(spectra: Sequence[Spectrum], folder: Path) -> list[Path]:
-    """Write ``spectrum.csv`` and ``.png``, ``log_ratio.csv`` and ``.png``; one row a layer and ring."""
+    """Write ``spectrum.csv`` and ``.png``, ``log_ratio.csv`` and ``.png``; one row per layer and ring."""
     rings = (
         (one.encoder, layer, radius, energy, share)
         for one in spectra
@@ -36,7 +36,7 @@ def write_spectra(spectra: Sequence[Spectrum], folder: Path) -> list[Path]:
 
 
 def write_similarity(one: Similarity, folder: Path) -> list[Path]:
-    """Write ``cka.csv``, one row a pair of layers, and ``cka.png``."""
+    """Write ``cka.csv``, one row per pair of layers, and ``cka.png``."""
     rows = (
         (one.first, first, one.second, second, one.cka[i, j], one.chance[i, j], one.photos)
         for i, first in enumerate(one.first_layers)

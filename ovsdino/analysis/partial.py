@@ -40,10 +40,10 @@ class Partial:
     """A file of intermediate sums beside the results. Each analysis has its own.
 
     Args:
-        folder: where to keep it; None keeps nothing.
-        key: all that decides the result; see `digest`.
-        sums: what adds up.
-        clock: seconds, for the time between two saves.
+        folder: folder of the file; None stores nothing.
+        key: everything that decides the result; see `hash_settings`.
+        sums: the sums to store.
+        clock: returns the time [s]; decides when to save.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Partial:
         return Progress(int(about["batches"]), int(about["photos"]))
 
     def save(self, progress: Progress) -> None:
-        """Write the sums atomically, unless they were written a moment ago."""
+        """Write the sums atomically, unless they were written recently."""
         if self._file is None or self._clock() - self._saved < SECONDS:
             return
         tensors = {

@@ -1,4 +1,4 @@
-"""Read a folder of photos as batches of squares, ahead of the encoders."""
+"""Read a folder of photos as batches of squares, one batch ahead of the encoders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ovsdino_runtime.geometry.types import Photo
 
 
 def choose_photos(folder: Path, limit: int | None = None) -> list[Path]:
-    """List the photos below a folder, sorted; with a limit, so many of them, evenly spaced.
+    """List the photos below a folder, sorted; with a limit, that many evenly spaced photos.
 
     Raises:
-        PhotoError: no such folder, or no photos in it.
+        PhotoError: there is no such folder, or it contains no photos.
     """
     photos = find_photos(folder)
     if limit is None or limit >= len(photos):
@@ -25,7 +25,7 @@ def choose_photos(folder: Path, limit: int | None = None) -> list[Path]:
 
 
 def centre_square(photo: Photo) -> Photo:
-    """Cut the largest centred square, (H, W, 3) -> (S, S, 3): every encoder then sees the same scene."""
+    """Cut the largest centred square, so that all encoders see the same scene: (H, W, 3) -> (S, S, 3)."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -36,12 +36,12 @@ def read_squares(photos: Sequence[Path], *, batch: int, warn: Callable[[str], No
     """Decode photos in batches, one batch ahead of the caller. Broken photos are reported and skipped.
 
     Args:
-        photos: files.
-        batch: how many at once.
-        warn: told of each photo that cannot be read.
+        photos: paths of the photos.
+        batch: number of photos per batch.
+        warn: called with a message for each photo that cannot be read.
 
     Yields:
-        Squares of up to ``batch`` photos; an empty list where none of them could be read.
+        Squares of up to ``batch`` photos; an empty list if none of them can be read.
     """
 
     def read_one(file: Path) -> list[Photo]:

@@ -1,4 +1,4 @@
-"""Plots of the analyses, as PNG."""
+"""Draw the plots of the analyses, as PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_NAME = 48
 
 
 def draw_spectra(spectra: Sequence[Spectrum], file: Path) -> None:
-    """Draw each layer's shares against the radius, a panel for each encoder, early layers dark."""
+    """Draw the energy share of each layer against the radius, one panel per encoder, early layers dark."""
     import matplotlib as mpl
 
     figure = _figure(PANEL[0] * len(spectra), PANEL[1])
@@ -39,7 +39,7 @@ def draw_spectra(spectra: Sequence[Spectrum], file: Path) -> None:
 
 
 def draw_log_ratios(spectra: Sequence[Spectrum], file: Path) -> None:
-    """Draw each encoder's log-ratio against the layer, with the deviation over the photos."""
+    """Draw the log-ratio of each encoder against the layer, with the deviation over the photos."""
     figure = _figure(PANEL[0] * 1.3, PANEL[1])
     axes = figure.subplots()
     for one in spectra:

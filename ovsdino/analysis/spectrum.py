@@ -1,4 +1,4 @@
-"""Radial spectra of feature maps, and the log-ratio of fine to coarse structure."""
+"""Compute radial spectra of feature maps, and the log-ratio of fine to coarse structure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SpectrumOptions:
     """Options that the paper does not state. The defaults are our reconstruction.
 
     Raises:
-        AnalysisError: a value that cannot work.
+        AnalysisError: a value is invalid.
     """
 
     bins: int = 16  # rings of equal width between radius 0 and 1
@@ -42,7 +42,7 @@ class SpectrumOptions:
 
     @property
     def radii(self) -> Doubles:
-        """The middle of each ring; 1 is the corner of the spectrum, 0.707 the end of an axis."""
+        """Middle radius of each ring; 1 is the corner of the spectrum, 0.707 the end of an axis."""
         middles: Doubles = (np.arange(self.bins) + 0.5) / self.bins
         return middles
 
@@ -62,18 +62,18 @@ class Spectrum:
 
     @property
     def shares(self) -> Doubles:
-        """Each layer's energies over their sum, so that layers of different norms compare: (K, bins)."""
+        """Energies of each layer divided by their sum, to compare layers of different norm: (K, bins)."""
         shares: Doubles = self.energy / self.energy.sum(axis=1, keepdims=True)
         return shares
 
 
 def find_rings(height: int, width: int, bins: int) -> Tensor:
-    """Number the ring of every frequency of a grid, in the order of ``torch.fft.fft2``.
+    """Return the ring index of each frequency of a grid, in the order of ``torch.fft.fft2``.
 
     Shape: -> (height, width), in 0..bins-1.
 
     Raises:
-        AnalysisError: a ring holds no frequency of so small a grid.
+        AnalysisError: a ring contains no frequency, because the grid is too small.
     """
     rows = torch.fft.fftfreq(height, dtype=torch.float64)  # [cycles a patch], -0.5..0.5
     columns = torch.fft.fftfreq(width, dtype=torch.float64)
@@ -122,7 +122,7 @@ def log_ratio(energy: Tensor, cutoff: float) -> Tensor:
     Source: OVS-DINO, eq. 6; the cut-off is our reconstruction.
 
     Args:
-        energy: of rings of equal width between radius 0 and 1.
+        energy: energies of rings of equal width between radius 0 and 1.
         cutoff: r_c, compared with the middle of a ring.
 
     Shape: (..., bins) -> (...).
@@ -136,8 +136,8 @@ class SpectrumMean:
     """Accumulate spectra photo by photo, in bounded memory.
 
     Args:
-        layers: how many maps come with each photo.
-        options: rings, cut-off.
+        layers: number of maps per photo.
+        options: rings and cut-off.
     """
 
     def __init__(self, layers: int, options: SpectrumOptions) -> None:
@@ -165,7 +165,7 @@ class SpectrumMean:
         self._sums, self._about = tensors["sums"], tensors["about"]
 
     def result(self, encoder: str, layers: tuple[int, ...]) -> Spectrum:
-        """Return the means of what was added."""
+        """Return the means over all added photos."""
         photos, rows, columns = self._about.tolist()
         means = self._sums.numpy() / photos
         energy, ratio, squares = means[:, :-2], means[:, -2], means[:, -1]

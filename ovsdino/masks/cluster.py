@@ -1,4 +1,4 @@
-"""Make the shards with many processes: Ray Data on machines that share the photos and the folder."""
+"""Make the shards on a Ray cluster, whose machines share the photos and the output folder."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ def make_masks_on_cluster(
     """Make the missing shards with Ray workers.
 
     Args:
-        job: what is to be made; its paths must mean the same on every machine.
-        address: of the cluster, such as ``auto`` or ``ray://host:10001``; ``local`` starts one here.
-        workers: how many, each with networks of its own.
-        device: each worker looks for it on its machine; None takes a GPU each where the cluster has any.
-        begin: told how many photos are left to do.
-        advance: told of the photos of each shard that is done.
+        job: the job; its paths must be valid on every machine.
+        address: address of the cluster, such as ``auto`` or ``ray://host:10001``; ``local`` starts one here.
+        workers: number of workers, each with its own networks.
+        device: device on the worker's machine; None uses a GPU per worker if the cluster has any.
+        begin: called with the number of remaining photos.
+        advance: called with the number of photos of each finished shard.
 
     Raises:
-        ClusterError: no cluster is at the address, or it has too little.
-        MaskError: a network is missing, or the folder holds something else.
+        ClusterError: no cluster answers at the address, or its resources do not suffice.
+        MaskError: a network is missing, or the folder contains something else.
     """
     check_masks(job.out, info := job.info)
     with connected(address, workers) as resources:

@@ -4,4 +4,4 @@ from ovsdino_runtime.base.errors import OvsdinoError
 
 
 class MaskError(OvsdinoError):
-    """A folder of pseudo-masks is missing, unfinished, damaged, or was made with other options."""
+    """A folder of pseudo-masks is missing, incomplete, damaged, or was made with other options."""

@@ -1,4 +1,4 @@
-"""True masks as a source: label maps of a data set such as COCO-Stuff."""
+"""A source of true masks: the label maps of a data set such as COCO-Stuff."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ Meaning = Literal["none", "absent", "rest", "unknown"]
 
 @dataclass(frozen=True)
 class LabelNames:
-    """What the values of a set's label maps mean."""
+    """The meaning of the values in a set's label maps."""
 
     names: tuple[str | None, ...]  # of each value, from 0; None: nothing is known where it stands
     background: Meaning = "absent"  # what the name `background` says, see `ovsdino.masks.label_sets.LabelSet`
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The words that the set teaches; several values may share one."""
+        """The distinct words of the set; several values may share a word."""
         return tuple(dict.fromkeys(n for n in self.names if n is not None and n not in (UNUSED, BACKGROUND)))
 
     @property
     def values(self) -> Mapping[int, int]:
-        """Value in a file -> class; background -> the number after the last class, or IGNORED."""
+        """Class of each value in a file; background maps to the number after the last class, or IGNORED."""
         classes = self.classes
         numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
         numbers |= {None: IGNORED, BACKGROUND: IGNORED if self.background == "unknown" else len(classes)}
@@ -55,7 +55,7 @@ class LabelNames:
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """Where the label maps are, and what their values mean."""
+    """The paths of the label maps, and the meaning of their values."""
 
     labels: Path  # a PNG for each photo, by its path below the photos
     names: LabelNames
@@ -66,11 +66,11 @@ class LabelFiles:
         return NAME
 
     def file(self, image: str) -> Path:
-        """Return a photo's label map."""
+        """Return the path of a photo's label map."""
         return (self.labels / image).with_suffix(".png")
 
     def describe(self) -> dict[str, object]:
-        """Return what the masks depend on."""
+        """Return everything that the masks depend on."""
         return {"names": list(self.names.names)}
 
     def open(self) -> LabelReader:
@@ -79,7 +79,7 @@ class LabelFiles:
 
 
 class LabelReader:
-    """Turn a photo's label map into masks, one a class.
+    """Convert the label map of a photo to masks, one per class.
 
     Args:
         options: the files and their values.
@@ -92,8 +92,8 @@ class LabelReader:
         """Read a label map. Shape: photo (H, W, 3).
 
         Raises:
-            LabelError: it is broken, or a value has no name.
-            DataError: it has another size than its photo.
+            LabelError: the label map is broken, or a value has no name.
+            DataError: the label map and its photo have different sizes.
         """
         file = self.options.file(task.image)
         raw = read_labels(file)  # (H, W)
@@ -102,17 +102,17 @@ class LabelReader:
 
 
 def label_masks(image: str, raw: npt.NDArray[np.int32], names: LabelNames, where: str) -> PhotoMasks:
-    """Turn a label map into masks that exclude each other.
+    """Convert a label map to exclusive masks.
 
     Args:
-        image: the photo's path below the photo folder.
-        raw: values as the file has them. Shape: (H, W).
-        names: what they mean.
-        where: the file, for messages.
+        image: path of the photo below the photo folder.
+        raw: raw values of the file. Shape: (H, W).
+        names: the meaning of the values.
+        where: name of the file, for messages.
 
     Returns:
-        One mask a class. Where no mask is and nothing is ignored, the set's classes are absent; with
-        ``background="rest"`` only those that the photo holds.
+        One mask per class. At pixels that are neither masked nor ignored the classes of the set are absent;
+        with ``background="rest"`` only those that occur in the photo.
 
     Raises:
         LabelError: a value has no name.
@@ -138,7 +138,7 @@ def label_masks(image: str, raw: npt.NDArray[np.int32], names: LabelNames, where
 
 
 def label_job(request: MaskOptions) -> MaskJob:
-    """Find the photos that have a label map.
+    """Build the job of all photos that have a label map.
 
     Raises:
         MaskError: a folder or the list of names is missing or wrong, or no photo has a label map.
@@ -168,10 +168,10 @@ def label_job(request: MaskOptions) -> MaskJob:
 
 
 def read_names(file: Path) -> tuple[str, ...]:
-    """Read what the values from 0 on mean, one name a line; ``-`` is a value that is not used.
+    """Read the names of values from 0 on, one per line; ``-`` marks an unused value.
 
     Raises:
-        MaskError: there is no such file, or a line is empty or there twice.
+        MaskError: there is no such file, or a line is empty or occurs twice.
     """
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines()]

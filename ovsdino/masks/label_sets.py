@@ -1,8 +1,8 @@
-"""Several labelled sets as one source of masks: each has its own names and its own meaning of background.
+"""A source of masks from several labelled sets, each with its own names and meaning of background.
 
 A set is a folder with ``images/``, ``labels/*.png`` and ``names.txt`` (line n, from 0, names label n). A JSON
-file says how the sets belong together (:class:`SetsFile`). Finished masks of photos in other folders beside
-the sets can join them: all become shards of one folder.
+file describes how the sets are combined (:class:`SetsFile`). Finished masks of photos in other folders can be
+added; all become shards of one folder.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ PARTS, DISTRACTORS = "parts.json", "distractors.json"  # read by ovsdino.trainin
 
 @dataclass(frozen=True)
 class LabelSet:
-    """What a set's label ``background`` means.
+    """The meaning of a set's label ``background``.
 
     - ``none``: the set has no such label.
-    - ``absent``: none of the set's names; for sets in which everything that they name was labelled.
-    - ``rest``: none of the names that this photo's labels hold; for sets in which one object was labelled.
+    - ``absent``: none of the set's names; for sets in which all objects with these names were labelled.
+    - ``rest``: none of the names in this photo's labels; for sets in which only one object was labelled.
     - ``unknown``: nothing is known.
 
-    In no case does it say anything of words that the set does not name.
+    It never implies anything about words that the set does not name.
     """
 
     background: Meaning
@@ -55,7 +55,7 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class SetsFile:
-    """How labelled sets belong together (``sets.json``)."""
+    """How labelled sets are combined (``sets.json``)."""
 
     about: str
     sets: dict[str, LabelSet]  # folder -> how it is read
@@ -67,7 +67,7 @@ class SetsFile:
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The labelled sets below a folder of photos, and the finished masks that join them."""
+    """The labelled sets below a folder of photos, and finished masks to add."""
 
     photos: Path
     file: SetsFile
@@ -80,7 +80,7 @@ class LabelSets:
         return NAME
 
     def describe(self) -> dict[str, object]:
-        """Return what the masks depend on."""
+        """Return everything that the masks depend on."""
         parts = [asdict(self.file), {name: asdict(names) for name, names in self.names.items()}]
         said = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         joined = {name: MaskReader(folder).info.listing[:16] for name, folder in self.joined.items()}
@@ -103,10 +103,10 @@ class LabelSets:
 
 
 class SetReader:
-    """Read a photo's label map, or its finished masks.
+    """Read the label map or the finished masks of a photo.
 
     Args:
-        options: the sets and what their labels mean.
+        options: the sets and the meaning of their labels.
     """
 
     def __init__(self, options: LabelSets) -> None:
@@ -118,11 +118,11 @@ class SetReader:
         }
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
-        """Return what is known of a photo. Shape: photo (H, W, 3).
+        """Return the masks of a photo. Shape: photo (H, W, 3).
 
         Raises:
             LabelError: a label map is broken, or a value has no name.
-            DataError: the photo has another size than its labels or masks.
+            DataError: the photo and its labels or masks have different sizes.
         """
         folder, rest = task.image.split("/", maxsplit=1)
         size = (photo.shape[1], photo.shape[0])
@@ -137,10 +137,10 @@ class SetReader:
 
 
 def set_job(request: MaskOptions) -> MaskJob:
-    """Find the photos of the sets and read what their labels mean.
+    """Build the job of the photos of all sets; read the meaning of their labels.
 
     Raises:
-        MaskError: a file or a folder is missing or is not what it should be.
+        MaskError: a file or folder is missing or invalid.
     """
     if request.sets is None:
         raise MaskError("--source sets needs --sets FILE: which labelled folders, and what their labels mean")
@@ -176,7 +176,7 @@ def read_sets(path: Path) -> SetsFile:
     """Read ``sets.json``.
 
     Raises:
-        MaskError: it is missing or not of that form.
+        MaskError: the file is missing or has another format.
     """
     try:
         return strict_json.parse(SetsFile, strict_json.loads(path.read_text(encoding="utf-8")))
@@ -187,10 +187,10 @@ def read_sets(path: Path) -> SetsFile:
 
 
 def set_names(folder: Path, rule: LabelSet, file: SetsFile) -> LabelNames:
-    """Read what a set's labels mean, in the nouns that all sets share.
+    """Read the meaning of a set's labels, in the nouns that all sets share.
 
     Raises:
-        MaskError: the set is missing, or ``background`` is named and not explained, or the other way round.
+        MaskError: the set is missing, or its names and its rule disagree about ``background``.
     """
     for part in (IMAGES, LABELS):
         if not (folder / part).is_dir():
@@ -207,10 +207,10 @@ def set_names(folder: Path, rule: LabelSet, file: SetsFile) -> LabelNames:
 
 
 def read_join(text: str, photos: Path) -> tuple[str, Path]:
-    """Read ``FOLDER=MASKS``: the masks' folder of the photos in a folder below the photo folder.
+    """Parse ``FOLDER=MASKS``: finished masks for the photos of a folder below the photo folder.
 
     Raises:
-        MaskError: it has another form, or there is no such folder of photos.
+        MaskError: the text has another form, or there is no such folder of photos.
     """
     folder, found, masks = text.partition("=")
     if not found or not folder or "/" in folder:
@@ -221,10 +221,10 @@ def read_join(text: str, photos: Path) -> tuple[str, Path]:
 
 
 def read_beside(path: Path) -> dict[str, Any]:
-    """Read a JSON object beside finished masks; none is an empty one.
+    """Read a JSON object beside finished masks; empty if there is no such file.
 
     Raises:
-        MaskError: it is damaged.
+        MaskError: the file is damaged.
     """
     if not path.exists():
         return {}

@@ -77,12 +77,12 @@ def make_masks(job: MaskJob, *, begin: Advance, advance: Advance) -> None:
     """Make the missing shards in this process.
 
     Args:
-        job: what is to be made.
-        begin: told how many photos are left to do.
-        advance: told of each photo that is done.
+        job: the job.
+        begin: called with the number of remaining photos.
+        advance: called after each photo.
 
     Raises:
-        MaskError: the folder holds something else, or a network is missing; then nothing was written.
+        MaskError: the folder contains something else, or a network is missing; nothing was written.
     """
     check_masks(job.out, info := job.info)
     missing = missing_shards(job.out, info)

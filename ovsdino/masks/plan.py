@@ -70,14 +70,14 @@ class Plan:
 
 
 def plan(request: MaskOptions, counted: Callable[[int, int], None]) -> Plan:
-    """Check the options and find the photos' nouns.
+    """Check the options and find the nouns of the photos.
 
     Args:
-        request: what was asked for.
-        counted: told how many captions of how many were read.
+        request: the options.
+        counted: called with the numbers of processed and of all captions.
 
     Raises:
-        OvsdinoError: a file or folder is missing or is not what it should be, or there is no such device.
+        OvsdinoError: a file or folder is missing or invalid, or there is no such device.
     """
     check_out(request.out)
     if request.ray is None:  # else each worker looks for it on its own machine
@@ -159,7 +159,7 @@ def _find_nouns(
 
 
 def _notes(captions: Captions, request: MaskOptions) -> list[str]:
-    """Describe how caption file and folder do not match."""
+    """Describe mismatches between caption file and folder."""
     notes = []
     if captions.missing:
         first = captions.missing[0]

@@ -25,10 +25,10 @@ MIN_CAPTIONS = 2  # of a photo must share a word
 
 
 def segmenter_job(request: MaskOptions) -> MaskJob:
-    """Read the concepts, and find the photos and the words that their captions share.
+    """Read the concepts; find the photos, and the words that several captions of each share.
 
     Raises:
-        MaskError: a file is missing or is not what it should be.
+        MaskError: a file is missing or invalid.
     """
     from ovsdino.masks.options import spread
 
@@ -83,7 +83,7 @@ def is_label(image: str, rules: dict[str, SetRules]) -> bool:
 
 
 def known_classes(images: tuple[str, ...], rules: dict[str, SetRules], classes: int) -> dict[str, int]:
-    """Return the ImageNet class of photos in sets that have one of each, sorted by class.
+    """Return the ImageNet class of each photo in sets with one photo per class, sorted by class.
 
     Raises:
         MaskError: such a set has more or fewer photos than there are classes.

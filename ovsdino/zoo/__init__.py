@@ -1,1 +1,1 @@
-"""Models that others have published: where they lie, how they come here, and our networks around them."""
+"""Models published by others: the catalogue, downloads, and networks that load their checkpoints."""

@@ -14,14 +14,14 @@ SCALE = 0.125  # of queries, a constant of the official code; 64 ** -0.5 for its
 def class_token_attention(attention: nn.Module, tokens: Tensor, prefix: int) -> Tensor:
     """Return the class token's attention logits for every patch, of each head, before any softmax.
 
-    Rotary positions are not applied: the official code reads queries and keys where they are projected.
+    Rotary positions are not applied: the official code takes queries and keys right after their projection.
 
     Source: lorebianchi98/Talk2DINO, ``models/dinotext/dinotext.py: process_self_attention``.
 
     Args:
         attention: a timm attention with ``qkv`` and ``num_heads``.
         tokens: its input.
-        prefix: class token and registers in front of the patches.
+        prefix: number of tokens before the patches: class token and registers.
 
     Shape: tokens (B, P + L, C) -> (B, heads, L).
     """
@@ -39,20 +39,20 @@ def class_token_attention(attention: nn.Module, tokens: Tensor, prefix: int) -> 
 def clean_background(
     masks: Tensor, patches: Tensor, attention: Tensor, text: Tensor, weight: float
 ) -> Tensor:
-    """Mix each class's mask of a window with the attention of the heads that look at this class.
+    """Blend each class' mask of a window with the attention of the heads that attend to this class.
 
-    Each head gives one embedding, the mean of the patches weighted by its logits. A class's attention map is
-    the mean of the heads' maps, weighted by the softmax of their similarity to the class, then a softmax over
-    the patches. All maps of the window are brought to the range of its masks.
+    Each head has an embedding, the mean of the patches weighted by its logits. The attention map of a class
+    is the mean of the heads' maps, weighted by the softmax of their similarity to the class, followed by a
+    softmax over the patches. All maps of the window are scaled to the range of its masks.
 
     Source: lorebianchi98/Talk2DINO, ``models/dinotext/dinotext.py: similarity_assignment_weighted``.
 
     Args:
         masks: probabilities of the classes.
-        patches: of the window, not of unit length.
-        attention: of the window's class token, see `class_token_attention`.
+        patches: patches of the window, not normalised.
+        attention: attention logits of the class token, see `class_token_attention`.
         text: class embeddings of unit length.
-        weight: of the maps; the official ``lambda_bg`` is 0.2.
+        weight: weight of the attention maps; the official ``lambda_bg`` is 0.2.
 
     Shape: masks (N, h, w), patches (D, h, w), attention (heads, h * w), text (N, D) -> (N, h, w).
     """

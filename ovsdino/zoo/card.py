@@ -1,4 +1,4 @@
-"""The model card of a trained network, from what its run wrote down."""
+"""Write the model card of a trained network from the records of its run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATEST = 100  # steps whose loss is averaged
 
 @dataclass(frozen=True)
 class RunRecords:
-    """What a folder of `ovsdino train` tells of its weights."""
+    """The records of a training run: weights, configuration, recipe and logs."""
 
     weights: Path
     config: dict[str, Any]  # the network's, out of the weights' metadata
@@ -38,10 +38,10 @@ class RunRecords:
 
 
 def read_run(run: Path) -> RunRecords:
-    """Read a run's records; of two weights files the one that validated best.
+    """Read the records of a run; of two weights files, the one with the best validation.
 
     Raises:
-        CheckpointError: the folder holds no run of `ovsdino train`, or one that has not finished an epoch.
+        CheckpointError: the folder contains no run of `ovsdino train`, or no epoch has been finished.
     """
     header = read_header(run)
     weights = next((run / name for name in (BEST, LAST) if (run / name).is_file()), None)
@@ -55,10 +55,10 @@ def read_run(run: Path) -> RunRecords:
 
 
 def read_configuration(weights: Path) -> dict[str, Any]:
-    """Read the network's configuration out of a weights file, of either system.
+    """Read the network configuration from a weights file of either system.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the file has no configuration.
     """
     try:
         with safe_open(weights, framework="pt") as file:
@@ -76,9 +76,9 @@ def write_card(records: RunRecords, repo: str, licence: str | None) -> str:
     """Write the card in Markdown, with the front matter that the Hub reads.
 
     Args:
-        records: of the run.
+        records: the records of the run.
         repo: OWNER/NAME on the Hub, for the commands.
-        licence: the Hub's identifier of the weights' licence; None states none.
+        licence: the Hub's identifier of the weights' licence; None states no licence.
     """
     recipe = records.header.settings.get("recipe", {})
     front = ["library_name: ovsdino", "pipeline_tag: image-segmentation"]

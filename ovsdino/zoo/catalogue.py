@@ -1,4 +1,4 @@
-"""What can be fetched, from where, and on which terms. Imports neither torch nor the network."""
+"""The catalogue of models to download, with addresses and licences. Needs neither torch nor network."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class HubFile:
     sha256: str | None = None
 
     def address(self, endpoint: str = HUB) -> str:
-        """Return where the file is."""
+        """Return the address of the file."""
         return f"{endpoint}/{self.repo}/resolve/{self.revision or 'main'}/{quote(self.file)}"
 
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file at an address of its project."""
+    """A file at a web address of its project."""
 
     url: str
     size: int  # [bytes] about
@@ -37,13 +37,13 @@ class WebFile:
         return self.url.rpartition("/")[2]
 
     def address(self, endpoint: str = HUB) -> str:  # noqa: ARG002 - as of a file on the Hub
-        """Return where the file is."""
+        """Return the address of the file."""
         return self.url
 
 
 @dataclass(frozen=True)
 class GatedFile:
-    """A file that its project gives after a form is filled in."""
+    """A file that its project provides after a form has been filled in."""
 
     file: str
     page: str
@@ -51,7 +51,7 @@ class GatedFile:
     sha256: str | None = None
 
     def address(self, endpoint: str = HUB) -> str:  # noqa: ARG002 - as of a file on the Hub
-        """Return where access is asked for."""
+        """Return the page on which access is requested."""
         return self.page
 
 
@@ -60,7 +60,7 @@ File = HubFile | WebFile | GatedFile
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing by name: a model that can be exported, or an ingredient of training."""
+    """A catalogue entry: a model that can be exported, or weights that training needs."""
 
     what: str
     licence: str
@@ -69,7 +69,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """All files together [bytes], about."""
+        """Approximate size of all files [bytes]."""
         return sum(file.size for file in self.files)
 
 

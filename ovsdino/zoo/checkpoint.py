@@ -1,4 +1,4 @@
-"""Load the published models strictly, from official files that are recognised by their keys."""
+"""Load published models strictly from official files, which are recognised by their keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNUSED = {"logit_scale"}  # of the whole file: training's temperature
 
 @dataclass(frozen=True)
 class Part:
-    """Tensors of one layout, and the file that they are from."""
+    """Tensors of one layout, and their file."""
 
     tensors: dict[str, Tensor]
     path: Path
@@ -39,13 +39,13 @@ def load(name: str, paths: Sequence[Path]) -> tuple[ZooNetwork, nn.Module]:
 
     Args:
         name: a key of :data:`ovsdino.zoo.config.TALK2DINO` or :data:`ovsdino.zoo.config.ZERO_SHOT`.
-        paths: official files, or folders of them; which is which is seen from their keys.
+        paths: official files, or folders of them; they are recognised by their keys.
 
     Returns:
         The network, and its text tower: ids (N, T) -> (N, D) of unit length. FP32, in eval mode.
 
     Raises:
-        CheckpointError: a file is missing, broken, superfluous or of another network.
+        CheckpointError: a file is missing, broken, superfluous, or belongs to another network.
     """
     if name in ZERO_SHOT:
         return zero_shot(load_vlm(paths, name), ZERO_SHOT[name])
@@ -90,7 +90,7 @@ def gather(paths: Sequence[Path]) -> dict[str, Part]:
     """Read files and recognise them.
 
     Raises:
-        CheckpointError: a file is missing, broken, of no known layout, or the second of its kind.
+        CheckpointError: a file is missing, broken, unknown, or the second one of its kind.
     """
     files = [file for path in paths for file in (list_files(path) if path.is_dir() else [path])]
     parts: dict[str, Part] = {}
@@ -104,10 +104,10 @@ def gather(paths: Sequence[Path]) -> dict[str, Part]:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """List the checkpoints that lie in a folder.
+    """List the checkpoints in a folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the folder contains no checkpoint.
     """
     files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
     if not files:
@@ -116,20 +116,20 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def kind_of(tensors: dict[str, Tensor], file: Path) -> str:
-    """Return what a file holds: a layout, or "backbone" for timm's names.
+    """Return the kind of a file: its layout, or "backbone" for timm's names.
 
     Raises:
-        CheckpointError: its layout is unknown.
+        CheckpointError: the layout is unknown.
     """
     timm = {"cls_token", "reg_token", "norm.weight", "patch_embed.proj.weight"} <= tensors.keys()
     return "backbone" if timm else require_layout(tensors, file).name
 
 
 def split_whole(parts: dict[str, Part]) -> dict[str, Part]:
-    """Split Talk2DINO's whole file, where it is given, into backbone, CLIP and projection.
+    """Split Talk2DINO's whole file, if given, into backbone, CLIP and projection.
 
     Raises:
-        CheckpointError: it comes with a second copy of a part, or holds a tensor of none.
+        CheckpointError: another file contains one of its parts, or it contains an unknown tensor.
     """
     whole = parts.pop("talk2dino-whole", None)
     if whole is None:
@@ -148,15 +148,15 @@ def split_whole(parts: dict[str, Part]) -> dict[str, Part]:
 
 
 def rename(key: str) -> str:
-    """Undo a renaming by the Hub's tools: transformers saves ``gamma`` as ``weight``."""
+    """Undo the renaming of the Hub's tools: transformers saves ``gamma`` as ``weight``."""
     return key.replace(".weight_1", ".gamma_1").replace(".weight_2", ".gamma_2")
 
 
 def check_parts(name: str, parts: dict[str, Part], wanted: dict[str, str]) -> None:
-    """Reject a set of files in which one is missing or superfluous.
+    """Check that exactly the wanted parts are given.
 
     Raises:
-        CheckpointError: the message says what each must hold.
+        CheckpointError: a part is missing or superfluous; the message describes it.
     """
     missing = [what for part, what in wanted.items() if part not in parts]
     if missing:
@@ -168,7 +168,7 @@ def check_parts(name: str, parts: dict[str, Part], wanted: dict[str, str]) -> No
 
 
 def fill_patches(vision: Dinov2Patches | Dinov3Patches, part: Part) -> None:
-    """Load a backbone, in official names or timm's."""
+    """Load a backbone with official or timm's names."""
     if isinstance(vision, Dinov3Patches):
         official.fill_backbone(vision, part.tensors, part.path)
     else:

@@ -1,4 +1,4 @@
-"""Talk2DINO's class embeddings: average CLIP's features, then project."""
+"""Class embeddings of Talk2DINO: average CLIP's features, then project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPTS_AT_ONCE = 32
 
 
 def embed_classes(text: Talk2DinoText, classes: Sequence[Sequence[str]], templates: Sequence[str]) -> Tensor:
-    """Embed each class: the mean of CLIP's own features over all prompts, projected, of unit length.
+    """Embed each class: average CLIP's features over all prompts, project and normalise.
 
     Source: lorebianchi98/Talk2DINO, ``models/dinotext/dinotext.py: build_text_embedding``.
 

@@ -1,4 +1,4 @@
-"""The commands ``ovsdino models`` and ``ovsdino convert``. All but click is imported when it is needed."""
+"""The commands ``ovsdino models`` and ``ovsdino convert``. Only click is imported before they run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXTRAS = "hub,export,cpu"
 @click.group(invoke_without_command=True, context_settings=CONTEXT)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """List the models that others have published, fetch them and make bundles of them."""
+    """List published models, download them and export them to bundles."""
     if context.invoked_subcommand is None:
         with user_errors():
             show_list()
@@ -42,7 +42,7 @@ def models(context: click.Context) -> None:
 )
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Fetch a model's official files into the cache; what is cut goes on with the same command."""
+    """Download a model's official files to the cache. The same command resumes a partial download."""
     with user_errors("`ovsdino models fetch`", extra="hub"):
         from ovsdino.zoo.fetch import fetch as run
 
@@ -60,7 +60,7 @@ def fetch(name: str) -> None:
 @click.option("--first-use", is_flag=True, hidden=True, help="Ask first; for `ovsdino-run --model NAME`.")
 @click.pass_context
 def prepare(context: click.Context, name: str, first_use: bool) -> None:
-    """Fetch a model and export it to where `ovsdino-run --model NAME` finds it, offline from then on."""
+    """Download and export a model, so that `ovsdino-run --model NAME` finds it, from then on offline."""
     from ovsdino.zoo.catalogue import ENTRIES
     from ovsdino.zoo.store import bundle_path
 
@@ -100,7 +100,7 @@ def prepare(context: click.Context, name: str, first_use: bool) -> None:
 def push(
     run: Path, repo: str, licence: str | None, bundle: Path | None, private: bool, folder: Path | None
 ) -> None:
-    """Upload what `ovsdino train --out RUN` trained, with a card made of its records."""
+    """Upload the network of `ovsdino train --out RUN` to the Hub, with a model card from its records."""
     with user_errors("`ovsdino models push`", extra="hub,train"):
         from ovsdino.zoo import repository
 
@@ -123,7 +123,7 @@ def push(
 @click.option("--out", type=PATH, required=True, metavar="FILE", help="Such as weights.safetensors.")
 @click.option("--revision", help="A commit, tag or branch.  [default: the newest]")
 def pull(repo: str, out: Path, revision: str | None) -> None:
-    """Fetch a network that `ovsdino models push` uploaded."""
+    """Download a network that `ovsdino models push` uploaded."""
     with user_errors("`ovsdino models pull`", extra="hub,train"):
         from ovsdino.zoo.repository import pull as run
 
@@ -142,9 +142,9 @@ def pull(repo: str, out: Path, revision: str | None) -> None:
 @click.argument("checkpoint", type=PATH)
 @click.option("--out", type=PATH, metavar="FILE", help="[default: beside the checkpoint, *.safetensors]")
 def convert(checkpoint: Path, out: Path | None) -> None:
-    """Write an official checkpoint (DINOv2, DINOv3, dino.txt, SAM, CLIP, Talk2DINO) as safetensors.
+    """Convert an official checkpoint (DINOv2, DINOv3, dino.txt, SAM, CLIP, Talk2DINO) to safetensors.
 
-    Names and numbers stay; licence and source are in the file's metadata.
+    Names and values are kept; licence and source are written to the file's metadata.
     """
     with user_errors("`ovsdino convert`", extra="export"):
         from ovsdino.zoo.convert import convert as run
@@ -155,7 +155,7 @@ def convert(checkpoint: Path, out: Path | None) -> None:
 
 
 def show_list() -> None:
-    """Print what there is, with sizes, licences, what is here, and where it comes from."""
+    """Print the catalogue: names, sizes, licences, states and addresses."""
     from ovsdino.zoo.catalogue import ENTRIES
     from ovsdino.zoo.fetch import endpoint
     from ovsdino.zoo.store import in_words, state_of, weights_folder
@@ -172,10 +172,10 @@ def show_list() -> None:
 
 
 def ask(name: str) -> None:
-    """Ask before something large is fetched; where nobody can answer, refuse with the command.
+    """Ask before a large download; without a terminal, fail with the command to run.
 
     Raises:
-        RefusedError: nobody can answer, or the answer is no.
+        RefusedError: there is no terminal, or the answer is no.
     """
     from ovsdino.zoo.catalogue import ENTRIES
     from ovsdino.zoo.store import in_words, missing_files
@@ -192,10 +192,10 @@ def ask(name: str) -> None:
 
 
 def export(name: str) -> None:
-    """Make a model's bundle, in a process of its own: this room may not import the export.
+    """Export a model to its bundle, in a child process, because this room must not import the exporter.
 
     Raises:
-        RefusedError: it failed; it has said why.
+        RefusedError: the export failed; it has printed the reason.
     """
     from ovsdino.zoo.store import bundle_path
 
@@ -207,7 +207,7 @@ def export(name: str) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show how far a download is, with rich."""
+    """Show the progress of a download, with rich."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -1,4 +1,4 @@
-"""What fixes the published models' networks, and the presets."""
+"""Configurations and presets of published models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ovsdino.network.config import IMAGENET_MEAN, IMAGENET_STD, VITB14, ModelCon
 
 
 class ZooConfig(Protocol):
-    """What an export asks of a model: its name, the space of its features, and how photos are cut."""
+    """The settings that an export needs: name, feature space, and how photos are cut."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +38,7 @@ class ZooConfig(Protocol):
 
 @dataclass(frozen=True)
 class Talk2DinoConfig:
-    """Talk2DINO: DINO's own patches, and CLIP's text projected into their space. The default is ViT-B/14.
+    """Talk2DINO: DINO's patches, and CLIP's text features projected into their space. Default: ViT-B/14.
 
     Source: Talk2DINO (arXiv 2411.19331); lorebianchi98/Talk2DINO, ``src/model.py`` and ``configs/``.
     """
@@ -63,17 +63,17 @@ class Talk2DinoConfig:
 
     @property
     def short_side(self) -> int:
-        """A photo's short side, as large as a window [px]."""
+        """Short side of a photo, equal to a window [px]."""
         return self.image_size
 
     @property
     def stride(self) -> int:
-        """The official evaluation's half a window [px]."""
+        """Step between windows: half a window, as in the official evaluation [px]."""
         return self.image_size // 2
 
     @property
     def backbone_shape(self) -> ModelConfig:
-        """DINOv2 with registers, for :class:`ovsdino.network.backbone.Backbone`."""
+        """Configuration of DINOv2 with registers for :class:`ovsdino.network.backbone.Backbone`."""
         return replace(
             VITB14,
             name=self.name,
@@ -109,17 +109,17 @@ class ZeroShotConfig:
 
     @property
     def text_width(self) -> int:
-        """D: width of a patch and of one half of a class embedding."""
+        """D, the width of a patch and of one half of a class embedding."""
         return self.vlm.width
 
     @property
     def templates(self) -> str:
-        """Prompts around a class's name."""
+        """Name of the set of prompts."""
         return self.protocol.templates
 
     @property
     def short_side(self) -> int:
-        """A photo's short side [px]."""
+        """Short side of a photo [px]."""
         return self.protocol.short_side
 
     @property
@@ -129,22 +129,22 @@ class ZeroShotConfig:
 
     @property
     def patch_size(self) -> int:
-        """Of the backbone [px]."""
+        """Side of a patch [px]."""
         return self.vlm.patch_size
 
     @property
     def stride(self) -> int:
-        """From window to window [px]."""
+        """Step between windows [px]."""
         return self.protocol.stride
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Of the colours."""
+        """Mean of the colours."""
         return self.vlm.mean
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Of the colours."""
+        """Standard deviation of the colours."""
         return self.vlm.std
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Official checkpoints as safetensors: the same names and numbers, with licence and source inside."""
+"""Convert official checkpoints to safetensors: same names and values, with licence and source as metadata."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def convert(path: Path, out: Path | None = None) -> tuple[Path, Layout]:
     """Write an official checkpoint as a safetensors file.
 
     Args:
-        path: a torch file of tensors alone, read with ``weights_only``, or a safetensors file.
-        out: where to; None takes the checkpoint's name with another suffix.
+        path: a torch file that contains only tensors, read with ``weights_only``, or a safetensors file.
+        out: the file to write; None replaces the suffix of the checkpoint's name.
 
     Returns:
-        The file, and what it holds.
+        The written file, and its layout.
 
     Raises:
-        CheckpointError: the checkpoint is missing, broken, holds code, or its layout is unknown.
-        OutputError: the output cannot be written there.
+        CheckpointError: the checkpoint is missing, broken, contains code, or its layout is unknown.
+        OutputError: the output cannot be written.
     """
     target = path.with_suffix(".safetensors") if out is None else out
     if target.exists():

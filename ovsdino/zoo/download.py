@@ -1,4 +1,4 @@
-"""A file from an address: goes on where it was cut, and is whole or not there."""
+"""Download a file; resume an interrupted download."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Progress = Callable[[int, int | None], object]  # bytes that are there, and all 
 
 
 class CutError(OSError):
-    """What came is not as long as the file."""
+    """The download ended before the file was complete."""
 
 
 def download(url: str, partial: Path, *, progress: Progress, pause: float = 1.0) -> None:
     """Download a file, or the rest of a partial download.
 
-    Beside the file, ``.etag`` keeps which version it is of, so that halves of two versions never meet.
+    An ``.etag`` file beside it records the version, so that parts of two versions are never mixed.
 
     Args:
-        url: http or https; proxies are taken from the environment.
-        partial: the file while it is not whole.
-        progress: told of each block.
-        pause: between tries [s].
+        url: an http or https address; proxies are taken from the environment.
+        partial: path of the partial file.
+        progress: called with each block.
+        pause: time between tries [s].
 
     Raises:
-        OSError: no connection, no such file, no room on the disk.
+        OSError: there is no connection, no such file, or no space on the disk.
     """
     fruitless = 0
     while True:
@@ -53,7 +53,7 @@ def download(url: str, partial: Path, *, progress: Progress, pause: float = 1.0)
 
 
 def _fetch_rest(url: str, partial: Path, progress: Progress) -> None:
-    """Ask for what is missing, and append it; a server without ranges sends all of it again."""
+    """Request the missing part and append it; a server without ranges sends the whole file again."""
     tag = partial.with_name(f"{partial.name}.etag")
     start = _size(partial) if tag.is_file() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "ovsdino"})

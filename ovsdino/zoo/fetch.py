@@ -1,4 +1,4 @@
-"""Official files into the user's cache: checked, whole or not there, and never touched again."""
+"""Download official files to the user's cache, and check them. Complete files are never changed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ DIGITS = 64  # of a SHA-256
 
 
 def fetch(name: str, report: Report = lambda _: None, progress: Progress = lambda *_: None) -> Path:
-    """Fetch the files of a name that are not there yet.
+    """Download the missing files of a catalogue entry.
 
-    ``HF_ENDPOINT`` names a mirror of the Hub, ``HF_HUB_OFFLINE=1`` forbids the network, and
-    ``OVSDINO_CACHE`` moves the cache.
+    ``HF_ENDPOINT`` sets a mirror of the Hub, ``HF_HUB_OFFLINE=1`` forbids the network, and ``OVSDINO_CACHE``
+    sets the folder of the cache.
 
     Args:
         name: a key of :data:`ovsdino.zoo.catalogue.ENTRIES`.
-        report: told of each step in a few words.
-        progress: told of each block.
+        report: called with a short description of each step.
+        progress: called with each block.
 
     Returns:
-        The folder with all its files.
+        The folder with all files.
 
     Raises:
-        FetchError: a file cannot be had or is not the one that it should be; nothing half-written is left
-            under its name, and what came is kept to go on with.
+        FetchError: a file cannot be downloaded or has another hash. Partial downloads are kept under another
+            name, to be resumed.
     """
     folder = weights_folder(name)
     wanted = missing_files(name)
@@ -50,10 +50,7 @@ def fetch(name: str, report: Report = lambda _: None, progress: Progress = lambd
 
 
 def fetch_file(file: File, folder: Path, report: Report, progress: Progress) -> None:
-    """Fetch one file, check it, and give it its name.
-
-    Of several processes that want the same files, the others wait for the first.
-    """
+    """Download a file, check it, and rename it. Only one process downloads; others wait for it."""
     target = folder / file.file
     address = file.address(endpoint())
     where = f"{target.name} from {address} belongs in {folder}"
@@ -90,10 +87,10 @@ def fetch_file(file: File, folder: Path, report: Report, progress: Progress) -> 
 
 
 def fetch_from_hub(file: HubFile, staging: Path) -> tuple[Path, str | None]:
-    """Fetch through huggingface_hub, which goes on where it was cut; the Hub's own hash where we know none.
+    """Download with huggingface_hub, which resumes; return the file and, if we know no hash, the Hub's hash.
 
     Raises:
-        OSError: no connection, no such file, no access.
+        OSError: there is no connection, no such file, or no access.
     """
     from huggingface_hub import errors, hf_hub_download
 
@@ -108,25 +105,25 @@ def fetch_from_hub(file: HubFile, staging: Path) -> tuple[Path, str | None]:
 
 
 def hash_of_hub(staging: Path, file: str) -> str | None:
-    """Read the hash that the Hub gave with a large file: huggingface_hub writes it down beside it."""
+    """Read the Hub's hash of a large file, which huggingface_hub stores beside the file."""
     notes = staging / ".cache" / "huggingface" / "download" / f"{file}.metadata"  # revision, etag, time
     lines = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else []
     return next((line for line in lines[1:2] if len(line) == DIGITS), None)
 
 
 def verify(came: Path, expected: str | None, cure: str) -> str:
-    """Compare a file with the SHA-256, or its first digits, that it should have.
+    """Compare the SHA-256 of a file with the expected one, or its first digits.
 
     Args:
         came: the file.
-        expected: None where nothing is known.
-        cure: what to do where it differs.
+        expected: the expected hash; None if it is unknown.
+        cure: advice if the hash differs.
 
     Returns:
-        The hash and whether it was expected, for people.
+        A line with the hash and whether it was expected.
 
     Raises:
-        FetchError: it differs.
+        FetchError: the hash differs.
     """
     digest = hashlib.sha256()
     with came.open("rb") as file:
@@ -139,10 +136,10 @@ def verify(came: Path, expected: str | None, cure: str) -> str:
 
 
 def require_room(file: File, folder: Path) -> None:
-    """Reject a download that the disk cannot hold.
+    """Check that the disk has space for a download.
 
     Raises:
-        OSError: it cannot.
+        OSError: there is too little space.
     """
     free = shutil.disk_usage(folder).free
     begun = sum(part.stat().st_size for part in folder.rglob("*") if part.is_file() and part.parent != folder)
@@ -153,7 +150,7 @@ def require_room(file: File, folder: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return in a few words why a download failed."""
+    """Return the reason of a failed download in a few words."""
     if error.errno == errno.ENOSPC:
         return f"{error.strerror}: make room, or set OVSDINO_CACHE to another disk"
     if isinstance(error, HTTPError):
@@ -163,10 +160,10 @@ def reason(error: OSError) -> str:
 
 
 def endpoint() -> str:
-    """Return the Hub's address, or that of its mirror."""
+    """Return the address of the Hub or its mirror."""
     return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
 
 
 def is_offline() -> bool:
-    """Return whether the user forbids network access, read as huggingface_hub reads it."""
+    """Tell whether the user forbids network access, as huggingface_hub interprets ``HF_HUB_OFFLINE``."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}

@@ -13,7 +13,7 @@ from ovsdino.network.checkpoint import CheckpointError, shorten
 
 @dataclass(frozen=True)
 class Layout:
-    """How a project names its weights, and under which licence it publishes them."""
+    """The key names of a project's checkpoints, and their licence."""
 
     name: str
     what: str
@@ -84,16 +84,16 @@ LAYOUTS = (
 
 
 def recognise(keys: Collection[str]) -> Layout | None:
-    """Find the layout that a file's keys are of; None if it is none of :data:`LAYOUTS`."""
+    """Return the layout of a file with these keys; None if it is unknown."""
     names = frozenset(keys)
     return next((layout for layout in LAYOUTS if layout.marks <= names), None)
 
 
 def require_layout(tensors: dict[str, Tensor], path: Path) -> Layout:
-    """Recognise a file.
+    """Return the layout of a file.
 
     Raises:
-        CheckpointError: its layout is none that is known; the message names a few of its keys.
+        CheckpointError: the layout is unknown; the message lists a few keys.
     """
     layout = recognise(tensors)
     if layout is None:

@@ -1,4 +1,4 @@
-"""One interface for every published model: pixels to features, and features to scores."""
+"""A common interface of published models: pixels to features, and features to scores."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PLAIN_HEAD = replace(VITB14, logit_scale=1.0, logit_bias=0.0)  # the confidence 
 
 
 class ZooNetwork(nn.Module):
-    """A published vision tower behind the interface of :class:`ovsdino.OVSDINO`.
+    """A published vision tower with the interface of :class:`ovsdino.OVSDINO`.
 
     Args:
-        config: how photos are cut, and the space of the features.
-        vision: pixels (B, 3, S, S) to patches (B, D, h, w).
+        config: settings of the model.
+        vision: maps pixels (B, 3, S, S) to patches (B, D, h, w).
 
     Shape: pixels (B, 3, S, S), normalised with the config's mean and std -> features (B, D, h, w).
     """
@@ -34,7 +34,7 @@ class ZooNetwork(nn.Module):
         self.head = CosineHead(PLAIN_HEAD)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features whose cosine with text embeddings gives the labels."""
+        """Return the features, to be compared with text embeddings by cosine."""
         return cast(Tensor, self.vision(pixels))
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class HalfText(nn.Module):
 
 
 def build_talk2dino(config: Talk2DinoConfig) -> ZooNetwork:
-    """Build the vision half of a Talk2DINO, without weights."""
+    """Build the vision network of a Talk2DINO, without weights."""
     patches = Dinov2Patches if config.family == "dinov2" else Dinov3Patches
     return ZooNetwork(config, patches(config))
 

@@ -1,4 +1,4 @@
-"""PAMR: masks follow the edges of the photo, by repeated averages over neighbours of similar colour."""
+"""PAMR: refine masks along the edges of the photo by repeatedly averaging neighbours of similar colour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPSILON, SHARPNESS = 1e-8, 0.1  # of the colour differences' scale
 def refine_masks(
     photo: Tensor, masks: Tensor, *, iterations: int = 10, dilations: tuple[int, ...] = DILATIONS
 ) -> Tensor:
-    """Average each mask over the eight neighbours at each distance, weighted by how alike their colours are.
+    """Average each mask over the eight neighbours at each distance, weighted by similarity of colour.
 
     Source: Pixel-Adaptive Mask Refinement (Araslanov and Roth, CVPR 2020), visinf/1-stage-wseg,
     ``models/mods/pamr.py``; iterations and dilations as in lorebianchi98/Talk2DINO,
@@ -23,8 +23,8 @@ def refine_masks(
 
     Args:
         photo: colours in 0..255; their scale cancels out.
-        masks: of the same size.
-        iterations: how often masks are averaged.
+        masks: masks of the same size.
+        iterations: number of averaging steps.
         dilations: distances of the neighbours [px].
 
     Shape: photo (3, H, W), masks (N, H, W) -> (N, H, W).
@@ -39,7 +39,7 @@ def refine_masks(
 
 
 def neighbour_weights(photo: Tensor, dilations: tuple[int, ...]) -> Tensor:
-    """Weigh every neighbour of every pixel; weights of a pixel sum to 1. Shape: (3, H, W) -> (P, H, W)."""
+    """Return the weight of each neighbour of each pixel; they sum to 1. Shape: (3, H, W) -> (P, H, W)."""
     around = torch.stack(list(neighbours(photo, dilations)))  # (P, 3, H, W)
     window = torch.cat([around, photo.expand(len(dilations), -1, -1, -1)])  # each kernel sees the centre too
     spread = window.std(0)  # (3, H, W)

@@ -1,4 +1,4 @@
-"""A trained network to and from a repository on the Hugging Face Hub."""
+"""Upload a trained network to a repository on the Hugging Face Hub, and download it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ RECORDS = ("epochs.csv", "steps.csv")
 def write_folder(
     run: Path, repo: str, folder: Path, *, licence: str | None = None, bundle: Path | None = None
 ) -> Path:
-    """Write what a push uploads: weights, card and records, and the bundle that runs without torch.
+    """Write the folder that a push uploads: weights, model card, records, and the bundle.
 
     Args:
-        run: the ``--out`` of `ovsdino train`.
+        run: the ``--out`` folder of `ovsdino train`.
         repo: OWNER/NAME on the Hub.
-        folder: it must not be there yet.
+        folder: the folder to write; it must not exist.
         licence: see :func:`ovsdino.zoo.card.write_card`.
-        bundle: what `ovsdino-export` made of the run; ``Segmenter.load(repo)`` then works. None: no bundle.
+        bundle: bundle of the run from `ovsdino-export`, for ``Segmenter.load(repo)``; None uploads no bundle.
 
     Returns:
         The folder.
@@ -39,7 +39,7 @@ def write_folder(
     Raises:
         BundleError: the bundle is damaged.
         CheckpointError: the run has no weights yet.
-        OutputError: the folder is there already.
+        OutputError: the folder exists already.
     """
     records = read_run(run)
     if folder.exists():
@@ -62,13 +62,13 @@ def write_folder(
 
 
 def push(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Upload a folder of :func:`write_folder`; the repository is made where there is none.
+    """Upload a folder of :func:`write_folder`; create the repository if necessary.
 
     Returns:
         The address of the commit.
 
     Raises:
-        FetchError: no token, no connection, or not allowed.
+        FetchError: there is no token, no connection, or no permission.
     """
     from huggingface_hub import HfApi, errors
 
@@ -87,20 +87,20 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
 
 
 def pull(repo: str, out: Path, *, revision: str | None = None) -> str:
-    """Fetch a trained network's weights.
+    """Download the weights of a trained network.
 
     Args:
         repo: OWNER/NAME on the Hub.
         out: the file to write.
-        revision: a commit, tag or branch; None takes the newest.
+        revision: a commit, tag or branch; None uses the newest commit.
 
     Returns:
-        The preset that it is of.
+        The name of its preset.
 
     Raises:
-        FetchError: it cannot be had.
-        CheckpointError: it is no network of ours.
-        OutputError: the file is there already.
+        FetchError: the file cannot be downloaded.
+        CheckpointError: the file is not a network of this package.
+        OutputError: the output file exists already.
     """
     if out.exists():
         raise OutputError(f"{out} exists already; choose another --out")

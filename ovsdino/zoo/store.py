@@ -1,4 +1,4 @@
-"""Where fetched weights and the bundles made of them lie: in the user's cache."""
+"""Locations of downloaded weights and their bundles in the user's cache."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ovsdino_runtime.base.private import find_foreign_writer
 
 
 class FetchError(OvsdinoError):
-    """A file cannot be fetched; the message has the file, its address, where it belongs, and the reason."""
+    """A file cannot be downloaded; the message holds file, address, target folder and reason."""
 
 
 def find_entry(name: str) -> Entry:
-    """Look a name up.
+    """Return the catalogue entry of a name.
 
     Raises:
-        FetchError: there is none of that name.
+        FetchError: there is no such entry.
     """
     if name not in ENTRIES:
         raise FetchError(f"unknown name {name!r}; known: {', '.join(ENTRIES)}")
@@ -26,27 +26,26 @@ def find_entry(name: str) -> Entry:
 
 
 def weights_folder(name: str) -> Path:
-    """Return where a name's files belong; the folder may not be there yet."""
+    """Return the folder for the files of an entry; it may not exist yet."""
     return cache_dir() / "weights" / name
 
 
 def bundle_path(name: str) -> Path:
-    """Return where the runtime looks for a model's bundle."""
+    """Return the path at which the runtime looks for the bundle of a model."""
     return cache_dir() / "models" / f"{name}.ovs"
 
 
 def missing_files(name: str) -> list[str]:
-    """List the files of an entry that its folder lacks; files in it are complete."""
+    """List the missing files of an entry; existing files are complete."""
     folder = weights_folder(name)
     return [file.file for file in find_entry(name).files if not (folder / file.file).is_file()]
 
 
 def fetched(name: str) -> Path:
-    """Return the folder with all of a name's files.
+    """Return the folder with all files of an entry.
 
     Raises:
-        FetchError: one is missing; the message says how to get it. Or another user of this machine can
-            change one.
+        FetchError: a file is missing (the message says how to get it), or another user can change it.
     """
     if missing := missing_files(name):
         raise FetchError(
@@ -61,12 +60,12 @@ def fetched(name: str) -> Path:
 
 
 def in_words(size: int) -> str:
-    """Write a size in words."""
+    """Format a size, such as "346 MB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def state_of(name: str) -> str:
-    """Return an entry's state in one word: "bundle", "fetched" or "-"."""
+    """Return the state of an entry: "bundle", "fetched" or "-"."""
     if bundle_path(name).is_dir():
         return "bundle"
     return "-" if missing_files(name) else "fetched"

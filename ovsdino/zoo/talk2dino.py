@@ -18,13 +18,13 @@ from ovsdino.zoo.config import Talk2DinoConfig
 class Projection(nn.Module):
     """Project CLIP's text features into DINO's space: ``Linear(tanh(Linear(x)))``.
 
-    It was trained on text features of CLIP's own length. Parameters have the official names.
+    It was trained on text features that are not normalised. Parameters have the official names.
 
     Source: lorebianchi98/Talk2DINO, ``src/model.py: ProjectionLayer.project_clip_txt``.
 
     Args:
-        clip_width: of a text feature.
-        width: of DINO's patches.
+        clip_width: width of a text feature.
+        width: width of DINO's patches.
 
     Shape: x (N, clip width), NOT normalised -> (N, width).
     """
@@ -42,8 +42,8 @@ class Projection(nn.Module):
 class Talk2DinoText(nn.Module):
     """CLIP's text encoder and the projection: ``project(mean(encode_raw(prompts)))`` embeds a class.
 
-    The official code averages CLIP's own features over the templates, not of unit length, and projects their
-    mean. ``forward`` embeds single prompts: the same for one template.
+    The official code averages CLIP's features over the templates without normalising them, and projects the
+    mean. ``forward`` embeds single prompts, which is the same for one template.
 
     Source: lorebianchi98/Talk2DINO, ``models/dinotext/dinotext.py: build_text_embedding``.
 
@@ -74,7 +74,7 @@ class Talk2DinoText(nn.Module):
 
 
 class RawText(nn.Module):
-    """The part of `Talk2DinoText` before the mean. Shape: ids (N, T) -> (N, clip width), any length."""
+    """The part of `Talk2DinoText` before the mean. Shape: ids (N, T) -> (N, clip width), not normalised."""
 
     def __init__(self, text: Talk2DinoText) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class RawText(nn.Module):
 
 
 class ProjectedText(nn.Module):
-    """The part of `Talk2DinoText` behind the mean. Shape: means (N, clip width) -> (N, D) of unit length."""
+    """The part of `Talk2DinoText` after the mean. Shape: means (N, clip width) -> (N, D) of unit length."""
 
     def __init__(self, text: Talk2DinoText) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class Dinov3Patches(nn.Module):
 
 
 def encode_with_attention(vision: nn.Module, vit: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a vision tower, and read what its last block's attention was given.
+    """Run a vision tower; return its patches and the class token's attention logits in the last block.
 
     Args:
         vision: returns patches.
         vit: its timm backbone.
-        pixels: normalised.
+        pixels: normalised pixels.
 
     Shape: pixels (B, 3, H, W) -> (B, D, h, w), (B, heads, h * w).
     """

@@ -1,1 +1,1 @@
-"""From captions to the nouns worth looking for."""
+"""Extract nouns from captions."""

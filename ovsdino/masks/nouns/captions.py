@@ -1,4 +1,4 @@
-"""Caption files in COCO's format, matched with a folder of photos."""
+"""Read caption files in COCO's format and match them with a folder of photos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CaptionedPhoto:
 
 @dataclass(frozen=True)
 class Captions:
-    """The captioned photos of a folder, sorted by name, and what did not match."""
+    """The captioned photos of a folder, sorted by name, and mismatches between file and folder."""
 
     photos: tuple[CaptionedPhoto, ...]
     missing: tuple[str, ...]  # photos of the caption file that are not in the folder
@@ -42,7 +42,7 @@ def read_captions(file: Path, folder: Path) -> Captions:
     """Read a caption file and find its photos in a folder, by path or else by name.
 
     Raises:
-        MaskError: it is no caption file, holds no caption, or is of other photos.
+        MaskError: the file is not a caption file, has no caption, or belongs to other photos.
     """
     said = _read_annotations(file)
     images = list_photos(folder)
@@ -73,7 +73,7 @@ def read_captions(file: Path, folder: Path) -> Captions:
 
 
 def _read_annotations(file: Path) -> dict[str, list[str]]:
-    """Return file name -> captions."""
+    """Return the captions of each file name."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

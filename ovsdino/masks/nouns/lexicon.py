@@ -1,4 +1,4 @@
-"""WordNet's nouns: singular forms, visible things, synonyms, hypernyms."""
+"""Nouns of WordNet: singular forms, visible things, synonyms, hypernyms."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sense(NamedTuple):
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Nouns with their irregular plurals and senses."""
+    """The nouns of WordNet, with irregular plurals and senses."""
 
     nouns: Mapping[str, bool]  # lemma, words separated by spaces -> whether a sense of it is physical
     irregular: Mapping[str, str]  # form -> lemma
@@ -47,7 +47,7 @@ class Lexicon:
     def from_senses(
         cls, senses: Iterable[Sense], irregular: Mapping[str, str], above: Mapping[str, tuple[str, ...]]
     ) -> Lexicon:
-        """Build from senses, in any order."""
+        """Build a lexicon from senses, in any order."""
         nouns: dict[str, bool] = {}
         synsets: dict[str, tuple[str, ...]] = {}
         for sense in sorted(senses, key=lambda sense: sense.rank):
@@ -58,22 +58,22 @@ class Lexicon:
         return cls(nouns, {**irregular, **PLURALS}, synsets, above)
 
     def lemma(self, word: str) -> str | None:
-        """Return the singular of a noun, None for other words. Of several, the shortest, as in NLTK."""
+        """Return the singular of a noun (of several the shortest, as in NLTK); None for other words."""
         if word in self.irregular:
             return self.irregular[word]
         forms = [word, *(word[: -len(end)] + new for end, new in ENDINGS if word.endswith(end))]
         return min((form for form in forms if form in self.nouns), key=len, default=None)
 
     def physical(self, noun: str) -> bool:
-        """Tell whether a noun is a visible thing. Of a compound that WordNet lacks, the last word decides."""
+        """Tell whether a noun is a visible thing; of an unknown compound, the last word decides."""
         return self.nouns.get(noun, False) or self.nouns.get(noun.rpartition(" ")[2], False)
 
     def synonyms(self, nouns: Collection[str]) -> dict[str, tuple[str, ...]]:
         """Find the synonyms of each noun, the noun itself first. Nouns without synonyms are left out.
 
-        A noun means its most common physical sense.
+        A noun is taken in its most common physical sense.
 
-        Source: OVS-DINO is silent on synonyms; both this and :meth:`wider` are our reconstruction.
+        Source: OVS-DINO does not mention synonyms; this and :meth:`wider` are our reconstruction.
         """
         same: dict[str, list[str]] = {}
         for noun in sorted(nouns):
@@ -87,11 +87,11 @@ class Lexicon:
         }
 
     def wider(self, nouns: Collection[str]) -> dict[str, str]:
-        """Find for each noun the nearest of the others that holds it (lady: woman); none is left out.
+        """Find for each noun its closest hypernym among the others (woman for lady); skip nouns without one.
 
-        The way up begins at the noun's most common physical sense and looks at all physical senses of the
-        others, so that one that holds it is rather found than missed. A compound that WordNet lacks, or knows
-        as nothing physical, is held by its last words.
+        The search starts at the noun's most common physical sense and considers all physical senses of the
+        others, so that it finds too many hypernyms rather than too few. For a compound that WordNet lacks, or
+        that is not physical, the last words are its hypernym.
         """
         named: dict[str, set[str]] = {}
         for noun in nouns:
@@ -112,7 +112,7 @@ class Lexicon:
         return found
 
     def _first_above(self, noun: str, named: Mapping[str, set[str]], own: set[str]) -> str | None:
-        """Climb level by level; on one level a noun's most common sense comes first, then the alphabet."""
+        """Search upwards level by level; within a level by the rank of the sense, then by name."""
         level = list(self.synsets.get(noun, ())[:1])
         seen: set[str] = set()
         while level:

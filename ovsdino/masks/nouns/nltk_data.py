@@ -1,7 +1,7 @@
-"""Read NLTK's data from files: the part-of-speech tagger and WordNet's nouns.
+"""Read NLTK's data files: the part-of-speech tagger and WordNet's nouns.
 
-Read here instead of by ``nltk.data``, which looks only where ``nltk.download`` puts things and, from NLTK 3.9
-on, refuses the tagger's older file. The tagger itself is NLTK's.
+``nltk.data`` searches only the folders of ``nltk.download`` and, since NLTK 3.9, rejects the older file of
+the tagger. The tagger itself is NLTK's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Place = Path | zipfile.Path
 
 
 def search_folders(given: Path | None) -> list[Path]:
-    """Return where NLTK's data may be: the folder given, else NLTK's own places.
+    """Return the folders to search for NLTK's data: the given folder, else NLTK's own.
 
     Raises:
         MaskError: there is no such folder.
@@ -42,10 +42,10 @@ def search_folders(given: Path | None) -> list[Path]:
 
 
 def open_tagger(folders: Sequence[Path]) -> Tagger:
-    """Open NLTK's averaged perceptron tagger for English, in its present or its older file.
+    """Open NLTK's averaged perceptron tagger for English, from its current or its older file.
 
     Raises:
-        MaskError: it is in none of the folders, or damaged; names the command that gets it.
+        MaskError: no folder contains it, or it is damaged; the message holds the command that downloads it.
     """
     from nltk.tag.perceptron import PerceptronTagger
 
@@ -67,11 +67,11 @@ def open_lexicon(folders: Sequence[Path], archive: Path | None = None) -> Lexico
     """Open WordNet's nouns: an archive of Open English WordNet, or NLTK's corpus.
 
     Args:
-        folders: where NLTK's data may be; an archive of Open English WordNet may lie there too.
-        archive: Open English WordNet in YAML, instead of what the folders hold.
+        folders: folders to search for NLTK's data or an archive of Open English WordNet.
+        archive: Open English WordNet in YAML; None searches the folders.
 
     Raises:
-        MaskError: there is none, or it is damaged; names the command that gets it.
+        MaskError: there is no WordNet, or it is damaged; the message holds the command that downloads it.
     """
     if archive is not None:
         return read_open_english_wordnet(archive)
@@ -84,7 +84,7 @@ def open_lexicon(folders: Sequence[Path], archive: Path | None = None) -> Lexico
 
 
 def read_wordnet(place: Place) -> Lexicon:
-    """Read Princeton's files: ``index.sense`` of senses, ``noun.exc`` of plurals, ``data.noun`` of synsets.
+    """Read Princeton's files: senses (``index.sense``), plurals (``noun.exc``), synsets (``data.noun``).
 
     Source: senseidx(5WN), morphy(7WN), wndb(5WN).
     """
@@ -107,9 +107,9 @@ def read_wordnet(place: Place) -> Lexicon:
 
 
 def read_open_english_wordnet(archive: Path) -> Lexicon:
-    """Read Open English WordNet's archive: senses and irregular forms of nouns, and hypernyms.
+    """Read an archive of Open English WordNet: senses, irregular plurals and hypernyms of nouns.
 
-    The first are in ``entries-*.yaml``, a lemma's senses in their order; hypernyms in ``noun.*.yaml``.
+    Senses and plurals are in ``entries-*.yaml``, hypernyms in ``noun.*.yaml``.
 
     Raises:
         MaskError: the archive is missing, damaged, or something else.
@@ -143,7 +143,7 @@ def read_open_english_wordnet(archive: Path) -> Lexicon:
 
 
 def _yaml_senses(text: str) -> list[Sense]:
-    """Read senses; those of a proper name (Bush) come after those of the noun that is spelled as it."""
+    """Parse senses; those of a proper name (Bush) follow those of the noun with the same spelling."""
     pattern = r"^(\S.*):$|^ +(?:- )?id: '?([^%\s']+)%1:(\d\d):.*\n(?: .*\n)*? +synset: (\S+)"
     senses, stop = [], 0
     for place, (entry, lemma, file, synset) in enumerate(re.findall(pattern, text, re.MULTILINE)):
@@ -174,7 +174,7 @@ def _yaml_plurals(text: str) -> dict[str, str]:
 
 
 def _find(folders: Sequence[Path], kind: str, name: str) -> Place | None:
-    """Find NLTK's resource as a folder or as the zip it is published as, under its kind or loose."""
+    """Find an NLTK resource as a folder or zip file, in the folder of its kind or directly."""
     for folder in folders:
         for parent in (folder / kind, folder):
             if (parent / name).is_dir():

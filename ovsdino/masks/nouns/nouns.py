@@ -1,7 +1,8 @@
-"""From captions to the nouns worth looking for.
+"""Extract and filter the nouns of captions.
 
-Source: OVS-DINO: NLTK extracts noun categories from the captions, then infrequent, incomplete and redundant
-ones are filtered out. The thresholds and the list of excluded words are our reconstruction.
+Source: OVS-DINO: NLTK extracts noun categories from the captions; infrequent, incomplete and redundant ones
+    are
+filtered out. The thresholds and the list of excluded words are our reconstruction.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EXCLUDED = frozenset(_NOT_THINGS.split())
 
 @dataclass(frozen=True)
 class NounFilter:
-    """Rules for the nouns that are kept."""
+    """Which nouns are kept."""
 
     min_captions: int = 100  # a noun must stand in so many
     least_length: int = 3  # [letters]
@@ -35,7 +36,7 @@ class NounFilter:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A noun as written in a caption, and as listed in the lexicon."""
+    """A noun as written in a caption, and its entry in the lexicon."""
 
     form: str  # lower case
     lemma: str | None  # None: WordNet does not know it
@@ -47,7 +48,7 @@ Runs = tuple[tuple[Noun, ...], ...]  # a caption's nouns; those that follow each
 
 @dataclass(frozen=True)
 class PhotoNouns:
-    """The nouns of one photo's captions."""
+    """The nouns in the captions of one photo."""
 
     image: str
     nouns: tuple[str, ...]  # kept ones, in the order of the captions
@@ -55,7 +56,7 @@ class PhotoNouns:
 
 
 def caption_runs(caption: str, tag: Tagger, lexicon: Lexicon) -> Runs:
-    """Tokenise and tag a caption, and return its runs of nouns."""
+    """Tokenise and tag a caption; return its runs of consecutive nouns."""
     from nltk.tokenize import NLTKWordTokenizer
 
     runs: list[tuple[Noun, ...]] = []
@@ -101,12 +102,12 @@ def count_nouns(captions: Iterable[Runs], lexicon: Lexicon, rules: NounFilter) -
 def photo_nouns(
     photos: Sequence[CaptionedPhoto], read: Callable[[str], Runs], lexicon: Lexicon, rules: NounFilter
 ) -> tuple[list[PhotoNouns], Counter[str]]:
-    """Return each photo's nouns, pooled over its captions, and the vocabulary with counts of captions.
+    """Return the nouns of each photo over all its captions, and the vocabulary with caption counts.
 
     Args:
-        photos: with their captions.
-        read: turns a caption into runs of nouns; see :func:`caption_runs`.
-        lexicon, rules: what is kept.
+        photos: the photos with their captions.
+        read: converts a caption to runs of nouns; see :func:`caption_runs`.
+        lexicon, rules: decide which nouns are kept.
     """
     said = [[read(caption) for caption in photo.captions] for photo in photos]
     counts = count_nouns((runs for captions in said for runs in captions), lexicon, rules)
@@ -122,7 +123,7 @@ def photo_nouns(
 
 
 def _bigram(first: Noun, second: Noun) -> str | None:
-    """Join two nouns, the second one in the singular: "sports balls" is a "sports ball"."""
+    """Join two nouns, the second in the singular: "sports balls" becomes "sports ball"."""
     return f"{first.form} {second.lemma}" if second.lemma and first.lemma else None
 
 

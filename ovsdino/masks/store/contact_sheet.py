@@ -1,4 +1,4 @@
-"""Contact sheet: samples of the masks, to check before training."""
+"""Draw a contact sheet: samples of the masks, to inspect before training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def draw_sheet(reader: MaskReader, photos: Path, *, count: int = 12, columns: in
 
     Args:
         reader: the masks.
-        photos: the folder of the photos.
-        count: how many samples at most.
-        columns: samples a row.
+        photos: folder of the photos.
+        count: largest number of samples.
+        columns: number of samples per row.
 
     Raises:
-        PhotoError: a photo is not there any more.
+        PhotoError: a photo no longer exists.
     """
     from PIL import Image
 
@@ -45,7 +45,7 @@ def draw_sheet(reader: MaskReader, photos: Path, *, count: int = 12, columns: in
 
 
 def draw_sample(masks: PhotoMasks, photos: Path) -> Image:
-    """Draw one photo, at most ``CELL`` wide and high, over its words: (CELL + TEXT, CELL)."""
+    """Draw a photo, at most ``CELL`` wide and high, above its words: (CELL + TEXT, CELL)."""
     from PIL import Image, ImageDraw
 
     pixels = load_photo(photos / masks.image).astype(np.float32)
@@ -63,7 +63,7 @@ def draw_sample(masks: PhotoMasks, photos: Path) -> Image:
 
 
 def _write_words(draw: ImageDraw, masks: PhotoMasks) -> None:
-    """Write the nouns in their masks' colours, those without a mask in ink; what finds no room is counted."""
+    """Write the nouns in the colours of their masks, others in black; count those that do not fit."""
     words = {r.noun: COLOURS[i % len(COLOURS)] if r.rle else INK for i, r in enumerate(masks.regions)}
     x, y, left = 4, CELL + 4, len(words)
     for noun, colour in (words or {"no masks": INK}).items():

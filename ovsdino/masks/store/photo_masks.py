@@ -55,7 +55,7 @@ class PhotoMasks:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A photo without a result, and why."""
+    """A photo without masks, and the reason."""
 
     image: str
     reason: str
@@ -65,17 +65,17 @@ Record = PhotoMasks | Skipped
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """Turn a record into what JSON can hold."""
+    """Convert a record to JSON values."""
     if isinstance(record, Skipped):
         return {"image": record.image, "skipped": record.reason}
     return asdict(record)
 
 
 def from_json(raw: dict[str, Any]) -> Record:
-    """Turn decoded JSON back into the record.
+    """Convert JSON values back to the record.
 
     Raises:
-        KeyError, TypeError, ValueError: it is none.
+        KeyError, TypeError, ValueError: the values are not a record.
     """
     if "skipped" in raw:
         return Skipped(raw["image"], raw["skipped"])

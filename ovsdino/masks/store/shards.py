@@ -30,7 +30,7 @@ INFO, INDEX, VOCABULARY = "masks.json", "index.json", "vocabulary.json"
 
 @dataclass(frozen=True)
 class MaskInfo:
-    """How a folder of masks was made (``masks.json``). A resumed run must agree with all of it."""
+    """How a folder of masks was made (``masks.json``). A resumed run must match all fields."""
 
     schema_version: int
     made_by: str
@@ -46,7 +46,7 @@ class MaskInfo:
         return -(-self.photos // self.shard_size)
 
     def part(self, shard: int) -> slice:
-        """Say which photos a shard holds."""
+        """Return the range of photos in a shard."""
         return slice(shard * self.shard_size, (shard + 1) * self.shard_size)
 
 
@@ -56,7 +56,7 @@ def listing_hash(images: Sequence[str]) -> str:
 
 
 def shard_path(folder: Path, shard: int) -> Path:
-    """Return the file of a shard."""
+    """Return the path of a shard."""
     return folder / f"shard-{shard:05d}.jsonl.gz"
 
 
@@ -64,7 +64,7 @@ def check_masks(folder: Path, info: MaskInfo) -> None:
     """Reject a folder in which a run can neither start nor resume. Write nothing.
 
     Raises:
-        MaskError: it holds something else, or was made of other photos or with other options.
+        MaskError: the folder contains something else, or was made of other photos or with other options.
     """
     if (folder / INFO).exists():
         _check_same(folder, read_info(folder), info)
@@ -136,7 +136,7 @@ class MaskReader:
     """Read a finished folder of pseudo-masks by photo number. Can be pickled for other processes.
 
     Raises:
-        MaskError: the folder is missing, foreign, unfinished or damaged.
+        MaskError: the folder is missing, incomplete, damaged, or not a folder of masks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -186,7 +186,7 @@ def read_info(folder: Path) -> MaskInfo:
     """Read ``masks.json``.
 
     Raises:
-        MaskError: there is none, or it is of another version, or damaged.
+        MaskError: the file is missing, damaged, or of another version.
     """
     path = folder / INFO
     if not path.is_file():
@@ -205,7 +205,7 @@ def read_info(folder: Path) -> MaskInfo:
 
 
 def _check_same(folder: Path, old: MaskInfo, new: MaskInfo) -> None:
-    """Reject to mix two runs in one folder."""
+    """Reject a run that would mix different masks in one folder."""
     cure = f"continue with what {folder / INFO} says, or give a new folder"
     if old.listing != new.listing:
         raise MaskError(f"{folder}: begun on {old.photos} other photos, now there are {new.photos}; {cure}")
@@ -221,7 +221,7 @@ def _unfinished(folder: Path, info: MaskInfo) -> str:
 
 
 def _members(path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:
-    """Read a shard's lines from an offset on, each with its own offset."""
+    """Yield the records of a shard from an offset on, each with its offset."""
     try:
         with path.open("rb") as file:
             file.seek(offset)

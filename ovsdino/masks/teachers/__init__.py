@@ -1,1 +1,1 @@
-"""Networks that give masks: Grounding DINO with SAM, and segmenters of fixed vocabularies."""
+"""Teacher networks that produce masks: Grounding DINO with SAM, and segmenters of fixed vocabularies."""

@@ -29,7 +29,7 @@ SHAKY = (2, 9, 11, 15, 16, 23, 25, 26, 28)
 
 @dataclass(frozen=True)
 class SetRules:
-    """Rules for one set of photos: a folder directly below the photo folder."""
+    """Rules for a set of photos: a folder directly below the photo folder."""
 
     voc_labels: bool = False  # VOC's true masks lie in ``labels/`` beside the photos' folder
     cityscapes: Literal["no", "agreed", "instead"] = "no"  # its segmenter counts: where it agrees, or alone
@@ -39,7 +39,7 @@ class SetRules:
 
 @dataclass(frozen=True)
 class Opinions:
-    """Each segmenter's label map of a photo, in its own labels. Shape: (H, W) each."""
+    """The label maps of a photo by each segmenter, in its own labels. Shape: (H, W) each."""
 
     ade: ByteLabels
     voc: ByteLabels
@@ -55,10 +55,11 @@ def translate(labels: ByteLabels, table: dict[int, int], default: int) -> Labels
 
 
 def merge(said: Opinions, concepts: Concepts, rules: SetRules) -> Labels:
-    """Lay VOC's objects over ADE20K's regions, and Cityscapes' streets over both where the set allows it.
+    """Merge label maps: VOC's objects over ADE20K's regions; Cityscapes' over both, if the set allows.
 
-    An object that only VOC's sharper segmenter sees is believed where ADE20K's says the same or a kindred
-    word, which then stays; else it is unknown, as is a person or a car that the sharper one does not see.
+    An object that only VOC's sharper segmenter finds is accepted where ADE20K's segmenter says the same or a
+    related word, which is then kept; otherwise it is unknown, and so is a person or car that VOC's segmenter
+    does not find.
     """
     regions = translate(said.ade, concepts.table("ade"), OTHER)
     objects = translate(said.voc, concepts.table("voc"), UNKNOWN)
@@ -77,7 +78,7 @@ def merge(said: Opinions, concepts: Concepts, rules: SetRules) -> Labels:
 
 
 def lay_truth(merged: Labels, truth: ByteLabels, concepts: Concepts) -> Labels:
-    """Lay VOC's true masks over the segmenters' labels, whose own VOC objects become "other"."""
+    """Replace VOC objects of the segmenters by VOC's true masks; the former become "other"."""
     table = concepts.table("voc")
     merged = np.where(np.isin(merged, list(table.values())), np.uint16(OTHER), merged)
     inside = truth > 0
@@ -86,7 +87,7 @@ def lay_truth(merged: Labels, truth: ByteLabels, concepts: Concepts) -> Labels:
 
 
 def name_riders(labels: Labels, concepts: Concepts) -> Labels:
-    """Call a person a rider whose mask touches a bicycle, a horse or a motorcycle from above."""
+    """Relabel a person as rider if the mask touches a bicycle, horse or motorcycle from above."""
     from scipy import ndimage
 
     person = labels == concepts.number("voc", PERSON)
@@ -108,16 +109,16 @@ def name_riders(labels: Labels, concepts: Concepts) -> Labels:
 def name_regions(
     labels: Labels, named: list[NamedBox], concepts: Concepts, *, alone: bool
 ) -> tuple[Labels, list[BoxedWord]]:
-    """Give finer words to regions that a classifier is sure of; return those that found no mask as boxes.
+    """Give finer words to regions of which a classifier is certain; return words without a region as boxes.
 
-    In a photo of one thing, a word without a mask casts doubt on what the segmenters may have taken it for
-    (a lighthouse: building).
+    In a photo of a single object, a word without a region makes the labels unknown that the segmenters may
+    have confused with it (building for lighthouse).
 
     Args:
         labels: concept numbers. Shape: (H, W).
-        named: what the classifier saw.
-        concepts: what the numbers mean.
-        alone: the photo is known to be of this one thing.
+        named: boxes and classes of the classifier.
+        concepts: the meaning of the numbers.
+        alone: whether the photo is known to show only this object.
     """
     labels, left_over = labels.copy(), []
     shaky = [concepts.number("ade", label) for label in SHAKY]
@@ -136,7 +137,7 @@ def name_regions(
 
 
 def vote(size: tuple[int, ...], named: list[NamedBox]) -> NDArray[np.bool_]:
-    """Return where most of the boxes that hold a pixel vote for a word. Shape: (H, W)."""
+    """Return the pixels at which most of the covering boxes vote for a word. Shape: (H, W)."""
     height, width = size
     votes, seen = np.zeros((height, width)), np.zeros((height, width))
     for entry in named:
@@ -148,10 +149,10 @@ def vote(size: tuple[int, ...], named: list[NamedBox]) -> NDArray[np.bool_]:
 
 
 def room_for(labels: Labels, number: int, concepts: Concepts, *, alone: bool) -> NDArray[np.bool_]:
-    """Return where there is room for a word: in its parent's mask, else in what the segmenters call "other".
+    """Return the pixels that a word may take: those of its parent, else those labelled "other".
 
-    Where the photo is known to be of one thing, also in what they disagree on or took for one of VOC's
-    objects: they call a close-up of broccoli a dining table.
+    If the photo is known to show a single object, also pixels on which they disagree or that they label as a
+    VOC object: they call a close-up of broccoli a dining table.
     """
     from scipy import ndimage
 

@@ -1,4 +1,4 @@
-"""Concepts: the words that segmenters can teach, and the meaning of their labels."""
+"""Concepts: the words of the segmenters, and the meaning of their labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST = 2  # the first concept's number in label maps
 
 @dataclass(frozen=True)
 class Concept:
-    """A concept: a thing that has masks or boxes."""
+    """A concept: a kind of thing that has masks or boxes."""
 
     names: tuple[str, ...]  # what a user may type for it; the first stands for all
     ade: int | None = None  # label in the ADE20K-31 segmenter, from 1
@@ -25,7 +25,7 @@ class Concept:
 
     @property
     def taught(self) -> bool:
-        """Tell whether a segmenter points at it; other concepts are words only."""
+        """Tell whether a segmenter has a label for it."""
         return any(label is not None for label in (self.ade, self.voc, self.cityscapes))
 
 
@@ -41,7 +41,7 @@ class Concepts:
         return FIRST + next(i for i, c in enumerate(self.concepts) if getattr(c, teacher) == label)
 
     def table(self, teacher: str) -> dict[int, int]:
-        """Return segmenter's label -> concept number."""
+        """Map a segmenter's labels to concept numbers."""
         labels = [(getattr(c, teacher), FIRST + i) for i, c in enumerate(self.concepts)]
         return {label: number for label, number in labels if label is not None}
 
@@ -50,11 +50,11 @@ class Concepts:
 
     @property
     def closed(self) -> tuple[str, ...]:
-        """The segmenters' own words: where none of them is found, none is."""
+        """The words of the segmenters: pixels labelled "other" show none of them."""
         return tuple(dict.fromkeys(c.names[0] for c in self.concepts if c.taught))
 
     def synonyms(self) -> dict[str, tuple[str, ...]]:
-        """Return noun -> all its names."""
+        """Map each noun to all its names."""
         names: dict[str, tuple[str, ...]] = {}
         for concept in self.concepts:
             noun = concept.names[0]
@@ -62,7 +62,7 @@ class Concepts:
         return names
 
     def wider(self) -> dict[str, str]:
-        """Return noun -> the noun of its wider concept."""
+        """Map each noun to the noun of its wider concept."""
         pairs = ((c.names[0], self[c.parent].names[0]) for c in self.concepts if c.parent is not None)
         return {noun: parent for noun, parent in pairs if noun != parent}
 
@@ -72,11 +72,11 @@ def read_concepts(file: Path, imagenet: Path, nouns: Path | None) -> Concepts:
 
     Args:
         file: concepts and parents, as in ``recipes/nano/concepts.json``.
-        imagenet: one class a line after a first line for "background", synonyms separated by commas.
-        nouns: LVIS's categories, a JSON list of objects with ``synonyms``; None for no more words.
+        imagenet: one class per line after a first line "background", synonyms separated by commas.
+        nouns: LVIS's categories, a JSON list of objects with ``synonyms``; None adds no words.
 
     Raises:
-        MaskError: a file is missing or no such list.
+        MaskError: a file is missing or has another format.
     """
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -105,12 +105,12 @@ def read_concepts(file: Path, imagenet: Path, nouns: Path | None) -> Concepts:
 
 
 def common_names(line: str) -> tuple[str, ...]:
-    """Return at most three names of an ImageNet line, Latin binomials left out."""
+    """Return at most three names of an ImageNet line, without Latin binomials."""
     names = [name.strip() for name in line.split(",")]
     plain = [n for n in names if not (n[0].isupper() and " " in n and n.split()[1].islower())] or names
     return tuple(dict.fromkeys(n.lower() for n in plain))[:3]
 
 
 def clean(name: str) -> str:
-    """Turn LVIS's ``bow_(decorative_ribbons)`` into words."""
+    """Convert LVIS's ``bow_(decorative_ribbons)`` to plain words."""
     return name.split("_(", maxsplit=1)[0].replace("_", " ").lower()

@@ -31,7 +31,7 @@ NAME = "grounding-dino+sam"
 
 @dataclass(frozen=True)
 class GroundedSamOptions:
-    """Which networks, and which boxes and masks count."""
+    """The networks, and thresholds for boxes and masks."""
 
     detector: str = "IDEA-Research/grounding-dino-tiny"  # a folder, or a name in the hub's local cache
     sam: Path = Path("sam_vit_h_4b8939.pth")
@@ -46,7 +46,7 @@ class GroundedSamOptions:
         return NAME
 
     def describe(self) -> dict[str, object]:
-        """Return what the masks depend on."""
+        """Return everything that the masks depend on."""
         return {
             "detector": Path(self.detector).name,
             "sam": self.sam.name,
@@ -61,7 +61,7 @@ class GroundedSamOptions:
         """Load both networks.
 
         Raises:
-            MaskError: one is missing or damaged, or there is no such device.
+            MaskError: a network is missing or damaged, or there is no such device.
         """
         device = choose_device(self.device)
         masks = BoxMasks(load_sam(self.sam, device))
@@ -71,7 +71,7 @@ class GroundedSamOptions:
 
 @dataclass(frozen=True)
 class GroundedSam:
-    """Boxes of nouns, and the union of each noun's masks; masks of two nouns may overlap."""
+    """Detect nouns and unite the masks of each noun's boxes; masks of two nouns may overlap."""
 
     boxes: GroundingDino
     masks: BoxMasks

@@ -26,7 +26,7 @@ Selection = Literal["noun", "script"]
 
 @dataclass(frozen=True)
 class BoxThresholds:
-    """Which boxes count. Source of the defaults: Grounded-Segment-Anything, ``automatic_label_demo.py``."""
+    """Thresholds for boxes. Source of defaults: Grounded-Segment-Anything, ``automatic_label_demo.py``."""
 
     box: float = 0.25  # probability that a box's best token must exceed
     text: float = 0.20  # noun: that each of the noun's tokens must exceed; script: that names a box
@@ -45,15 +45,14 @@ class NounBoxes:
 class GroundingDino:
     """Find the boxes of nouns in a photo.
 
-    OVS-DINO does not say how boxes are selected. Two rules can be chosen:
+    OVS-DINO does not describe how boxes are selected. There are two rules:
 
     - ``noun``, our reconstruction: a box belongs to a noun if the noun's best token exceeds the box threshold
       and all of its tokens exceed the text threshold. A box may belong to two nouns; overlapping boxes are
       suppressed for each noun by itself.
-    - ``script``, as the public script has it: a box stays if any token of the prompt exceeds the box
-      threshold, its name is made of all tokens above the text threshold, and overlapping boxes are suppressed
-      across all names. A name may be a part of a noun, or of several. Choose it to compare with masks that
-      were made so.
+    - ``script``, as in the public script: a box is kept if any token of the prompt exceeds the box threshold,
+      its name consists of all tokens above the text threshold, and overlapping boxes are suppressed across
+      all names. A name may be part of one or several nouns. Choose it to reproduce masks of that script.
 
     Source of ``script``: IDEA-Research/Grounded-Segment-Anything, ``automatic_label_demo.py:
     get_grounding_output``; IDEA-Research/GroundingDINO, ``util/utils.py: get_phrases_from_posmap``.
@@ -71,7 +70,7 @@ class GroundingDino:
 
     @torch.inference_mode()
     def __call__(self, photo: Photo, nouns: tuple[str, ...]) -> list[NounBoxes]:
-        """Find boxes. Shape: photo (H, W, 3) RGB. Nouns without a box are left out."""
+        """Find the boxes of nouns; nouns without a box are left out. Shape: photo (H, W, 3) RGB."""
         prompts = self._prompts(nouns)
         return (
             self._by_script(photo, prompts) if self.selection == "script" else self._by_noun(photo, prompts)
@@ -135,7 +134,7 @@ class GroundingDino:
         return [tuple(prompt) for prompt in prompts]
 
     def _tokens(self, text: str, nouns: tuple[str, ...]) -> list[list[int]]:
-        """Return where each noun's tokens stand in a prompt."""
+        """Return the token positions of each noun in a prompt."""
         encoded = self.processor.tokenizer(text, return_offsets_mapping=True)
         places, start = [], 0
         for noun in nouns:
@@ -147,7 +146,7 @@ class GroundingDino:
 
 
 def corners(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Turn centres and sizes in 0..1 into corners [px] inside the photo: (n, 4) -> (n, 4)."""
+    """Convert centres and sizes in 0..1 to corners [px] inside the photo: (n, 4) -> (n, 4)."""
     scale = boxes.new_tensor([width, height, width, height])
     clipped: Tensor = clip_boxes_to_image(box_convert(boxes, "cxcywh", "xyxy") * scale, (height, width))
     return clipped
@@ -158,8 +157,8 @@ def choose_boxes(boxes: Tensor, probabilities: Tensor, thresholds: BoxThresholds
 
     Args:
         boxes: corners [px]. Shape: (n, 4).
-        probabilities: of the noun's tokens. Shape: (n, tokens).
-        thresholds: which boxes count.
+        probabilities: probabilities of the noun's tokens. Shape: (n, tokens).
+        thresholds: thresholds for boxes.
 
     Returns:
         Boxes (k, 4) and scores (k,), the best one first.
@@ -179,8 +178,9 @@ def open_grounding_dino(
     """Load Grounding DINO from a folder, or from the local cache of the Hugging Face hub; no network.
 
     Raises:
-        MaskError: a file is missing, or the weights are not the network's; names the command that gets them.
-        CheckpointError: the weights hold values that cannot be weights.
+        MaskError: a file is missing, or the weights belong to another network; the message holds the command
+            that downloads them.
+        CheckpointError: the file contains values that are not weights.
     """
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""Turn a label map into regions: one mask per word, unknown pixels, and words with only a box."""
+"""Convert a label map to regions: one mask per word, unknown pixels, and words with only a box."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Labels = NDArray[np.uint16]  # (H, W) concept numbers
 
 @dataclass(frozen=True)
 class BoxedWord:
-    """A word known to be in a box, without a mask."""
+    """A word that occurs in a box, without a mask."""
 
     number: int  # of the concept
     box: tuple[float, float, float, float]  # left, top, right, bottom in 0..1 of the photo
@@ -23,13 +23,13 @@ class BoxedWord:
 
 
 def photo_masks(image: str, labels: Labels, words: list[BoxedWord], concepts: Concepts) -> PhotoMasks:
-    """Turn a label map and the words without a mask into a photo's record.
+    """Convert a label map and words without a mask to the record of a photo.
 
     Args:
-        image: the photo's path, relative to its folder.
+        image: path of the photo, relative to its folder.
         labels: concept numbers. Shape: (H, W).
-        words: those known to be in a box, without a mask.
-        concepts: what the numbers mean.
+        words: words that occur in a box, without a mask.
+        concepts: the meaning of the numbers.
     """
     height, width = labels.shape
     masks: dict[str, NDArray[np.bool_]] = {}

@@ -30,7 +30,7 @@ BOXES_AT_ONCE = 32  # full-size masks of so many boxes are in memory together
 
 @dataclass(frozen=True)
 class SamShape:
-    """The numbers that fix SAM's network, as far as its checkpoints differ."""
+    """The sizes in which SAM's checkpoints differ."""
 
     width: int  # channels of the image encoder
     depth: int  # its blocks
@@ -43,10 +43,10 @@ class SamShape:
 
 
 def read_shape(state: Mapping[str, Tensor]) -> SamShape:
-    """Read the shape from a checkpoint's tensors.
+    """Derive the sizes from a checkpoint's tensors.
 
     Raises:
-        KeyError: it is no checkpoint of SAM.
+        KeyError: the tensors are not a SAM checkpoint.
     """
     _, grid, _, width = state["image_encoder.pos_embed"].shape
     patch = state["image_encoder.patch_embed.proj.weight"].shape[-1]
@@ -67,7 +67,7 @@ def read_shape(state: Mapping[str, Tensor]) -> SamShape:
 
 
 def build_sam(shape: SamShape) -> torch.nn.Module:
-    """Build the network without weights, on the device ``meta``; its decoder is the official one."""
+    """Build the network without weights, on device ``meta``; its decoder is the official one."""
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     grid = shape.image_size // shape.patch
@@ -98,11 +98,12 @@ def build_sam(shape: SamShape) -> torch.nn.Module:
 
 
 def load_sam(file: Path, device: str = "cpu") -> torch.nn.Module:
-    """Load a checkpoint of SAM, of any size, strictly.
+    """Load a SAM checkpoint of any size, strictly.
 
     Raises:
-        MaskError: it is missing or no checkpoint of SAM; names the command that gets it.
-        CheckpointError: it holds values that cannot be weights.
+        MaskError: the file is missing or not a SAM checkpoint; the message holds the command that downloads
+            it.
+        CheckpointError: the file contains values that are not weights.
     """
     name = file.name if file.name in OFFICIAL.values() else OFFICIAL["vit_h"]
     get = f"curl -L -o {file} {SOURCE}/{name}"

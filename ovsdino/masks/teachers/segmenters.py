@@ -1,4 +1,4 @@
-"""Segmenters with fixed vocabularies as a source of masks."""
+"""A source of masks: segmenters with fixed vocabularies, merged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class SegmenterOptions:
-    """Which networks, what their labels mean, and what is known of the photos' sets."""
+    """The networks, the meaning of their labels, and rules for the sets of photos."""
 
     photos: Path  # the photo folder, for true masks beside the photos
     teachers: Path  # folder of the TFLite files
@@ -52,7 +52,7 @@ class SegmenterOptions:
         return NAME
 
     def describe(self) -> dict[str, object]:
-        """Return what the masks depend on."""
+        """Return everything that the masks depend on."""
         known = repr((self.concepts, sorted(self.rules.items()), sorted(self.classes.items())))
         return {
             "segmenters": self.teachers.name,
@@ -65,7 +65,7 @@ class SegmenterOptions:
         """Load the networks.
 
         Raises:
-            MaskError: one is missing or damaged, or there is no such device.
+            MaskError: a network is missing or damaged, or there is no such device.
         """
         networks = {
             name: TfliteSegmenter(self.teachers / teacher.file, floating=teacher.floating)
@@ -85,7 +85,7 @@ class Segmenters:
     word_boxes: WordBoxes | None
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
-        """Label a photo; its nouns are words that several captions share. Shape: photo (H, W, 3) RGB."""
+        """Make a photo's masks; its nouns are words that several captions share. Shape: photo (H, W, 3)."""
         rules = self.options.rules.get(photo_set(task.image), SetRules())
         labels = self.label(photo, task.image, rules)
         named, alone = self.name_boxes(photo, task.image)
@@ -94,7 +94,7 @@ class Segmenters:
         return photo_masks(task.image, labels, words, self.options.concepts)
 
     def label(self, photo: Photo, image: str, rules: SetRules) -> Labels:
-        """Merge what the segmenters say, and the true masks where there are any. Shape: (H, W)."""
+        """Merge the labels of the segmenters, and true masks if there are any. Shape: (H, W)."""
         concepts, networks = self.options.concepts, self.networks
         said = Opinions(
             ade=label_in_views(networks["ade"], photo) if rules.corners else networks["ade"](photo),
@@ -109,7 +109,7 @@ class Segmenters:
         return name_riders(labels, concepts)
 
     def name_boxes(self, photo: Photo, image: str) -> tuple[list[NamedBox], bool]:
-        """Name boxes; a photo whose class is known is one box, and alone."""
+        """Return named boxes, and whether the photo shows a single object: true if its class is known."""
         if image in self.options.classes:
             return [NamedBox(WHOLE, self.options.classes[image], 1.0)], True
         if self.word_boxes is None:
@@ -118,16 +118,16 @@ class Segmenters:
 
 
 def photo_set(image: str) -> str:
-    """Return the set a photo belongs to: the folder directly below the photo folder."""
+    """Return the set of a photo: the folder directly below the photo folder."""
     return image.split("/", maxsplit=1)[0] if "/" in image else ""
 
 
 def read_truth(file: Path, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Read VOC's labels of a photo. Shape: (H, W).
+    """Read VOC's true labels of a photo. Shape: (H, W).
 
     Raises:
-        LabelError: the file is broken, or of another kind.
-        MaskError: it is of another size, or has values beyond a byte.
+        LabelError: the file is broken, or has another format.
+        MaskError: the file has another size, or values above 255.
     """
     truth = read_labels(file)
     if truth.shape != tuple(size) or truth.max() > NOTHING:
@@ -139,7 +139,7 @@ def read_truth(file: Path, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...],
 
 
 def caption_words(nouns: tuple[str, ...], labels: Labels, concepts: Concepts) -> list[BoxedWord]:
-    """Return the words of the captions that the label map lacks, each somewhere in the photo."""
+    """Return the caption words that the label map lacks, each with the whole photo as box."""
     numbers = {concept.names[0]: FIRST + i for i, concept in reversed(list(enumerate(concepts.concepts)))}
     present = set(np.unique(labels).tolist())
     return [BoxedWord(numbers[noun], WHOLE, 1.0) for noun in nouns if numbers[noun] not in present]

@@ -10,7 +10,7 @@ from ovsdino_runtime.geometry.types import Photo
 
 
 class MaskSource(Protocol):
-    """One or several teachers, loaded."""
+    """One or several loaded teachers."""
 
     def __call__(self, photo: Photo, task: PhotoNouns) -> PhotoMasks:
         """Find the masks of a photo. Shape: photo (H, W, 3) RGB."""
@@ -18,7 +18,7 @@ class MaskSource(Protocol):
 
 
 class MaskSourceOptions(Protocol):
-    """How to open a source. Small, so that it can be sent to other processes."""
+    """Options from which a source is opened; small enough to be sent to other processes."""
 
     @property
     def name(self) -> str:
@@ -26,13 +26,13 @@ class MaskSourceOptions(Protocol):
         ...
 
     def describe(self) -> dict[str, object]:
-        """Return what the masks depend on, for ``masks.json``: a run that is resumed must agree with it."""
+        """Return everything that the masks depend on, for ``masks.json``; a resumed run must match it."""
         ...
 
     def open(self) -> MaskSource:
         """Load the networks.
 
         Raises:
-            MaskError: one is missing; names the file and the command that gets it.
+            MaskError: a network is missing; the message names the file and the command that downloads it.
         """
         ...

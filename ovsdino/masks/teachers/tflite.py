@@ -35,7 +35,7 @@ class TfliteSegmenter:
     """One TFLite network, on one thread.
 
     Raises:
-        MaskError: the file is missing or no such network.
+        MaskError: the file is missing, or not a TFLite network.
     """
 
     def __init__(self, file: Path, *, floating: bool) -> None:

@@ -17,7 +17,7 @@ Network = Callable[[Photo], ByteLabels]
 
 
 def label_in_views(network: Network, photo: Photo) -> ByteLabels:
-    """Give each pixel the majority label of the views. Ties go to the whole photo, else to the smallest.
+    """Label each pixel by majority vote of the views; ties go to the whole photo, else to the lowest label.
 
     Shape: photo (H, W, 3) RGB -> (H, W).
     """
@@ -36,7 +36,7 @@ def label_in_views(network: Network, photo: Photo) -> ByteLabels:
 
 
 def corners(size: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Cut the four corners out of a photo of (height, width) pixels."""
+    """Yield the four corners of a photo of (height, width) pixels."""
     height, width = (max(1, round(CORNER * side)) for side in size)
     for top in (0, size[0] - height):
         for left in (0, size[1] - width):

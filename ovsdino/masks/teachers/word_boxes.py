@@ -1,4 +1,4 @@
-"""Boxes in which an ImageNet classifier is certain: a thousand words, without masks."""
+"""Find boxes of which an ImageNet classifier is certain: a thousand words, without masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in 0..1 of t
 
 @dataclass(frozen=True)
 class NamedBox:
-    """A box and the class that the classifier sees in it."""
+    """A box and its class according to the classifier."""
 
     box: Box
     label: int  # of ImageNet's thousand
@@ -30,7 +30,7 @@ class NamedBox:
 
 
 def grid() -> list[Box]:
-    """Return the boxes that are looked into: the whole photo, and three times three overlapping ones."""
+    """Return the boxes to classify: the whole photo and 3 x 3 overlapping boxes."""
     boxes: list[Box] = []
     for side, count in SCALES:
         starts = [0.0] if count == 1 else [float(s) for s in np.linspace(0, 1 - side, count)]
@@ -42,8 +42,8 @@ class WordBoxes:
     """ViT-Ti/16 with its ImageNet head over a grid of boxes.
 
     Raises:
-        MaskError: the checkpoint is missing or another network's.
-        CheckpointError: it holds values that cannot be weights.
+        MaskError: the checkpoint is missing or belongs to another network.
+        CheckpointError: the file contains values that are not weights.
     """
 
     def __init__(self, checkpoint: Path, device: str = "cpu") -> None:
@@ -66,7 +66,7 @@ class WordBoxes:
 
     @torch.inference_mode()
     def __call__(self, photo: Photo, *, minimum: float) -> list[NamedBox]:
-        """Name the boxes that are at least so probable. Shape: photo (H, W, 3) RGB."""
+        """Return the boxes whose best class has at least probability ``minimum``. Shape: photo (H, W, 3)."""
         image, boxes = Image.fromarray(photo), grid()
         scale = np.array([image.width, image.height] * 2)
         crops = [
