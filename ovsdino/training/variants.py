@@ -46,7 +46,7 @@ def with_structure(recipe: Recipe, target: Target) -> Recipe:
 
 
 def without_alignment(recipe: Recipe) -> Recipe:
-    """Leave the structural target out: Table 2's "w/o SA"."""
+    """Remove the structural target: Table 2's "w/o SA"."""
     return with_structure(recipe, "none")
 
 
@@ -58,7 +58,7 @@ def first_dino(recipe: Recipe) -> Recipe:
 
 
 def with_gradients(recipe: Recipe) -> Recipe:
-    """Align the encoder with the photo's own gradients, where there is no SAM; the paper has no such row."""
+    """Align the encoder with image gradients instead of SAM's features; not in the paper."""
     return with_structure(recipe, "gradients")
 
 

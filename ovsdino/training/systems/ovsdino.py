@@ -41,11 +41,11 @@ class TrainingJob:
     recipe: Recipe
     photos: Path
     masks: Path  # a folder that `ovsdino pseudo-masks` made
-    out: Path  # gets the weights, the state and the logs
-    init: Path | None = None  # a public backbone's weights, or a network's that this package saved
-    text: Path | None = None  # the text tower's weights; None takes nano's packaged ones
-    sam: Path | None = None  # SAM's weights, where the recipe aligns with them or the network holds SAM
-    hed: Path | None = None  # HED's weights, where the recipe aligns with them
+    out: Path  # output folder of weights, state and logs
+    init: Path | None = None  # initial weights: a public backbone, or a network that this package saved
+    text: Path | None = None  # weights of the text tower; None uses nano's packaged weights
+    sam: Path | None = None  # SAM's weights, if the recipe aligns with SAM or the network contains SAM
+    hed: Path | None = None  # HED's weights, if the recipe aligns with HED
     anyup: Path | None = None  # AnyUp's weights, for dinov3.seg's early refinement
     sam_cache: Path | None = None  # folder in which SAM's features of fixed squares are cached
     validate: Path | None = None  # labelled photos; None does not validate
@@ -104,7 +104,7 @@ class Inputs:
         return dataset
 
     def fill(self, batch: Batch) -> Batch:
-        """Let SAM or HED encode a batch, where the recipe aligns with it."""
+        """Add features of SAM or HED to a batch if the recipe aligns with them."""
         return batch if self.teacher is None else self.teacher.fill(batch)
 
     def split(self, model: OVSDINO) -> Parts:

@@ -1,4 +1,4 @@
-"""Targets for the structure-aware encoder's output: SAM's or HED's features, or the photo's gradients."""
+"""Targets for the output of the structure-aware encoder: features of SAM or HED, or image gradients."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def structure_target(
     """Return the target of a batch on the grid of the SAE's output; None if the recipe has none.
 
     ``sam`` has as many channels as the SAE's output (OVS-DINO, section 3). ``hed`` and ``gradients`` are
-    ours, for models without SAM. ``hed`` is projected to the output's channels where these are fewer. The
-    channels of ``gradients`` are compared with the first ones of the output, the others stay free.
+    ours, for models without SAM. ``hed`` is projected to the channels of the output if there are fewer. The
+    channels of ``gradients`` are compared with the first channels of the output; the others stay free.
 
     Args:
         batch: a batch on the model's device.
@@ -36,7 +36,7 @@ def structure_target(
         size: rows and columns of the SAE's output, 2h and 2w.
 
     Raises:
-        TargetError: the teacher's features are missing, or SAM's are of another width.
+        TargetError: the teacher's features are missing, or SAM's have another width.
 
     Shape: -> (B, S or fewer, 2h, 2w).
     """
