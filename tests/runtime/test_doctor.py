@@ -1,5 +1,6 @@
 """What the doctor sees, and what it says about it."""
 
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_what_is_missing_is_named_with_its_extra():
     assert "`ovsdino run` has no engine: pip install '.[cpu]'" in said
     both = {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}
     assert "both installed" in text_of(examine_packages(both))
+
+
+def test_every_extra_of_the_project_is_known(monkeypatch):
+    """The metadata is written as setuptools writes it, from setup.cfg; no package seems installed."""
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    extras = settings["options.extras_require"]
+    lines = []
+    for extra, requirements in extras.items():
+        for requirement in filter(None, requirements.splitlines()):
+            name, _, condition = map(str.strip, requirement.partition(";"))
+            lines.append(f'{name}; {condition + " and " if condition else ""}extra == "{extra}"')
+    monkeypatch.setattr(module.metadata, "requires", lambda _: lines)
+    monkeypatch.setattr(module, "version_of", lambda _: None)
+    assert set(module.required_packages()) == set(extras)
+    said = text_of(module.examine_extras())
+    for extra in extras:
+        assert f"extra {extra} is not complete" in said
+    assert {extra for extra, _ in module.ENGINES.values()} <= set(extras)
 
 
 def test_a_driver_that_is_too_old_for_tensorrt_is_named():

@@ -52,7 +52,8 @@ def test_made_up_words_about_a_real_photo(operations):
     @BOUNDED
     @given(case=operations["POST /segment"].as_strategy())
     def check(case):
-        case.body = {**case.body, "photo": photo}
+        fields = case.body if isinstance(case.body, dict) else {}
+        case.body, case.media_type = {**fields, "photo": photo}, "multipart/form-data"
         assert case.call_and_validate(checks=PROMISES).status_code in {200, 422}
 
     check()

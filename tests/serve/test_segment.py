@@ -262,7 +262,7 @@ def test_what_is_wrong_with_the_request(address):
     url = f"{address}/segment"
     assert requests.post(url, json={"classes": "a"}, timeout=20).status_code == 415
     assert requests.post(url, files={"classes": (None, "a")}, timeout=20).json() == {
-        "error": "photo: Field required"
+        "error": "give either a photo, as the field `photo`, or its address, as `url`"
     }
     broken = {"Content-Type": "multipart/form-data"}
     assert requests.post(url, data=b"--", headers=broken, timeout=20).status_code == 400

@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,23 @@ class AccessOptions:
             reach the server: it prevents DNS rebinding, where another site points its own name here.
         keys: accepted API keys, sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; () accepts
             requests without a key.
+        origins: sites whose pages may read the answers in a browser (CORS), such as "https://example.org";
+            ("*",) allows every site, () allows none.
+
+    Raises:
+        OptionError: an origin is none.
     """
 
     hosts: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for origin in self.origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s@?#]+", origin):
+                raise OptionError(
+                    f"origin {origin!r} is none; expected SCHEME://HOST[:PORT] without a path, or '*'"
+                )
 
 
 class Access:

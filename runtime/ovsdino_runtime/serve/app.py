@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from ovsdino_runtime.base.errors import (
     ClassesError,
@@ -31,7 +32,7 @@ from ovsdino_runtime.text.vocabulary import Vocabulary
 
 NO_ACCESS = AccessOptions()
 PATH = "/segment"
-MAX_TEXT, MAX_NAME = 200_000, 40  # characters of a field: read before anything else looks at it
+MAX_TEXT, MAX_NAME, MAX_URL = 200_000, 40, 2000  # characters of a field, before anything else reads it
 LEFT_OUT: dict[str, Any] = {"example": ""}  # of a field: the page of the description does not fill it in
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
     TooLargeError: 413,
@@ -82,6 +83,14 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     app.state.service = service
     app.add_middleware(RequestLimiter, path=PATH, service=service)
     app.add_middleware(Access, options=access)
+    if access.origins:  # around the others: their refusals can be read as well
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key"],
+            expose_headers=["Server-Timing", "Retry-After"],
+        )
     app.add_exception_handler(StarletteHTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _form_problem)
     app.add_exception_handler(OvsdinoError, _ovsdino_problem)
@@ -104,9 +113,17 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     return app
 
 
-async def _segment(
+async def _segment(  # noqa: PLR0913 - one argument for each field
     request: Request,
-    photo: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, ...")],
+    photo: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, TIFF, ...")] = None,
+    url: Annotated[
+        str | None,
+        Form(
+            max_length=MAX_URL,
+            description="Address of the photo, in place of `photo`; where the server allows it.",
+            json_schema_extra=LEFT_OUT,
+        ),
+    ] = None,
     classes: Annotated[
         str | None,
         Form(
@@ -159,9 +176,12 @@ async def _segment(
         )
         return check_count(chosen, limits)
 
-    segment_request = SegmentRequest(
-        await photo.read(), choose, threshold, scores=format in ("rle", "base64")
-    )
+    if (photo is None) == (url is None):
+        raise PhotoError("give either a photo, as the field `photo`, or its address, as `url`")
+    if url is not None and service.options.remote is None:
+        raise PhotoError("this server reads no addresses; send the file as the field `photo`")
+    file = await photo.read() if photo is not None else str(url)
+    segment_request = SegmentRequest(file, choose, threshold, scores=format in ("rle", "base64"))
     write, kind = WRITERS[format]
 
     def answer(segmentation: Segmentation) -> Response:

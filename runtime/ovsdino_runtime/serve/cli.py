@@ -103,6 +103,18 @@ if TYPE_CHECKING:
     help="File with keys, one a line, of which requests must carry one.",
 )
 @click.option(
+    "--cors-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Site whose pages may ask from a browser, such as https://example.org, or '*'; repeat it.",
+)
+@click.option(
+    "--allow-url",
+    is_flag=True,
+    help="Accept a photo's address in place of its file; only public hosts are asked, for 10 s.",
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     help="Serve /metrics on this port instead; 0 switches it off.  [default: the same port]",
@@ -123,6 +135,8 @@ def serve(  # noqa: PLR0913 - one argument for each option
     connections_per_client: int,
     hosts: tuple[str, ...],
     api_key_file: Path | None,
+    origins: tuple[str, ...],
+    allow_url: bool,
     metrics_port: int | None,
     access_log: bool,
 ) -> None:
@@ -137,6 +151,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
         from ovsdino_runtime.serve.access import AccessOptions, default_hosts, read_keys
         from ovsdino_runtime.serve.connections import ConnectionLimits
         from ovsdino_runtime.serve.metrics import Metrics
+        from ovsdino_runtime.serve.remote_photo import RemoteOptions
         from ovsdino_runtime.serve.server import Server, listen
         from ovsdino_runtime.serve.service import Service, ServiceOptions
         from ovsdino_runtime.serve.upload import UploadLimits
@@ -148,7 +163,9 @@ def serve(  # noqa: PLR0913 - one argument for each option
         if batch > 1 and workers == 1:
             raise UserError(f"--batch {batch}: one worker has one photo's windows; add --workers {batch}")
         access = AccessOptions(
-            hosts=hosts or default_hosts(host), keys=read_keys(api_key_file) if api_key_file else ()
+            hosts=hosts or default_hosts(host),
+            keys=read_keys(api_key_file) if api_key_file else (),
+            origins=origins,
         )
         door = listen(host, port)
         offer_download(model)
@@ -156,7 +173,10 @@ def serve(  # noqa: PLR0913 - one argument for each option
         share = options.threads or max(1, available_threads() // at_once)
         segmenter = Segmenter.load(model, replace(options, threads=share))
         limits = UploadLimits(megabytes, megapixels, classes=max_classes, words=4 * max_classes)
-        service = Service(segmenter, ServiceOptions(workers, batch, queue, seconds, limits), Metrics())
+        remote = RemoteOptions() if allow_url else None
+        service = Service(
+            segmenter, ServiceOptions(workers, batch, queue, seconds, limits, remote), Metrics()
+        )
         if metrics_port:
             service.metrics.serve(host, metrics_port)
         say = partial(_say, host, door.getsockname()[1], model, keys=bool(access.keys))

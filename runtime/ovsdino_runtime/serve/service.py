@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from ovsdino_runtime.base.errors import OvsdinoError, TooLargeError
@@ -14,6 +15,7 @@ from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.batches import share_batches
 from ovsdino_runtime.serve.metrics import Metrics
+from ovsdino_runtime.serve.remote_photo import RemoteOptions, fetch_public_photo
 from ovsdino_runtime.serve.upload import UploadLimits, read_upload
 from ovsdino_runtime.text.class_lists import Background
 from ovsdino_runtime.text.encoder import AbandonedError
@@ -39,13 +41,14 @@ class ServiceOptions:
     waiting: int = 16  # number of requests that are processed or wait
     seconds: float = 30.0  # time limit of a request, from its first byte
     limits: UploadLimits = field(default_factory=UploadLimits)
+    remote: RemoteOptions | None = None  # how photos are fetched by address; None: they are not
 
 
 @dataclass(frozen=True)
 class SegmentRequest:
     """A validated request: a photo and how to segment it."""
 
-    photo: bytes  # the uploaded file
+    photo: bytes | str  # the uploaded file, or the address to fetch it from
     choose: Callable[[], Vocabulary]  # parses the classes; called in a thread: it may take milliseconds
     background: Background  # see `Segmenter`
     scores: bool
@@ -76,6 +79,7 @@ class Service:
         self._read = ThreadPoolExecutor(1, "read")
         self._words = ThreadPoolExecutor(1, "words")
         self._label = ThreadPoolExecutor(options.workers, "label")
+        self._fetch = ThreadPoolExecutor(options.waiting, "fetch")  # starts no thread before an address comes
 
     async def answer(
         self, request: SegmentRequest, write: Callable[[Segmentation], Body], *, seconds: float
@@ -111,10 +115,16 @@ class Service:
         self._read.shutdown(cancel_futures=True)
         self._words.shutdown(cancel_futures=True)
         self._label.shutdown(cancel_futures=True)
+        self._fetch.shutdown(cancel_futures=True)
         self.segmenter.close()
 
     async def _work(self, request: SegmentRequest, write: Callable[[Segmentation], Body]) -> Body:
         loop = asyncio.get_running_loop()
+        if isinstance(request.photo, str):
+            fetch = partial(fetch_public_photo, max_bytes=self.options.limits.bytes)
+            options = self.options.remote or RemoteOptions()
+            photo = await loop.run_in_executor(self._fetch, partial(fetch, request.photo, options=options))
+            request = replace(request, photo=photo)
         start = time.perf_counter()
         vocabulary = await loop.run_in_executor(self._read, request.choose)
         with self._wanted(vocabulary):
@@ -149,6 +159,7 @@ class Service:
     def _segment(self, request: SegmentRequest, vocabulary: Vocabulary, queued: float) -> Segmentation:
         wait = _since(queued)
         start = time.perf_counter()
+        assert isinstance(request.photo, bytes)
         photo = read_upload(request.photo, self.options.limits)
         decode = _since(start)
         try:
