@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.base.overlay import _plan_legend, draw_frame, draw_overlay, palette
+from ovsdino_runtime.base.png import write_png
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.files import output
 from ovsdino_runtime.files.output import save_json, save_labels, save_overlay
@@ -210,3 +212,48 @@ def test_the_least_confident_class_is_doubted():
     assert replace(found, doubt=0.05).doubtful() is None
     assert replace(found, background=0.05).doubtful() is None
     assert replace(found, scores=None).doubtful() is None
+
+
+def test_counts_and_scores_are_those_of_a_loop():
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 7, (40, 60)).astype(np.uint16)
+    labels[:20] = np.repeat(labels[:20, ::10], 10, axis=1)  # noise, and runs
+    labels[5:9, 30:] = 255  # no data
+    scores = random.random(labels.shape).astype(np.float16)
+    result = replace(segmentation(labels, 8), scores=scores)
+    regions = {region.label: region for region in result.regions(absent=True)}
+    assert regions.keys() == set(range(8))
+    for label, region in regions.items():
+        mask = labels == label
+        assert region.pixels == mask.sum()
+        assert region.coverage == pytest.approx(mask.sum() / (labels != 255).sum())
+        expected = scores[mask].astype(float).mean() if mask.any() else None
+        assert region.score == (None if expected is None else pytest.approx(expected, rel=1e-9))
+
+
+def test_a_tint_is_that_of_each_pixel_by_itself():
+    """Against the mixing of one pixel after another; the last label holds no data and keeps its colour."""
+    random = np.random.default_rng(4)
+    photo = random.integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    labels = random.integers(0, 4, (6, 10)).repeat(5, axis=0).repeat(5, axis=1)
+    labels[10:20, 10:20] = 255
+    result = segmentation(labels, 4, background=0.5, photo=photo)
+    drawn = np.asarray(draw_overlay(result))[:30, :50].astype(int)
+    colours = palette(4, background=True).astype(int)
+    for y, x in np.ndindex(30, 50):
+        label = labels[y, x]
+        line = (y and label != labels[y - 1, x]) or (x and label != labels[y, x - 1])
+        colour, opacity = (255, 235) if line else (colours[label % 4], 140 if label in (1, 2, 3) else 0)
+        expected = photo[y, x] + (colour - photo[y, x].astype(int)) * opacity / 255
+        np.testing.assert_allclose(drawn[y, x], expected, atol=1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (31, 64)])
+def test_a_png_is_read_by_pillow(size):
+    pixels = np.random.default_rng(5).integers(0, 256, (*size, 3), dtype=np.uint8)
+    write_png(file := BytesIO(), pixels, text={"Software": "ovsdino"})
+    with Image.open(file) as image:
+        image.verify()  # every check sum
+    with Image.open(file) as image:
+        assert (image.mode, image.text) == ("RGB", {"Software": "ovsdino"})
+        np.testing.assert_array_equal(np.asarray(image), pixels)

@@ -15,7 +15,7 @@ from ovsdino_runtime.base.atomic import write_whole
 from ovsdino_runtime.base.errors import ClassesError, OutputError
 from ovsdino_runtime.base.objects import MIN_AREA, Mask, SegmentedObject, find_objects
 from ovsdino_runtime.geometry.outlines import Polygon, outline
-from ovsdino_runtime.geometry.types import Labels, Photo
+from ovsdino_runtime.geometry.types import Indices, Labels, Photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,13 +60,8 @@ class Segmentation:
             absent: list the other classes as well, in their order, with 0 pixels and no score; an empty
                 background is left out.
         """
-        known = self.labels < len(self.classes)  # pixels without data have no class
-        labels = self.labels[known]
-        count = np.bincount(labels, minlength=len(self.classes))
-        scores = np.full(len(count), None)
-        if self.scores is not None:
-            total = np.bincount(labels, self.scores[known], minlength=len(count))
-            scores = total / np.maximum(count, 1)
+        count, total = self._count()
+        scores = np.full(len(count), None) if total is None else total / np.maximum(count, 1)
         order = np.argsort(-count, kind="stable")
         first = int(self.background is not None)
         share = count / max(int(count.sum()), 1)
@@ -75,6 +70,21 @@ class Segmentation:
             for i in order.tolist()
             if count[i] or (absent and i >= first)
         ]
+
+    def _count(self) -> tuple[Indices, npt.NDArray[np.float64] | None]:
+        """Count each class' pixels and add up their scores, run by run. Shape: (classes,) each."""
+        size, labels = len(self.classes), self.labels.ravel()
+        begins = np.ones(len(labels), np.bool_)
+        np.not_equal(labels[1:], labels[:-1], out=begins[1:])
+        starts = np.flatnonzero(begins)  # of runs of one label
+        of_run = labels[starts].astype(np.intp)
+        known = of_run < size  # pixels without data have no class
+        lengths = np.diff(starts, append=len(labels))
+        count = np.bincount(of_run[known], lengths[known], minlength=size).astype(np.intp)
+        if self.scores is None:
+            return count, None
+        sums = np.add.reduceat(self.scores.ravel(), starts, dtype=np.float64)
+        return count, np.bincount(of_run[known], sums[known], minlength=size)
 
     def absent(self) -> list[str]:
         """Name the classes that were asked for and not found; the background is none of them."""

@@ -1,6 +1,7 @@
 """Write results atomically: overlays, indexed PNG, JSON, COCO RLE and GeoJSON."""
 
 import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +10,7 @@ import numpy as np
 
 from ovsdino_runtime.base.atomic import write_whole
 from ovsdino_runtime.base.overlay import palette
+from ovsdino_runtime.base.png import write_png
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
 from ovsdino_runtime.files.geojson import Georeference, to_geojson
@@ -16,7 +18,6 @@ from ovsdino_runtime.geometry.rle import encode_rle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.PngImagePlugin import PngInfo
 
 Kind = Literal["overlay", "labels", "json", "rle", "geojson", "coco", "yolo", "labelme", "voc"]
 SUFFIXES: dict[Kind, str] = {
@@ -26,6 +27,7 @@ SUFFIXES: dict[Kind, str] = {
     "rle": "_rle.jsonl",
     "geojson": ".geojson",
 }
+MARK = {"Software": "ovsdino"}  # in PNGs, so that a result among photos is no photo of the next run
 
 
 def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
@@ -34,8 +36,8 @@ def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    image = segmentation.overlay()
-    write_whole(Path(path), lambda file: image.save(file, "PNG", compress_level=4, pnginfo=_mark()))
+    pixels = np.asarray(segmentation.overlay())
+    write_whole(Path(path), lambda file: write_png(file, pixels, text=MARK))
 
 
 def save_labels(segmentation: Segmentation, path: str | Path) -> None:
@@ -46,8 +48,13 @@ def save_labels(segmentation: Segmentation, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    image = labels_image(segmentation)
-    write_whole(Path(path), lambda file: image.save(file, "PNG", pnginfo=_mark()))
+    from PIL.PngImagePlugin import PngInfo
+
+    image, info = labels_image(segmentation), PngInfo()
+    for keyword, words in MARK.items():
+        info.add_text(keyword, words)
+    # Labels are runs of one value: looking for nothing else is faster and makes the file smaller.
+    write_whole(Path(path), lambda file: image.save(file, "PNG", pnginfo=info, compress_type=zlib.Z_RLE))
 
 
 def labels_image(segmentation: Segmentation) -> "Image":
@@ -96,15 +103,6 @@ def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeferen
     """
     text = json.dumps(to_geojson(segmentation, place), ensure_ascii=False) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
-
-
-def _mark() -> "PngInfo":
-    """Return a text chunk that marks our PNGs, so that the next run does not take a result for a photo."""
-    from PIL.PngImagePlugin import PngInfo
-
-    mark = PngInfo()
-    mark.add_text("Software", "ovsdino")
-    return mark
 
 
 def rle_lines(segmentation: Segmentation, *, photo: str) -> list[str]:
