@@ -22,6 +22,7 @@ from ovsdino_runtime.geometry.refine import (
     NO_BACKGROUND,
     RefineGeometry,
     Refinement,
+    best_class,
     coarse_size,
     refine_argmax,
     upsample_argmax,
@@ -99,8 +100,24 @@ def test_the_guided_filter_is_its_definition(kind, box_sum):
     elif kind == "flat":
         guide = np.full_like(guide, 77)
     scores = random.normal(size=(14, 19)).astype(np.float32)
-    actual = guided_filter(guide, radius=3, epsilon=1e-3, box_sum=box_sum)(scores)
+    actual = guided_filter(guide, radius=3, epsilon=1e-3, box_sum=box_sum)(scores[None])[0]
     np.testing.assert_allclose(actual, slow_guided_filter(guide, scores, 3, 1e-3), atol=2e-3)
+
+
+def test_maps_do_not_disturb_each_other():
+    random = np.random.default_rng(2)
+    guide = random.integers(0, 256, (30, 41, 3), dtype=np.uint8)
+    maps = random.normal(size=(3, 30, 41)).astype(np.float32)
+    smooth = guided_filter(guide, radius=4, epsilon=1e-4)
+    together, alone = smooth(maps), np.concatenate([smooth(one[None]) for one in maps])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_the_first_of_equal_classes_is_the_best():
+    scores = np.random.default_rng(3).integers(0, 4, (5, 20, 30)).astype(np.float32)
+    best, top = best_class(scores)
+    np.testing.assert_array_equal(best, scores.argmax(axis=0))
+    np.testing.assert_array_equal(top, scores.max(axis=0))
 
 
 def flood(labels):

@@ -8,7 +8,6 @@ Source: K. He, J. Sun, X. Tang, "Guided Image Filtering", PAMI 2013, equations 1
 """
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -18,6 +17,8 @@ import numpy as np
 from ovsdino_runtime.geometry.types import Array, Floats
 
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric 3x3 matrix
+ROWS = ((0, 1, 2), (1, 3, 4), (2, 4, 5))  # of that matrix, as numbers of `PAIRS`
+STRIP_PIXELS = 1 << 13  # whose matrices are inverted at once: they stay in the processor's cache
 
 
 class BoxSum(Protocol):
@@ -33,28 +34,46 @@ class GuidedFilter:
 
     guide: Floats  # (3, H, W), each channel's mean is 0
     mean: Floats  # (3, H, W) of the guide in each window
-    inverse: Floats  # (6, H, W): of each window's covariance plus epsilon, by `PAIRS`
-    box_mean: Callable[[Floats], Floats]  # over each window: (n, H, W), kept
+    share: Floats  # (H, W): 1 / pixels of each window
+    inverse: Floats  # (6, H, W): of each window's covariance plus epsilon, by `PAIRS`, times `share`
+    box_sum: BoxSum
+    radius: int  # of the windows [px]
 
-    def __call__(self, scores: Floats) -> Floats:
-        """Filter one map. Shape: (H, W), kept."""
-        products = np.empty((4, *scores.shape), np.float32)
-        np.multiply(self.guide, scores, out=products[:3])
-        products[3] = scores
-        means = self.box_mean(products)  # (4, H, W)
-        covariance = means[:3]
-        covariance -= self.mean * means[3]
-        rr, rg, rb, gg, gb, bb = self.inverse
-        r, g, b = covariance
-        linear = np.empty_like(products)
-        linear[0] = rr * r + rg * g + rb * b
-        linear[1] = rg * r + gg * g + gb * b
-        linear[2] = rb * r + gb * g + bb * b
-        linear[3] = means[3] - (linear[:3] * self.mean).sum(axis=0)
-        linear = self.box_mean(linear)
-        filtered: Floats = (linear[:3] * self.guide).sum(axis=0)
-        filtered += linear[3]
+    def __call__(self, maps: Floats) -> Floats:
+        """Filter maps one after another, in the same memory. Shape: (n, H, W), kept."""
+        filtered = np.empty_like(maps)
+        planes = np.empty((4, *maps.shape[1:]), np.float32)
+        spare = np.empty(maps.shape[1:], np.float32)
+        for index, scores in enumerate(maps):
+            np.multiply(self.guide, scores, out=planes[:3])
+            planes[3] = scores
+            sums = self.box_sum(planes, self.radius)  # (4, H, W)
+            self._fit(sums, planes, spare)
+            sums = self.box_sum(planes, self.radius)  # of each window's slopes and shift
+            np.multiply(sums[:3], self.guide, out=sums[:3])
+            sums[0] += sums[1]
+            sums[2] += sums[3]
+            sums[0] += sums[2]
+            np.multiply(sums[0], self.share, out=filtered[index])
         return filtered
+
+    def _fit(self, sums: Floats, linear: Floats, spare: Floats) -> None:
+        """Fit each window's scores by its colours: three slopes and a shift. Shape: (4, H, W) each.
+
+        Args:
+            sums: over each window, of scores times colour and of scores; overwritten.
+            linear: is filled.
+            spare: of one plane, overwritten.
+        """
+        for index, mean in enumerate(self.mean):  # covariances, times the pixels of a window
+            sums[index] -= np.multiply(mean, sums[3], out=spare)
+        np.multiply(sums[3], self.share, out=linear[3])
+        for index, row in enumerate(ROWS):
+            slope = np.multiply(self.inverse[row[0]], sums[0], out=linear[index])
+            slope += np.multiply(self.inverse[row[1]], sums[1], out=spare)
+            slope += np.multiply(self.inverse[row[2]], sums[2], out=spare)
+        for slope, mean in zip(linear, self.mean, strict=False):
+            linear[3] -= np.multiply(slope, mean, out=spare)
 
 
 def guided_filter(
@@ -75,20 +94,23 @@ def guided_filter(
     channels = np.ascontiguousarray(guide.transpose(2, 0, 1), dtype=np.float32)  # (3, H, W)
     channels *= np.float32(1 / 255)
     channels -= channels.mean(axis=(1, 2), keepdims=True)  # of small numbers float32 holds the squares
-    share = 1 / add(np.ones((1, *guide.shape[:2]), np.float32), radius)  # (1, H, W)
-
-    def box_mean(planes: Floats) -> Floats:
-        means = add(planes, radius)
-        means *= share
-        return means
-
-    mean = box_mean(channels)
-    squares = box_mean(np.stack([channels[i] * channels[j] for i, j in PAIRS]))  # (6, H, W)
+    share = 1 / add(np.ones((1, *guide.shape[:2]), np.float32), radius)[0]  # (H, W)
+    mean = add(channels, radius)
+    mean *= share
+    squares = np.empty((len(PAIRS), *share.shape), np.float32)
+    for square, (i, j) in zip(squares, PAIRS, strict=True):
+        np.multiply(channels[i], channels[j], out=square)
+    squares = add(squares, radius)
+    squares *= share
     for index, (i, j) in enumerate(PAIRS):
         squares[index] -= mean[i] * mean[j]
         if i == j:
             squares[index] += np.float32(epsilon)
-    return GuidedFilter(channels, mean, _invert(squares), box_mean)
+    step = max(1, STRIP_PIXELS // share.shape[1])
+    for top in range(0, len(share), step):
+        squares[:, top : top + step] = _invert(squares[:, top : top + step])
+    squares *= share
+    return GuidedFilter(channels, mean, share, squares, add, radius)
 
 
 def add_squares(planes: Floats, radius: int) -> Floats:

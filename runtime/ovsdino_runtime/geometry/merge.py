@@ -28,6 +28,7 @@ MOSAIC_BYTES = 8 << 20  # scores of all nodes for the classes that are taken at 
 # threads wait for each other, which on a busy machine takes 30 times as long as the work itself.
 TILE_SCORES = 1 << 15
 SLACK = 1e-5  # on what cannot win: more than rounding can add to a score
+TILE_NODES = 4, 8  # of a tile, down and across: fewer make more tiles, more let more classes compete
 MIN_BAND, MAX_BAND = 16, 4096  # [px] along one side of a tile
 
 
@@ -175,7 +176,8 @@ class BestClass:
 
     def _tiles(self) -> Iterator[tuple[Band, Band]]:
         """Yield all tiles; the bands of the shorter axis are kept, those of the longer one are generated."""
-        rows, columns = self._rows.bands(_step(self._rows)), self._columns.bands(_step(self._columns))
+        rows = self._rows.bands(_step(self._rows, TILE_NODES[0]))
+        columns = self._columns.bands(_step(self._columns, TILE_NODES[1]))
         if self._rows.length < self._columns.length:
             held = list(rows)
             return ((band, column) for column in columns for band in held)
@@ -183,9 +185,9 @@ class BestClass:
         return ((row, band) for row in rows for band in held)
 
 
-def _step(axis: MergeAxis) -> int:
-    """Choose the pixels per band: about two nodes, so that few classes compete in a tile."""
-    return min(MAX_BAND, max(MIN_BAND, 2 * axis.length // axis.nodes))
+def _step(axis: MergeAxis, nodes: int) -> int:
+    """Choose how many pixels make a band, so that it has about so many nodes."""
+    return min(MAX_BAND, max(MIN_BAND, nodes * axis.length // axis.nodes))
 
 
 def _average_windows(
