@@ -225,6 +225,7 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--photo", type=PATH, help="Content of the photo.  [default: the bundle's golden photo]")
 @click.option("--compile/--no-compile", "compiled", help="Measure torch.compile too.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Measure the usual ways.")
+@click.option("--engines/--no-engines", help="Measure the runtime on OpenVINO and in INT8 too.")
 @click.option("--out", type=PATH, default="ovsdino-bench", show_default=True, help="Folder of results.")
 def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure time and memory: each stage beside its floor, and end to end beside the usual ways."""
@@ -236,7 +237,9 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 
         names = {key: options.pop(key) for key in ("model", "checkpoint", "threads")}
         (names["form"],) = form_names([options.pop("form")], [options.pop("precision")])
-        ways = choose_baselines(options.pop("baselines"), compiled=options.pop("compiled"))
+        ways = choose_baselines(
+            options.pop("baselines"), compiled=options.pop("compiled"), engines=options.pop("engines")
+        )
         out = options.pop("out")
         request = LatencyRequest(ModelSpec(**names), baselines=ways, **options)
         file, measured = write_latency(request, out, lambda step: click.echo(step, err=True))

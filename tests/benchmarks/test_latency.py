@@ -12,6 +12,7 @@ from ovsdino_benchmarks.latency import baselines as ways
 from ovsdino_benchmarks.latency.baselines import BaselineJob, choose_baselines, open_way, why_not
 from ovsdino_benchmarks.latency.case import LatencyRequest, choose_classes
 from ovsdino_benchmarks.latency.cold_start import ChildError, run_child
+from ovsdino_benchmarks.latency.energy import EnergyMeter
 from ovsdino_benchmarks.latency.latency import describe, measure, write_latency
 from ovsdino_benchmarks.model_variants import models
 from ovsdino_benchmarks.model_variants.models import ModelSpec
@@ -96,6 +97,23 @@ def test_baselines_are_chosen():
     assert choose_baselines(True, compiled=False) == ("torch", "onnxruntime")
     assert choose_baselines(True, compiled=True) == ("torch", "torch-compile", "onnxruntime")
     assert choose_baselines(False, compiled=True) == ()
+    assert choose_baselines(False, compiled=False, engines=True) == ("openvino", "openvino-bf16", "int8")
+
+
+def test_energy_is_the_difference_of_all_packages(tmp_path):
+    assert not EnergyMeter(tmp_path).readable
+    for name, micro in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 500_000), ("intel-rapl:0:0", 7)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(f"{micro}\n")
+    meter = EnergyMeter(tmp_path)
+    before = meter.read()
+    assert (meter.readable, before) == (True, 2.5)  # a part of a package is in its package's figure
+    (tmp_path / "intel-rapl:0/energy_uj").write_text("3500000\n")
+    assert meter.since(before) == 1.5
+    (tmp_path / "intel-rapl:0/energy_uj").write_text("1\n")  # it began anew
+    assert meter.since(before) is None
+    (tmp_path / "intel-rapl:1/energy_uj").write_text("closed")
+    assert meter.read() is None
 
 
 def test_any_number_of_classes_can_be_measured():
@@ -135,6 +153,9 @@ def test_every_stage_is_measured_with_its_floor(tiny, paths, quick):
     assert first.gflop == round(2 * 2 * (4 * 16) * (3 * 8 * 8) / 1e9, 3)
     assert [way.name for way in first.baselines] == ["onnxruntime"]
     assert first.baselines[0].agreement == 1
+    assert first.baselines[0].stages is None  # it has other stages than the runtime
+    assert first.medians is not None
+    assert 0 < first.medians.vision + first.medians.merge < first.end_to_end.p99
     assert (
         "not one that this version can build" in first.skipped[0].why
     )  # the tiny bundle has no torch network

@@ -21,6 +21,7 @@ from ovsdino_benchmarks.results.results import (
     ResultError,
     Skipped,
     Stage,
+    StageMedians,
     Times,
 )
 
@@ -236,3 +237,15 @@ def test_what_cannot_be_compared_is_refused():
             verdicts(old, new)
     with pytest.raises(ResultError, match="nothing to compare"):
         verdicts(Report(), old)
+
+
+def test_engines_stand_side_by_side(tmp_path):
+    medians = StageMedians(decode=5.25, resize=1.5, vision=140.75, text=0.0, merge=20.5)
+    way = Baseline(
+        "openvino", "OpenVINO", TIMES, FRESH, 1.0, engine="OpenVINO 9", stages=medians, joules=3.25
+    )
+    one = replace(latency(), medians=medians, baselines=(way,))
+    results.save(Report(latency=(one,)), tmp_path / "latency.json")
+    text = write_report([tmp_path], tmp_path / "report")[1].read_text(encoding="utf-8")
+    assert "| nano | 640x480 | 171 | ONNX Runtime | 5.25 | 1.5 | 141 | 0 | 20.5 | - |" in text
+    assert "| nano | 640x480 | 171 | OpenVINO 9 | 5.25 | 1.5 | 141 | 0 | 20.5 | 3.25 |" in text

@@ -5,30 +5,41 @@ size, added up, divided by how often a pixel was seen, resized to the photo, and
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ovsdino_benchmarks.datasets.protocol import Protocol, own_protocol
+from ovsdino_benchmarks.datasets.protocol import Protocol, own_protocol, templates_of
 from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
 from ovsdino_benchmarks.model_variants import models
 from ovsdino_benchmarks.model_variants.models import Form, ModelSpec
 from ovsdino_benchmarks.results.environment import memory
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.geometry.preprocess import cut_windows, fit_size, normalise, resize_bilinear
 from ovsdino_runtime.geometry.types import Floats, Labels
 from ovsdino_runtime.geometry.windows import plan_windows
+from ovsdino_runtime.pipelines.pipeline import open_pipeline
+from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 Way = Callable[[Path], Labels]
-WayName = Literal["runtime", "torch", "torch-compile", "onnxruntime"]
+WayName = Literal["runtime", "openvino", "openvino-bf16", "int8", "torch", "torch-compile", "onnxruntime"]
+ENGINES: dict[WayName, RuntimeOptions] = {  # the runtime itself, on other engines and in other precisions
+    "openvino": RuntimeOptions(engine="openvino"),
+    "openvino-bf16": RuntimeOptions(engine="openvino", precision="bf16"),
+    "int8": RuntimeOptions(precision="int8"),
+}
 BASELINES: dict[WayName, str] = {
+    "openvino": "the runtime on OpenVINO, FP32",
+    "openvino-bf16": "the runtime on OpenVINO, BF16",
+    "int8": "the runtime on ONNX Runtime, INT8",
     "torch": "torch eager, mmseg's loop",
     "torch-compile": "torch.compile, mmseg's loop",
     "onnxruntime": "ONNX Runtime with default options, mmseg's loop in numpy",
@@ -38,6 +49,26 @@ DINOV3SEG_BASELINES: dict[WayName, str] = {
     "torch": "torch eager, all classes at the view's and the photo's size",
 }
 MEMORY_SHARE = 0.8  # of what is free
+
+
+class RuntimeWay:
+    """The runtime as a way; it keeps the times of its stages.
+
+    Args:
+        segmenter: labels photos.
+        vocabulary: the classes.
+    """
+
+    def __init__(self, segmenter: Segmenter, vocabulary: Vocabulary) -> None:
+        self._segmenter, self._vocabulary = segmenter, vocabulary
+        self.engine = segmenter.vision.description
+        self.timings: list[Mapping[str, float]] = []  # [ms] by stage, a photo each
+
+    def __call__(self, file: Path) -> Labels:
+        """Label a photo. Shape: (H, W)."""
+        result = self._segmenter(file, self._vocabulary, background="none")
+        self.timings.append(result.timings)
+        return result.labels
 
 
 @dataclass(frozen=True)
@@ -68,18 +99,25 @@ class BaselineJob:
         return replace(own_protocol(bundle.manifest), templates=self.templates)
 
 
-def choose_baselines(wanted: bool, *, compiled: bool) -> tuple[WayName, ...]:
-    """Name the ways that the runtime is measured against."""
-    return tuple(way for way in BASELINES if wanted and (compiled or way != "torch-compile"))
+def choose_baselines(wanted: bool, *, compiled: bool, engines: bool = False) -> tuple[WayName, ...]:
+    """Name the ways that the runtime is measured against.
+
+    Args:
+        wanted: the usual ways, torch eager and ONNX Runtime as it comes.
+        compiled: torch.compile as well, with the usual ways.
+        engines: the runtime itself on OpenVINO and in INT8.
+    """
+    usual = [way for way in BASELINES if way not in ENGINES and (compiled or way != "torch-compile")]
+    return (*(ENGINES if engines else ()), *(usual if wanted else ()))
 
 
 def open_way(job: BaselineJob) -> Way:
     """Load a model and return what labels a photo with it."""
     bundle = load_bundle(find_bundle(job.model))
     if job.way == "runtime":
-        segmenter = models.open_segmenter(job.spec(), job.protocol(bundle))
-        vocabulary = job.vocabulary()
-        return lambda file: segmenter(file, vocabulary, background="none").labels
+        return RuntimeWay(models.open_segmenter(job.spec(), job.protocol(bundle)), job.vocabulary())
+    if job.way in ENGINES:
+        return _runtime_on(bundle, job)
     text = np.load(job.text, allow_pickle=False)
     if bundle.manifest.dinov3seg is not None:
         return _torch_dinov3seg(bundle, job, text)
@@ -100,6 +138,8 @@ def why_not(job: BaselineJob, photo: tuple[int, int], manifest_limits: tuple[int
         shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     ):
         return "torch.compile needs a C++ compiler, and there is none"
+    if job.way in ENGINES:
+        return ""
     if job.way != "onnxruntime":
         try:
             import torch  # noqa: F401
@@ -115,6 +155,16 @@ def why_not(job: BaselineJob, photo: tuple[int, int], manifest_limits: tuple[int
     if free and needed > free:
         return f"full-size scores of {len(job.classes)} classes need {needed:,.0f} MB, {free:,.0f} are free"
     return ""
+
+
+def _runtime_on(bundle: Bundle, job: BaselineJob) -> Way:
+    protocol = job.protocol(bundle)
+    options = replace(ENGINES[job.way], threads=job.threads, antialias=protocol.antialias)
+    pipeline = open_pipeline(models.open_bundle(job.model, protocol), options)
+    templates = templates_of(protocol, bundle.manifest)
+    text = models.open_text(bundle, job.threads)
+    segmenter = Segmenter(bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+    return RuntimeWay(segmenter, job.vocabulary())
 
 
 def _torch_loop(bundle: Bundle, job: BaselineJob, embeddings: Floats) -> Way:

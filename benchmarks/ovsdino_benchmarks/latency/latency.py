@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from ovsdino_benchmarks.datasets.protocol import templates_of
 from ovsdino_benchmarks.latency.baselines import (
     BASELINES,
     DINOV3SEG_BASELINES,
+    RuntimeWay,
     Way,
     WayName,
     open_way,
@@ -19,11 +20,12 @@ from ovsdino_benchmarks.latency.baselines import (
 from ovsdino_benchmarks.latency.case import Case, LatencyRequest, choose_classes, make_photo
 from ovsdino_benchmarks.latency.cold_start import ChildError, run_child
 from ovsdino_benchmarks.latency.dinov3seg_stages import all_flops, time_dinov3seg
+from ovsdino_benchmarks.latency.energy import EnergyMeter
 from ovsdino_benchmarks.latency.roofline import measure_rates
 from ovsdino_benchmarks.latency.stages import TimedEngine, summarise, time_stages
 from ovsdino_benchmarks.model_variants import models
 from ovsdino_benchmarks.results.environment import command, read_environment
-from ovsdino_benchmarks.results.results import Baseline, Latency, Skipped, Stage, Times, save
+from ovsdino_benchmarks.results.results import Baseline, Latency, Skipped, Stage, StageMedians, save
 from ovsdino_benchmarks.results.results import Report as FileReport
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.out_folder import check_out
@@ -37,6 +39,16 @@ from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.encoder import TextEncoder
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """What all rounds of a way took."""
+
+    times: list[float]  # [ms]
+    engine: str | None
+    stages: StageMedians | None
+    joules: float | None
 
 
 def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterator[Latency]:
@@ -94,6 +106,8 @@ def describe(one: Latency) -> str:
         above = f", {way.fresh.above:.1f} MB above the model"
         ratio = way.times.p50 / one.end_to_end.p50
         lines.append(f"  {way.how}: p50 {way.times.p50:.1f} ms, {ratio:.2f} x the runtime's{above}")
+    energy = "cannot be read here" if one.joules is None else f"{one.joules:.2f} J a photo"
+    lines.append(f"  {'energy of the processor':32}{energy}")
     return "\n".join([*lines, *(f"  {way.how}: skipped, {way.why}" for way in one.skipped)])
 
 
@@ -108,7 +122,7 @@ def measure_case(case: Case, report: Report) -> Latency:
     with scratch_folder("bench") as folder:
         file = folder / "text.npy"
         np.save(file, embeddings)
-        times, baselines, skipped = _compare(case, segmenter, file, report)
+        runtime, baselines, skipped = _compare(case, segmenter, file, report)
         report("a new process: runtime")
         fresh = run_child(case.job("runtime", file), case.photo)
     photo = load_photo(case.photo)
@@ -126,7 +140,9 @@ def measure_case(case: Case, report: Report) -> Latency:
         windows=len(windows),
         batch=WINDOWS_AT_ONCE,
         warmup=case.request.warmup,
-        end_to_end=times,
+        end_to_end=summarise(runtime.times),
+        medians=runtime.stages,
+        joules=runtime.joules,
         stages=stages,
         fresh=fresh,
         baselines=tuple(baselines),
@@ -165,15 +181,13 @@ def _time_dinov3seg(
 
 def _compare(
     case: Case, segmenter: Segmenter, text: Path, report: Report
-) -> tuple[Times, list[Baseline], list[Skipped]]:
+) -> tuple[_Turns, list[Baseline], list[Skipped]]:
     """Time the runtime and the baselines in turns, then each baseline in a new process."""
-    ways: dict[WayName, Way] = {
-        "runtime": lambda file: segmenter(file, case.vocabulary, background="none").labels
-    }
+    ways: dict[WayName, Way] = {"runtime": RuntimeWay(segmenter, case.vocabulary)}
     skipped = _open_baselines(case, text, ways, report)
     report("end to end: " + ", ".join(ways))
     labels = {way: label(case.photo) for way, label in ways.items()}
-    laps = _take_turns(case, ways)
+    turns = _take_turns(case, ways)
     ways.clear()  # their memory is not to weigh on the new processes
     baselines = []
     titles = _titles(case)
@@ -185,8 +199,20 @@ def _compare(
             skipped.append(Skipped(way, titles[way], str(error)))
             continue
         agreement = float((labels[way] == labels["runtime"]).mean())
-        baselines.append(Baseline(way, titles[way], summarise(laps[way]), fresh, agreement))
-    return summarise(laps["runtime"]), baselines, skipped
+        taken = turns[way]
+        baselines.append(
+            Baseline(
+                name=way,
+                how=titles[way],
+                times=summarise(taken.times),
+                fresh=fresh,
+                agreement=agreement,
+                engine=taken.engine,
+                stages=taken.stages,
+                joules=taken.joules,
+            )
+        )
+    return turns["runtime"], baselines, skipped
 
 
 def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Report) -> list[Skipped]:
@@ -215,15 +241,31 @@ def _titles(case: Case) -> dict[WayName, str]:
     return BASELINES if case.bundle.manifest.dinov3seg is None else DINOV3SEG_BASELINES
 
 
-def _take_turns(case: Case, ways: Mapping[WayName, Way]) -> dict[WayName, list[float]]:
-    """Run each way once a round [ms]; whoever is first in one round is last in the next."""
-    laps: dict[WayName, list[float]] = {way: [] for way in ways}
+def _take_turns(case: Case, ways: Mapping[WayName, Way]) -> dict[WayName, _Turns]:
+    """Run each way once a round; whoever is first in one round is last in the next."""
+    times: dict[WayName, list[float]] = {way: [] for way in ways}
+    joules: dict[WayName, list[float | None]] = {way: [] for way in ways}
+    meter = EnergyMeter()
     order = list(ways)
     for repeat in range(case.request.warmup + case.request.repeats):
         for way in order:
-            start = time.perf_counter()
+            before, start = meter.read() if meter.readable else None, time.perf_counter()
             ways[way](case.photo)
             if repeat >= case.request.warmup:
-                laps[way].append(1000 * (time.perf_counter() - start))
+                times[way].append(1000 * (time.perf_counter() - start))
+                joules[way].append(meter.since(before))
         order = order[1:] + order[:1]
-    return laps
+    return {way: _turns(call, times[way], joules[way]) for way, call in ways.items()}
+
+
+def _turns(way: Way, times: list[float], joules: Sequence[float | None]) -> _Turns:
+    known = [taken for taken in joules if taken is not None]
+    energy = float(np.median(known)) if known else None
+    if not isinstance(way, RuntimeWay):
+        return _Turns(times, None, None, energy)
+    laps = way.timings[-len(times) :]
+    names = [field.name for field in fields(StageMedians)]
+    if not set(names) <= set(laps[0]):  # dinov3.seg has other stages
+        return _Turns(times, way.engine, None, energy)
+    medians = StageMedians(*(round(float(np.median([lap[name] for lap in laps])), 2) for name in names))
+    return _Turns(times, way.engine, medians, energy)

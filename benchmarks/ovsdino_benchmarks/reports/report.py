@@ -1,7 +1,7 @@
 """What a report says: sections of text, tables, plots and pictures. How it looks is `render`'s matter."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ovsdino_benchmarks.reports import plots, render
 from ovsdino_benchmarks.reports.render import Section, Table
 from ovsdino_benchmarks.results import results
 from ovsdino_benchmarks.results.environment import Environment
-from ovsdino_benchmarks.results.results import Baseline, Fresh, Latency, Quality, Stage
+from ovsdino_benchmarks.results.results import Baseline, Fresh, Latency, Quality, Stage, StageMedians
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.out_folder import check_out
 
@@ -168,6 +168,7 @@ def _latency(measured: Sequence[Latency]) -> Iterable[Section]:
         (Table(header, tuple(rows)),),
         tuple(_sweeps(measured)),
     )
+    yield from _engine_sections(measured)
     for one in measured:
         yield _stage_section(one)
 
@@ -184,6 +185,34 @@ def _way_rows(one: Latency) -> Iterable[tuple[str, ...]]:
     yield (*base, f"runtime ({one.engine})", *figures, "")
     for way in one.baselines:
         yield (*base, *_baseline_cells(way, one))
+
+
+def _engine_sections(measured: Sequence[Latency]) -> Iterable[Section]:
+    """Show the runtime's stages on each engine, of cases in which it was measured on several."""
+    names = [field.name for field in fields(StageMedians)]
+    rows = []
+    for one in measured:
+        ways = [(one.engine, one.medians, one.joules)]
+        ways += [(way.engine or way.how, way.stages, way.joules) for way in one.baselines if way.stages]
+        if len(ways) > 1:
+            base = (one.model, one.size, str(one.classes))
+            rows += [
+                (
+                    *base,
+                    engine,
+                    *(_milliseconds(getattr(stages, name)) for name in names),
+                    "-" if joules is None else f"{joules:.2f}",
+                )
+                for engine, stages, joules in ways
+                if stages is not None
+            ]
+    if rows:
+        header = ("model", "photo", "classes", "engine", *names, "energy")
+        note = (
+            "Medians, ms, of the same rounds, by the runtime's own clock. merge includes refining where the "
+            "model refines. energy: J of all packages a photo; - where it cannot be read."
+        )
+        yield Section("Engines, by stage", (note,), (Table(header, tuple(rows)),))
 
 
 def _baseline_cells(way: Baseline, one: Latency) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ovsdino_runtime.engines.threads import available_threads
 
 PACKAGES = (
     *("ovsdino", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tokenizers"),
-    *("triton", "pycuda", "tensorrt"),
+    *("triton", "pycuda", "tensorrt", "openvino", "opencv-python-headless"),
 )
 CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 

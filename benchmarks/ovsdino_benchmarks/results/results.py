@@ -90,6 +90,17 @@ class Fresh:
 
 
 @dataclass(frozen=True)
+class StageMedians:
+    """Medians of the runtime's own stages [ms], as it times them while it labels a photo."""
+
+    decode: float
+    resize: float
+    vision: float
+    text: float  # waiting for the embeddings, which are in memory
+    merge: float  # and refining, where the model refines
+
+
+@dataclass(frozen=True)
 class Baseline:
     """The same photo and classes in another way, measured alternately with the runtime."""
 
@@ -98,6 +109,9 @@ class Baseline:
     times: Times
     fresh: Fresh
     agreement: float  # share of pixels with the runtime's label
+    engine: str | None = None  # of the runtime itself on another engine
+    stages: StageMedians | None = None  # likewise
+    joules: float | None = None  # median of a photo; None where the counters cannot be read
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,8 @@ class Latency:
     copy_gb_s: float  # measured: read and write
     command: str
     environment: Environment
+    medians: StageMedians | None = None  # of the runtime, in turns with the baselines
+    joules: float | None = None  # median of a photo; None where the counters cannot be read
 
     @property
     def throughput(self) -> float:
