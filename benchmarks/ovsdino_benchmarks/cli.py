@@ -10,6 +10,7 @@ import click
 
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
 from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_option
+from ovsdino_runtime.base.cli_photo_options import with_photo_options
 
 PATH = click.Path(path_type=Path)
 FORMS = click.Choice(["onnx", "torch"])
@@ -151,6 +152,7 @@ def bench() -> None:
 )
 @click.option("--templates", help="A packaged set, a phrase with {}, or model.  [default: the protocol's]")
 @click.option("--background", type=click.FloatRange(0, 1), help="Threshold.  [default: the model's own]")
+@with_photo_options
 @click.option("--threads", type=click.IntRange(min=1), help="For each worker.  [default: its share of all]")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--gallery", type=click.IntRange(min=0), default=0, help="Draw so many photos for the report.")

@@ -11,8 +11,10 @@ import click
 from ovsdino_export.engines.cli_options import build_for, engine_options, find_target, show_engines
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
 from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_option
+from ovsdino_runtime.base.cli_photo_options import with_photo_options
 
 if TYPE_CHECKING:
+    from ovsdino_runtime.base.photo_options import PhotoOptions
     from ovsdino_runtime.bundle.bundle import Bundle
 
 FILE = click.Path(path_type=Path)
@@ -54,6 +56,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--photos", type=FILE, help="Photos on which the graphs are compared with torch.", metavar="DIR"
 )
+@with_photo_options
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--inline", is_flag=True, help="Write the fused operators without local functions.")
 @click.option(
@@ -91,6 +94,7 @@ def export(  # noqa: PLR0913 - one argument for each option
     graphs: tuple[str, ...],
     workspace: int | None,
     bundle: Path | None,
+    photo_options: PhotoOptions,
 ) -> None:
     """Turn a model into a bundle that runs without torch.
 
@@ -128,6 +132,7 @@ def export(  # noqa: PLR0913 - one argument for each option
             int8,
             int8_data,
             name,
+            photo_options,
         )
         written = export_bundle(request, clock := Clock())
         show_parity(written)

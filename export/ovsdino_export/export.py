@@ -63,10 +63,12 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
     if request.model in DINOV3SEG_PRESETS:
         return export_dinov3seg(request, report)
     target = check_target(request)
-    labelled = int8_gate.find_sets(request.int8_data) if request.int8_data else ()
+    labelled = (
+        int8_gate.find_sets(request.int8_data, options=request.photo_options) if request.int8_data else ()
+    )
     report("loading weights")
     model, text = load_network(request.model, request.checkpoint, request.text_checkpoint)
-    photos = gather_photos(request.photos, model.config.image_size)
+    photos = gather_photos(request.photos, model.config.image_size, options=request.photo_options)
     rules = preprocessing(model.config)
     with scratch_folder("export") as staging:
         graphs = export_text(text, staging, report)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.photo_files import find_photos
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.geometry.preprocess import Preprocessing as Rules
 from ovsdino_runtime.geometry.preprocess import fit_size, normalise, resize_photo
 from ovsdino_runtime.geometry.types import Photo
@@ -35,12 +36,15 @@ class TestPhotos:
         return np.stack([normalise(photo, rules).transpose(2, 0, 1) for photo in self.photos])
 
 
-def gather_photos(folder: Path | None, size: int) -> TestPhotos:
+def gather_photos(
+    folder: Path | None, size: int, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
+) -> TestPhotos:
     """Collect photos: from a folder, else from the clone's examples, else painted ones.
 
     Args:
         folder: where to look; up to eight are taken, spread evenly over the sorted names.
         size: side of the squares, cut from the middle [px].
+        options: what the files do not say about their pixels.
 
     Raises:
         PhotoError: the folder has none, or one is broken.
@@ -54,9 +58,8 @@ def gather_photos(folder: Path | None, size: int) -> TestPhotos:
     files = find_photos(folder)
     step = max(1, len(files) / MOST)
     chosen = [files[int(i * step)] for i in range(min(MOST, len(files)))]
-    return TestPhotos(
-        tuple(middle(load_photo(file), size) for file in chosen), f"{len(chosen)} photos of {folder.name}"
-    )
+    squares = tuple(middle(load_photo(file, options=options), size) for file in chosen)
+    return TestPhotos(squares, f"{len(chosen)} photos of {folder.name}")
 
 
 def middle(photo: Photo, size: int) -> Photo:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.base.out_folder import check_out
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.bundle import bundle
 
 
@@ -28,6 +29,7 @@ class ExportRequest:
     int8: bool = False  # add vision.int8.onnx
     int8_data: Path | None = None  # labelled photos on which INT8 must keep its mIoU; see `find_sets`
     name: str | None = None  # of the bundle; None is the preset's
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS  # how the photos' files are read
 
 
 def wanted_halves(request: ExportRequest) -> list[bundle.Precision]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from ovsdino_runtime.base.objects import SegmentedObject
     from ovsdino_runtime.base.options import RuntimeOptions
+    from ovsdino_runtime.base.photo_options import PhotoOptions
     from ovsdino_runtime.base.segmentation import Region, Segmentation
     from ovsdino_runtime.files.sources import read_frames
     from ovsdino_runtime.segmenter import Segmenter
@@ -36,6 +37,7 @@ _PLACES = {
     ),
     "base.objects": ("SegmentedObject",),
     "base.options": ("RuntimeOptions",),
+    "base.photo_options": ("PhotoOptions",),
     "base.segmentation": ("Region", "Segmentation"),
     "files.sources": ("read_frames",),
     "segmenter": ("Segmenter",),
@@ -52,6 +54,7 @@ __all__ = [
     "OutputError",
     "OvsdinoError",
     "PhotoError",
+    "PhotoOptions",
     "Region",
     "Result",
     "RuntimeOptions",

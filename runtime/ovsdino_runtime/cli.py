@@ -15,11 +15,13 @@ import click
 
 from ovsdino_runtime.base.cli_errors import user_errors
 from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_option
+from ovsdino_runtime.base.cli_photo_options import with_photo_options
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
     from ovsdino_runtime.base.frames import Frame
     from ovsdino_runtime.base.options import RuntimeOptions
+    from ovsdino_runtime.base.photo_options import PhotoOptions
     from ovsdino_runtime.cli_classes import CommandClasses
     from ovsdino_runtime.files.output import Kind
     from ovsdino_runtime.files.report import ProgressReport
@@ -40,17 +42,6 @@ def _split_kinds(_context: click.Context, _option: click.Parameter, value: str) 
     if unknown := sorted(set(kinds) - {*KINDS, *MORE_KINDS}):
         raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(KINDS + MORE_KINDS)}")
     return kinds
-
-
-def _split_bands(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    parts = [part.strip() for part in value.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise click.BadParameter(f"{value!r} is no list of numbers such as 1,2,3")
-    return tuple(map(int, parts))
 
 
 def _read_background(_context: click.Context, _option: click.Parameter, value: str | None) -> "Background":
@@ -110,18 +101,7 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
     metavar="TEXT|@FILE|NAME",
     help="Classes that count as background: names, or a packaged list such as 'surroundings'.",
 )
-@click.option(
-    "--bands",
-    metavar="N,N,N|N",
-    callback=_split_bands,
-    help="Which bands of a TIFF are red, green and blue, or which one is grey; the first is 1.",
-)
-@click.option(
-    "--bits",
-    type=click.IntRange(8, 32),
-    help="Bits that each value of a 16-bit photo uses.  [default: as declared, or by the largest value]",
-)
-@click.option("--strict", is_flag=True, help="Reject a JPEG whose last bytes are missing.")
+@with_photo_options
 @model_options
 @click.option("--trace", type=click.Path(path_type=Path), help="Write the times of all stages, for Perfetto.")
 @click.option(
@@ -145,9 +125,7 @@ def run(  # noqa: PLR0913 - one argument for each option
     save: "tuple[Kind, ...]",
     background: "Background",
     background_classes: str | None,
-    bands: tuple[int, ...] | None,
-    bits: int | None,
-    strict: bool,
+    photo_options: "PhotoOptions",
     model: str,
     options: "RuntimeOptions",
     trace: Path | None,
@@ -191,11 +169,12 @@ def run(  # noqa: PLR0913 - one argument for each option
         if topic is not None:
             if ray is not None or workers is not None:
                 raise click.UsageError("--topic reads bags in this process; leave out --ray and --workers")
+            if photo_options != PhotoOptions():
+                raise click.UsageError("--bands, --bits and --strict are for photos: leave --topic out")
             check_out(out)
             offer_download(model)
             _label_bags(photos, topic, chosen, model=model, options=options, out=out, quiet=quiet)
             return
-        photo_options = PhotoOptions(bands=bands, bits=bits, strict=strict)
         sources = find_sources(photos)
         check_out(out)
         check_results(sources, out, save)

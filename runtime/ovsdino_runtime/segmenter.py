@@ -7,21 +7,24 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
+from ovsdino_runtime.base.decoded_photo import DecodedPhoto
 from ovsdino_runtime.base.errors import EngineError, OptionError
-from ovsdino_runtime.base.image_input import Channels, ImageInput, as_photo
+from ovsdino_runtime.base.image_input import Channels, ImageInput, decode_input
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, OptionChanges, RuntimeOptions
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
+from ovsdino_runtime.base.segmentation import Segmentation, without_no_data
 from ovsdino_runtime.bundle.bundle import Bundle, Head, at_short_side, load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, OnnxRuntimeEngine
-from ovsdino_runtime.geometry.types import Floats, Photo
+from ovsdino_runtime.geometry.types import Floats
 from ovsdino_runtime.pipelines.host_stages import takes_any_size
 from ovsdino_runtime.pipelines.pipeline import HostPipeline, ImageFeatures, Pipeline, Pixels, open_pipeline
 from ovsdino_runtime.text.cache import TextCache
@@ -135,6 +138,7 @@ class Segmenter:
         background_classes: Classes | None = None,
         scores: bool = True,
         channels: Channels = "rgb",
+        photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
     ) -> list[Segmentation]: ...
 
     @overload
@@ -147,6 +151,7 @@ class Segmenter:
         background_classes: Classes | None = None,
         scores: bool = True,
         channels: Channels = "rgb",
+        photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
     ) -> Segmentation: ...
 
     def __call__(
@@ -158,6 +163,7 @@ class Segmenter:
         background_classes: Classes | None = None,
         scores: bool = True,
         channels: Channels = "rgb",
+        photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
     ) -> Segmentation | list[Segmentation]:
         """Segment a photo: assign one of the classes to each pixel. A list of photos gives a list of results.
 
@@ -168,7 +174,7 @@ class Segmenter:
             >>> segmenter(frame, "ade150", channels="bgr")  # an OpenCV array, a packaged vocabulary
 
         Args:
-            image: a path, URL, bytes, file, array, Pillow image or tensor; see `as_photo`.
+            image: a path, URL, bytes, file, array, Pillow image or tensor; see `decode_input`.
             classes: "cat, car|automobile, sky", a list of names, a mapping of names to synonyms, the name of
                 a packaged vocabulary, or a `Vocabulary`; see `read_classes`.
             background: confidence in 0..1 below which a pixel is background, label 0. Choose "none" to give
@@ -178,17 +184,27 @@ class Segmenter:
                 to find objects without their surroundings; this is more reliable than a threshold.
             scores: also return the confidence of each pixel. Choose False to save a little time on a GPU.
             channels: the colour order of an array. Choose "bgr" for arrays from OpenCV.
+            photo_options: how the file is read. Choose it for rasters without named colours (``bands``) and
+                for cameras that use 10 to 14 of 16 bits (``bits``).
 
         Raises:
             PhotoError: the photo cannot be read.
             ClassesError: the classes do not form a valid vocabulary, or the threshold is not in 0..1.
+            OptionError: ``photo_options`` were given for an array, a tensor or a Pillow image.
         """
         choice = self.choose(classes, background=background, background_classes=background_classes)
+        decode = partial(_decode, channels=channels, options=photo_options)
         if isinstance(image, list | tuple):
-            return [self._label(each, choice, scores=scores, channels=channels) for each in image]
-        return self._label(image, choice, scores=scores, channels=channels)
+            return [self._label(decode(each), choice, scores=scores) for each in image]
+        return self._label(decode(image), choice, scores=scores)
 
-    def encode(self, image: ImageInput, *, channels: Channels = "rgb") -> ImageFeatures:
+    def encode(
+        self,
+        image: ImageInput,
+        *,
+        channels: Channels = "rgb",
+        photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
+    ) -> ImageFeatures:
         """Run everything that does not depend on the classes, for use with `segment`.
 
         Choose it to segment one photo with several class lists: encoding is by far the longer part.
@@ -199,16 +215,19 @@ class Segmenter:
             >>> ground = segmenter.segment(features, "road, pavement, grass")
 
         Args:
-            image: see `as_photo`.
+            image: see `decode_input`.
             channels: the colour order of an array. Choose "bgr" for arrays from OpenCV.
+            photo_options: how the file is read, as in a call.
 
         Raises:
             PhotoError: the photo cannot be read.
+            OptionError: ``photo_options`` are given for what is no file.
         """
-        photo, decode = _decode(image, channels)
+        decoded, milliseconds = _decode(image, channels, photo_options)
         self._check_usable()
-        image_features = self.pipeline.encode(photo)
-        return replace(image_features, timings={"decode": decode, **image_features.timings})
+        image_features = self.pipeline.encode(decoded.photo)
+        timings = {"decode": milliseconds, **image_features.timings}
+        return replace(image_features, timings=timings, notes=decoded.notes, valid=decoded.valid)
 
     def segment(
         self,
@@ -235,7 +254,8 @@ class Segmenter:
         choice = self.choose(classes, background=background, background_classes=background_classes)
         text = self._begin_text(choice.vocabulary)  # (N, D), when it is there
         pixels = self.pipeline.segment(image_features, text, threshold=choice.threshold, scores=scores)
-        return self._segmentation(image_features.photo, pixels, choice)
+        decoded = DecodedPhoto(image_features.photo, image_features.notes, image_features.valid)
+        return self._segmentation(decoded, pixels, choice)
 
     def choose(
         self, classes: Classes, *, background: Background = None, background_classes: Classes | None = None
@@ -334,21 +354,19 @@ class Segmenter:
                 del self._texts[next(iter(self._texts))]
         return text
 
-    def _label(
-        self, image: ImageInput, choice: "Choice", *, scores: bool, channels: Channels
-    ) -> Segmentation:
-        photo, decode = _decode(image, channels)
+    def _label(self, timed: tuple[DecodedPhoto, float], choice: "Choice", *, scores: bool) -> Segmentation:
+        decoded, milliseconds = timed
         text = self._begin_text(choice.vocabulary)  # (N, D), when it is there
-        pixels = self.pipeline.label(photo, text, threshold=choice.threshold, scores=scores)
-        pixels = replace(pixels, timings={"decode": decode, **pixels.timings})
-        return self._segmentation(photo, pixels, choice)
+        pixels = self.pipeline.label(decoded.photo, text, threshold=choice.threshold, scores=scores)
+        pixels = replace(pixels, timings={"decode": milliseconds, **pixels.timings})
+        return self._segmentation(decoded, pixels, choice)
 
-    def _segmentation(self, photo: Photo, pixels: Pixels, choice: "Choice") -> Segmentation:
+    def _segmentation(self, decoded: DecodedPhoto, pixels: Pixels, choice: "Choice") -> Segmentation:
         labels, vocabulary = pixels.labels, choice.vocabulary
         if vocabulary.background_classes:
             labels = np.where(labels < len(vocabulary.names), labels, 0).astype(labels.dtype)
-        return Segmentation(
-            photo=photo,
+        segmentation = Segmentation(
+            photo=decoded.photo,
             labels=labels,
             scores=pixels.scores,
             classes=vocabulary.names,
@@ -360,7 +378,9 @@ class Segmenter:
             single=choice.single,
             engine=self.pipeline.vision.description,
             timings=pixels.timings,
+            notes=decoded.notes,
         )
+        return segmentation if decoded.valid is None else without_no_data(segmentation, decoded.valid)
 
 
 @dataclass(frozen=True)
@@ -381,8 +401,9 @@ def single_class_threshold(head: Head) -> float:
     return SINGLE_CLASS_THRESHOLD if lowest < SINGLE_CLASS_THRESHOLD else head.background
 
 
-def _decode(image: ImageInput, channels: Channels) -> tuple[Photo, float]:
+def _decode(image: ImageInput, channels: Channels, options: PhotoOptions) -> tuple[DecodedPhoto, float]:
     """Return the photo and the time to decode it [ms]."""
     start = time.perf_counter()
-    photo = as_photo(image, channels=channels)  # (H, W, 3)
-    return photo, round((time.perf_counter() - start) * 1000, 2)
+    decoded = decode_input(image, channels=channels, options=options)
+    decoded.warn(str(image) if isinstance(image, str | Path) else "")
+    return decoded, round((time.perf_counter() - start) * 1000, 2)

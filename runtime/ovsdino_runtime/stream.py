@@ -12,11 +12,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.frames import Frame
-from ovsdino_runtime.base.segmentation import Segmentation, no_data_label, without_no_data
+from ovsdino_runtime.base.segmentation import Segmentation, without_no_data
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.class_lists import Background, Classes, choose_classes
 
@@ -136,12 +134,10 @@ class Stream:
             what = f"{frame.source.name}: too little memory for {width}x{height} px; scale it down first"
             return Result(frame, error=PhotoError(what))
         timings = {**segmentation.timings, "decode": round(frame.decode, 2)}
-        segmentation, notes = replace(segmentation, timings=timings), frame.notes
+        segmentation = replace(segmentation, timings=timings, notes=frame.notes)
         if frame.valid is not None:
             segmentation = without_no_data(segmentation, frame.valid)
-            label, count = no_data_label(len(segmentation.classes)), np.count_nonzero(~frame.valid)
-            notes = (*notes, f"{count} pixels hold no data: their label is {label}")
-        return Result(frame, segmentation, notes=notes)
+        return Result(frame, segmentation, notes=segmentation.notes)
 
 
 class _ReadAhead:

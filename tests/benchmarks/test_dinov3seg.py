@@ -26,6 +26,7 @@ from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
 from ovsdino_benchmarks.model_variants.models import open_bundle
 from ovsdino_benchmarks.model_variants.zero_shot import ZeroShot, best_classes
 from ovsdino_benchmarks.results import results
+from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.bundle.bundle import Bundle, load_bundle
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 from tests.dinov3seg.small import SMALL_VLM
@@ -188,7 +189,7 @@ def test_zero_shot_goes_by_the_notebook(vlm, tmp_path, patches):
         scores = zero_shot.predict(vlm, photo, expected_text, how)
         full = F.interpolate(scores[None], (90, 120), mode="bilinear", align_corners=False)[0]
     np.testing.assert_allclose(text, expected_text.numpy(), atol=1e-6)
-    result = model.label(tmp_path / "photo.png", Vocabulary((("cat",), ("sky",), ("sea",))), text)
+    result = model.label(load_photo(tmp_path / "photo.png"), Vocabulary((("cat",), ("sky",), ("sea",))), text)
     assert (result.labels == full.argmax(0).numpy()).all()
     assert result.classes == ("cat", "sky", "sea")
 

@@ -12,7 +12,9 @@ from ovsdino_benchmarks.datasets.protocol import own_protocol
 from ovsdino_benchmarks.model_variants.models import ModelSpec, open_segmenter
 from ovsdino_benchmarks.quality import evaluate as module
 from ovsdino_benchmarks.quality.evaluate import evaluate
+from ovsdino_runtime.base.photo_options import PhotoOptions
 from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.files.labeled_folder import DataError
 from ovsdino_runtime.geometry.metrics import Counts, count, scores
 
 
@@ -123,7 +125,7 @@ def test_the_models_own_threshold_is_written_down(spec, protocol, stripes, tmp_p
 def test_a_size_that_only_the_photo_tells_is_refused(spec, protocol, stripes, tmp_path, monkeypatch):
     dataset = open_folder(stripes)
     monkeypatch.setattr(type(dataset), "truth", lambda *_: np.zeros((2, 3), np.int32))
-    with pytest.raises(module.DataError, match=r"0.png is 60x40 px, its labels are 3x2 px"):
+    with pytest.raises(DataError, match=r"0.png is 60x40 px, its labels are 3x2 px"):
         evaluate(spec, protocol, dataset, out=tmp_path / "out")
 
 
@@ -144,3 +146,25 @@ def test_the_key_of_kept_counts_covers_every_file_of_the_program():
     """Counts of another version are not reused: the hash must see the files in the rooms as well."""
     files = {path.relative_to(path.parents[1]).as_posix() for path in module.code_files()}
     assert {"ovsdino_runtime/segmenter.py", "geometry/merge.py", "quality/labeler.py"} <= files
+
+
+def test_photos_are_read_by_the_options_and_no_data_is_ignored(spec, protocol, stripes, tmp_path):
+    """Bands in another order than RGB score as the plain photos do, and lie in a cache of their own."""
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    plain, _ = evaluate(spec, protocol, open_folder(stripes), out=tmp_path / "out")
+    for photo in sorted((stripes / "images").iterdir()):
+        pixels = np.asarray(Image.open(photo))[:, :, ::-1].copy()
+        pixels[-4:] = 0
+        tags = {"extratags": [(42113, "s", 0, "0", True)], "metadata": None}
+        tifffile.imwrite(
+            photo.with_suffix(".tif"), pixels, photometric="minisblack", planarconfig="contig", **tags
+        )
+        photo.unlink()
+    options = PhotoOptions(bands=(3, 2, 1))
+    read, counts = evaluate(spec, protocol, open_folder(stripes), out=tmp_path / "out", photo_options=options)
+    assert read.miou > 0.9
+    labelled = sum(pixels for pixels in (c.pixels for c in plain.classes))
+    assert counts.confusion.sum() == labelled - 11 * 4 * 60
+    with pytest.raises(module.OvsdinoError, match="give --bands"):
+        evaluate(spec, protocol, open_folder(stripes), out=tmp_path / "out")

@@ -101,6 +101,6 @@ def test_a_bundle_averages_what_the_protocol_says(tiny, stripes, average, backgr
         scores = torch.cat([torch.full((1, *scores.shape[1:]), background), scores])
     top = scores.topk(2, dim=0).values
     clear = ((top[0] - top[1]) > 1e-5).numpy()
-    found = labeller.label(file, vocabulary, background).labels
+    found = labeller.label(load_photo(file), vocabulary, background).labels
     assert (found == scores.argmax(0).numpy())[clear].all()
     assert clear.mean() > 0.99

@@ -7,6 +7,7 @@ from PIL import Image
 from ovsdino_export import photos
 from ovsdino_export.photos import gather_photos, middle, paint
 from ovsdino_runtime.base.errors import PhotoError
+from ovsdino_runtime.base.photo_options import PhotoOptions
 from ovsdino_runtime.geometry.preprocess import Preprocessing
 
 
@@ -44,6 +45,17 @@ def test_photos_of_a_large_folder_are_spread_evenly(tmp_path):
 def test_a_folder_without_photos_is_refused(tmp_path):
     with pytest.raises(PhotoError, match="no photos in it"):
         gather_photos(tmp_path, 32)
+
+
+def test_photos_are_read_by_the_options(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[:, :, 3] = 200
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(PhotoError, match="give --bands"):
+        gather_photos(tmp_path, 32)
+    found = gather_photos(tmp_path, 32, options=PhotoOptions(bands=(4, 1, 1)))
+    assert found.photos[0][5, 5].tolist() == [200, 0, 0]
 
 
 def test_the_middle_is_cut():

@@ -141,7 +141,7 @@ def test_values_beyond_the_bits_are_refused():
 
 def test_an_image_of_wide_integers_made_from_bytes_keeps_its_greys():
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    np.testing.assert_array_equal(decode_image(Image.fromarray(grey).convert("I"))[:, :, 0], grey)
+    np.testing.assert_array_equal(decode_image(Image.fromarray(grey).convert("I")).photo[:, :, 0], grey)
 
 
 def test_bands_without_colours_are_chosen_or_refused(tmp_path):

@@ -59,7 +59,7 @@ def flat_png(width: int, height: int) -> bytes:
 def test_a_photo_with_a_long_side_is_not_decoded(size, reason):
     with pytest.raises(TooLargeError, match=reason):
         read_upload(flat_png(*size), UploadLimits())
-    assert read_upload(flat_png(8000, 40), UploadLimits()).shape == (40, 8000, 3)
+    assert read_upload(flat_png(8000, 40), UploadLimits()).photo.shape == (40, 8000, 3)
 
 
 def connect(address) -> socket.socket:

@@ -71,6 +71,55 @@ def test_labels_are_those_of_the_command(address, tiny, tmp_path, fields, option
     assert record["model_digest"] == describe_job["model_digest"]
 
 
+def test_fields_say_how_a_photo_is_read_and_notes_what_was_decided(address):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    tags = {"extratags": [(42113, "s", 0, "0", True)], "metadata": None}
+    wide = FLAG[:, :, ::-1].astype(np.uint16) * 16
+    wide[:9] = 0
+    tifffile.imwrite(file := BytesIO(), wide, photometric="minisblack", planarconfig="contig", **tags)
+    fields = {"classes": "red, green, blue", "format": "rle"}
+    refused = ask(address, file.getvalue(), **fields)
+    assert (refused.status_code, "give --bands" in refused.json()["error"]) == (422, True)
+    answer = ask(address, file.getvalue(), bands="3, 2,1", **fields).json()
+    guess, missing = answer["notes"]
+    assert "read as 12 bits" in guess
+    assert missing == f"{9 * 150} pixels hold no data: their label is 255"
+    plain = ask(address, png(FLAG), **fields).json()
+    assert plain["notes"] == []
+    assert sum(region["area"] for region in answer["regions"]) == 81 * 150
+    told = ask(address, file.getvalue(), bands="3,2,1", bits="12", **fields).json()
+    assert told["notes"] == [missing]
+    labels, _ = read_png(ask(address, file.getvalue(), bands="3,2,1", classes="red, green, blue"))
+    assert (labels[:9] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bands": "red"}, "bands 'red' are no list of numbers such as 3,2,1"),
+        ({"bands": "1,2"}, "expected one (grey) or three"),
+        ({"bands": "1"}, "bands can be chosen of TIFFs only; leave out the bands"),
+        ({"bits": "12.5"}, "bits are '12.5': expected 8..32"),
+        ({"bits": "99"}, "bits are 99: expected 8..32"),
+        ({"strict": "perhaps"}, "strict: Input should be a valid boolean"),
+    ],
+)
+def test_fields_on_reading_that_cannot_be_are_refused(address, fields, message):
+    answer = ask(address, png(FLAG), classes="red", **fields)
+    assert answer.status_code == 422
+    assert message in answer.json()["error"]
+
+
+def test_a_cut_jpeg_is_read_with_a_note_or_refused(address):
+    Image.fromarray(FLAG).save(file := BytesIO(), "JPEG")
+    cut = file.getvalue()[:-2]
+    answer = ask(address, cut, classes="red, green, blue", format="rle")
+    assert answer.json()["notes"] == ["its last bytes are missing: read up to there"]
+    refused = ask(address, cut, classes="red, green, blue", strict="true")
+    assert (refused.status_code, "truncated" in refused.json()["error"]) == (422, True)
+
+
 def test_masks_fill_the_photo(address):
     record = ask(address, png(FLAG), classes="red, green, blue", format="rle").json()
     assert (record["height"], record["width"]) == (90, 150)

@@ -21,6 +21,7 @@ from ovsdino.zoo.config import TALK2DINO
 from ovsdino.zoo.pamr import refine_masks
 from ovsdino_benchmarks.datasets import protocol as protocols
 from ovsdino_benchmarks.model_variants.talk2dino import Talk2Dino
+from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_templates
 from tests.zoo import official_files as official
 from tests.zoo.official_files import SMALL
@@ -230,7 +231,7 @@ def test_labels_are_the_official_evaluations(
         scores, expected = slide_inference(
             network.vision, np.asarray(picture), official_text, clean=clean, pamr=pamr, background=background
         )
-        found = ours.label(tmp_path / f"{number}.png", vocabulary, embeddings, background).labels
+        found = ours.label(load_photo(tmp_path / f"{number}.png"), vocabulary, embeddings, background).labels
         best = scores.topk(2, dim=1).values[0]
         ties = best[0] - best[1] < 5e-6  # two classes within rounding; measured: at most 2.3e-6
         assert (torch.from_numpy(found.astype(np.int64)) == expected)[~ties].all()

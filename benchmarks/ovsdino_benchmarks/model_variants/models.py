@@ -18,7 +18,6 @@ from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.locks import hold_lock
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
-from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.bundle.bundle import Bundle, Head, load_bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
@@ -26,7 +25,7 @@ from ovsdino_runtime.bundle.models import find_bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, open_vision
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.preprocess import Preprocessing
-from ovsdino_runtime.geometry.types import Array, Floats
+from ovsdino_runtime.geometry.types import Array, Floats, Photo
 from ovsdino_runtime.geometry.windows import WindowPolicy
 from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
 from ovsdino_runtime.segmenter import Segmenter
@@ -241,20 +240,20 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
 
 
 def label_by_full_masks(
-    segmenter: Segmenter, file: Path, vocabulary: Vocabulary, *, protocol: Protocol, threshold: float | None
+    segmenter: Segmenter, photo: Photo, vocabulary: Vocabulary, *, protocol: Protocol, threshold: float | None
 ) -> Segmentation:
     """Label a photo with each window's scores at full size, for protocols that the runtime's merge cannot do.
 
     Args:
         segmenter: a model with a cosine head, opened by `open_segmenter`.
-        file: the photo.
+        photo: (H, W, 3) RGB.
         vocabulary: classes, with or without a background.
         protocol: what is averaged, and how windows are enlarged.
         threshold: of the background; None takes the model's own where the vocabulary has one.
     """
     head = segmenter.bundle.manifest.head
     text = segmenter.encode_text(vocabulary)  # (N, D)
-    encoded = segmenter.pipeline.encode(load_photo(file))
+    encoded = segmenter.pipeline.encode(photo)
     scores = [
         head.scale * (features.transpose(1, 2, 0) @ text.T) + head.bias for features in encoded.features
     ]  # each (h, w, N), logits

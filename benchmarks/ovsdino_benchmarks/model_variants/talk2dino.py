@@ -11,7 +11,6 @@ from ovsdino_benchmarks.datasets.protocol import Protocol, ProtocolError
 from ovsdino_benchmarks.model_variants.full_masks import Refine, area, merge_masks, put_background
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
-from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.preprocess import (
@@ -64,11 +63,11 @@ class Talk2Dino:
         return embeddings
 
     def label(
-        self, file: Path, vocabulary: Vocabulary, text: Floats, threshold: float | None
+        self, photo: Photo, vocabulary: Vocabulary, text: Floats, threshold: float | None
     ) -> Segmentation:
-        """Label a photo. Shape: text (N, D) of unit length."""
+        """Label a photo. Shape: photo (H, W, 3), text (N, D) of unit length."""
         start = time.perf_counter()
-        photo, protocol, config = load_photo(file), self._protocol, self._network.config  # (H, W, 3)
+        protocol, config = self._protocol, self._network.config
         size = fit_size(*photo.shape[:2], short_side=protocol.short_side, long_side=protocol.long_side)
         resized = resize_photo(photo, *size, antialias=protocol.antialias)  # (H', W', 3)
         windows = plan_windows(*size, size=protocol.window, stride=protocol.stride)

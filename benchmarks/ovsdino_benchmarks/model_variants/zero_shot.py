@@ -11,10 +11,9 @@ import numpy as np
 from ovsdino_benchmarks.datasets.protocol import Protocol, ProtocolError
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
-from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.engines.threads import available_threads
-from ovsdino_runtime.geometry.types import Floats, Labels
+from ovsdino_runtime.geometry.types import Floats, Labels, Photo
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 Vlm = Any  # the torch towers
@@ -62,15 +61,14 @@ class ZeroShot:
         embeddings: Floats = text.numpy()
         return embeddings
 
-    def label(self, file: Path, vocabulary: Vocabulary, text: Floats) -> Segmentation:
-        """Label a photo. Shape: text (N, D) of unit length."""
+    def label(self, photo: Photo, vocabulary: Vocabulary, text: Floats) -> Segmentation:
+        """Label a photo. Shape: photo (H, W, 3), text (N, D) of unit length."""
         import torch
         from PIL import Image
 
         from ovsdino.dinov3seg.zero_shot import predict, read_photo
 
         start = time.perf_counter()
-        photo = load_photo(file)  # (H, W, 3)
         with torch.inference_mode():
             pixels = read_photo(Image.fromarray(photo), self._vlm.config, self._how)  # (3, H', W')
             scores = predict(self._vlm, pixels, torch.from_numpy(text), self._how)  # (N, H', W')

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_benchmarks.datasets.dataset import Dataset
+from ovsdino_benchmarks.datasets.dataset import Dataset, Sample
 from ovsdino_benchmarks.datasets.protocol import Protocol, words_of
 from ovsdino_benchmarks.model_variants.models import ModelSpec
 from ovsdino_benchmarks.quality.labeler import Labeller, digest, open_labeller
@@ -24,10 +24,13 @@ from ovsdino_benchmarks.results.environment import Environment, command, read_en
 from ovsdino_benchmarks.results.results import ClassScore, Quality
 from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.photo import decode_photo
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.engines.threads import available_threads
-from ovsdino_runtime.files.labeled_folder import DataError
+from ovsdino_runtime.files.labeled_folder import known_truth, require_same_size
 from ovsdino_runtime.geometry import metrics
 from ovsdino_runtime.geometry.metrics import Counts
+from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 GROUP = 4  # photos counted into one file
@@ -43,6 +46,7 @@ class EvaluationRun:
     protocol: Protocol
     dataset: Dataset
     folder: Path
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
 
     @property
     def groups(self) -> int:
@@ -62,6 +66,20 @@ class EvaluationRun:
         """The data set's classes, with the words that the protocol gives them."""
         return words_of(self.protocol, self.dataset.vocabulary, self.dataset.official)
 
+    def read(self, sample: Sample) -> tuple[Photo, Truth]:
+        """Read a photo and its labels. Shape: (H, W, 3), (H, W); pixels without data are ignored.
+
+        Raises:
+            DataError: they differ in size.
+            OvsdinoError: a file is broken.
+        """
+        truth = self.dataset.truth(sample)
+        decoded = decode_photo(sample.photo, options=self.photo_options)
+        decoded.warn(str(sample.photo))
+        height, width = decoded.photo.shape[:2]
+        require_same_size(sample.photo, (width, height), (truth.shape[1], truth.shape[0]))
+        return decoded.photo, known_truth(truth, decoded)
+
     def threshold(self) -> float | None:
         """Return the background's threshold of the protocol; None where the model's own, or none, is used."""
         return self.protocol.threshold if self.dataset.vocabulary.background else None
@@ -73,6 +91,7 @@ def evaluate(
     dataset: Dataset,
     *,
     out: Path,
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
     workers: int = 1,
     done: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Quality, Counts] | None:
@@ -84,6 +103,7 @@ def evaluate(
         spec: the model form.
         protocol: how it works.
         dataset: the photos.
+        photo_options: what the files of photos do not say about their pixels.
         out: keeps the counts of each group below ``.partial/``.
         workers: processes; each takes ``spec.threads`` threads, or its share of the processors.
         done: told how many groups of how many are done.
@@ -96,13 +116,14 @@ def evaluate(
     """
     started, environment = time.monotonic(), read_environment()
     identities = digest(spec, protocol), dataset.digest()
-    key = hashlib.sha256(repr((identities, protocol, GROUP, _code())).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((identities, protocol, photo_options, GROUP, _code())).encode()).hexdigest()[
+        :16
+    ]
     processes = workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = spec.threads or max(1, available_threads() // processes)
     spec = replace(spec, threads=threads)
-    run = EvaluationRun(
-        spec, protocol, dataset, out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}"
-    )
+    folder = out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}"
+    run = EvaluationRun(spec, protocol, dataset, folder, photo_options)
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     todo = [group for group in range(rank, run.groups, ranks) if not run.file(group).is_file()]
     labeller = run.labeller()
@@ -131,13 +152,8 @@ def count_group(run: EvaluationRun, group: int, labeller: Labeller) -> None:
     vocabulary = run.vocabulary
     total = Counts.zero(len(vocabulary.names))
     for sample in run.dataset.samples[group * GROUP : (group + 1) * GROUP]:
-        truth = run.dataset.truth(sample)
-        labels = labeller.label(sample.photo, vocabulary, run.threshold()).labels
-        if labels.shape != truth.shape:
-            raise DataError(
-                f"{sample.photo} is {labels.shape[1]}x{labels.shape[0]} px, its labels are "
-                f"{truth.shape[1]}x{truth.shape[0]} px; they must have the same size"
-            )
+        photo, truth = run.read(sample)
+        labels = labeller.label(photo, vocabulary, run.threshold()).labels
         total += metrics.count(truth, labels, len(vocabulary.names))
     _write(run, group, total)
 

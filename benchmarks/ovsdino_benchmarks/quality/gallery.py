@@ -35,8 +35,9 @@ def draw_gallery(run: EvaluationRun, count: int, folder: Path) -> None:
     picked = np.linspace(0, len(dataset.samples) - 1, min(count, len(dataset.samples))).astype(int)
     for index in picked.tolist():
         sample = dataset.samples[index]
-        result = labeller.label(sample.photo, run.vocabulary, run.threshold())
-        for view, picture in zip(VIEWS, _views(result, dataset.truth(sample)), strict=True):
+        photo, truth = run.read(sample)
+        result = labeller.label(photo, run.vocabulary, run.threshold())
+        for view, picture in zip(VIEWS, _views(result, truth), strict=True):
             image = Image.fromarray(picture)
             image.thumbnail((LONGEST, LONGEST))
             title = sample.name.replace("/", "_")

@@ -11,7 +11,7 @@ from ovsdino_benchmarks.model_variants import talk2dino as talk2dino_form
 from ovsdino_benchmarks.model_variants import zero_shot as zero_shot_form
 from ovsdino_benchmarks.model_variants.models import ModelSpec, SharedText
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.geometry.types import Floats
+from ovsdino_runtime.geometry.types import Floats, Photo
 from ovsdino_runtime.text.class_lists import labelled_background
 from ovsdino_runtime.text.encoder import ClassEncoder
 from ovsdino_runtime.text.vocabulary import Vocabulary
@@ -25,7 +25,7 @@ class Labeller:
     engine: str
     background: float | None  # the model's own threshold; None: it names every pixel
     encode_text: Callable[[Vocabulary], Floats]
-    label: Callable[[Path, Vocabulary, float | None], Segmentation]  # photo, classes, threshold
+    label: Callable[[Photo, Vocabulary, float | None], Segmentation]  # photo, classes, threshold
 
 
 def is_zero_shot(spec: ModelSpec, protocol: Protocol) -> bool:
@@ -108,7 +108,7 @@ def _open_zero_shot(spec: ModelSpec, protocol: Protocol, text_file: Path | None)
     model = zero_shot_form.open_zero_shot(spec.model, spec.checkpoint, protocol, spec.threads)
     encode = _remember(model if text_file is None else SharedText(model, text_file))
 
-    def label(photo: Path, vocabulary: Vocabulary, threshold: float | None) -> Segmentation:
+    def label(photo: Photo, vocabulary: Vocabulary, threshold: float | None) -> Segmentation:
         if vocabulary.background or threshold is not None:
             raise ProtocolError(
                 f"protocol {protocol.name} gives every pixel a class, got classes with a background; "

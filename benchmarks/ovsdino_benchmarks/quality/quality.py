@@ -27,6 +27,7 @@ from ovsdino_benchmarks.results import results
 from ovsdino_benchmarks.results.results import Quality, Report
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.out_folder import check_out
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.bundle.models import find_bundle
 
@@ -49,6 +50,7 @@ class QualityRequest:
     templates: str | None = None  # None: the protocol's
     threshold: float | None = None  # None: the protocol's
     changes: Mapping[str, object] = field(default_factory=dict)  # other fields of the protocol
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
     workers: int = 1
     gallery: int = 0
 
@@ -81,7 +83,13 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
             spec = replace(request.spec, form=form)
             with _progress(f"{dataset.name}, {form}") as done:
                 evaluated = evaluate(
-                    spec, protocol, dataset, out=request.out, workers=request.workers, done=done
+                    spec,
+                    protocol,
+                    dataset,
+                    out=request.out,
+                    photo_options=request.photo_options,
+                    workers=request.workers,
+                    done=done,
                 )
             if evaluated is None:
                 continue
@@ -93,7 +101,7 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
                 request.out / result.confusion, confusion=counts.confusion, boundary=counts.boundary
             )
             if request.gallery:
-                run = EvaluationRun(spec, protocol, dataset, request.out)
+                run = EvaluationRun(spec, protocol, dataset, request.out, request.photo_options)
                 draw_gallery(run, request.gallery, request.out / "gallery")
     return files
 

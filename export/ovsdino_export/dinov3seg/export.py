@@ -76,7 +76,7 @@ def export_dinov3seg(request: ExportRequest, report: Report) -> bundle.Bundle:
     target = check_target(request)
     report("loading weights")
     model = load_dinov3seg(request.model, request.checkpoint)
-    photos = gather_photos(request.photos, config.inference.view)
+    photos = gather_photos(request.photos, config.inference.view, options=request.photo_options)
     with scratch_folder("export") as staging:
         half = text_half(model)
         graphs = export_text(half, staging, report)

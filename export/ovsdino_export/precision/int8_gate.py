@@ -8,6 +8,7 @@ from pathlib import Path
 from ovsdino_export import parity
 from ovsdino_export.parity import ParityError
 from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle.bundle import Manifest, write_bundle
 from ovsdino_runtime.files.labeled_folder import (
@@ -28,17 +29,21 @@ Report = Callable[[str], None]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
-def find_sets(folder: Path) -> tuple[LabelledPhotos, ...]:
+def find_sets(folder: Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) -> tuple[LabelledPhotos, ...]:
     """Find labelled photos: those of the folder itself, or of each folder in it that holds labels.
+
+    Args:
+        folder: where to look.
+        options: what the photos' files do not say about their pixels.
 
     Raises:
         OvsdinoError: there are none, or they do not fit; see `open_labelled`.
     """
     require_folder(folder)
     if any((folder / part).exists() for part in (IMAGES, LABELS, NAMES)):
-        return (open_labelled(folder),)
+        return (open_labelled(folder, photo_options=options),)
     if sets := sorted(labels.parent for labels in folder.glob(f"*/{LABELS}")):
-        return tuple(map(open_labelled, sets))
+        return tuple(open_labelled(one, photo_options=options) for one in sets)
     raise DataError(f"--int8-data {folder}: no labelled photos in it; {LAYOUT}, or folders of these")
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
-from ovsdino_runtime.base.errors import PhotoError
-from ovsdino_runtime.base.photo import decode_image, load_photo, read_photo, to_photo
+from ovsdino_runtime.base.decoded_photo import DecodedPhoto
+from ovsdino_runtime.base.errors import OptionError, PhotoError
+from ovsdino_runtime.base.photo import decode_file, decode_image, decode_photo, to_photo
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.geometry.types import Array, Photo
 
 if TYPE_CHECKING:
@@ -19,30 +21,54 @@ ImageInput: TypeAlias = "str | Path | bytes | BinaryIO | Array | Image | Any"
 EXPECTED = "expected a path, a URL, bytes, an open file, a uint8 array, a Pillow image or a tensor"
 
 
-def as_photo(image: ImageInput, *, channels: Channels = "rgb") -> Photo:
-    """Decode or convert a photo.
+def as_photo(
+    image: ImageInput, *, channels: Channels = "rgb", options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
+) -> Photo:
+    """Decode or convert a photo; see `decode_input` for the arguments and errors.
+
+    Warns with `PhotoWarning` where something about the pixels had to be decided.
+
+    Shape: (H, W, 3) RGB.
+    """
+    decoded = decode_input(image, channels=channels, options=options)
+    decoded.warn(str(image) if isinstance(image, str | Path) else "")
+    return decoded.photo
+
+
+def decode_input(
+    image: ImageInput, *, channels: Channels = "rgb", options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
+) -> DecodedPhoto:
+    """Decode or convert a photo, and tell what had to be decided and which pixels hold no data.
 
     Args:
         image: a path or URL; the bytes of a file; a file opened in binary mode; a uint8 array or tensor
             (H, W, 3) or (H, W), a tensor also (3, H, W); or a Pillow image.
         channels: the order of an array's or a tensor's colours. Choose "bgr" for arrays from OpenCV.
-
-    Shape: (H, W, 3) RGB.
+        options: what a file does not say about its pixels; for paths, URLs, bytes and open files.
 
     Raises:
         PhotoError: the photo cannot be read, or is of another type, shape or number type.
+        OptionError: ``options`` are given for what is no file.
     """
     if channels not in ("rgb", "bgr"):
         raise PhotoError(f"channels are {channels!r:.40}: expected 'rgb' or 'bgr'")
     pixels = _as_array(image)
     if pixels is not None:
+        _require_no_options(image, options)
         photo = to_photo(pixels)
-        return np.ascontiguousarray(photo[:, :, ::-1]) if channels == "bgr" else photo
+        return DecodedPhoto(np.ascontiguousarray(photo[:, :, ::-1]) if channels == "bgr" else photo)
     if channels == "bgr":
         raise PhotoError(
             f"channels='bgr' is for arrays and tensors, got {type(image).__name__}; leave it out"
         )
-    return _decode(image)
+    return _decode(image, options)
+
+
+def _require_no_options(image: object, options: PhotoOptions) -> None:
+    if options != DEFAULT_PHOTO_OPTIONS:
+        raise OptionError(
+            f"bands, bits and strict are for files, got {type(image).__name__}; leave the options out"
+        )
 
 
 def _as_array(image: Any) -> Array | None:  # noqa: ANN401 - what is no photo is refused
@@ -66,18 +92,19 @@ def _as_array(image: Any) -> Array | None:  # noqa: ANN401 - what is no photo is
     return pixels
 
 
-def _decode(image: Any) -> Photo:  # noqa: ANN401 - what is no photo is refused
+def _decode(image: Any, options: PhotoOptions) -> DecodedPhoto:  # noqa: ANN401 - what is no photo is refused
     if isinstance(image, str | Path):
-        return load_photo(image)
+        return decode_photo(image, options=options)
     if isinstance(image, bytes | bytearray | memoryview):
-        return read_photo(BytesIO(image))
+        return decode_file(BytesIO(image), options=options)
     if hasattr(image, "read") and not hasattr(image, "getexif"):
         data = image.read()
         if not isinstance(data, bytes):
             raise PhotoError(f"the file is open in text mode ({EXPECTED}); open it with mode 'rb'")
-        return read_photo(BytesIO(data))
+        return decode_file(BytesIO(data), options=options)
     from PIL.Image import Image as PillowImage
 
     if isinstance(image, PillowImage):
+        _require_no_options(image, options)
         return decode_image(image)
     raise PhotoError(f"the photo is {type(image).__name__}: {EXPECTED}")

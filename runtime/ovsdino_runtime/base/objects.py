@@ -10,11 +10,11 @@ import numpy.typing as npt
 from ovsdino_runtime.base.errors import OptionError
 from ovsdino_runtime.geometry.components import connected_components
 from ovsdino_runtime.geometry.outlines import Polygon, outline
+from ovsdino_runtime.geometry.types import Mask
 
 if TYPE_CHECKING:
     from ovsdino_runtime.base.segmentation import Segmentation
 
-Mask = npt.NDArray[np.bool_]
 MIN_AREA = 0.0005  # of the photo: 154 px of 640x480
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ovsdino_runtime.base.bit_depth import to_8_bits
 from ovsdino_runtime.base.color_profile import to_srgb
 from ovsdino_runtime.base.decoded_photo import DecodedPhoto
-from ovsdino_runtime.base.errors import NotAPhotoError, PhotoError, PhotoWarning, TooLargeError
+from ovsdino_runtime.base.errors import NotAPhotoError, PhotoError, TooLargeError
 from ovsdino_runtime.base.file_start import read_all, read_start
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.jpeg_tail import complete_jpeg, has_end
@@ -55,8 +55,7 @@ def load_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTION
         PhotoError: there is no such file, it is broken or truncated, or too large to be a photo.
     """
     decoded = decode_photo(path, options=options)
-    for note in decoded.notes:
-        warnings.warn(f"{path}: {note}", PhotoWarning, stacklevel=2)
+    decoded.warn(str(path))
     return decoded.photo
 
 
@@ -85,26 +84,6 @@ def decode_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTI
         raise type(error)(f"{shown}: {error}") from error
 
 
-def read_photo(
-    file: Path | BinaryIO, *, formats: tuple[str, ...] | None = None, limits: SizeLimits = NO_LIMITS
-) -> Photo:
-    """Decode a photo that may come from a stranger: its format and size are checked before it is decoded.
-
-    Args:
-        file: a file that exists, or one that is open.
-        formats: Pillow's names of those that are welcome; None takes all.
-        limits: larger photos are rejected.
-
-    Shape: (H, W, 3) RGB.
-
-    Raises:
-        NotAPhotoError: of none of the formats.
-        TooLargeError: it is larger than the limits.
-        PhotoError: broken or truncated.
-    """
-    return decode_file(file, formats=formats, limits=limits).photo
-
-
 def decode_file(
     file: Path | BinaryIO,
     *,
@@ -112,14 +91,26 @@ def decode_file(
     formats: tuple[str, ...] | None = None,
     limits: SizeLimits = NO_LIMITS,
 ) -> DecodedPhoto:
-    """Decode a photo; see `read_photo` for the arguments and errors."""
+    """Decode a photo that may come from a stranger: its format and size are checked before it is decoded.
+
+    Args:
+        file: a file that exists, or one that is open.
+        options: what the file does not say about its pixels.
+        formats: Pillow's names of those that are welcome; None takes all.
+        limits: larger photos are rejected.
+
+    Raises:
+        NotAPhotoError: of none of the formats.
+        TooLargeError: it is larger than the limits.
+        PhotoError: broken or truncated.
+    """
     with photo_errors():
         layout = read_tiff_layout(file)
         if layout is not None and (formats is None or "TIFF" in formats):
             limits.check(layout.size, max_pixels=_max_pixels())
             return _decode_tiff(file, layout, options, formats)
         if options.bands is not None:
-            raise PhotoError("bands can be chosen of TIFFs only; leave out --bands")
+            raise PhotoError("bands can be chosen of TIFFs only; leave out the bands")
         if has_wide_colours(file):
             return _decode_wide_png(file, options, formats, limits)
         return _decode_by_pillow(file, options, formats, limits)
@@ -154,41 +145,32 @@ def photo_errors() -> Iterator[None]:
         raise PhotoError(f"broken photo: {reason:.200}") from error
 
 
-def to_photo(image: "str | Path | np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | Image") -> Photo:
-    """Accept a photo in the forms in which callers have it: a path, an array or a Pillow image.
+def to_photo(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Photo:
+    """Accept an array as a photo.
 
-    Shape: an array is (H, W, 3) RGB or (H, W) grey, uint8 -> (H, W, 3).
+    Shape: (H, W, 3) RGB or (H, W) grey, uint8 -> (H, W, 3).
 
     Raises:
-        PhotoError: the file cannot be read, or the array has another shape or type.
+        PhotoError: the array has another shape or type.
     """
-    if isinstance(image, str | Path):
-        return load_photo(image)
-    if not isinstance(image, np.ndarray):
-        return decode_image(image)
-    if image.dtype == np.uint8 and image.ndim == 2 and image.size:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return image
+    if pixels.dtype == np.uint8 and pixels.ndim == 2 and pixels.size:
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size:
+        return pixels
     raise PhotoError(
-        f"the array is {image.dtype} with shape {image.shape}: expected uint8, (height, width, 3) in RGB "
+        f"the array is {pixels.dtype} with shape {pixels.shape}: expected uint8, (height, width, 3) in RGB "
         "or (height, width) in grey"
     )
 
 
-def decode_image(image: "Image") -> Photo:
+def decode_image(image: "Image") -> DecodedPhoto:
     """Turn a Pillow image upright and bring any mode to 8-bit RGB.
-
-    Shape: (H, W, 3).
 
     Raises:
         PhotoError: the pixels are of a kind without a natural range, such as 32-bit floats.
     """
     with photo_errors():
-        decoded = _finish(image, DEFAULT_PHOTO_OPTIONS)
-    for note in decoded.notes:
-        warnings.warn(note, PhotoWarning, stacklevel=2)
-    return decoded.photo
+        return _finish(image, DEFAULT_PHOTO_OPTIONS)
 
 
 def _decode_tiff(

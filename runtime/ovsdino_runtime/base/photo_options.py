@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ovsdino_runtime.base.errors import OptionError
 
 MIN_BITS, MAX_BITS = 8, 32
+MAX_DIGITS = 5  # of the number of a band
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,50 @@ class PhotoOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.bands is not None and (len(self.bands) not in (1, 3) or min(self.bands) < 1):
+        """Reject values that no option can have.
+
+        Raises:
+            OptionError: the message names the option, its value, and what it may be.
+        """
+        bands = self.bands
+        if bands is not None and not (
+            isinstance(bands, tuple) and len(bands) in (1, 3) and all(_is_count(band) for band in bands)
+        ):
             raise OptionError(
-                f"bands are {self.bands}: expected one (grey) or three (red, green, blue), counted from 1"
+                f"bands are {bands!r:.40}: expected one (grey) or three (red, green, blue), counted from 1, "
+                "such as (3, 2, 1)"
             )
-        if self.bits is not None and not MIN_BITS <= self.bits <= MAX_BITS:
-            raise OptionError(f"bits are {self.bits}: expected {MIN_BITS}..{MAX_BITS}")
+        if self.bits is not None and not (_is_count(self.bits) and MIN_BITS <= self.bits <= MAX_BITS):
+            raise OptionError(f"bits are {self.bits!r:.40}: expected {MIN_BITS}..{MAX_BITS}")
+        if not isinstance(self.strict, bool):
+            raise OptionError(f"strict is {self.strict!r:.40}: expected True or False")
+
+
+def parse_bands(text: str) -> tuple[int, ...]:
+    """Read bands as they are typed: "3,2,1" or "4".
+
+    Raises:
+        OptionError: it is no list of numbers.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) <= MAX_DIGITS for part in parts):
+        raise OptionError(f"bands {text[:40]!r} are no list of numbers such as 3,2,1")
+    return tuple(map(int, parts))
+
+
+def parse_bits(text: str) -> int:
+    """Read a number of bits as it is typed.
+
+    Raises:
+        OptionError: it is no whole number.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise OptionError(f"bits are {text[:40]!r}: expected {MIN_BITS}..{MAX_BITS}")
+    return int(text)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 DEFAULT_PHOTO_OPTIONS = PhotoOptions()

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from ovsdino_runtime.base.atomic import write_whole
 from ovsdino_runtime.base.errors import ClassesError, OutputError
-from ovsdino_runtime.base.objects import MIN_AREA, Mask, SegmentedObject, find_objects
+from ovsdino_runtime.base.objects import MIN_AREA, SegmentedObject, find_objects
 from ovsdino_runtime.geometry.outlines import Polygon, outline
-from ovsdino_runtime.geometry.types import Indices, Labels, Photo
+from ovsdino_runtime.geometry.types import Indices, Labels, Mask, Photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,6 +52,7 @@ class Segmentation:
     model_digest: str = ""  # of the bundle's graphs and weights: which weights made this
     doubt: float = 0.0  # the model's own threshold: below it, a class may not be there
     single: bool = False  # one class was asked for, and the background is there by default
+    notes: tuple[str, ...] = ()  # what had to be decided to read the photo
 
     def regions(self, *, absent: bool = False) -> list[Region]:
         """List the classes that occur, the largest first.
@@ -216,14 +217,17 @@ def no_data_label(classes: int) -> int:
 
 
 def without_no_data(segmentation: Segmentation, valid: npt.NDArray[np.bool_]) -> Segmentation:
-    """Take the class from the pixels that hold no data.
+    """Take the class from the pixels that hold no data, and add a note of how many they are.
 
     Shape: valid (H, W), False where there are none.
     """
-    labels = np.where(valid, segmentation.labels, no_data_label(len(segmentation.classes)))
+    nothing = no_data_label(len(segmentation.classes))
+    labels = np.where(valid, segmentation.labels, nothing)
+    note = f"{np.count_nonzero(~valid)} pixels hold no data: their label is {nothing}"
     scores = segmentation.scores
     return replace(
         segmentation,
         labels=labels.astype(segmentation.labels.dtype),
         scores=None if scores is None else np.where(valid, scores, 0).astype(scores.dtype),
+        notes=(*segmentation.notes, note),
     )

@@ -123,7 +123,7 @@ class Responder:
             if key in self._recent:
                 self._recent.move_to_end(key)
                 return *self._recent[key], False
-        photo = fit_photo(read_upload(file.read_bytes(), self._limits))
+        photo = fit_photo(read_upload(file.read_bytes(), self._limits).photo)
         encoded = self._segmenter.encode(photo), show_photo(photo)
         with self._lock:
             self._recent[key] = encoded

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ovsdino_runtime.base.decoded_photo import DecodedPhoto
 from ovsdino_runtime.base.errors import OvsdinoError, PhotoError
-from ovsdino_runtime.base.photo import load_photo, photo_errors
+from ovsdino_runtime.base.photo import decode_photo, photo_errors
 from ovsdino_runtime.base.photo_files import photo_size
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.png_depth import GREY, read_png_header
 from ovsdino_runtime.base.suffixes import is_photo, is_rubbish
 from ovsdino_runtime.geometry.metrics import IGNORED
@@ -41,6 +43,7 @@ class LabelledPhotos:
     pairs: tuple[tuple[Path, Path], ...]  # photo, labels
     vocabulary: Vocabulary
     values: Values
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -52,11 +55,17 @@ class LabelledPhotos:
             OvsdinoError: a file was changed since the folder was opened.
         """
         photo, labels = self.pairs[index]
-        return load_photo(photo), to_classes(read_labels(labels), self.values, str(labels))
+        decoded = decode_photo(photo, options=self.photo_options)
+        decoded.warn(str(photo))
+        return decoded.photo, known_truth(to_classes(read_labels(labels), self.values, str(labels)), decoded)
 
 
 def open_labelled(
-    folder: Path, vocabulary: Vocabulary | None = None, values: Values | None = None
+    folder: Path,
+    vocabulary: Vocabulary | None = None,
+    values: Values | None = None,
+    *,
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS,
 ) -> LabelledPhotos:
     """Open a folder of labelled photos and check every label file now, not hours later.
 
@@ -64,6 +73,7 @@ def open_labelled(
         folder: contains ``images/``, and in ``labels/`` an indexed or grey PNG for each photo.
         vocabulary: the classes; None reads ``names.txt`` in the folder, see `read_names`.
         values: class of each label value; None: values are classes, and 255 is ignored.
+        photo_options: what the photos' files do not say about their pixels.
 
     Raises:
         DataError: a file or folder is missing, or does not match.
@@ -82,13 +92,19 @@ def open_labelled(
             f"{folder}: {len(missing)} of {len(labels)} photos are missing, the first is that of "
             f"{missing[0].name}; give each label file a photo of the same name in {IMAGES}/"
         )
-    found = LabelledPhotos(
-        folder.resolve().name, tuple((photos[file.stem], file) for file in labels), vocabulary, values
-    )
+    pairs = tuple((photos[file.stem], file) for file in labels)
+    found = LabelledPhotos(folder.resolve().name, pairs, vocabulary, values, photo_options)
     for photo, file in found.pairs:
         height, width = to_classes(read_labels(file), values, str(file)).shape
         require_same_size(photo, photo_size(photo), (width, height))
     return found
+
+
+def known_truth(truth: Truth, decoded: DecodedPhoto) -> Truth:
+    """Ignore the labels of pixels that hold no data. Shape: (H, W) -> (H, W)."""
+    if decoded.valid is None or decoded.valid.shape != truth.shape:
+        return truth
+    return np.where(decoded.valid, truth, IGNORED).astype(truth.dtype)
 
 
 def require_folder(folder: Path) -> None:

@@ -151,6 +151,7 @@ def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
             asdict(region) | {"coverage": round(region.coverage, 6), "score": _round(region.score)}
             for region in segmentation.regions(absent=True)
         ],
+        "notes": segmentation.notes,
         "versions": {"ovsdino": version(), "engine": segmentation.engine},
         "timings_ms": dict(segmentation.timings),
     }

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from typing import Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.engines.onnxruntime import Engine
 from ovsdino_runtime.engines.processor import choose_engine, open_graph, open_vision
-from ovsdino_runtime.geometry.types import Floats, Labels, Photo, Scores
+from ovsdino_runtime.geometry.types import Floats, Labels, Mask, Photo, Scores
 from ovsdino_runtime.pipelines.host_stages import EncodeWindows, Merge, Prepare, Prepared, choose_refinement
 
 Features = TypeVar("Features", bound="ImageFeatures")
@@ -64,6 +64,8 @@ class ImageFeatures:
     prepared: Prepared
     features: Floats  # (B, D, h, w) on the host
     timings: Mapping[str, float]  # [ms] of the stages so far
+    notes: tuple[str, ...] = field(default=(), kw_only=True)  # what had to be decided to read the photo
+    valid: Mask | None = field(default=None, kw_only=True)  # (H, W); False: no data there
 
 
 def check_model(image_features: ImageFeatures, kind: type[Features], model: str) -> Features:

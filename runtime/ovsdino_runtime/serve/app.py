@@ -15,10 +15,12 @@ from starlette.middleware.cors import CORSMiddleware
 from ovsdino_runtime.base.errors import (
     ClassesError,
     NotAPhotoError,
+    OptionError,
     OvsdinoError,
     PhotoError,
     TooLargeError,
 )
+from ovsdino_runtime.base.photo_options import PhotoOptions, parse_bands, parse_bits
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
 from ovsdino_runtime.serve.access import Access, AccessOptions
@@ -39,6 +41,7 @@ STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
     NotAPhotoError: 415,
     PhotoError: 422,
     ClassesError: 422,
+    OptionError: 422,
     BusyError: 429,
     LateError: 503,
 }
@@ -113,8 +116,34 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     return app
 
 
+def _read_photo_options(
+    bands: Annotated[
+        str | None,
+        Form(
+            max_length=MAX_NAME,
+            description="Of a TIFF: which bands are red, green and blue, such as '3,2,1', or which is grey.",
+        ),
+    ] = None,
+    bits: Annotated[
+        str | None, Form(max_length=MAX_NAME, description="Bits that each value of a 16-bit photo uses.")
+    ] = None,
+    strict: Annotated[bool, Form(description="Refuse a JPEG without its last bytes.")] = False,
+) -> PhotoOptions:
+    """Read how the photo is to be decoded.
+
+    Raises:
+        OptionError: a field has a value that it cannot have.
+    """
+    return PhotoOptions(
+        bands=None if bands is None else parse_bands(bands),
+        bits=None if bits is None else parse_bits(bits),
+        strict=strict,
+    )
+
+
 async def _segment(  # noqa: PLR0913 - one argument for each field
     request: Request,
+    photo_options: Annotated[PhotoOptions, Depends(_read_photo_options)],
     photo: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, TIFF, ...")] = None,
     url: Annotated[
         str | None,
@@ -181,7 +210,9 @@ async def _segment(  # noqa: PLR0913 - one argument for each field
     if url is not None and service.options.remote is None:
         raise PhotoError("this server reads no addresses; send the file as the field `photo`")
     file = await photo.read() if photo is not None else str(url)
-    segment_request = SegmentRequest(file, choose, threshold, scores=format in ("rle", "base64"))
+    segment_request = SegmentRequest(
+        file, choose, threshold, scores=format in ("rle", "base64"), photo_options=photo_options
+    )
     write, kind = WRITERS[format]
 
     def answer(segmentation: Segmentation) -> Response:

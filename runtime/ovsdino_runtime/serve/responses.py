@@ -55,6 +55,7 @@ class SegmentationBody(BaseModel):
     regions: list[RegionBody]
     not_found: list[str] = Field(description="names of classes that occur nowhere")
     model_digest: str = Field(description="of the model's graphs and weights")
+    notes: list[str] = Field(description="what had to be decided to read the photo")
     versions: dict[str, str]
     timings_ms: dict[str, float]
     labels_png: str | None = Field(
@@ -66,7 +67,7 @@ class SegmentationBody(BaseModel):
 
 
 def write_png(segmentation: Segmentation) -> bytes:
-    """Write the labels as `save_labels` does, with the names of the classes in the PNG's text."""
+    """Write the labels as `save_labels` does, with the class names and notes in a text chunk."""
     return _png(segmentation, labels_image(segmentation))
 
 
@@ -103,6 +104,7 @@ def _png(segmentation: Segmentation, image: "Image") -> bytes:
         "classes": segmentation.classes,
         "background": segmentation.background,
         "model": segmentation.model,
+        "notes": segmentation.notes,
     }
     text = PngInfo()
     text.add_itxt(PNG_TEXT, json.dumps(about, ensure_ascii=False), zip=True)
@@ -126,7 +128,10 @@ def _regions_body(segmentation: Segmentation, *, masks: bool) -> dict[str, Any]:
         }
         for region, record in zip(segmentation.regions(), rle_records(segmentation), strict=True)
     ]
-    copied = "model", "model_digest", "classes", "background", "background_classes", "versions", "timings_ms"
+    copied = (
+        *("model", "model_digest", "classes", "background", "background_classes"),
+        *("notes", "versions", "timings_ms"),
+    )
     return {
         "width": width,
         "height": height,

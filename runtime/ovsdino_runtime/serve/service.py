@@ -11,7 +11,8 @@ from functools import partial
 from typing import TypeVar
 
 from ovsdino_runtime.base.errors import OvsdinoError, TooLargeError
-from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
+from ovsdino_runtime.base.segmentation import Segmentation, without_no_data
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.batches import share_batches
 from ovsdino_runtime.serve.metrics import Metrics
@@ -52,6 +53,7 @@ class SegmentRequest:
     choose: Callable[[], Vocabulary]  # parses the classes; called in a thread: it may take milliseconds
     background: Background  # see `Segmenter`
     scores: bool
+    photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
 
 
 class Service:
@@ -160,8 +162,8 @@ class Service:
         wait = _since(queued)
         start = time.perf_counter()
         assert isinstance(request.photo, bytes)
-        photo = read_upload(request.photo, self.options.limits)
-        decode = _since(start)
+        decoded = read_upload(request.photo, self.options.limits, options=request.photo_options)
+        photo, decode = decoded.photo, _since(start)
         try:
             segmentation = self.segmenter(
                 photo, vocabulary, background=request.background, scores=request.scores
@@ -171,7 +173,9 @@ class Service:
             raise TooLargeError(
                 f"too little memory for {width}x{height} px; scale the photo down first"
             ) from error
-        return replace(segmentation, timings={"wait": wait, **segmentation.timings, "decode": decode})
+        timings = {"wait": wait, **segmentation.timings, "decode": decode}
+        segmentation = replace(segmentation, timings=timings, notes=decoded.notes)
+        return segmentation if decoded.valid is None else without_no_data(segmentation, decoded.valid)
 
 
 def _since(start: float) -> float:

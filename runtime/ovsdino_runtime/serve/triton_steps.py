@@ -66,7 +66,7 @@ class PrepareStep:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Decode, resize and cut."""
-        photo = read_upload(inputs["photo"].tobytes(), UploadLimits())  # (H, W, 3)
+        photo = read_upload(inputs["photo"].tobytes(), UploadLimits()).photo  # (H, W, 3)
         prepared = self._prepare(photo)
         pixels = normalise(prepared.resized, self._manifest.preprocessing)
         windows = cut_windows(pixels, prepared.windows, self._manifest.windows.size)  # (B, 3, S, S)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from io import BytesIO
 
+from ovsdino_runtime.base.decoded_photo import DecodedPhoto
 from ovsdino_runtime.base.errors import ClassesError, TooLargeError
-from ovsdino_runtime.base.photo import read_photo
+from ovsdino_runtime.base.photo import decode_file
+from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.size_limits import SizeLimits
-from ovsdino_runtime.geometry.types import Photo
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 # Formats of photos whose decoders stay in this process: Pillow hands PostScript to another program.
@@ -35,10 +36,10 @@ class UploadLimits:
         return SizeLimits(pixels=int(self.megapixels * 1_000_000), side=self.side, aspect=self.aspect)
 
 
-def read_upload(data: bytes, limits: UploadLimits) -> Photo:
-    """Decode an uploaded photo.
-
-    Shape: (H, W, 3) RGB.
+def read_upload(
+    data: bytes, limits: UploadLimits, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
+) -> DecodedPhoto:
+    """Decode an uploaded photo, with notes on what had to be decided.
 
     Raises:
         TooLargeError: the file has too many bytes, or the photo too many pixels.
@@ -50,7 +51,7 @@ def read_upload(data: bytes, limits: UploadLimits) -> Photo:
             f"{len(data) / 1e6:.1f} megabytes: expected at most {limits.megabytes:g}; "
             "scale the photo down first"
         )
-    return read_photo(BytesIO(data), formats=_readable(), limits=limits.size)
+    return decode_file(BytesIO(data), options=options, formats=_readable(), limits=limits.size)
 
 
 def check_count(vocabulary: Vocabulary, limits: UploadLimits) -> Vocabulary:
