@@ -171,26 +171,24 @@ class Segmenter:
             >>> segmenter("street.jpg", "road, car, sky")  # every pixel gets one of three classes
             >>> segmenter("street.jpg", "car")  # one class: pixels below its threshold are background
             >>> segmenter("street.jpg", "car, person", background_classes="surroundings")
-            >>> segmenter(frame, "ade150", channels="bgr")  # an OpenCV array, a packaged vocabulary
+            >>> segmenter(frame, "ade150", channels="bgr")  # an OpenCV array
 
         Args:
             image: a path, URL, bytes, file, array, Pillow image or tensor; see `decode_input`.
             classes: "cat, car|automobile, sky", a list of names, a mapping of names to synonyms, the name of
                 a packaged vocabulary, or a `Vocabulary`; see `read_classes`.
-            background: confidence in 0..1 below which a pixel is background, label 0. Choose "none" to give
-                every pixel a class. None uses a threshold if the vocabulary has a background, or if there is
-                only one class.
+            background: confidence in 0..1 below which a pixel is background, label 0; "none" for no
+                background. None uses a threshold if the vocabulary has one, or if there is only one class.
             background_classes: classes whose pixels count as background, such as "surroundings". Choose them
                 to find objects without their surroundings; this is more reliable than a threshold.
             scores: also return the confidence of each pixel. Choose False to save a little time on a GPU.
             channels: the colour order of an array. Choose "bgr" for arrays from OpenCV.
-            photo_options: how the file is read. Choose it for rasters without named colours (``bands``) and
-                for cameras that use 10 to 14 of 16 bits (``bits``).
+            photo_options: bands and bits of a file that does not name them; see `PhotoOptions`.
 
         Raises:
             PhotoError: the photo cannot be read.
             ClassesError: the classes do not form a valid vocabulary, or the threshold is not in 0..1.
-            OptionError: ``photo_options`` were given for an array, a tensor or a Pillow image.
+            OptionError: ``photo_options`` for what is no file.
         """
         choice = self.choose(classes, background=background, background_classes=background_classes)
         decode = partial(_decode, channels=channels, options=photo_options)
