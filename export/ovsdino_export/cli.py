@@ -26,7 +26,7 @@ FILE = click.Path(path_type=Path)
     examples=(
         "ovsdino-export --model nano --out bundles",
         "ovsdino-export --model nano --checkpoint run/last.safetensors --fp16 --out bundles",
-        "ovsdino-export --bundle my.ovs --engine tensorrt --gpu current",
+        "ovsdino-export --web page",
     ),
 )
 @click.option("--model", default="nano", show_default=True, help="A preset, such as nano or ovsdino-vitb14.")
@@ -72,6 +72,18 @@ FILE = click.Path(path_type=Path)
     help="Write a model repository of Triton Inference Server; with --bundle of one that is there.",
     metavar="DIR",
 )
+@click.option(
+    "--web",
+    type=FILE,
+    help="Write a page that segments photos in the browser; of --bundle, else of the packaged model.",
+    metavar="DIR",
+)
+@click.option(
+    "--web-runtime",
+    type=FILE,
+    help="ONNX Runtime Web for --web, where there is no network: the .tgz of its npm package.",
+    metavar="FILE",
+)
 @engine_options
 @version_option("ovsdino-export")
 def export(  # noqa: PLR0913 - one argument for each option
@@ -89,6 +101,8 @@ def export(  # noqa: PLR0913 - one argument for each option
     inline: bool,
     kernels: str,
     serve_repository: Path | None,
+    web: Path | None,
+    web_runtime: Path | None,
     engine: str,
     gpu: str,
     graphs: tuple[str, ...],
@@ -101,7 +115,12 @@ def export(  # noqa: PLR0913 - one argument for each option
     Every graph is compared with the torch model before anything is written.
     """
     with user_errors("ovsdino-export", extra="export,cpu"):
-        only_engines = bundle is not None and serve_repository is None
+        if web_runtime is not None and web is None:
+            raise UserError("--web-runtime is for a page: add --web DIR")
+        own = (checkpoint, text_checkpoint, fp16, bf16, int8, inline, photos, name, serve_repository)
+        if web is not None and bundle is None and not any(own):
+            bundle = packaged_bundle(model)
+        only_engines = bundle is not None and serve_repository is None and web is None
         target = find_target(engine, gpu, only_engines=only_engines, workspace=workspace)
         if target is None and (graphs or workspace):
             raise UserError("--graph and --workspace are for an engine: add --engine")
@@ -110,6 +129,8 @@ def export(  # noqa: PLR0913 - one argument for each option
                 build_for(bundle, target, Clock(), only=graphs)
             if serve_repository is not None:
                 show_repository(bundle, serve_repository, fp16=fp16, overwrite=overwrite)
+            if web is not None:
+                show_page(bundle, web, runtime=web_runtime, overwrite=overwrite)
             return
         from ovsdino_export.engines.kernels import parse_gpus
         from ovsdino_export.export import export_bundle
@@ -141,6 +162,34 @@ def export(  # noqa: PLR0913 - one argument for each option
             show_engines(written, target, clock, only=graphs)
         if serve_repository is not None:
             show_repository(written.path, serve_repository, fp16=fp16, overwrite=overwrite)
+        if web is not None:
+            show_page(written.path, web, runtime=web_runtime, overwrite=overwrite)
+
+
+def packaged_bundle(model: str) -> Path:
+    """Find the bundle of a packaged or kept model; nothing is exported, torch is not needed.
+
+    Raises:
+        BundleError: there is none of that name.
+    """
+    from ovsdino_runtime.bundle.models import find_bundle
+
+    return find_bundle(model)
+
+
+def show_page(bundle: Path, folder: Path, *, runtime: Path | None, overwrite: bool) -> None:
+    """Write a page that runs a bundle in the browser, and print where it is.
+
+    Raises:
+        OvsdinoError: the bundle is damaged, the page's engine cannot be fetched, or the folder is taken.
+    """
+    from ovsdino_export.web.page import write_page
+    from ovsdino_runtime.bundle.bundle import load_bundle
+
+    files = write_page(load_bundle(bundle), folder, runtime=runtime, overwrite=overwrite)
+    size = sum(file.stat().st_size for file in files)
+    click.echo(f"-> {folder / 'index.html'}: open it in a browser, or copy {folder} to any web server")
+    click.echo(f"   {len(files)} files, {size / 2**20:.1f} MiB")
 
 
 def show_repository(bundle: Path, folder: Path, *, fp16: bool, overwrite: bool) -> None:

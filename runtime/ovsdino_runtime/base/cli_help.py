@@ -75,7 +75,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
             "sheet",
         ),
         *("format", "host", "port", "access_log", "licence", "private", "folder", "max_slowdown"),
-        *("max_miou_drop", "open_page", "ready", "web", "space"),
+        *("max_miou_drop", "open_page", "ready", "web", "web_runtime", "space"),
     ),
     SPEED: (
         *("device", "engine", "threads", "precision", "precisions", "ray", "workers", "queue", "seconds"),
