@@ -172,6 +172,7 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 @click.option("--inference", type=click.Choice(get_args(Inference)), default="slide", show_default=True)
 @click.option("--refine/--no-refine", default=None, help="Refine the labels.  [default: the model's]")
 @click.option("--short-side", type=int, help="[px] of the resized photos.  [default: the model's]")
+@click.option("--presence", type=float, help="Without a background, leave out words that nowhere reach it.")
 @click.option(
     "--background-classes", help="What is background as well, where there is one; such as surroundings."
 )
@@ -189,6 +190,7 @@ def main(  # noqa: PLR0913 - one argument for each option
     inference: Inference,
     refine: bool | None,
     short_side: int | None,
+    presence: float | None,
     background_classes: str | None,
     lost_words: bool,
     list_words: bool,
@@ -206,6 +208,7 @@ def main(  # noqa: PLR0913 - one argument for each option
             inference=inference,
             refine=refine,
             short_side=short_side,
+            presence=presence,
         )
 
         def label(photo: Photo, words: Vocabulary, cut: float | None) -> Labels:

@@ -70,8 +70,17 @@ OPTIONS = (
         metavar="SHARE",
         help="Refined regions below this share of the photo join a neighbour.  [default: the model's]",
     ),
+    click.option(
+        "--presence",
+        type=click.FloatRange(0, 1),
+        metavar="CONFIDENCE",
+        help="Without a background, leave out classes that nowhere in the photo reach it; such as 0.2.",
+    ),
 )
-NAMES = ("device", "engine", "threads", "precision", "inference", "short_side", "refine", "min_area")
+NAMES = (
+    *("device", "engine", "threads", "precision", "inference", "short_side", "refine", "min_area"),
+    "presence",
+)
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:

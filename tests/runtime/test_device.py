@@ -349,13 +349,17 @@ def test_nano_gives_the_hosts_labels(tmp_path):
     assert_same(actual, expected)
 
 
-def test_refined_labels_are_made_of_the_devices_features(device_bundle):
-    options = RuntimeOptions(refine=True)
+@pytest.mark.parametrize("threshold", [0.5, None])
+@pytest.mark.parametrize(
+    "options",
+    [RuntimeOptions(refine=True), RuntimeOptions(presence=0.5), RuntimeOptions(refine=True, presence=0.5)],
+)
+def test_labels_of_the_processor_are_made_of_the_devices_features(device_bundle, options, threshold):
     pipeline, _ = open_device(device_bundle, options=options)
     photo, text = random_photo(90, 150), words(5)
     host = HostPipeline(device_bundle, open_engine(device_bundle, "vision", threads=1), options)
-    actual = pipeline.label(photo, text, threshold=0.5, scores=True)
-    assert_same(actual, host.label(photo, text, threshold=0.5, scores=True))
+    actual = pipeline.label(photo, text, threshold=threshold, scores=True)
+    assert_same(actual, host.label(photo, text, threshold=threshold, scores=True))
     assert list(actual.timings)[-2:] == ["text", "merge"]
 
 

@@ -44,7 +44,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         *("inference", "short_side", "forms", "form", "protocol", "source", "detector", "teachers"),
         *("classifier", "box_threshold", "text_threshold", "nms_iou", "bundle", "encoders", "encoder"),
         *("first", "second", "last", "layers", "bins", "cutoff", "centred", "kernels", "kernel", "revision"),
-        *("refine", "min_area", "inline", "selection"),
+        *("refine", "min_area", "presence", "inline", "selection"),
     ),
     TRAINING: (
         *(

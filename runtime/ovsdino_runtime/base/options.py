@@ -32,6 +32,9 @@ class RuntimeOptions:
             for thin things such as poles, and for speed. None does what the model's bundle says.
         min_area: share of the photo, in 0..0.5, below which a refined region takes its neighbour's label;
             0 keeps every region. None takes the model's own.
+        presence: confidence in 0..1 that a class must reach somewhere in a photo to label anything in it,
+            where there is no background. Choose it for lists of things of which a photo holds few. None
+            keeps every class.
         antialias: average when a large photo is made smaller. Choose False to follow a benchmark's protocol.
         trace: records each stage.
     """
@@ -45,6 +48,7 @@ class RuntimeOptions:
     short_side: int | None = None
     refine: bool | None = None
     min_area: float | None = None
+    presence: float | None = None
     antialias: bool = True
     trace: Trace = field(default=NO_TRACE, compare=False, repr=False)
 
@@ -61,6 +65,7 @@ class RuntimeOptions:
         if self.refine is not None and not isinstance(self.refine, bool):
             raise OptionError(f"refine must be True, False or None, got {self.refine!r:.40}")
         _check_area(self.min_area, refine=self.refine)
+        _check_presence(self.presence)
         if not isinstance(self.antialias, bool):
             raise OptionError(f"antialias must be True or False, got {self.antialias!r:.40}")
 
@@ -111,6 +116,13 @@ def _check_area(min_area: object, *, refine: bool | None) -> None:
         raise OptionError("min_area has no effect without refine; leave one of them out")
 
 
+def _check_presence(presence: object) -> None:
+    if presence is None:
+        return
+    if isinstance(presence, bool) or not isinstance(presence, int | float) or not 0 <= presence <= 1:
+        raise OptionError(f"presence must be a confidence in 0..1, got {presence!r:.40}")
+
+
 DEFAULT_OPTIONS = RuntimeOptions()
 
 
@@ -126,5 +138,6 @@ class OptionChanges(TypedDict, total=False):
     short_side: int | None
     refine: bool | None
     min_area: float | None
+    presence: float | None
     antialias: bool
     trace: Trace

@@ -59,6 +59,7 @@ class FolderJob:
             "short_side": options.short_side,
             "refine": options.refine,
             "min_area": options.min_area,
+            "presence": options.presence,
             "antialias": options.antialias,
         }
 

@@ -125,7 +125,8 @@ class DevicePipeline:
         self._open_text = open_text
         self.prepare = Prepare(bundle.manifest, options.antialias, options.inference)
         self._refinement = choose_refinement(bundle.manifest, options)
-        merge = Merge(bundle.manifest, self._refinement)
+        self._on_host = self._refinement is not None or options.presence is not None
+        merge = Merge(bundle.manifest, self._refinement, options.presence)
         self._segment_features = SegmentFeatures(bundle.graph_digest("vision"), merge, options.trace)
         self._lock = threading.Lock()  # one photo at a time: memory and streams are shared
         size, width = bundle.manifest.windows.size, bundle.manifest.text.width
@@ -194,12 +195,13 @@ class DevicePipeline:
     def label(self, photo: Photo, text: Future[Floats], *, threshold: float | None, scores: bool) -> Pixels:
         """Segment a photo; the embeddings may arrive while the windows are encoded.
 
-        Refined labels are computed on the processor, from the features of the device.
+        Labels that are refined, or of present classes alone, are computed on the processor, from the features
+        of the device.
 
         Raises:
             EngineError: the engine or the device failed (the pipeline stays usable), or it is closed.
         """
-        if self._refinement is not None:
+        if self._on_host:
             seen = self.encode(photo)
             pixels = self.segment(seen, text, threshold=threshold, scores=scores)
             return replace(pixels, timings={**seen.timings, **pixels.timings})

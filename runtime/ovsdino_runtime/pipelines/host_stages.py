@@ -22,6 +22,7 @@ from ovsdino_runtime.geometry.preprocess import (
     resize_bilinear,
     resize_photo,
 )
+from ovsdino_runtime.geometry.presence import present_classes
 from ovsdino_runtime.geometry.refine import (
     NO_BACKGROUND,
     RefineGeometry,
@@ -137,15 +138,21 @@ class Merge:
     Args:
         manifest: manifest of the model.
         refinement: how labels are refined; None does not refine them.
+        presence: without a background, classes that nowhere reach this confidence are left out.
     """
 
     manifest: Manifest
     refinement: Refinement | None = None
+    presence: float | None = None
 
     def __call__(
         self, prepared: Prepared, features: Floats, text: Floats, *, threshold: float | None
     ) -> tuple[Labels, Scores]:
         """Find each pixel's class and the confidence in it. Shape: (B, D, h, w), (N, D) -> (H, W) each."""
+        if self.presence is not None and threshold is None:
+            present = present_classes(features, text, cosine_threshold(self.presence, self.manifest.head))
+            labels, scores = replace(self, presence=None)(prepared, features, text[present], threshold=None)
+            return present.astype(labels.dtype)[labels], scores
         if self.refinement is not None:
             labels, cosine = self._refine(prepared, features, text, threshold, self.refinement)
         else:
@@ -189,6 +196,8 @@ def choose_refinement(manifest: Manifest, options: RuntimeOptions) -> Refinement
     wanted = manifest.refine is not None if options.refine is None else options.refine
     if manifest.dinov3seg is not None and (wanted or options.min_area is not None):
         raise EngineError(f"{manifest.name} draws outlines with its decoder and cannot be refined")
+    if manifest.dinov3seg is not None and options.presence is not None:
+        raise EngineError(f"{manifest.name} chooses its classes itself; leave presence out")
     if not wanted:
         if options.min_area is not None:
             raise EngineError(f"min_area has no effect on {manifest.name}, which does not refine; add refine")

@@ -195,7 +195,7 @@ class HostPipeline:
         self.vision = vision
         self.prepare = Prepare(manifest, options.antialias, options.inference)
         self.encode_windows = EncodeWindows(manifest, vision, options.inference)
-        self.merge = Merge(manifest, choose_refinement(manifest, options))
+        self.merge = Merge(manifest, choose_refinement(manifest, options), options.presence)
         self._segment_features = SegmentFeatures(bundle.graph_digest("vision"), self.merge, options.trace)
 
     def open_text(self) -> Engine:
