@@ -81,7 +81,7 @@ def main(model: str, turns: int, shares: str) -> None:
         for _ in range(turns + 1):
             for name, engine in engines.items():
                 times[name].append(measure(engine, pixels))
-    medians = {name: float(np.median(some[1:])) for name, some in times.items()}  # without the first
+    medians = {name: float(np.median(seconds[1:])) for name, seconds in times.items()}  # without the first
     for name, median in medians.items():
         click.echo(f"{name:40} {1000 * median:8.1f} ms   {medians['FP32'] / median:5.2f}")
 

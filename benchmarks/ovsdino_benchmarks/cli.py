@@ -29,17 +29,17 @@ QUALITY_EXAMPLES = (
 
 
 def _read_sizes(_context: click.Context, _option: click.Parameter, value: str) -> tuple[tuple[int, int], ...]:
-    found = [re.fullmatch(r"\s*([1-9]\d*)x([1-9]\d*)\s*", one) for one in value.split(",")]
-    sizes = tuple((int(match[1]), int(match[2])) for match in found if match)
-    if len(sizes) < len(found):
+    matches = [re.fullmatch(r"\s*([1-9]\d*)x([1-9]\d*)\s*", size) for size in value.split(",")]
+    sizes = tuple((int(match[1]), int(match[2])) for match in matches if match)
+    if len(sizes) < len(matches):
         raise click.BadParameter(f"{value!r} is not like 640x480,1920x1080")
     return sizes
 
 
 def _read_counts(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
-    if not all(re.fullmatch(r"\s*[1-9]\d*\s*", one) for one in value.split(",")):
+    if not all(re.fullmatch(r"\s*[1-9]\d*\s*", count) for count in value.split(",")):
         raise click.BadParameter(f"{value!r} is not like 10,100,1000")
-    return tuple(int(one) for one in value.split(","))
+    return tuple(int(count) for count in value.split(","))
 
 
 def _read_share(_context: click.Context, _option: click.Parameter, value: str) -> float:
@@ -54,13 +54,13 @@ def form_names(forms: Sequence[str], precisions: Sequence[str]) -> tuple[str, ..
     Raises:
         UserError: a precision is asked for and only torch, which has none of them.
     """
-    found: list[str] = []
+    forms_and_precisions: list[str] = []
     if set(forms) == {"torch"} and set(precisions) != {"fp32"}:
         raise UserError(f"--precision {' '.join(precisions)}: --form torch runs in fp32; leave it out")
     for form in forms:
         names = ["torch"] if form == "torch" else [f"onnx-{p}".removesuffix("-fp32") for p in precisions]
-        found += names
-    return tuple(dict.fromkeys(found))
+        forms_and_precisions += names
+    return tuple(dict.fromkeys(forms_and_precisions))
 
 
 @click.group(context_settings=CONTEXT)

@@ -68,24 +68,24 @@ def compare(expected: Floats, actual: Floats, bank: Floats, thresholds: ParityTh
     )
 
 
-def worse(one: Parity, other: Parity) -> Parity:
+def worse(first: Parity, second: Parity) -> Parity:
     """Merge two measurements: the worse value of each figure."""
     return Parity(
-        cosine_mean=min(one.cosine_mean, other.cosine_mean),
-        cosine_p01=min(one.cosine_p01, other.cosine_p01),
-        label_agreement=min(one.label_agreement, other.label_agreement),
-        finite=one.finite and other.finite,
-        photos=min(one.photos, other.photos),
-        thresholds=one.thresholds,
+        cosine_mean=min(first.cosine_mean, second.cosine_mean),
+        cosine_p01=min(first.cosine_p01, second.cosine_p01),
+        label_agreement=min(first.label_agreement, second.label_agreement),
+        finite=first.finite and second.finite,
+        photos=min(first.photos, second.photos),
+        thresholds=first.thresholds,
     )
 
 
 def misses(parity: Parity) -> Iterator[str]:
     """Describe each figure that is below its threshold."""
     for figure in ("cosine_mean", "cosine_p01", "label_agreement"):
-        found, minimum = getattr(parity, figure), getattr(parity.thresholds, figure)
-        if found < minimum:
-            yield f"{figure} {found:.6f}, expected at least {minimum}"
+        actual, minimum = getattr(parity, figure), getattr(parity.thresholds, figure)
+        if actual < minimum:
+            yield f"{figure} {actual:.6f}, expected at least {minimum}"
     if not parity.finite:
         yield "some values are infinite or not numbers"
 

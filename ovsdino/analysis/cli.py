@@ -29,7 +29,7 @@ def _read_layers(_context: click.Context, _option: click.Parameter, value: str) 
         return None
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", value):
         raise click.BadParameter(f"{value!r} is not like 2,4,6 or all")
-    return tuple(sorted({int(one) for one in value.split(",")}))
+    return tuple(sorted({int(layer) for layer in value.split(",")}))
 
 
 def _common(command: Command) -> Command:
@@ -81,9 +81,9 @@ def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  
         with _running(photos, options) as run:
             opened = _open(encoders, run.device)
             spectra = measure_spectra(opened, run, layers=options["layers"], options=chosen)
-        for one in spectra:
-            ratios = zip(one.layers, one.log_ratio, strict=True)
-            click.echo(f"{one.encoder}: " + ", ".join(f"{layer}: {ratio:.2f}" for layer, ratio in ratios))
+        for result in spectra:
+            ratios = zip(result.layers, result.log_ratio, strict=True)
+            click.echo(f"{result.encoder}: " + ", ".join(f"{layer}: {ratio:.2f}" for layer, ratio in ratios))
         for file in write_spectra(spectra, options["out"]):
             click.echo(f"-> {file}")
 
@@ -108,11 +108,11 @@ def cka(photos: Path, first: str, second: str, **options: Any) -> None:  # noqa:
 
         with _running(photos, options) as run:
             left, right = _open((first, second), run.device)
-            one = measure_similarity(left, right, run, last=options["last"])
-        for layer, row in zip(one.first_layers, one.cka, strict=True):
-            click.echo(f"{one.first}, layer {layer}: " + ", ".join(f"{value:.3f}" for value in row))
-        click.echo(f"independent noise of the same shapes would give up to {one.chance.max():.3f}")
-        for file in write_similarity(one, options["out"]):
+            similarity = measure_similarity(left, right, run, last=options["last"])
+        for layer, row in zip(similarity.first_layers, similarity.cka, strict=True):
+            click.echo(f"{similarity.first}, layer {layer}: " + ", ".join(f"{value:.3f}" for value in row))
+        click.echo(f"independent noise of the same shapes would give up to {similarity.chance.max():.3f}")
+        for file in write_similarity(similarity, options["out"]):
             click.echo(f"-> {file}")
 
 

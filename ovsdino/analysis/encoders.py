@@ -37,7 +37,8 @@ class Encoder:
         """Resize and normalise square photos: (S, S, 3) each -> (B, 3, image_size, image_size)."""
         size = self.image_size
         sized = [resize_photo(square, size, size, antialias=True) for square in squares]
-        return torch.stack([torch.from_numpy(normalise(one, self.colours)).permute(2, 0, 1) for one in sized])
+        inputs = [torch.from_numpy(normalise(photo, self.colours)) for photo in sized]  # (H, W, 3) each
+        return torch.stack(inputs).permute(0, 3, 1, 2)  # (B, 3, H, W)
 
     def require_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         """Reject block numbers that the encoder does not have."""
@@ -157,8 +158,8 @@ def _open_timm(spec: str, name: str, file: Path | None) -> Encoder:
         maps = module.forward_intermediates(
             pixels, indices=wanted, norm=False, output_fmt="NCHW", intermediates_only=True
         )
-        found = dict(zip(wanted, maps, strict=True))
-        return [found[layer - 1] for layer in layers]
+        by_layer = dict(zip(wanted, maps, strict=True))
+        return [by_layer[layer - 1] for layer in layers]
 
     data = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     return Encoder(

@@ -57,16 +57,16 @@ def measure_spectra(
         AnalysisError: there is no such block, there are too many rings for a grid, or no photo can be read.
     """
     options = options or SpectrumOptions()
-    chosen = [one.require_layers(layers or range(1, one.depth + 1)) for one in encoders]
-    means = [SpectrumMean(len(some), options) for some in chosen]
+    chosen = [encoder.require_layers(layers or range(1, encoder.depth + 1)) for encoder in encoders]
+    means = [SpectrumMean(len(blocks), options) for blocks in chosen]
 
     def add(maps: list[list[Tensor]]) -> None:
-        for mean, some in zip(means, maps, strict=True):
-            mean.add(some)
+        for mean, blocks in zip(means, maps, strict=True):
+            mean.add(blocks)
 
     pairs = list(zip(encoders, chosen, strict=True))
     _go_through(run, pairs, add, _partial(run, pairs, means, options))
-    return [mean.result(one.name, some) for mean, (one, some) in zip(means, pairs, strict=True)]
+    return [mean.result(encoder.name, blocks) for mean, (encoder, blocks) in zip(means, pairs, strict=True)]
 
 
 def measure_similarity(first: Encoder, second: Encoder, run: AnalysisRun, *, last: int = 5) -> Similarity:
@@ -84,10 +84,12 @@ def measure_similarity(first: Encoder, second: Encoder, run: AnalysisRun, *, las
     Raises:
         AnalysisError: an encoder has fewer blocks, or no photo can be read.
     """
-    for one in (first, second):
-        if last > one.depth:
-            raise AnalysisError(f"{one.name} has {one.depth} blocks, not the last {last}")
-    pairs = [(one, tuple(range(one.depth - last + 1, one.depth + 1))) for one in (first, second)]
+    for encoder in (first, second):
+        if last > encoder.depth:
+            raise AnalysisError(f"{encoder.name} has {encoder.depth} blocks, not the last {last}")
+    pairs = [
+        (encoder, tuple(range(encoder.depth - last + 1, encoder.depth + 1))) for encoder in (first, second)
+    ]
     sums = LinearCKA()
 
     def add(maps: list[list[Tensor]]) -> None:
@@ -103,9 +105,9 @@ def measure_similarity(first: Encoder, second: Encoder, run: AnalysisRun, *, las
 def _partial(run: AnalysisRun, pairs: Sequence[Pair], sums: Sequence[Sums], settings: object) -> Partial:
     if run.partial is None:
         return Partial(None, "", sums)
-    layers = [(one.name, some) for one, some in pairs]
+    layers = [(encoder.name, blocks) for encoder, blocks in pairs]
     photos = [(str(photo), photo.stat().st_size) for photo in run.photos]
-    key = digest([one.module for one, _ in pairs], layers, photos, run.batch, settings)
+    key = digest([encoder.module for encoder, _ in pairs], layers, photos, run.batch, settings)
     return Partial(run.partial, key, sums)
 
 
@@ -120,7 +122,12 @@ def _go_through(
     with torch.inference_mode():
         for number, squares in enumerate(batches, start=before.batches):
             if squares:
-                add([one.layer_maps(one.read(squares).to(run.device), some) for one, some in pairs])
+                add(
+                    [
+                        encoder.layer_maps(encoder.read(squares).to(run.device), blocks)
+                        for encoder, blocks in pairs
+                    ]
+                )
             seen += len(squares)
             partial.save(Progress(number + 1, seen))
             run.done(min(run.batch, len(run.photos) - number * run.batch))

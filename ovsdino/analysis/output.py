@@ -16,15 +16,25 @@ from ovsdino_runtime.base.errors import OutputError
 def write_spectra(spectra: Sequence[Spectrum], folder: Path) -> list[Path]:
     """Write ``spectrum.csv`` and ``.png``, ``log_ratio.csv`` and ``.png``; one row per layer and ring."""
     rings = (
-        (one.encoder, layer, radius, energy, share)
-        for one in spectra
-        for layer, energies, shares in zip(one.layers, one.energy, one.shares, strict=True)
-        for radius, energy, share in zip(one.options.radii, energies, shares, strict=True)
+        (spectrum.encoder, layer, radius, energy, share)
+        for spectrum in spectra
+        for layer, energies, shares in zip(spectrum.layers, spectrum.energy, spectrum.shares, strict=True)
+        for radius, energy, share in zip(spectrum.options.radii, energies, shares, strict=True)
     )
     ratios = (
-        (one.encoder, layer, ratio, deviation, one.options.cutoff, one.options.centred, one.photos)
-        for one in spectra
-        for layer, ratio, deviation in zip(one.layers, one.log_ratio, one.deviation, strict=True)
+        (
+            spectrum.encoder,
+            layer,
+            ratio,
+            deviation,
+            spectrum.options.cutoff,
+            spectrum.options.centred,
+            spectrum.photos,
+        )
+        for spectrum in spectra
+        for layer, ratio, deviation in zip(
+            spectrum.layers, spectrum.log_ratio, spectrum.deviation, strict=True
+        )
     )
     header = ("encoder", "layer", "log_ratio", "deviation", "cutoff", "centred", "photos")
     return [
@@ -35,17 +45,25 @@ def write_spectra(spectra: Sequence[Spectrum], folder: Path) -> list[Path]:
     ]
 
 
-def write_similarity(one: Similarity, folder: Path) -> list[Path]:
+def write_similarity(similarity: Similarity, folder: Path) -> list[Path]:
     """Write ``cka.csv``, one row per pair of layers, and ``cka.png``."""
     rows = (
-        (one.first, first, one.second, second, one.cka[i, j], one.chance[i, j], one.photos)
-        for i, first in enumerate(one.first_layers)
-        for j, second in enumerate(one.second_layers)
+        (
+            similarity.first,
+            first,
+            similarity.second,
+            second,
+            similarity.cka[i, j],
+            similarity.chance[i, j],
+            similarity.photos,
+        )
+        for i, first in enumerate(similarity.first_layers)
+        for j, second in enumerate(similarity.second_layers)
     )
     header = ("first", "first_layer", "second", "second_layer", "cka", "chance", "photos")
     return [
         _write_table(folder / "cka.csv", header, rows),
-        _write(folder / "cka.png", lambda file: plots.draw_similarity(one, file)),
+        _write(folder / "cka.png", lambda file: plots.draw_similarity(similarity, file)),
     ]
 
 

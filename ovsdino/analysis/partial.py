@@ -93,9 +93,9 @@ class Partial:
 
 def digest(modules: Sequence[nn.Module], *settings: object) -> str:
     """Hash the encoders' weights and the options."""
-    found = hashlib.sha256(repr(settings).encode())
+    state = hashlib.sha256(repr(settings).encode())
     for module in modules:
         for name, value in module.state_dict().items():
-            found.update(name.encode())
-            found.update(value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+            state.update(name.encode())
+            state.update(value.cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()

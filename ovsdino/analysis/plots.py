@@ -23,16 +23,16 @@ def draw_spectra(spectra: Sequence[Spectrum], file: Path) -> None:
 
     figure = _figure(PANEL[0] * len(spectra), PANEL[1])
     panels = figure.subplots(1, len(spectra), sharey=True, squeeze=False)[0]
-    for axes, one in zip(panels, spectra, strict=True):
+    for axes, spectrum in zip(panels, spectra, strict=True):
         colours = mpl.colormaps["viridis"]
-        scale = mpl.colors.Normalize(min(one.layers), max(one.layers))
-        for layer, shares in zip(one.layers, one.shares, strict=True):
-            axes.plot(one.options.radii, shares, color=colours(scale(layer)), linewidth=1.4)
-        axes.axvline(one.options.cutoff, color="0.6", linestyle=":", linewidth=1)
+        scale = mpl.colors.Normalize(min(spectrum.layers), max(spectrum.layers))
+        for layer, shares in zip(spectrum.layers, spectrum.shares, strict=True):
+            axes.plot(spectrum.options.radii, shares, color=colours(scale(layer)), linewidth=1.4)
+        axes.axvline(spectrum.options.cutoff, color="0.6", linestyle=":", linewidth=1)
         axes.set_yscale("log")
         axes.set_xlim(0, 1)
         axes.set_xlabel("normalised radius r")
-        axes.set_title(_title(one), fontsize=9)
+        axes.set_title(_title(spectrum), fontsize=9)
         figure.colorbar(mpl.cm.ScalarMappable(scale, colours), ax=axes, label="layer")
     panels[0].set_ylabel("share of the energy, E(r) / sum of E")
     figure.savefig(file)
@@ -42,47 +42,47 @@ def draw_log_ratios(spectra: Sequence[Spectrum], file: Path) -> None:
     """Draw the log-ratio of each encoder against the layer, with the deviation over the photos."""
     figure = _figure(PANEL[0] * 1.3, PANEL[1])
     axes = figure.subplots()
-    for one in spectra:
+    for spectrum in spectra:
         axes.errorbar(
-            one.layers,
-            one.log_ratio,
-            yerr=one.deviation,
+            spectrum.layers,
+            spectrum.log_ratio,
+            yerr=spectrum.deviation,
             marker="o",
             markersize=4,
             capsize=2,
             linewidth=1.4,
-            label=_short(one.encoder),
+            label=_short(spectrum.encoder),
         )
     axes.set_xlabel("layer")
-    axes.set_xticks(sorted({layer for one in spectra for layer in one.layers}))
+    axes.set_xticks(sorted({layer for spectrum in spectra for layer in spectrum.layers}))
     axes.set_ylabel(f"log(high / low), cut-off {spectra[0].options.cutoff:g}")
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(file)
 
 
-def draw_similarity(one: Similarity, file: Path) -> None:
+def draw_similarity(similarity: Similarity, file: Path) -> None:
     """Draw CKA as a heat map with its values."""
-    rows, columns = one.cka.shape
+    rows, columns = similarity.cka.shape
     figure = _figure(1.6 + 0.75 * columns, 1.2 + 0.6 * rows)
     axes = figure.subplots()
-    image = axes.imshow(one.cka, vmin=0, vmax=1, cmap="Blues", origin="lower")
+    image = axes.imshow(similarity.cka, vmin=0, vmax=1, cmap="Blues", origin="lower")
     for row in range(rows):
         for column in range(columns):
-            value = one.cka[row, column]
+            value = similarity.cka[row, column]
             ink = "white" if value > DARK else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)
-    axes.set_xticks(range(columns), one.second_layers)
-    axes.set_yticks(range(rows), one.first_layers)
-    axes.set_xlabel(f"layer of {_short(one.second)}", fontsize=8)
-    axes.set_ylabel(f"layer of {_short(one.first)}", fontsize=8)
-    axes.set_title(f"linear CKA, {one.photos} photos, {one.examples} places", fontsize=9)
+    axes.set_xticks(range(columns), similarity.second_layers)
+    axes.set_yticks(range(rows), similarity.first_layers)
+    axes.set_xlabel(f"layer of {_short(similarity.second)}", fontsize=8)
+    axes.set_ylabel(f"layer of {_short(similarity.first)}", fontsize=8)
+    axes.set_title(f"linear CKA, {similarity.photos} photos, {similarity.examples} places", fontsize=9)
     figure.colorbar(image, ax=axes)
     figure.savefig(file)
 
 
-def _title(one: Spectrum) -> str:
-    grid = "x".join(map(str, one.grid))
-    return f"{_short(one.encoder)}\n{one.photos} photos, {grid} grid"
+def _title(spectrum: Spectrum) -> str:
+    grid = "x".join(map(str, spectrum.grid))
+    return f"{_short(spectrum.encoder)}\n{spectrum.photos} photos, {grid} grid"
 
 
 def _short(name: str) -> str:

@@ -104,10 +104,10 @@ def cosine_scores(
     total = tl.zeros((CLASSES, NODES), tl.float32)
     for start in range(0, channels, DEPTH):
         channel = start + tl.arange(0, DEPTH)
-        there = (number < classes)[:, None] & (channel < channels)[None, :]
-        words = tl.load(text + (first + number)[:, None] * channels + channel[None, :], mask=there, other=0.0)
-        there = (channel < channels)[:, None] & (node < area)[None, :]
-        seen = tl.load(features + channel[:, None] * area + node[None, :], mask=there, other=0.0)
+        valid = (number < classes)[:, None] & (channel < channels)[None, :]
+        words = tl.load(text + (first + number)[:, None] * channels + channel[None, :], mask=valid, other=0.0)
+        valid = (channel < channels)[:, None] & (node < area)[None, :]
+        seen = tl.load(features + channel[:, None] * area + node[None, :], mask=valid, other=0.0)
         total += tl.dot(words, seen, input_precision="ieee")
     inside = (number < classes)[:, None] & (node < area)[None, :]
     tl.store(scores + (number[:, None] * windows + window) * area + node[None, :], total, mask=inside)

@@ -25,8 +25,8 @@ def _filtered(
     for tap in tl.static_range(9):
         row = top + tap // 3
         column = left + tap % 3
-        there = inside & (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
-        value = tl.load(x + (channel * HEIGHT + row) * WIDTH + column, mask=there, other=0.0)
+        valid = inside & (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
+        value = tl.load(x + (channel * HEIGHT + row) * WIDTH + column, mask=valid, other=0.0)
         total += value.to(tl.float32) * tl.load(weight + channel * 9 + tap, mask=inside, other=0.0).to(
             tl.float32
         )

@@ -82,9 +82,9 @@ class LabelSets:
     def describe(self) -> dict[str, object]:
         """Return everything that the masks depend on."""
         parts = [asdict(self.file), {name: asdict(names) for name, names in self.names.items()}]
-        said = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         joined = {name: MaskReader(folder).info.listing[:16] for name, folder in self.joined.items()}
-        return {"sets": list(self.names), "names of the sets": said, "joined": joined}
+        return {"sets": list(self.names), "names of the sets": digest, "joined": joined}
 
     def images(self) -> Iterator[str]:
         """List the photos that have labels or finished masks, as paths below the photo folder."""
@@ -127,9 +127,9 @@ class SetReader:
         folder, rest = task.image.split("/", maxsplit=1)
         size = (photo.shape[1], photo.shape[0])
         if folder in self.joined:
-            found = self.joined[folder][self.places[folder][rest]]
-            require_same_size(Path(task.image), size, (found.width, found.height))
-            return replace(found, image=task.image)
+            record = self.joined[folder][self.places[folder][rest]]
+            require_same_size(Path(task.image), size, (record.width, record.height))
+            return replace(record, image=task.image)
         file = self.options.photos / folder / LABELS / f"{Path(rest).stem}.png"
         raw = read_labels(file)  # (H, W)
         require_same_size(Path(task.image), size, (raw.shape[1], raw.shape[0]))
@@ -212,8 +212,8 @@ def read_join(text: str, photos: Path) -> tuple[str, Path]:
     Raises:
         MaskError: the text has another form, or there is no such folder of photos.
     """
-    folder, found, masks = text.partition("=")
-    if not found or not folder or "/" in folder:
+    folder, separator, masks = text.partition("=")
+    if not separator or not folder or "/" in folder:
         raise MaskError(f"--join {text}: expected FOLDER=MASKS, such as pseudo=work/masks")
     if not (photos / folder).is_dir():
         raise MaskError(f"--join {text}: no folder {photos / folder}; put or link the masks' photos there")
@@ -229,9 +229,9 @@ def read_beside(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = strict_json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MaskError(f"{path}: damaged ({error}); make these masks again") from error
-    if not isinstance(found, dict):
-        raise MaskError(f"{path}: got {type(found).__name__}, expected an object; make these masks again")
-    return found
+    if not isinstance(content, dict):
+        raise MaskError(f"{path}: got {type(content).__name__}, expected an object; make these masks again")
+    return content

@@ -47,12 +47,12 @@ class MaskJob:
     @property
     def info(self) -> MaskInfo:
         """Describe the job, for ``masks.json``."""
-        said = hashlib.sha256(json.dumps([(t.nouns, t.others) for t in self.tasks]).encode()).hexdigest()
+        words = hashlib.sha256(json.dumps([(t.nouns, t.others) for t in self.tasks]).encode()).hexdigest()
         return MaskInfo(
             schema_version=SCHEMA_VERSION,
             made_by=f"ovsdino {__version__}",
             source=self.source.name,
-            options={**self.options, **self.source.describe(), "words of the photos": said[:16]},
+            options={**self.options, **self.source.describe(), "words of the photos": words[:16]},
             listing=listing_hash([task.image for task in self.tasks]),
             photos=len(self.tasks),
             shard_size=self.shard_size,

@@ -37,10 +37,10 @@ def segmenter_job(request: MaskOptions) -> MaskJob:
     concepts = read_concepts(request.concepts, request.teachers / LABELS, request.lvis)
     rules = read_rules(request.concepts)
     images = tuple(image for image in list_photos(request.photos) if not is_label(image, rules))
-    said: dict[str, tuple[str, ...]] = {}
+    words: dict[str, tuple[str, ...]] = {}
     if request.captions is not None:
         captions = read_captions(request.captions, request.photos)
-        said = {photo.image: shared_words(photo, concepts) for photo in captions.photos}
+        words = {photo.image: shared_words(photo, concepts) for photo in captions.photos}
     options = SegmenterOptions(
         photos=request.photos.resolve(),
         teachers=request.teachers.resolve(),
@@ -54,7 +54,7 @@ def segmenter_job(request: MaskOptions) -> MaskJob:
         out=request.out,
         photos=request.photos,
         tasks=tuple(
-            PhotoNouns(image, said.get(image, ()), ()) for image in spread(images, request.max_photos)
+            PhotoNouns(image, words.get(image, ()), ()) for image in spread(images, request.max_photos)
         ),
         source=options,
         shard_size=request.shard_size,
@@ -89,7 +89,7 @@ def known_classes(images: tuple[str, ...], rules: dict[str, SetRules], classes: 
         MaskError: such a set has more or fewer photos than there are classes.
     """
     known: dict[str, int] = {}
-    for name in (name for name, one in rules.items() if one.one_class):
+    for name in (name for name, set_rules in rules.items() if set_rules.one_class):
         mine = [image for image in images if photo_set(image) == name]
         if mine and len(mine) != classes:
             raise MaskError(f"{name}/ has {len(mine)} photos, expected one of each of {classes} classes")

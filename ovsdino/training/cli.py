@@ -201,13 +201,13 @@ def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module import
 
     from ovsdino.training.recipe import Phase, RecipeError
 
-    found = re.fullmatch(r"(\d+)x(\d+)(s?)@(\d+)", text)
-    if found is None:
+    match = re.fullmatch(r"(\d+)x(\d+)(s?)@(\d+)", text)
+    if match is None:
         raise RecipeError(
             f"--phase {text}: expected SIZExEPOCHS@BATCH or SIZExSTEPSs@BATCH, such as 288x5@16"
         )
-    size, count, batch = int(found[1]), int(found[2]), int(found[4])
-    if found[3]:
+    size, count, batch = int(match[1]), int(match[2]), int(match[4])
+    if match[3]:
         return Phase(size, 0, batch, batch, steps=count)
     return Phase(size, count, batch, batch)
 
@@ -271,8 +271,8 @@ def check_resume(out: Path, resume: str) -> None:
     from ovsdino.training.run.checkpointing import STATE
     from ovsdino_runtime.base.errors import OutputError
 
-    there = (out / STATE).is_file()
-    if resume == "yes" and not there:
+    has_state = (out / STATE).is_file()
+    if resume == "yes" and not has_state:
         raise OutputError(f"--resume yes: no {STATE} in {out}; give the folder of the run, or --resume auto")
-    if resume == "no" and there:
+    if resume == "no" and has_state:
         raise OutputError(f"--resume no: {out} holds a run already; give another --out, or --resume auto")

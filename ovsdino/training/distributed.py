@@ -48,9 +48,9 @@ class Team:
         """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
-        said: list[Any] = [None] * self.size
-        dist.all_gather_object(said, value)
-        return said
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def wait(self) -> None:
         """Wait until all processes have reached this call."""
@@ -91,10 +91,10 @@ def _choose(device: str, local: int) -> torch.device:
             "--device cuda: torch finds no GPU here; see `ovsdino doctor`, or take --device cpu"
         )
     if local >= torch.cuda.device_count():
-        there = torch.cuda.device_count()
+        gpus = torch.cuda.device_count()
         raise OvsdinoError(
-            f"torchrun: process {local + 1} of this machine has no GPU, there are {there}; "
-            f"start --nproc-per-node {there}"
+            f"torchrun: process {local + 1} of this machine has no GPU, there are {gpus}; "
+            f"start --nproc-per-node {gpus}"
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)

@@ -88,7 +88,7 @@ def split_dinov3seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
         else:
             new[name] = parameter
     names = {parameter: name for name, parameter in tuned.items()}
-    frozen |= {f"{names[one.weight]}, keys": key_rows(one.weight).detach() for one in tuning.fused}
+    frozen |= {f"{names[fused.weight]}, keys": key_rows(fused.weight).detach() for fused in tuning.fused}
     return Parts(new, tuned, frozen, tuning)
 
 

@@ -59,8 +59,8 @@ class Way:
         pixels = load_photo(photo)
         with torch.inference_mode():
             text = embed_classes(self.model, words.classes)
-            found = self.score(read_pixels(pixels, self.model.config), text)
-            dense = F.interpolate(found, pixels.shape[:2], mode="bilinear", align_corners=False)
+            logits = self.score(read_pixels(pixels, self.model.config), text)
+            dense = F.interpolate(logits, pixels.shape[:2], mode="bilinear", align_corners=False)
         return Answer(dense[0].argmax(0).numpy())
 
 
@@ -116,8 +116,8 @@ def main(
     for name in names or SETS:
         words = words_of(BENCHES[name], synonyms=False)
         for label, way in ways.items():
-            found = scores(measure(way, BENCHES[name], data, words, None))  # type: ignore[arg-type]
-            figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
+            result = scores(measure(way, BENCHES[name], data, words, None))  # type: ignore[arg-type]
+            figures = f"{100 * result.miou:5.1f}   boundary {100 * result.boundary_miou:5.1f}"
             click.echo(f"{name:12} {label:24} {figures}")
 
 

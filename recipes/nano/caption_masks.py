@@ -48,23 +48,23 @@ def named_nouns(captions: Sequence[str], names: Mapping[str, str]) -> list[str]:
     counts: Counter[str] = Counter()
     for caption in captions:
         text = f" {''.join(c if c.isalnum() or c == '-' else ' ' for c in caption.lower())} "
-        found = set()
+        nouns = set()
         for name in sorted(names, key=len, reverse=True):
             for form in (f" {name} ", f" {name}s ", f" {name}es "):
                 if form in text:
-                    found.add(names[name])
+                    nouns.add(names[name])
                     text = text.replace(form, "  ")
-        counts.update(found)
+        counts.update(nouns)
     return sorted(noun for noun, count in counts.items() if count >= SHARED)
 
 
 def choose(
-    winners: NDArray[np.int64], confidence: NDArray[np.float32], words: Sequence[str], said: int
+    winners: NDArray[np.int64], confidence: NDArray[np.float32], words: Sequence[str], named: int
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the regions that are believed; the captions say the first ``said`` words. Shape: (H, W)."""
     regions = {}
     for number, word in enumerate(words):
-        region = (winners == number) & (confidence >= (SURE if number < said else SURE_SURROUNDINGS))
+        region = (winners == number) & (confidence >= (SURE if number < named else SURE_SURROUNDINGS))
         if region.mean() >= SMALLEST:
             regions[word] = region
     return regions
@@ -103,18 +103,18 @@ def main(photos: Path, sets: Path, words_of: tuple[Path, ...], checkpoint: Path,
     (out / "names.txt").write_text("\n".join(nouns) + "\n", encoding="utf-8")
     kept = 0
     for image, texts in track(sorted(captions.items()), description="captions"):
-        said = named_nouns(texts, names)
+        named = named_nouns(texts, names)
         target = out / "labels" / f"{Path(image).stem}.png"
-        if not said or target.exists():
+        if not named or target.exists():
             continue
-        words = [*said, *(word for word in SURROUNDINGS if word not in said)]
+        words = [*named, *(word for word in SURROUNDINGS if word not in named)]
         winners, cosines = photo_cosines(
             model, load_photo(photos / "images" / image), torch.stack([vectors[word] for word in words])
         )
         scale, bias = float(model.head.scale.detach()), float(model.head.bias.detach())
         confidence = 1 / (1 + np.exp(-(scale * cosines + bias)))
-        regions = choose(winners, confidence, words, len(said))
-        if not set(said) & regions.keys():
+        regions = choose(winners, confidence, words, len(named))
+        if not set(named) & regions.keys():
             continue
         labels = np.full(winners.shape, UNSURE, np.uint8)
         for word, region in regions.items():

@@ -132,8 +132,8 @@ def measure(
 def nearly_never_found(words: Vocabulary, counts: Counts) -> list[str]:
     """Return the words that occur in the truth and whose IoU is below 1 %."""
     occurs = counts.confusion.sum(axis=1) > 0
-    found = zip(words.names, scores(counts).iou, occurs, strict=True)
-    return [name for name, iou, here in found if here and (iou or 0) < NEARLY_NEVER]
+    rows = zip(words.names, scores(counts).iou, occurs, strict=True)
+    return [name for name, iou, here in rows if here and (iou or 0) < NEARLY_NEVER]
 
 
 def each_word(words: Vocabulary, counts: Counts) -> str:
@@ -158,8 +158,10 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
     for name, iou, here in zip(words.names, scores(counts).iou, occurs, strict=True):
         if here and iou is not None:
             ious[name in taught].append(100 * iou)
-    said = [f"{len(some)} classes {np.mean(some):.1f}" if some else "no class" for some in ious.values()]
-    return f"{'':16} words of the training: {said[0]}; others: {said[1]}"
+    parts = [
+        f"{len(values)} classes {np.mean(values):.1f}" if values else "no class" for values in ious.values()
+    ]
+    return f"{'':16} words of the training: {parts[0]}; others: {parts[1]}"
 
 
 @click.command()
@@ -220,8 +222,8 @@ def main(  # noqa: PLR0913 - one argument for each option
         if background_classes and words.background:
             words = with_background_classes(words, read_background_classes(background_classes))
         counts, absent = measure(label, bench, data, words, background if words.background else None)
-        found, lost = scores(counts), nearly_never_found(words, counts)
-        figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
+        result, lost = scores(counts), nearly_never_found(words, counts)
+        figures = f"{100 * result.miou:5.1f}   boundary {100 * result.boundary_miou:5.1f}"
         occurring = int((counts.confusion.sum(axis=1) > 0).sum())
         click.echo(
             f"{name:16} {figures}   teacher {bench.teacher or '-'}   absent words {100 * absent:.0f} %   "

@@ -85,8 +85,8 @@ def main(data: Path, teachers: Path) -> None:
     for task in tasks():
         teacher = TEACHERS[task.teacher]
         network = TfliteSegmenter(teachers / teacher.file, floating=teacher.floating)
-        found = scores(measure(network, task, data))
-        figures = f"{100 * found.miou:5.1f}   boundary {100 * found.boundary_miou:5.1f}"
+        result = scores(measure(network, task, data))
+        figures = f"{100 * result.miou:5.1f}   boundary {100 * result.boundary_miou:5.1f}"
         click.echo(f"{task.bench:16} {figures}   {teacher.file}")
 
 

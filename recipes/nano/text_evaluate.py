@@ -67,20 +67,20 @@ def groups(phrases: list[Phrase]) -> dict[str, np.ndarray]:
     """Rows of every source, of templated phrases by whether their core was trained, and of all."""
     sources = np.array([phrase.source for phrase in phrases])
     unseen = np.array([Phrase(p.core, "wordnet", p.core, 1.0).withheld for p in phrases])
-    found = {source: sources == source for source in dict.fromkeys(sources.tolist())}
+    masks = {source: sources == source for source in dict.fromkeys(sources.tolist())}
     templates = sources == "templates"
-    found |= {"templates, core trained": templates & ~unseen, "templates, core withheld": templates & unseen}
-    return found | {"all": np.ones(len(phrases), bool)}
+    masks |= {"templates, core trained": templates & ~unseen, "templates, core withheld": templates & unseen}
+    return masks | {"all": np.ones(len(phrases), bool)}
 
 
 def neighbours(encoder: PhraseEncoder, names: list[str]) -> dict[str, str]:
     """The name nearest to each of the words of `WANTED`, in the centred space that the vision head uses."""
     bank = encoder.embed(names)
-    found = {}
+    result = {}
     for word, similar in zip(WANTED, encoder.embed(list(WANTED)) @ bank.T, strict=True):
         ranked = (names[index] for index in similar.argsort()[::-1])
-        found[word] = next(name for name in ranked if name not in SAME.get(word, ()))
-    return found
+        result[word] = next(name for name in ranked if name not in SAME.get(word, ()))
+    return result
 
 
 @click.command()

@@ -142,8 +142,8 @@ def wordnet_phrases(archive: Path, common: Counter[str]) -> list[Phrase]:
                 for name in synset["members"]:
                     if PLAIN.fullmatch(name) and name.count(" ") < 4:
                         weights[name] = max(weights.get(name, 0.0), base)
-    found = sorted(weights.items())
-    return [Phrase(name, "wordnet", name, base + common[name] ** 0.5) for name, base in found]
+    phrases = sorted(weights.items())
+    return [Phrase(name, "wordnet", name, base + common[name] ** 0.5) for name, base in phrases]
 
 
 def lvis_phrases(categories: Path) -> list[Phrase]:

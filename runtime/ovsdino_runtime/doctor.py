@@ -81,11 +81,11 @@ def examine() -> list[Finding]:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of all relevant packages that are installed."""
-    found = {}
+    versions = {}
     for name in (*RUNTIME_PACKAGES, *ENGINES, *EXPORT_PACKAGES, *CUDA_PACKAGES):
         if version := version_of(name):
-            found[name] = version
-    return found
+            versions[name] = version
+    return versions
 
 
 def version_of(package: str) -> str | None:
@@ -153,14 +153,14 @@ def required_packages() -> dict[str, list[str]]:
         requirements = metadata.requires(OWN_PACKAGE) or []
     except metadata.PackageNotFoundError:
         return {}
-    found: dict[str, list[str]] = {}
+    packages: dict[str, list[str]] = {}
     for requirement in requirements:
         extra = re.search(r"""extra == ["']([\w-]+)["']""", requirement)
         name = re.match(r"[\w.-]+", requirement)
         if extra is None or name is None or name[0] == OWN_PACKAGE or not meets_platform(requirement):
             continue
-        found.setdefault(extra[1], []).append(name[0])
-    return found
+        packages.setdefault(extra[1], []).append(name[0])
+    return packages
 
 
 def meets_platform(requirement: str) -> bool:

@@ -232,8 +232,8 @@ def _what_is_missing(name: str, benchmark: Benchmark, folder: Path) -> str:
     root = first.roots[0] or "."
     wanted = [f"{root}/{part.replace('{}', '*')}" for part in (first.photos, first.labels, *first.names[:1])]
     ways = "" if len(benchmark.layouts) == 1 else f" (or one of {len(benchmark.layouts) - 1} other layouts)"
-    found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+    content = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     return (
-        f"{folder}: no {name} in it: expected {', '.join(wanted)}{ways}, found {found}; "
+        f"{folder}: no {name} in it: expected {', '.join(wanted)}{ways}, found {content}; "
         f"get it from {benchmark.source}"
     )

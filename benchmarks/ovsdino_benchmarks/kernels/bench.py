@@ -156,8 +156,8 @@ def _expected(case: KernelCase, inputs: tuple[Tensor, ...]) -> Tensor:
     """Compute the reference in FP32: on the CPU, where no TF32 is, but for labels, which would take long."""
     from ovsdino.kernels import reference
 
-    there = "cpu" if case.kernel != "upsample_argmax" else inputs[0].device
-    exact = [tensor.to(there).float() for tensor in inputs]
+    device = "cpu" if case.kernel != "upsample_argmax" else inputs[0].device
+    exact = [tensor.to(device).float() for tensor in inputs]
     return getattr(reference, case.kernel)(*exact, *case.numbers)
 
 

@@ -129,12 +129,12 @@ def upsample_then_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     return fine[0].argmax(0).to(torch.uint16)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
+def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Return ``|found - expected| / |expected|``; of labels, the share of pixels that differ."""
-    found = found.to(expected.device)
+    actual = actual.to(expected.device)
     if not expected.dtype.is_floating_point:
-        return float((found.int() != expected.int()).float().mean())
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+        return float((actual.int() != expected.int()).float().mean())
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 def bytes_moved(tensors: Sequence[Tensor]) -> int:

@@ -35,7 +35,7 @@ def write_kernel_report(report: KernelReport, out: Path) -> list[Path]:
 def describe(result: KernelResult) -> str:
     """Say a result in one line."""
     fused, *others = result.ways
-    ratios = "".join(f", {one.name} {one.times.p50 / fused.times.p50:.1f} x" for one in others)
+    ratios = "".join(f", {way.name} {way.times.p50 / fused.times.p50:.1f} x" for way in others)
     return (
         f"{result.kernel}, {result.dtype}, {result.size}: {_microseconds(fused.times.p50)} us, "
         f"{fused.times.p50 / result.floor:.1f} x its floor{ratios}"
@@ -43,13 +43,13 @@ def describe(result: KernelResult) -> str:
 
 
 def _sections(report: KernelReport) -> Iterator[Section]:
-    for kernel in dict.fromkeys(one.kernel for one in report.results):
-        some = [one for one in report.results if one.kernel == kernel]
-        rows = tuple(row for one in some for row in _rows(one))
+    for kernel in dict.fromkeys(result.kernel for result in report.results):
+        results = [result for result in report.results if result.kernel == kernel]
+        rows = tuple(row for result in results for row in _rows(result))
         skipped = dict.fromkeys(
-            f"Not measured: {way.how}, {one.dtype}, {one.size}: {way.why}."
-            for one in some
-            for way in one.skipped
+            f"Not measured: {way.how}, {result.dtype}, {result.size}: {way.why}."
+            for result in results
+            for way in result.skipped
         )
         yield Section(kernel, (NOTE, *skipped), (Table(HEADER, rows),))
     where = (
@@ -81,7 +81,9 @@ def _describe_device(device: Device) -> str:
 
 
 def _repeats(report: KernelReport) -> str:
-    return ", ".join(map(str, dict.fromkeys(way.times.repeats for one in report.results for way in one.ways)))
+    return ", ".join(
+        map(str, dict.fromkeys(way.times.repeats for result in report.results for way in result.ways))
+    )
 
 
 def _memory(way: WayTime) -> str:

@@ -220,8 +220,8 @@ def _torch_dinov3seg(bundle: Bundle, job: BaselineJob, embeddings: Floats) -> Wa
         photo = torch.from_numpy(load_photo(file).copy()).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
         with torch.inference_mode():
             scores = predict(network, (photo - mean) / std, text)  # (1, N, V, V)
-            found: Labels = labels(scores, photo.shape[2], photo.shape[3])[0].numpy().astype(np.uint16)
-        return found
+            result: Labels = labels(scores, photo.shape[2], photo.shape[3])[0].numpy().astype(np.uint16)
+        return result
 
     return label
 

@@ -83,28 +83,28 @@ def write_latency(request: LatencyRequest, out: Path, report: Report) -> tuple[P
     check_out(out)
     measured: list[Latency] = []
     file = out
-    for one in measure(request, report):
-        measured.append(one)
-        file = out / f"latency-{one.model}-{one.form}.json"
+    for result in measure(request, report):
+        measured.append(result)
+        file = out / f"latency-{result.model}-{result.form}.json"
         save(FileReport(latency=tuple(measured)), file)
     return file, measured
 
 
-def describe(one: Latency) -> str:
+def describe(result: Latency) -> str:
     """Say a result in a few lines."""
-    case = f"{one.size}, {one.windows} windows, {one.classes} classes, {one.threads} threads"
+    case = f"{result.size}, {result.windows} windows, {result.classes} classes, {result.threads} threads"
     lines = [
-        f"{one.model}, {one.form}, {case}",
-        f"  {'end to end':32}{one.end_to_end.p50:10.2f} ms, p99 {one.end_to_end.p99:.2f} ms",
+        f"{result.model}, {result.form}, {case}",
+        f"  {'end to end':32}{result.end_to_end.p50:10.2f} ms, p99 {result.end_to_end.p99:.2f} ms",
     ]
-    for stage in one.stages:
+    for stage in result.stages:
         floor = f"  {stage.times.p50 / stage.floor:6.1f} x its floor" if stage.floor else ""
         lines.append(f"  {stage.name:32}{stage.times.p50:10.2f} ms{floor}")
-    lines.append(f"  {'new process, first labels':32}{one.fresh.load + one.fresh.first:10.2f} ms")
-    lines.append(f"  {'memory above the model':32}{one.fresh.above:10.1f} MB")
-    for way in one.baselines:
+    lines.append(f"  {'new process, first labels':32}{result.fresh.load + result.fresh.first:10.2f} ms")
+    lines.append(f"  {'memory above the model':32}{result.fresh.above:10.1f} MB")
+    for way in result.baselines:
         above = f", {way.fresh.above:.1f} MB above the model"
-        ratio = way.times.p50 / one.end_to_end.p50
+        ratio = way.times.p50 / result.end_to_end.p50
         lines.append(f"  {way.how}: p50 {way.times.p50:.1f} ms, {ratio:.2f} x the runtime's{above}")
     energy = "cannot be read here" if one.joules is None else f"{one.joules:.2f} J a photo"
     lines.append(f"  {'energy of the processor':32}{energy}")

@@ -126,17 +126,19 @@ def _product_gflops(m: int, k: int, n: int, *, precision: Precision, threads: in
         return 2 * m * k * n / _best(lambda: engine.run({"left": left})) / 1e9
 
 
-def _write_product(file: Path, one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> None:
+def _write_product(
+    file: Path, activations: npt.NDArray[np.generic], weights: npt.NDArray[np.generic]
+) -> None:
     import onnx
     from onnx import helper, numpy_helper
 
-    whole = one.dtype == np.uint8
-    kind = helper.np_dtype_to_tensor_dtype(one.dtype)
-    left = helper.make_tensor_value_info("left", kind, one.shape)
+    whole = activations.dtype == np.uint8
+    kind = helper.np_dtype_to_tensor_dtype(activations.dtype)
+    left = helper.make_tensor_value_info("left", kind, activations.shape)
     sums = onnx.TensorProto.INT32 if whole else kind
-    result = helper.make_tensor_value_info("result", sums, [len(one), other.shape[1]])
+    result = helper.make_tensor_value_info("result", sums, [len(activations), weights.shape[1]])
     node = helper.make_node("MatMulInteger" if whole else "MatMul", ["left", "right"], ["result"])
-    graph = helper.make_graph([node], "gemm", [left], [result], [numpy_helper.from_array(other, "right")])
+    graph = helper.make_graph([node], "gemm", [left], [result], [numpy_helper.from_array(weights, "right")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
 
 

@@ -143,10 +143,10 @@ class _Server:
     def memory(self) -> float | None:
         """Ask for the server's memory [MB]."""
         try:
-            found = MEMORY.search(self._get("/metrics")[1])
+            match = MEMORY.search(self._get("/metrics")[1])
         except (OSError, http.client.HTTPException):
             return None
-        return float(found[1]) / 1e6 if found else None
+        return float(match[1]) / 1e6 if match else None
 
     def order(self, photo: Path, words: str, kind: str) -> tuple[bytes, dict[str, str]]:
         """Write a request's body and headers."""
@@ -165,13 +165,13 @@ class _Server:
         try:
             connection.request("POST", "/segment", *order)
             answer = connection.getresponse()
-            said = answer.read()
+            body = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise LoadError(f"--url {self.url}: the first request was not answered ({error})") from error
         finally:
             connection.close()
         if answer.status != 200:
-            raise LoadError(f"--url {self.url}: the first request got {answer.status}: {said[:200]!r}")
+            raise LoadError(f"--url {self.url}: the first request got {answer.status}: {body[:200]!r}")
 
     def _get(self, path: str) -> tuple[int, bytes]:
         connection = self.connect()
@@ -229,19 +229,19 @@ def _watch(
 
 
 def _minute(answers: Sequence[_Answer], memory: Sequence[tuple[float, float]], minute: int) -> Minute:
-    inside = [one for one in answers if one.end // 60 == minute]
+    inside = [answer for answer in answers if answer.end // 60 == minute]
     used = [value for when, value in memory if when // 60 == minute]
     return Minute(len(inside), _times(inside), round(used[-1], 1) if used else None)
 
 
 def _say(answers: Sequence[_Answer], memory: Sequence[tuple[float, float]], minute: int) -> str:
-    found = _minute(answers, memory, minute)
-    took = f", p50 {found.times.p50:.0f} ms, p99 {found.times.p99:.0f} ms" if found.times else ""
-    return f"minute {minute + 1}: {found.answers} answers{took}, server {found.memory or 0:.0f} MB"
+    latest = _minute(answers, memory, minute)
+    took = f", p50 {latest.times.p50:.0f} ms, p99 {latest.times.p99:.0f} ms" if latest.times else ""
+    return f"minute {minute + 1}: {latest.answers} answers{took}, server {latest.memory or 0:.0f} MB"
 
 
 def _times(answers: Sequence[_Answer]) -> Times | None:
-    good = [one.took for one in answers if one.status == "200"]
+    good = [answer.took for answer in answers if answer.status == "200"]
     if not good:
         return None
     p50, p90, p99 = (round(float(value), 1) for value in np.percentile(good, (50, 90, 99)))
@@ -258,7 +258,7 @@ def _sum_up(
     times = _times(answers)
     if times is None:
         raise LoadError(f"--url {request.url}: not one good answer in {request.seconds:g} s")
-    elapsed = max(one.end for one in answers)
+    elapsed = max(answer.end for answer in answers)
     used = [round(value, 1) for _, value in memory]
     return LoadReport(
         schema_version=1,
@@ -271,9 +271,9 @@ def _sum_up(
         classes=request.classes,
         format=request.format,
         times=times,
-        slowest=round(max(one.took for one in answers if one.status == "200"), 1),
+        slowest=round(max(answer.took for answer in answers if answer.status == "200"), 1),
         throughput=round(times.repeats / elapsed, 2),
-        statuses=dict(sorted(Counter(one.status for one in answers).items())),
+        statuses=dict(sorted(Counter(answer.status for answer in answers).items())),
         memory_first=used[0] if used else None,
         memory_last=used[-1] if used else None,
         memory_peak=max(used) if used else None,

@@ -47,12 +47,12 @@ def _sections(report: LoadReport) -> Iterator[Section]:
     minutes = tuple(
         (
             str(number),
-            str(one.answers),
-            *(f"{value:.0f}" for value in ((one.times.p50, one.times.p99) if one.times else ())),
-            *(() if one.times else ("-", "-")),
-            "-" if one.memory is None else f"{one.memory:.0f}",
+            str(minute.answers),
+            *(f"{value:.0f}" for value in ((minute.times.p50, minute.times.p99) if minute.times else ())),
+            *(() if minute.times else ("-", "-")),
+            "-" if minute.memory is None else f"{minute.memory:.0f}",
         )
-        for number, one in enumerate(report.minutes, 1)
+        for number, minute in enumerate(report.minutes, 1)
     )
     yield Section(
         "Minute by minute",
@@ -64,7 +64,7 @@ def _sections(report: LoadReport) -> Iterator[Section]:
         f"({', '.join(report.photos)}) with {len(report.classes)} word lists in turns, answered as "
         f"{report.format}. Times are those of the good answers, as the clients saw them."
     )
-    words = tuple(f"Words: {one}" for one in report.classes)
+    words = tuple(f"Words: {classes}" for classes in report.classes)
     yield Section(
         "Where and how", (how, *words, describe_machine(report.environment)), commands=(report.command,)
     )

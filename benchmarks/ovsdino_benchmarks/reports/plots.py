@@ -18,12 +18,12 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def stage_plot(one: Latency) -> str:
+def stage_plot(latency: Latency) -> str:
     """Draw each stage's median, and its floor as a line."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        stages = one.stages[::-1]
+        stages = latency.stages[::-1]
         axes.barh(
             [stage.name for stage in stages], [stage.times.p50 for stage in stages], color=BLUE, height=0.6
         )
@@ -34,7 +34,7 @@ def stage_plot(one: Latency) -> str:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("ms, logarithmic (bar: median; red line: floor)")
 
-    return _svg(draw, height=0.9 + ROW * len(one.stages))
+    return _svg(draw, height=0.9 + ROW * len(latency.stages))
 
 
 def sweep_plot(latencies: Sequence[Latency], *, memory: bool, pixels: bool = False) -> str:
@@ -46,20 +46,22 @@ def sweep_plot(latencies: Sequence[Latency], *, memory: bool, pixels: bool = Fal
         pixels: draw against the photo's megapixels, a line for each way and number of classes.
     """
 
-    def position(one: Latency) -> float:
-        return megapixels(one) if pixels else one.classes
+    def position(latency: Latency) -> float:
+        return megapixels(latency) if pixels else latency.classes
 
-    def line(one: Latency) -> str:
-        return f"{one.classes} classes" if pixels else one.size
+    def line(latency: Latency) -> str:
+        return f"{latency.classes} classes" if pixels else latency.size
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for number, other in enumerate(dict.fromkeys(map(line, latencies))):
-            some = sorted((one for one in latencies if line(one) == other), key=position)
+            curve = sorted((latency for latency in latencies if line(latency) == other), key=position)
             style = ("-", "--", ":", "-.")[number % 4]
             for name, colour in (("runtime", BLUE), ("torch", RED), ("onnxruntime", INK)):
                 points = [
-                    (position(one), y) for one in some if (y := _figure(one, name, memory=memory)) is not None
+                    (position(latency), y)
+                    for latency in curve
+                    if (y := _figure(latency, name, memory=memory)) is not None
                 ]
                 if points:
                     axes.plot(
@@ -80,12 +82,12 @@ def sweep_plot(latencies: Sequence[Latency], *, memory: bool, pixels: bool = Fal
     return _svg(draw, height=3.2)
 
 
-def class_plot(one: Quality) -> str:
+def class_plot(quality: Quality) -> str:
     """Draw IoU and Boundary IoU of the classes that the truth holds, the best first."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        shown = sorted((row for row in one.classes if row.pixels), key=lambda row: row.iou or 0)
+        shown = sorted((row for row in quality.classes if row.pixels), key=lambda row: row.iou or 0)
         names = [row.name for row in shown]
         axes.barh(names, [100 * (row.iou or 0) for row in shown], color=BLUE, height=0.7, label="IoU")
         edges = [100 * (row.boundary_iou or 0) for row in shown]
@@ -94,20 +96,20 @@ def class_plot(one: Quality) -> str:
         axes.set_ylim(-0.7, len(shown) - 0.3)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
-    return _svg(draw, height=0.8 + 0.2 * sum(row.pixels > 0 for row in one.classes))
+    return _svg(draw, height=0.8 + 0.2 * sum(row.pixels > 0 for row in quality.classes))
 
 
-def megapixels(one: Latency) -> float:
+def megapixels(latency: Latency) -> float:
     """Return the size of the photo that was labelled."""
-    width, height = map(int, one.size.split("x"))
+    width, height = map(int, latency.size.split("x"))
     return round(width * height / 1e6, 2)
 
 
-def _figure(one: Latency, way: str, *, memory: bool) -> float | None:
+def _figure(latency: Latency, way: str, *, memory: bool) -> float | None:
     if way == "runtime":
-        fresh, times = one.fresh, one.end_to_end
+        fresh, times = latency.fresh, latency.end_to_end
     else:
-        baseline = next((baseline for baseline in one.baselines if baseline.name == way), None)
+        baseline = next((baseline for baseline in latency.baselines if baseline.name == way), None)
         if baseline is None:
             return None
         fresh, times = baseline.fresh, baseline.times

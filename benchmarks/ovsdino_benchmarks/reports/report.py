@@ -77,7 +77,9 @@ def write_report(sources: Sequence[Path], out: Path, *, gallery: bool = False) -
     """
     check_out(out)
     report = results.join(map(results.load, sources))
-    pictures = [one for source in sources for one in find_gallery(source / "gallery")] if gallery else []
+    pictures = (
+        [picture for source in sources for picture in find_gallery(source / "gallery")] if gallery else []
+    )
     sections = [
         *_quality(report.quality),
         *_latency(report.latency),
@@ -103,39 +105,47 @@ def _quality(measured: Sequence[Quality]) -> Iterable[Section]:
         return
     rows = [
         (
-            *(one.data, one.extent, str(one.photos), one.model, one.form),
-            *(_percent(share) for share in (one.miou, one.miou_all, one.boundary_miou, one.pixel_accuracy)),
+            *(quality.data, quality.extent, str(quality.photos), quality.model, quality.form),
+            *(
+                _percent(share)
+                for share in (quality.miou, quality.miou_all, quality.boundary_miou, quality.pixel_accuracy)
+            ),
         )
-        for one in measured
+        for quality in measured
     ]
     header = QUALITY_HEADER
     yield Section("Quality", (QUALITY_NOTE,), (Table(header, tuple(rows)),))
     for table in load_papers():
-        if any(one.data in table.benchmarks for one in measured):
+        if any(quality.data in table.benchmarks for quality in measured):
             yield _beside_paper(table, measured)
     yield Section("Protocols", tuple(_protocols(measured)))
-    for one in measured:
-        if sum(row.pixels > 0 for row in one.classes) <= MAX_CLASSES_DRAWN:
-            yield Section(f"Classes of {one.data}: {one.model}, {one.form}", plots=(plots.class_plot(one),))
+    for quality in measured:
+        if sum(row.pixels > 0 for row in quality.classes) <= MAX_CLASSES_DRAWN:
+            yield Section(
+                f"Classes of {quality.data}: {quality.model}, {quality.form}",
+                plots=(plots.class_plot(quality),),
+            )
 
 
 def _protocols(measured: Sequence[Quality]) -> Iterable[str]:
-    for protocol in dict.fromkeys(one.protocol for one in measured):
-        data = ", ".join(dict.fromkeys(one.data for one in measured if one.protocol == protocol))
+    for protocol in dict.fromkeys(quality.protocol for quality in measured):
+        data = ", ".join(dict.fromkeys(quality.data for quality in measured if quality.protocol == protocol))
         yield f"{data}: {protocol.describe()}. Source: {protocol.source}."
 
 
 def _beside_paper(table: PaperTable, measured: Sequence[Quality]) -> Section:
     rows = [(row.model, *map(_number, row.miou), _number(row.average)) for row in table.rows]
-    for model, form, protocol in dict.fromkeys((one.model, one.form, one.protocol.name) for one in measured):
-        found = {
-            one.data: one
-            for one in measured
-            if (one.model, one.form, one.protocol.name) == (model, form, protocol)
+    for model, form, protocol in dict.fromkeys(
+        (quality.model, quality.form, quality.protocol.name) for quality in measured
+    ):
+        results = {
+            quality.data: quality
+            for quality in measured
+            if (quality.model, quality.form, quality.protocol.name) == (model, form, protocol)
         }
-        ours = [found.get(name) for name in table.benchmarks]
+        ours = [results.get(name) for name in table.benchmarks]
         if any(ours):
-            whole = [100 * one.miou_all for one in ours if one and one.extent == "full set"]
+            whole = [100 * quality.miou_all for quality in ours if quality and quality.extent == "full set"]
             mean = f"{sum(whole) / len(whole):.1f}" if len(whole) == len(ours) else "-"
             name = f"measured: {model}, {form}, protocol {protocol}"
             rows.append((name, *map(_paper_cell, ours), mean))
@@ -144,11 +154,13 @@ def _beside_paper(table: PaperTable, measured: Sequence[Quality]) -> Section:
     return Section(f"Beside {table.title}", (note,), (Table(header, tuple(rows)),))
 
 
-def _paper_cell(one: Quality | None) -> str:
-    if one is None:
+def _paper_cell(quality: Quality | None) -> str:
+    if quality is None:
         return "-"
     return (
-        f"{100 * one.miou_all:.1f}" if one.extent == "full set" else f"{100 * one.miou:.1f}* ({one.photos})"
+        f"{100 * quality.miou_all:.1f}"
+        if quality.extent == "full set"
+        else f"{100 * quality.miou:.1f}* ({quality.photos})"
     )
 
 
@@ -156,11 +168,11 @@ def _latency(measured: Sequence[Latency]) -> Iterable[Section]:
     if not measured:
         return
     header = LATENCY_HEADER
-    rows = [row for one in measured for row in _way_rows(one)]
+    rows = [row for latency in measured for row in _way_rows(latency)]
     skipped = dict.fromkeys(
-        f"{way.how}: not measured with {one.classes} classes at {one.size}: {way.why}."
-        for one in measured
-        for way in one.skipped
+        f"{way.how}: not measured with {latency.classes} classes at {latency.size}: {way.why}."
+        for latency in measured
+        for way in latency.skipped
     )
     yield Section(
         "Latency, end to end",
@@ -173,18 +185,18 @@ def _latency(measured: Sequence[Latency]) -> Iterable[Section]:
         yield _stage_section(one)
 
 
-def _way_rows(one: Latency) -> Iterable[tuple[str, ...]]:
-    base = (one.model, one.form, one.size, str(one.classes))
-    t = one.end_to_end
+def _way_rows(latency: Latency) -> Iterable[tuple[str, ...]]:
+    base = (latency.model, latency.form, latency.size, str(latency.classes))
+    t = latency.end_to_end
     figures = (
         *(_milliseconds(x) for x in (t.p50, t.p90, t.p99)),
-        f"{one.throughput:.2f}",
+        f"{latency.throughput:.2f}",
         "1.0",
-        *_fresh(one.fresh),
+        *_fresh(latency.fresh),
     )
-    yield (*base, f"runtime ({one.engine})", *figures, "")
-    for way in one.baselines:
-        yield (*base, *_baseline_cells(way, one))
+    yield (*base, f"runtime ({latency.engine})", *figures, "")
+    for way in latency.baselines:
+        yield (*base, *_baseline_cells(way, latency))
 
 
 def _engine_sections(measured: Sequence[Latency]) -> Iterable[Section]:
@@ -217,7 +229,7 @@ def _engine_sections(measured: Sequence[Latency]) -> Iterable[Section]:
 
 def _baseline_cells(way: Baseline, one: Latency) -> tuple[str, ...]:
     t = way.times
-    speed = f"{1000 / t.p50:.2f}", f"{t.p50 / one.end_to_end.p50:.2f}"
+    speed = f"{1000 / t.p50:.2f}", f"{t.p50 / latency.end_to_end.p50:.2f}"
     return (
         way.how,
         *(_milliseconds(x) for x in (t.p50, t.p90, t.p99)),
@@ -233,25 +245,28 @@ def _fresh(fresh: Fresh) -> tuple[str, str]:
 
 def _sweeps(measured: Sequence[Latency]) -> Iterable[str]:
     """Plot what varies, the number of classes or the size of the photo, for each model form by itself."""
-    for form in dict.fromkeys((one.model, one.form) for one in measured):
-        some = [one for one in measured if (one.model, one.form) == form]
-        varies = len({one.classes for one in some}) > 1, len({one.size for one in some}) > 1
+    for form in dict.fromkeys((latency.model, latency.form) for latency in measured):
+        latencies = [latency for latency in measured if (latency.model, latency.form) == form]
+        varies = (
+            len({latency.classes for latency in latencies}) > 1,
+            len({latency.size for latency in latencies}) > 1,
+        )
         for pixels in (pixels for pixels in (False, True) if varies[pixels]):
             for memory in (False, True):
-                yield plots.sweep_plot(some, memory=memory, pixels=pixels)
+                yield plots.sweep_plot(latencies, memory=memory, pixels=pixels)
 
 
-def _stage_section(one: Latency) -> Section:
-    title = f"Stages: {one.model}, {one.form}, {one.size}, {one.classes} classes"
+def _stage_section(latency: Latency) -> Section:
+    title = f"Stages: {latency.model}, {latency.form}, {latency.size}, {latency.classes} classes"
     header = ("stage", "p50", "p90", "p99", "floor", "ratio", "the floor counts")
     note = (
-        f"ms, after {one.warmup} rounds of warm-up. {one.windows} windows, {one.batch} at once, "
-        f"{one.threads} threads, {one.templates} templates. Floors: {one.gflop:.1f} GFLOP of the vision "
-        f"graph; matrix products reach {one.gflops:.0f} GFLOP/s and copies {one.copy_gb_s:.1f} GB/s in this "
-        "run. vision is the engine alone; no stage includes another."
+        f"ms, after {latency.warmup} rounds of warm-up. {latency.windows} windows, {latency.batch} at once, "
+        f"{latency.threads} threads, {latency.templates} templates. Floors: {latency.gflop:.1f} GFLOP of the "
+        f"vision graph; matrix products reach {latency.gflops:.0f} GFLOP/s and copies "
+        f"{latency.copy_gb_s:.1f} GB/s in this run. vision is the engine alone; no stage includes another."
     )
-    rows = tuple(_stage_row(stage) for stage in one.stages)
-    return Section(title, (note,), (Table(header, rows),), (plots.stage_plot(one),))
+    rows = tuple(_stage_row(stage) for stage in latency.stages)
+    return Section(title, (note,), (Table(header, rows),), (plots.stage_plot(latency),))
 
 
 def _stage_row(stage: Stage) -> tuple[str, ...]:
@@ -262,8 +277,8 @@ def _stage_row(stage: Stage) -> tuple[str, ...]:
 
 
 def _provenance(measured: Sequence[Quality | Latency]) -> Section:
-    machines = dict.fromkeys(describe_machine(one.environment) for one in measured)
-    commands = dict.fromkeys(one.command for one in measured)
+    machines = dict.fromkeys(describe_machine(result.environment) for result in measured)
+    commands = dict.fromkeys(result.command for result in measured)
     return Section("Where and how", tuple(machines), commands=tuple(commands))
 
 

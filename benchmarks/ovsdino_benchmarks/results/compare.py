@@ -61,13 +61,20 @@ def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: flo
 
 def _latencies(report: Report) -> dict[Key, Latency]:
     return {
-        (one.model, one.form, one.device, f"{one.threads} threads", one.size, f"{one.classes} classes"): one
-        for one in report.latency
+        (
+            latency.model,
+            latency.form,
+            latency.device,
+            f"{latency.threads} threads",
+            latency.size,
+            f"{latency.classes} classes",
+        ): latency
+        for latency in report.latency
     }
 
 
 def _qualities(report: Report) -> dict[Key, Quality]:
-    return {(one.model, one.form, one.data): one for one in report.quality}
+    return {(quality.model, quality.form, quality.data): quality for quality in report.quality}
 
 
 def _pairs(old: Mapping[Key, One], new: Mapping[Key, One]) -> Iterator[tuple[str, One, One]]:

@@ -206,6 +206,6 @@ def join(reports: Iterable[Report]) -> Report:
     """Put results together."""
     reports = list(reports)
     return Report(
-        quality=tuple(one for report in reports for one in report.quality),
-        latency=tuple(one for report in reports for one in report.latency),
+        quality=tuple(result for report in reports for result in report.quality),
+        latency=tuple(result for report in reports for result in report.latency),
     )

@@ -67,8 +67,8 @@ class GraphDinov3seg:
         chosen = best_classes(costs, present, self.config.pad_length)  # (1, K)
         late = self.run("late", {"features": patches, "text": text[chosen[0]], **prior})["costs"]
         logits = [
-            self.run("decoder", {"costs": some, **prior})["logits"]
-            for some in torch.split(late, DECODED_AT_ONCE)
+            self.run("decoder", {"costs": portion, **prior})["logits"]
+            for portion in torch.split(late, DECODED_AT_ONCE)
         ]
         return put_classes(torch.cat(logits)[None], chosen, len(text), self.config.absent_logit)
 
@@ -121,9 +121,9 @@ def compare_logits(expected: Floats, actual: Floats, thresholds: ParityThreshold
     Shape: both (n, N, h, w).
     """
     finite = bool(np.isfinite(actual).all())
-    one, other = (values - values.mean(1, keepdims=True) for values in (expected, actual))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosine = (one * other).sum(1) / np.maximum(lengths, 1e-12)  # (n, h, w)
+    first, second = (values - values.mean(1, keepdims=True) for values in (expected, actual))
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosine = (first * second).sum(1) / np.maximum(lengths, 1e-12)  # (n, h, w)
     return Parity(
         cosine_mean=float(cosine.mean()) if finite else 0.0,
         cosine_p01=float(np.percentile(cosine, 1)) if finite else 0.0,

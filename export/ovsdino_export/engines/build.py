@@ -85,10 +85,10 @@ def choose_target(flavour: Flavour, gpus: str, *, workspace: int | None = None) 
     """
     trt = import_flavour(flavour)
     gpus, index = named_gpu(gpus)
-    found = find_gpus()
-    if index and index >= len(found):
-        raise EngineError(f"--gpu cuda:{index}: CUDA sees {len(found)} GPUs, numbered from 0")
-    here = found[index] if found else None
+    machine_gpus = find_gpus()
+    if index and index >= len(machine_gpus):
+        raise EngineError(f"--gpu cuda:{index}: CUDA sees {len(machine_gpus)} GPUs, numbered from 0")
+    here = machine_gpus[index] if machine_gpus else None
     names = tuple(dict.fromkeys(name.strip() for name in gpus.split(",")))
     if wrong := [name for name in names if name != CURRENT and not re.fullmatch(r"sm_\d{2,3}", name)]:
         raise EngineError(
@@ -115,8 +115,8 @@ def choose_target(flavour: Flavour, gpus: str, *, workspace: int | None = None) 
 
 def named_gpu(gpus: str) -> tuple[str, int]:
     """Read "cuda:N" as the GPU of this machine with that number; other texts mean the first GPU."""
-    found = re.fullmatch(r"cuda(?::(\d+))?", gpus.strip())
-    return (CURRENT, int(found[1] or 0)) if found else (gpus, 0)
+    match = re.fullmatch(r"cuda(?::(\d+))?", gpus.strip())
+    return (CURRENT, int(match[1] or 0)) if match else (gpus, 0)
 
 
 def without_refused_gpus(

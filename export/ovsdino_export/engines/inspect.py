@@ -82,17 +82,17 @@ def check_layers(layers: Iterable[Layer], precision: Precision, where: str) -> N
     layers = list(layers)
     wanted = TYPES[precision]
     products = [layer for layer in layers if layer.kind in PRODUCTS]
-    found = Counter(layer.dtype for layer in products or layers)  # fused layers are no longer called products
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "none"
-    enough = found[wanted] >= MIN_SHARE * sum(found.values()) if products else found[wanted] > 0
+    types = Counter(layer.dtype for layer in products or layers)  # fused layers are no longer called products
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(types.items())) or "none"
+    enough = types[wanted] >= MIN_SHARE * sum(types.values()) if products else types[wanted] > 0
     if not enough:
         raise EngineError(
             f"{where}: {precision} was asked for and too few products compute in it (types found: {kinds}); "
             "use another version of TensorRT, or export in FP32"
         )
-    if products and (others := sorted(found.keys() - {wanted, "FLOAT"})):
+    if products and (others := sorted(types.keys() - {wanted, "FLOAT"})):
         raise EngineError(
-            f"{where}: {precision} was asked for and {found[others[0]]} products compute in {others[0]} "
+            f"{where}: {precision} was asked for and {types[others[0]]} products compute in {others[0]} "
             f"(types found: {kinds}); use another version of TensorRT"
         )
     low = [layer for layer in layers if layer.kind in STATISTICS and layer.dtype in ("HALF", "BF16")]

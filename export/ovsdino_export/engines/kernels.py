@@ -250,16 +250,16 @@ def compile_kernel(plan: KernelPlan, gpu: str) -> tuple[Kernel, str]:
     if scratch:
         raise OvsdinoError(f"{plan.name} for {gpu}: needs {scratch} bytes of scratch memory, expected 0")
     ptx = strip_hidden_params(compiled.asm["ptx"], len(plan.arguments))
-    found = describe_ptx(ptx)
-    if not runs_on(found.target, gpu):
-        raise OvsdinoError(f"{plan.name}: compiled for {found.target}, which {gpu} does not take")
+    described = describe_ptx(ptx)
+    if not runs_on(described.target, gpu):
+        raise OvsdinoError(f"{plan.name}: compiled for {described.target}, which {gpu} does not take")
     kernel = Kernel(
         operator=plan.operator,
         file=f"{FOLDER}/{plan.name}.{gpu}.ptx",
-        entry=found.entry,
+        entry=described.entry,
         gpu=gpu,
-        target=found.target,
-        ptx_version=found.version,
+        target=described.target,
+        ptx_version=described.version,
         dtype=plan.dtype,
         constants=plan.constants,
         arguments=plan.arguments,

@@ -160,10 +160,10 @@ def check_shape(kernel: Kernel, x: Any) -> None:
         EngineError: they differ.
     """
     _, channels, height, width = (_constant(x.shape_expr[axis]) for axis in range(4))
-    found = {"channels": channels, "height": height, "width": width}
+    actual = {"channels": channels, "height": height, "width": width}
     if height is not None and width is not None:
-        found["area"] = height * width
-    for name, size in found.items():
+        actual["area"] = height * width
+    for name, size in actual.items():
         compiled = kernel.constants.get(name)
         if None not in (size, compiled) and size != compiled:
             raise EngineError(

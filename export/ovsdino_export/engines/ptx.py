@@ -49,16 +49,20 @@ def strip_hidden_params(ptx: str, declared: int) -> str:
     Raises:
         OvsdinoError: there are fewer, or one at the end is no pointer or is read.
     """
-    found = describe_ptx(ptx)
-    if len(found.parameters) < declared:
-        raise OvsdinoError(f"{found.entry}: {len(found.parameters)} parameters, expected at least {declared}")
-    for hidden in found.parameters[declared:]:
+    described = describe_ptx(ptx)
+    if len(described.parameters) < declared:
+        raise OvsdinoError(
+            f"{described.entry}: {len(described.parameters)} parameters, expected at least {declared}"
+        )
+    for hidden in described.parameters[declared:]:
         name = hidden.split()[-1]
         if not hidden.startswith(POINTER) or len(re.findall(rf"\b{re.escape(name)}\b", ptx)) > 1:
-            raise OvsdinoError(f"{found.entry}: hidden parameter {hidden!r} is in use; it cannot be cut off")
+            raise OvsdinoError(
+                f"{described.entry}: hidden parameter {hidden!r} is in use; it cannot be cut off"
+            )
     match = ENTRY.search(ptx)
     assert match is not None
-    kept = ",\n".join(f"\t{parameter}" for parameter in found.parameters[:declared])
+    kept = ",\n".join(f"\t{parameter}" for parameter in described.parameters[:declared])
     start, end = match.span("parameters")
     return f"{ptx[:start]}\n{kept}\n{ptx[end:]}"
 

@@ -75,12 +75,12 @@ def find_fp32_layers(
 
 def units(model: nn.Module) -> list[str]:
     """List the layers that can stay in FP32, in the model's order: blocks, and modules outside of blocks."""
-    found: list[str] = []
+    names: list[str] = []
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{unit}.") for unit in found)
+        inside = any(name.startswith(f"{unit}.") for unit in names)
         if isinstance(module, WHOLE) and not inside:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def smallest(names: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:

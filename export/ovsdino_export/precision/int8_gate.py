@@ -63,13 +63,13 @@ def gate(
     Raises:
         ParityError: see `require_miou`.
     """
-    report(f"mIoU on {sum(len(one) for one in sets)} labelled photos")
+    report(f"mIoU on {sum(len(photos) for photos in sets)} labelled photos")
     means = []
     with scratch_folder("int8") as folder:
         bundle = write_bundle(folder / "candidate.ovs", manifest, staging)
         for precision in PRECISIONS:
             segmenter = Segmenter.load(bundle.path, precision=precision)
-            figures = {one.name: 100 * measure(segmenter, one) for one in sets}
+            figures = {photos.name: 100 * measure(segmenter, photos) for photos in sets}
             means.append(sum(figures.values()) / len(figures))
             listed = ", ".join(f"{name} {figure:.2f}" for name, figure in figures.items())
             report(f"mIoU at {precision}: {means[-1]:.2f} ({listed})")

@@ -52,7 +52,7 @@ def quantize(model: onnx.ModelProto, *, twice: Collection[str] = ()) -> onnx.Mod
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     kept = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
     del graph.initializer[:]
-    graph.initializer.extend([*kept, *(tensor for some in stored.values() for tensor in some)])
+    graph.initializer.extend([*kept, *(tensor for tensors in stored.values() for tensor in tensors)])
     return plain
 
 
@@ -63,10 +63,10 @@ def products(model: onnx.ModelProto) -> list[NodeProto]:
         ParityError: it has none.
     """
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    found = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
-    if not found:
+    matmuls = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
+    if not matmuls:
         raise ParityError("the graph has no product with constant weights; export without --int8")
-    return found
+    return matmuls
 
 
 def rounding_noise(values: npt.NDArray[np.float32]) -> float:

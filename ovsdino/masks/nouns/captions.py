@@ -44,32 +44,32 @@ def read_captions(file: Path, folder: Path) -> Captions:
     Raises:
         MaskError: the file is not a caption file, has no caption, or belongs to other photos.
     """
-    said = _read_annotations(file)
+    by_name = _read_annotations(file)
     images = list_photos(folder)
     paths, names = set(images), defaultdict[str, list[str]](list)
     for image in images:
         names[Path(image).name].append(image)
-    found: dict[str, list[str]] = {}
+    by_photo: dict[str, list[str]] = {}
     missing: list[str] = []
-    for name, captions in said.items():
+    for name, captions in by_name.items():
         alike = [name] if name in paths else names.get(Path(name).name, [])
         if len(alike) == 1:  # two photos of one name: nobody knows which is meant
-            found.setdefault(alike[0], []).extend(captions)
+            by_photo.setdefault(alike[0], []).extend(captions)
         else:
             missing.append(name)
-    if not found:
+    if not by_photo:
         raise MaskError(
-            f"{file}: none of its {len(said)} photos is in {folder} (it names {next(iter(said))}, "
+            f"{file}: none of its {len(by_name)} photos is in {folder} (it names {next(iter(by_name))}, "
             f"the folder has {images[0]}); give the captions of these photos"
         )
-    empty = sum(not caption.strip() for captions in found.values() for caption in captions)
+    empty = sum(not caption.strip() for captions in by_photo.values() for caption in captions)
     photos = tuple(
-        CaptionedPhoto(image, tuple(" ".join(c.split()) for c in found[image] if c.strip()))
-        for image in sorted(found)
+        CaptionedPhoto(image, tuple(" ".join(c.split()) for c in by_photo[image] if c.strip()))
+        for image in sorted(by_photo)
     )
     if not any(photo.captions for photo in photos):
         raise MaskError(f"{file}: all {empty} captions are empty; give a file with captions")
-    return Captions(photos, tuple(missing), len(images) - len(found), empty)
+    return Captions(photos, tuple(missing), len(images) - len(by_photo), empty)
 
 
 def _read_annotations(file: Path) -> dict[str, list[str]]:
@@ -85,13 +85,13 @@ def _read_annotations(file: Path) -> dict[str, list[str]]:
     expected = "expected COCO's captions, such as captions_train2017.json"
     try:
         names = {image["id"]: str(image["file_name"]) for image in raw["images"]}
-        said: dict[str, list[str]] = {name: [] for name in names.values()}
+        captions: dict[str, list[str]] = {name: [] for name in names.values()}
         for annotation in raw["annotations"]:
             if not isinstance(annotation["caption"], str):
                 raise MaskError(f"{file}: a caption is {annotation['caption']!r}, expected text")
-            said[names[annotation["image_id"]]].append(annotation["caption"])
+            captions[names[annotation["image_id"]]].append(annotation["caption"])
     except (KeyError, TypeError, AttributeError) as error:
         raise MaskError(f"{file}: {error.args[0]!r} is not where it should be; {expected}") from error
-    if not any(said.values()):
+    if not any(captions.values()):
         raise MaskError(f"{file}: no caption in it; {expected}")
-    return said
+    return captions

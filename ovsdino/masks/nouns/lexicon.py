@@ -80,10 +80,10 @@ class Lexicon:
             for synset in self.synsets.get(noun, ())[:1]:
                 same.setdefault(synset, []).append(noun)
         return {
-            noun: (noun, *(other for other in some if other != noun))
-            for some in same.values()
-            for noun in some
-            if len(some) > 1
+            noun: (noun, *(other for other in group if other != noun))
+            for group in same.values()
+            for noun in group
+            if len(group) > 1
         }
 
     def wider(self, nouns: Collection[str]) -> dict[str, str]:
@@ -98,18 +98,18 @@ class Lexicon:
             for synset in self.synsets.get(noun, ()):
                 named.setdefault(synset, set()).add(noun)
         names = self.synonyms(nouns)
-        found = {}
+        hypernyms = {}
         for noun in sorted(nouns):
             start = noun
             while " " in start and start not in self.synsets:
                 start = start.partition(" ")[2]
                 if start in nouns:
-                    found[noun] = start
+                    hypernyms[noun] = start
                     break
             else:
                 if above := self._first_above(start, named, {noun, *names.get(noun, ())}):
-                    found[noun] = above
-        return found
+                    hypernyms[noun] = above
+        return hypernyms
 
     def _first_above(self, noun: str, named: Mapping[str, set[str]], own: set[str]) -> str | None:
         """Search upwards level by level; within a level by the rank of the sense, then by name."""
@@ -118,7 +118,7 @@ class Lexicon:
         while level:
             seen.update(level)
             level = [up for synset in level for up in self.above.get(synset, ()) if up not in seen]
-            found = {other for synset in level for other in named.get(synset, ())} - own
-            if found:
-                return min(found, key=lambda other: (self.synsets[other][0] not in level, other))
+            candidates = {other for synset in level for other in named.get(synset, ())} - own
+            if candidates:
+                return min(candidates, key=lambda other: (self.synsets[other][0] not in level, other))
         return None

@@ -158,7 +158,9 @@ def _yaml_hypernyms(text: str) -> dict[str, tuple[str, ...]]:
     above: dict[str, tuple[str, ...]] = {}
     for entry in re.split(r"^(?=\S)", text, flags=re.MULTILINE):
         lists = re.findall(r"^  (?:instance_)?hypernym:\n((?:  - \S+\n)+)", entry, re.MULTILINE)
-        above[entry.partition(":")[0]] = tuple(word for some in lists for word in some.split() if word != "-")
+        above[entry.partition(":")[0]] = tuple(
+            word for items in lists for word in items.split() if word != "-"
+        )
     return above
 
 

@@ -109,17 +109,17 @@ def photo_nouns(
         read: converts a caption to runs of nouns; see :func:`caption_runs`.
         lexicon, rules: decide which nouns are kept.
     """
-    said = [[read(caption) for caption in photo.captions] for photo in photos]
-    counts = count_nouns((runs for captions in said for runs in captions), lexicon, rules)
+    parsed = [[read(caption) for caption in photo.captions] for photo in photos]
+    counts = count_nouns((runs for captions in parsed for runs in captions), lexicon, rules)
     bigrams = frozenset(noun for noun in counts if " " in noun)
-    found = []
-    for photo, captions in zip(photos, said, strict=True):
+    nouns = []
+    for photo, captions in zip(photos, parsed, strict=True):
         runs = [run for caption in captions for run in caption]
         names = dict.fromkeys(name for run in runs for name in split_run(run, bigrams))
         words = dict.fromkeys(noun.lemma or noun.form for run in runs for noun in run)
         others = tuple(name for name in {**names, **words} if name not in counts or name not in names)
-        found.append(PhotoNouns(photo.image, tuple(name for name in names if name in counts), others))
-    return found, counts
+        nouns.append(PhotoNouns(photo.image, tuple(name for name in names if name in counts), others))
+    return nouns, counts
 
 
 def _bigram(first: Noun, second: Noun) -> str | None:

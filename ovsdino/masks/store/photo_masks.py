@@ -80,8 +80,8 @@ def from_json(raw: dict[str, Any]) -> Record:
     if "skipped" in raw:
         return Skipped(raw["image"], raw["skipped"])
 
-    def rle(found: dict[str, Any] | None) -> Rle | None:
-        return None if found is None else Rle(found["counts"], (found["size"][0], found["size"][1]))
+    def rle(encoded: dict[str, Any] | None) -> Rle | None:
+        return None if encoded is None else Rle(encoded["counts"], (encoded["size"][0], encoded["size"][1]))
 
     regions = tuple(MaskRegion(**{**r, "rle": rle(r["rle"]), "box": tuple(r["box"])}) for r in raw["regions"])
     words = {"closed": tuple(raw["closed"]), "absent": tuple(raw["absent"])}

@@ -160,9 +160,9 @@ class MaskReader:
         self.images = tuple(image for image, _, _ in self._places)
         for number, size in enumerate(sizes):
             path = shard_path(folder, number)
-            found = path.stat().st_size if path.exists() else 0
-            if found != size:
-                raise MaskError(f"{path}: {found} bytes, expected {size}; {AGAIN}")
+            actual = path.stat().st_size if path.exists() else 0
+            if actual != size:
+                raise MaskError(f"{path}: {actual} bytes, expected {size}; {AGAIN}")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -194,10 +194,10 @@ def read_info(folder: Path) -> MaskInfo:
         raise MaskError(f"{folder}: {what}; give a folder that `ovsdino pseudo-masks` made")
     try:
         raw = strict_json.loads(path.read_text(encoding="utf-8"))
-        found = raw.get("schema_version") if isinstance(raw, dict) else None
-        if found != SCHEMA_VERSION:
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
             raise MaskError(
-                f"{path}: schema_version {found}, this ovsdino reads {SCHEMA_VERSION}; make it again"
+                f"{path}: schema_version {version}, this ovsdino reads {SCHEMA_VERSION}; make it again"
             )
         return strict_json.parse(MaskInfo, raw)
     except (OSError, ValueError) as error:
@@ -209,15 +209,17 @@ def _check_same(folder: Path, old: MaskInfo, new: MaskInfo) -> None:
     cure = f"continue with what {folder / INFO} says, or give a new folder"
     if old.listing != new.listing:
         raise MaskError(f"{folder}: begun on {old.photos} other photos, now there are {new.photos}; {cure}")
-    before, now = ({**asdict(one), **one.options} for one in (old, new))
+    before, now = ({**asdict(info), **info.options} for info in (old, new))
     for name in sorted((before.keys() | now.keys()) - {"options", "made_by"}):
         if before.get(name) != now.get(name):
             raise MaskError(f"{folder}: begun with {name} {before.get(name)}, got {now.get(name)}; {cure}")
 
 
 def _unfinished(folder: Path, info: MaskInfo) -> str:
-    there = sum(shard_path(folder, shard).exists() for shard in range(info.shards))
-    return f"{folder}: unfinished, {there} of {info.shards} shards; run `ovsdino pseudo-masks` again to go on"
+    finished = sum(shard_path(folder, shard).exists() for shard in range(info.shards))
+    return (
+        f"{folder}: unfinished, {finished} of {info.shards} shards; run `ovsdino pseudo-masks` again to go on"
+    )
 
 
 def _members(path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:

@@ -54,23 +54,23 @@ def translate(labels: ByteLabels, table: dict[int, int], default: int) -> Labels
     return lookup[labels]
 
 
-def merge(said: Opinions, concepts: Concepts, rules: SetRules) -> Labels:
+def merge(opinions: Opinions, concepts: Concepts, rules: SetRules) -> Labels:
     """Merge label maps: VOC's objects over ADE20K's regions; Cityscapes' over both, if the set allows.
 
     An object that only VOC's sharper segmenter finds is accepted where ADE20K's segmenter says the same or a
     related word, which is then kept; otherwise it is unknown, and so is a person or car that VOC's segmenter
     does not find.
     """
-    regions = translate(said.ade, concepts.table("ade"), OTHER)
-    objects = translate(said.voc, concepts.table("voc"), UNKNOWN)
-    seen, alone = said.voc > 0, (said.voc > 0) & (said.voc != said.voc_float)
+    regions = translate(opinions.ade, concepts.table("ade"), OTHER)
+    objects = translate(opinions.voc, concepts.table("voc"), UNKNOWN)
+    seen, alone = opinions.voc > 0, (opinions.voc > 0) & (opinions.voc != opinions.voc_float)
     denied = np.isin(regions, [concepts.number("voc", CAR), concepts.number("voc", PERSON)]) & ~seen
-    kindred = translate(said.voc, {voc: concepts.number("ade", ade) for voc, ade in KIN.items()}, UNKNOWN)
+    kindred = translate(opinions.voc, {voc: concepts.number("ade", ade) for voc, ade in KIN.items()}, UNKNOWN)
     merged = np.where(seen, objects, regions)
     merged[alone] = np.where((regions == objects) | (regions == kindred), regions, UNKNOWN)[alone]
     merged[denied] = UNKNOWN
-    if said.cityscapes is not None:
-        street = translate(said.cityscapes, concepts.table("cityscapes"), UNKNOWN)
+    if opinions.cityscapes is not None:
+        street = translate(opinions.cityscapes, concepts.table("cityscapes"), UNKNOWN)
         if rules.cityscapes == "instead":
             return street
         merged = np.where((street == merged) | (merged <= OTHER), street, merged)

@@ -13,10 +13,10 @@ def choose_device(name: str | None) -> str:
     Raises:
         MaskError: there is no such device.
     """
-    found = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=found)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         why = " ".join(str(error).split())[:120]
-        raise MaskError(f"--device {found}: torch cannot use it here ({why}); give cpu") from error
-    return found
+        raise MaskError(f"--device {device}: torch cannot use it here ({why}); give cpu") from error
+    return device

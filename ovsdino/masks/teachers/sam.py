@@ -137,10 +137,10 @@ class BoxMasks:
         size = photo.shape[:2]
         self.predictor.set_image(photo)
         masks: list[npt.NDArray[np.bool_]] = []
-        for some in torch.split(boxes, BOXES_AT_ONCE):
-            prompts = self.predictor.transform.apply_boxes_torch(some, size).to(self.predictor.device)
-            found, _, _ = self.predictor.predict_torch(None, None, boxes=prompts, multimask_output=False)
-            masks += list(found[:, 0].cpu().numpy())  # (n, 1, H, W) -> n of (H, W)
+        for part in torch.split(boxes, BOXES_AT_ONCE):
+            prompts = self.predictor.transform.apply_boxes_torch(part, size).to(self.predictor.device)
+            part_masks, _, _ = self.predictor.predict_torch(None, None, boxes=prompts, multimask_output=False)
+            masks += list(part_masks[:, 0].cpu().numpy())  # (n, 1, H, W) -> n of (H, W)
         return masks
 
 

@@ -96,13 +96,13 @@ class Segmenters:
     def label(self, photo: Photo, image: str, rules: SetRules) -> Labels:
         """Merge the labels of the segmenters, and true masks if there are any. Shape: (H, W)."""
         concepts, networks = self.options.concepts, self.networks
-        said = Opinions(
+        opinions = Opinions(
             ade=label_in_views(networks["ade"], photo) if rules.corners else networks["ade"](photo),
             voc=networks["voc"](photo),
             voc_float=networks["voc_float"](photo),
             cityscapes=networks["cityscapes"](photo) if rules.cityscapes != "no" else None,
         )
-        labels = merge(said, concepts, rules)
+        labels = merge(opinions, concepts, rules)
         file = (self.options.photos / image).parent.parent / "labels" / f"{Path(image).stem}.png"
         if rules.voc_labels and file.exists():
             labels = lay_truth(labels, read_truth(file, photo.shape[:2]), concepts)

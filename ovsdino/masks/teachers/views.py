@@ -22,13 +22,13 @@ def label_in_views(network: Network, photo: Photo) -> ByteLabels:
     Shape: photo (H, W, 3) RGB -> (H, W).
     """
     whole = network(photo)
-    said = [(whole, (slice(None), slice(None)))]
-    said += [(network(np.ascontiguousarray(photo[corner])), corner) for corner in corners(whole.shape)]
+    views = [(whole, (slice(None), slice(None)))]
+    views += [(network(np.ascontiguousarray(photo[corner])), corner) for corner in corners(whole.shape)]
     labels = np.zeros_like(whole)
     max_count = np.zeros(whole.shape, np.float32)
-    for label in np.unique(np.concatenate([part.ravel() for part, _ in said])):
+    for label in np.unique(np.concatenate([part.ravel() for part, _ in views])):
         votes = np.where(whole == label, np.float32(0.5), np.float32(0))  # decides between equals
-        for part, place in said:
+        for part, place in views:
             votes[place] += part == label
         better = votes > max_count
         labels[better], max_count[better] = label, votes[better]

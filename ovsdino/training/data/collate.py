@@ -39,7 +39,7 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
     overlapping = lexicon.synonyms.overlapping(words)
     pairs = [(b, place[truth.nouns[p]]) for b, truth in enumerate(truths) for p in truth.places]
     names = [lexicon.synonyms.names_of(word) for word in words]
-    picks = [int(generator.integers(len(some))) if recipe.draw_synonyms else 0 for some in names]
+    picks = [int(generator.integers(len(synonyms))) if recipe.draw_synonyms else 0 for synonyms in names]
     ignored = any(truth.ignore is not None for truth in truths)
     return Batch(
         pixels=torch.stack([sample.pixels for sample in samples]),
@@ -49,11 +49,11 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
         masks=torch.from_numpy(np.concatenate([truth.masks for truth in truths])),
         ignore=stack_ignored(samples) if ignored else None,
         words=words,
-        text=lexicon.bank([some[pick] for some, pick in zip(names, picks, strict=True)]),
+        text=lexicon.bank([synonyms[pick] for synonyms, pick in zip(names, picks, strict=True)]),
         valid=torch.stack([judged(sample, words, related, recipe, generator) for sample in samples]),
         closed=membership([truth.closed for truth in truths], place),
         related=membership([related[word] for word in words], place),
-        similar=similar_words(lexicon.bank([some[0] for some in names]), recipe.similar)
+        similar=similar_words(lexicon.bank([synonyms[0] for synonyms in names]), recipe.similar)
         | membership([overlapping[word] for word in words], place),
         boxes=tuple(
             WeakBox(b, place[truth.nouns[p]], box) for b, truth in enumerate(truths) for p, box in truth.weak
@@ -166,5 +166,5 @@ def similar_words(text: Tensor, threshold: float | None) -> Tensor:
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    there = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(there) if there else None
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None

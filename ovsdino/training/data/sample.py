@@ -58,16 +58,16 @@ def cut_truth(photo: PhotoMasks, square: Square, recipe: DataRecipe, generator: 
     def cut(rle: Rle) -> Mask:
         return cut_mask(rle.decode(), square, side)
 
-    found: dict[int, Mask] = {}
+    noun_masks: dict[int, Mask] = {}
     for region in photo.regions:
         if region.rle is not None:
             place, mask = nouns.index(region.noun), cut(region.rle)
-            found[place] = found[place] | mask if place in found else mask
+            noun_masks[place] = noun_masks[place] | mask if place in noun_masks else mask
     ignore = None if photo.ignore is None else cut(photo.ignore)
-    labels = label_map(found, ignore, side) if photo.exclusive else None
-    seen = [place for place, mask in found.items() if mask.any()]
+    labels = label_map(noun_masks, ignore, side) if photo.exclusive else None
+    seen = [place for place, mask in noun_masks.items() if mask.any()]
     drawn = generator.permutation(seen)[: recipe.positives].tolist() if labels is None else []
-    masks = [found[place] for place in sorted(drawn)]
+    masks = [noun_masks[place] for place in sorted(drawn)]
     return Truth(
         nouns=nouns,
         labels=labels,
@@ -75,7 +75,7 @@ def cut_truth(photo: PhotoMasks, square: Square, recipe: DataRecipe, generator: 
         masks=np.stack(masks).astype(np.uint8) if masks else np.zeros((0, side, side), np.uint8),
         ignore=ignore if labels is None else None,
         weak=cut_weak(photo, nouns, square, recipe, generator),
-        closed=photo.closed or tuple(nouns[place] for place in found),
+        closed=photo.closed or tuple(nouns[place] for place in noun_masks),
         absent=photo.absent,
     )
 

@@ -48,22 +48,22 @@ class Synonyms:
         for noun in nouns:
             for name in {noun, *self.names_of(noun)}:
                 owners.setdefault(name.casefold(), set()).add(noun)
-        found: dict[str, set[str]] = {noun: set() for noun in nouns}
+        result: dict[str, set[str]] = {noun: set() for noun in nouns}
         for noun in nouns:
             above = (owners.get(wide.casefold(), set()) for wide in self._wider_than(noun))
             for other in set().union(*(owners[name.casefold()] for name in self.names_of(noun)), *above):
-                found[noun].add(other)
-                found[other].add(noun)
-        return {noun: frozenset(others - {noun}) for noun, others in found.items()}
+                result[noun].add(other)
+                result[other].add(noun)
+        return {noun: frozenset(others - {noun}) for noun, others in result.items()}
 
     def overlapping(self, nouns: Iterable[str]) -> dict[str, frozenset[str]]:
         """Find for each noun the nouns that may be true at the same pixels, such as building for window."""
-        found: dict[str, set[str]] = {noun: set() for noun in nouns}
-        for noun, others in found.items():
-            for whole in found.keys() & set(self.parts.get(noun, ())):
+        result: dict[str, set[str]] = {noun: set() for noun in nouns}
+        for noun, others in result.items():
+            for whole in result.keys() & set(self.parts.get(noun, ())):
                 others.add(whole)
-                found[whole].add(noun)
-        return {noun: frozenset(others - {noun}) for noun, others in found.items()}
+                result[whole].add(noun)
+        return {noun: frozenset(others - {noun}) for noun, others in result.items()}
 
     def _wider_than(self, noun: str) -> list[str]:
         """Return all wider nouns, from the closest to the widest."""
@@ -97,18 +97,18 @@ def read_distractors(folder: Path) -> tuple[str, ...]:
         SynonymError: the file is not a list of words.
     """
     path = folder / DISTRACTORS
-    found = _load(path) if path.exists() else []
-    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
-        raise SynonymError(f"{path}: got {type(found).__name__}, expected a list of words")
-    return tuple(dict.fromkeys(found))
+    words = _load(path) if path.exists() else []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise SynonymError(f"{path}: got {type(words).__name__}, expected a list of words")
+    return tuple(dict.fromkeys(words))
 
 
 def _read_lists(path: Path) -> dict[str, tuple[str, ...]]:
     lists = _read(path)
-    for noun, found in lists.items():
-        if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
-            raise SynonymError(f"{path}: {noun!r}: got {found!r}, expected a list of names")
-    return {noun: tuple(dict.fromkeys(found)) for noun, found in lists.items()}
+    for noun, names in lists.items():
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise SynonymError(f"{path}: {noun!r}: got {names!r}, expected a list of names")
+    return {noun: tuple(dict.fromkeys(names)) for noun, names in lists.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

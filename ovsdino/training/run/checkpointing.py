@@ -144,8 +144,8 @@ def restore(learner: Learner, header: Header, folder: Path) -> None:
         _load(learner.average, _below("average.", tensors), path)
     kept: dict[int, dict[str, Tensor]] = {}
     for number, (name, _) in enumerate(_learning(learner.parts)):
-        found = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-        kept[number] = {key: value for key, value in found.items() if value is not None}
+        state = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        kept[number] = {key: value for key, value in state.items() if value is not None}
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": {n: s for n, s in kept.items() if s}, "param_groups": groups})
     learner.scaler.load_state_dict(header.scaler)

@@ -90,8 +90,8 @@ class Log:
         """Log a finished epoch with its validation."""
         if self.epochs is not None:
             self.epochs.add({"step": step, "epoch": epoch, **figures})
-        said = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
-        self.say(f"epoch {epoch}: {said}" if said else f"epoch {epoch} done")
+        line = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
+        self.say(f"epoch {epoch}: {line}" if line else f"epoch {epoch} done")
         self._plot(step, figures)
 
     def say(self, line: str) -> None:

@@ -165,9 +165,9 @@ def finish_epoch(run: TrainingRun, epoch: Epoch) -> None:
     better = False
     if run.system.labelled is not None:
         result = learner.result.eval()
-        found = run.system.validate(result)
+        scores = run.system.validate(result)
         wake(learner.model)
-        figures = {"mIoU": 100 * found.miou, "Boundary IoU": 100 * found.boundary_miou}
+        figures = {"mIoU": 100 * scores.miou, "Boundary IoU": 100 * scores.boundary_miou}
         better = learner.best is None or figures["mIoU"] > learner.best
         learner.best = figures["mIoU"] if better else learner.best
     if run.team.leads:

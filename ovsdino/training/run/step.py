@@ -88,13 +88,13 @@ class Stepper:
         learner = self.learner
         set_rate(learner.optimizer, factor)
         torch.manual_seed(hash((self.recipe.seed, learner.step, self.team.rank)))
-        found, photos = [], []
+        terms_and_loss, photos = [], []
         for number, batch in enumerate(batches):
-            found.append(self._gradients(batch, count, last=number == count - 1))
+            terms_and_loss.append(self._gradients(batch, count, last=number == count - 1))
             photos.append(batch.photos)
         learner.scaler.unscale_(learner.optimizer)
         norm = clip_gradients(learner.parts.trained, self.recipe.clip)
-        local = torch.stack(found)  # (A, T + 1): the terms and the loss
+        local = torch.stack(terms_and_loss)  # (A, T + 1)
         figures = torch.cat([self.team.mean(local.mean(0)), norm.detach()[None]]).tolist()
         self._check(figures, local, photos)
         learner.scaler.step(learner.optimizer)
@@ -128,8 +128,8 @@ class Stepper:
             for row, names in zip(local.isfinite().tolist(), photos, strict=True)
             if not all(row)
         ]
-        said = [one for theirs in self.team.gather(spoilt) for one in theirs]
-        term, names = said[0] if said else ("the gradient", [name for part in photos for name in part])
+        reports = [report for theirs in self.team.gather(spoilt) for report in theirs]
+        term, names = reports[0] if reports else ("the gradient", [name for part in photos for name in part])
         raise DivergedError(
             f"step {self.learner.step + 1}: {term.removesuffix(', loss')} is not finite; "
             f"photos {', '.join(names)}; look at them and their masks, or try --precision fp32"
@@ -152,8 +152,8 @@ def use_precision(transformer: nn.Module, precision: Precision, device: torch.de
 
         def forward(pixels: Tensor) -> Any:  # noqa: ANN401 - whatever the transformer returns
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
-                found = whole(pixels)
-            return found.float() if isinstance(found, Tensor) else found
+                output = whole(pixels)
+            return output.float() if isinstance(output, Tensor) else output
 
         transformer.forward = forward
 

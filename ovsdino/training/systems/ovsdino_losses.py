@@ -161,10 +161,10 @@ def pair_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRec
     scores = model.head.scale * dense + model.head.bias
     empty = batch.masks.new_zeros(len(pairs) - len(batch.masks), side, side)
     masks = torch.cat([batch.masks, empty])[None].float()  # (1, Q, s, s)
-    said = torch.ones_like(scores) if batch.ignore is None else (~batch.ignore)[pairs[:, 0]][None].float()
+    known = torch.ones_like(scores) if batch.ignore is None else (~batch.ignore)[pairs[:, 0]][None].float()
     return {
-        "bce": binary_cross_entropy(scores, masks, said),
-        "dice": dice(scores, masks, said, smoothing=recipe.dice_smoothing),
+        "bce": binary_cross_entropy(scores, masks, known),
+        "dice": dice(scores, masks, known, smoothing=recipe.dice_smoothing),
     }
 
 

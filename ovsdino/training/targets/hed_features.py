@@ -111,9 +111,9 @@ def _read_stage(file: object, path: Path, number: int, widths: tuple[int, ...]) 
 def _read_array(file: object, path: Path, name: str, shape: tuple[int, ...]) -> Tensor:
     import h5py
 
-    found = file.get(name) if isinstance(file, h5py.Group) else None
-    if not isinstance(found, h5py.Dataset):
+    dataset = file.get(name) if isinstance(file, h5py.Group) else None
+    if not isinstance(dataset, h5py.Dataset):
         raise HedError(f"--hed {path}: no {name} in it, so it is not HED's; get HED's with {SOURCE}")
-    if found.shape != shape:
-        raise HedError(f"--hed {path}: {name} is {found.shape}, expected {shape}; get HED's with {SOURCE}")
-    return torch.from_numpy(found[()]).float()
+    if dataset.shape != shape:
+        raise HedError(f"--hed {path}: {name} is {dataset.shape}, expected {shape}; get HED's with {SOURCE}")
+    return torch.from_numpy(dataset[()]).float()

@@ -180,10 +180,10 @@ def fill_cache(
     places = places[places % world == rank].tolist()
     loader = DataLoader(_Views(dataset, places), BATCH, num_workers=workers)
     device = teacher.mean.device
-    for some, views in track(loader, description="SAM", disable=rank > 0 or not places):
-        features[some.numpy()] = teacher(views.to(device)).cpu().numpy()
+    for batch, views in track(loader, description="SAM", disable=rank > 0 or not places):
+        features[batch.numpy()] = teacher(views.to(device)).cpu().numpy()
         features.flush()  # the features reach the disk before the flag that says so
-        done[some.numpy()] = 1
+        done[batch.numpy()] = 1
         done.flush()
 
 
@@ -208,14 +208,14 @@ def check_key(folder: Path, key: dict[str, Any]) -> None:
         CacheError: the cache has another key; the message names the difference.
     """
     try:
-        found = json.loads(_file(folder, KEY).read_text(encoding="utf-8"))
-        differing = [name for name in sorted({*found, *key}) if found.get(name) != key.get(name)]
+        stored = json.loads(_file(folder, KEY).read_text(encoding="utf-8"))
+        differing = [name for name in sorted({*stored, *key}) if stored.get(name) != key.get(name)]
     except (ValueError, TypeError) as error:
         raise CacheError(f"{folder / KEY}: damaged ({error}); delete the folder, it is made again") from error
     if differing:
         name = differing[0]
         raise CacheError(
-            f"{folder}: features of another {name}: got {found.get(name)}, expected {key.get(name)}; "
+            f"{folder}: features of another {name}: got {stored.get(name)}, expected {key.get(name)}; "
             "give another folder, or delete this one"
         )
 

@@ -137,8 +137,8 @@ class GroupedCommand(click.Command):
 
     def group_of(self, parameter: click.Parameter) -> str:
         """Name the group of an option."""
-        found = [group for group, names in self._groups.items() if parameter.name in names]
-        return found[-1] if found else OTHER
+        matches = [group for group, names in self._groups.items() if parameter.name in names]
+        return matches[-1] if matches else OTHER
 
 
 def version_option(program: str) -> Callable[[Command], Command]:

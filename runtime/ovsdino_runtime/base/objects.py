@@ -77,8 +77,8 @@ def find_objects(
         kept &= np.isin(labels, list(wanted))
     numbers = np.flatnonzero(kept)
     boxes = _boxes(components, len(areas))
-    found = [_make(segmentation, components, int(n), int(labels[n]), boxes[n].tolist()) for n in numbers]
-    return sorted(found, key=lambda item: -item.area)
+    objects = [_make(segmentation, components, int(n), int(labels[n]), boxes[n].tolist()) for n in numbers]
+    return sorted(objects, key=lambda item: -item.area)
 
 
 def _make(

@@ -99,8 +99,8 @@ class Segmentation:
         scored = [region for region in self.regions() if region.score is not None]
         if self.background is not None or not scored:
             return None
-        least = min(scored, key=lambda region: region.score or 0)
-        return least if (least.score or 0) < self.doubt else None
+        weakest = min(scored, key=lambda region: region.score or 0)
+        return weakest if (weakest.score or 0) < self.doubt else None
 
     def coverage(self) -> dict[str, float]:
         """Give the share of the photo, 0..1, of each class that occurs, the largest first."""

@@ -60,11 +60,11 @@ def parse(kind: type[Record], raw: object, where: str = "") -> Record:
         raise ValueError(f"{where or kind.__name__}: {error}") from error
 
 
-def _check_keys(known: set[str], found: set[str], where: str) -> None:
+def _check_keys(known: set[str], present: set[str], where: str) -> None:
     prefix = f"{where}: " if where else ""
-    if missing := sorted(known - found):
+    if missing := sorted(known - present):
         raise ValueError(f"{prefix}missing key {', '.join(missing)}")
-    if unknown := sorted(found - known):
+    if unknown := sorted(present - known):
         raise ValueError(f"{prefix}unknown key {', '.join(unknown)}")
 
 

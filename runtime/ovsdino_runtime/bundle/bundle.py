@@ -200,10 +200,10 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: no such file; a bundle is a directory that `ovsdino-export` wrote")
     try:
         raw = strict_json.loads(path.read_text(encoding="utf-8"))
-        found = raw.get("schema_version") if isinstance(raw, dict) else None
-        if isinstance(raw, dict) and found != SCHEMA_VERSION:
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if isinstance(raw, dict) and version != SCHEMA_VERSION:
             raise BundleError(
-                f"{path}: schema_version {found}, this runtime reads {SCHEMA_VERSION}; export the "
+                f"{path}: schema_version {version}, this runtime reads {SCHEMA_VERSION}; export the "
                 "model again with this version, or install the version that wrote the bundle"
             )
         manifest = strict_json.parse(Manifest, raw)
@@ -244,12 +244,12 @@ def _check_files(path: Path, files: dict[str, str]) -> None:
             raise BundleError(
                 f"{path / MANIFEST}: file {name!r} leads out of the bundle; do not use this bundle"
             )
-    found = set(_walk(path)) - {MANIFEST}
-    if missing := sorted(files.keys() - found):
+    present = set(_walk(path)) - {MANIFEST}
+    if missing := sorted(files.keys() - present):
         raise BundleError(
             f"{path / missing[0]}: missing, though {MANIFEST} lists it; get the whole bundle again"
         )
-    if unlisted := sorted(found - files.keys()):
+    if unlisted := sorted(present - files.keys()):
         raise BundleError(
             f"{path / unlisted[0]}: {MANIFEST} does not list it; remove it, or export the model again"
         )

@@ -43,9 +43,9 @@ def hub_bundle(model: str) -> Path:
         BundleError: huggingface_hub is missing, the repository has no bundle, the hash of a file differs from
             the manifest, or another user of this machine can change the downloaded files.
     """
-    found = REPOSITORY.fullmatch(model)
-    assert found
-    repo, revision = found["repo"], found["revision"] or "main"
+    match = REPOSITORY.fullmatch(model)
+    assert match
+    repo, revision = match["repo"], match["revision"] or "main"
     folder = cache_dir() / "models" / "hub"
     name = repo.replace("/", "--")
     pin = folder / f"{name}@{revision}.commit"

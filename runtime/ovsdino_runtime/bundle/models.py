@@ -55,10 +55,10 @@ def find_bundle(model: str | Path) -> Path:
             See also `hub_bundle`.
     """
     known = packaged_models()
-    if isinstance(model, str) and (found := (kept_models() | known).get(model)):
-        if model not in known and (writer := find_foreign_writer(found / MANIFEST)):
-            raise BundleError(f"{found}: not used, for it may not be what was fetched: {writer}")
-        return found
+    if isinstance(model, str) and (bundle := (kept_models() | known).get(model)):
+        if model not in known and (writer := find_foreign_writer(bundle / MANIFEST)):
+            raise BundleError(f"{bundle}: not used, for it may not be what was fetched: {writer}")
+        return bundle
     if (Path(model) / MANIFEST).is_file():
         return Path(model)
     if isinstance(model, str) and is_repository(model):

@@ -39,8 +39,8 @@ def find_gpus() -> tuple[Gpu, ...]:
     if driver.cuDriverGetVersion(ctypes.byref(version)) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return ()
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    found = (describe_gpu(driver, index, cuda) for index in range(count.value))
-    return tuple(gpu for gpu in found if gpu is not None)
+    described = (describe_gpu(driver, index, cuda) for index in range(count.value))
+    return tuple(gpu for gpu in described if gpu is not None)
 
 
 def describe_gpu(driver: ctypes.CDLL, index: int, cuda: str) -> Gpu | None:

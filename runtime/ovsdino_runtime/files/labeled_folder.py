@@ -97,7 +97,7 @@ def open_labelled(
     for photo, file in found.pairs:
         height, width = to_classes(read_labels(file), values, str(file)).shape
         require_same_size(photo, photo_size(photo), (width, height))
-    return found
+    return labelled
 
 
 def known_truth(truth: Truth, decoded: DecodedPhoto) -> Truth:
@@ -137,11 +137,11 @@ def label_files(folder: Path) -> list[Path]:
     Raises:
         DataError: two names differ only in the case of their suffix.
     """
-    found = {path.stem: path for path in _files(folder) if path.suffix.lower() == ".png"}
+    by_stem = {path.stem: path for path in _files(folder) if path.suffix.lower() == ".png"}
     for path in _files(folder):
-        if path.suffix.lower() == ".png" and found[path.stem] != path:
-            raise DataError(f"{path} and {found[path.stem].name}: two label files of one photo; remove one")
-    return list(found.values())
+        if path.suffix.lower() == ".png" and by_stem[path.stem] != path:
+            raise DataError(f"{path} and {by_stem[path.stem].name}: two label files of one photo; remove one")
+    return list(by_stem.values())
 
 
 def photos_by_stem(folder: Path, wanted: Set[str] | None = None) -> dict[str, Path]:
@@ -154,14 +154,14 @@ def photos_by_stem(folder: Path, wanted: Set[str] | None = None) -> dict[str, Pa
     Raises:
         DataError: two photos have the same name without suffix.
     """
-    found: dict[str, Path] = {}
+    photos: dict[str, Path] = {}
     for path in _files(folder):
         if not is_photo(path) or (wanted is not None and path.stem not in wanted):
             continue
-        if other := found.get(path.stem):
+        if other := photos.get(path.stem):
             raise DataError(f"{path} and {other.name}: two photos of one name; keep the one that is labelled")
-        found[path.stem] = path
-    return found
+        photos[path.stem] = path
+    return photos
 
 
 def _files(folder: Path) -> list[Path]:

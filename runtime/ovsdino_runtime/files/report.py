@@ -106,7 +106,7 @@ class ProgressReport:
             return
         if source.kind == "photo":
             place = f"{len(self._tallies)} of {self._sources}"
-            rate = _rate(sum(one.done for one in self._tallies.values()), self._began)
+            rate = _rate(sum(counts.done for counts in self._tallies.values()), self._began)
         else:
             place, rate = source.name, _rate(tally.done, tally.began)
         click.echo(f"\r\x1b[K{place}: {rate}", nl=False, err=True)

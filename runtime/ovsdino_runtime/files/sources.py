@@ -29,13 +29,13 @@ def find_sources(arguments: Iterable[str | Path]) -> list[Source]:
         PhotoError: a folder, pattern or list contains no pictures, a list cannot be read, or none of the
             files exists.
     """
-    found = list(dict.fromkeys(source for argument in arguments for source in _expand(str(argument))))
-    if found and not any(
+    sources = list(dict.fromkeys(source for argument in arguments for source in _expand(str(argument))))
+    if sources and not any(
         source.kind == "live" or is_address(source.address) or Path(source.address).is_file()
-        for source in found
+        for source in sources
     ):
-        raise PhotoError(f"{found[0].address}: no such file")
-    return found
+        raise PhotoError(f"{sources[0].address}: no such file")
+    return sources
 
 
 def read_frames(
@@ -55,7 +55,7 @@ def read_frames(
     """
     stop = stop or threading.Event()
     for source in [
-        s for some in sources for s in ([some] if isinstance(some, Source) else _expand(str(some)))
+        source for item in sources for source in ([item] if isinstance(item, Source) else _expand(str(item)))
     ]:
         if stop.is_set():
             return
@@ -117,13 +117,13 @@ def _is_expected(file: Path) -> bool:
 
 def _some(files: Iterable[str], message: str) -> Iterator[Source]:
     """Keep the pictures; refuse to find none."""
-    found = False
+    any_found = False
     for file in files:
         path = Path(file)
         if (is_photo(path) or is_video(path)) and path.is_file() and not is_result(path):
-            found = True
+            any_found = True
             yield Source("video" if is_video(path) else "photo", file)
-    if not found:
+    if not any_found:
         raise PhotoError(message)
 
 

@@ -93,8 +93,8 @@ def refine_argmax(
     Shape: (B, D, h, w), (N, D) -> (H, W) in 0..N-1, (H, W).
     """
     labels, cosine = merge_argmax(features, text, geometry.merge)  # (h', w') each
-    least = refinement.min_area * labels.size  # [px]
-    winners = _winners(labels, cosine >= threshold, least)  # (K,)
+    min_pixels = refinement.min_area * labels.size  # [px]
+    winners = _winners(labels, cosine >= threshold, min_pixels)  # (K,)
     scores = merge_scores(features, text[winners], geometry.merge)  # (K, h', w')
     radius = max(1, round(refinement.radius * geometry.cell))
     smooth = guided_filter(geometry.guide, radius=radius, epsilon=refinement.epsilon)
@@ -142,7 +142,7 @@ def best_class(scores: Floats) -> tuple[Labels, Floats]:
 def _winners(labels: Labels, sure: Mask, least: float) -> Indices:
     """Return the indices of classes that can keep a region, in ascending order; at least one."""
     counts = np.bincount(labels[sure]) if sure.any() else np.bincount(labels.ravel())
-    winners = np.flatnonzero(counts >= max(1, least))
+    winners = np.flatnonzero(counts >= max(1, min_pixels))
     return winners if len(winners) else np.array([counts.argmax()])
 
 

@@ -93,9 +93,9 @@ def _choose_neighbours(regions: Regions, small: npt.NDArray[np.bool_]) -> Indice
     count = len(regions.areas)
     numbers = regions.numbers
     pairs = []
-    for one, other in ((numbers[1:], numbers[:-1]), (numbers[:, 1:], numbers[:, :-1])):
-        edge = one != other
-        pairs += [one[edge] * count + other[edge], other[edge] * count + one[edge]]
+    for first, second in ((numbers[1:], numbers[:-1]), (numbers[:, 1:], numbers[:, :-1])):
+        edge = first != second
+        pairs += [first[edge] * count + second[edge], second[edge] * count + first[edge]]
     keys, borders = np.unique(np.concatenate(pairs), return_counts=True)
     region, neighbour = np.divmod(keys, count)
     # Of two equal areas the lower number is the larger, so that two regions never swap their labels.

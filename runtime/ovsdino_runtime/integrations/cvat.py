@@ -53,11 +53,11 @@ class CvatFunction:
         if context.conv_mask_to_poly:
             raise OutputError("CVAT asks for polygons; run without --conv-mask-to-poly to get masks")
         segmentation = self._segmenter(np.asarray(image.convert("RGB")), self._vocabulary)
-        least = context.conf_threshold or 0.0
+        min_score = context.conf_threshold or 0.0
         return [
             self._cvat.mask(self._ids[each.name], self._encode_mask(each.mask))
             for each in class_masks(segmentation)
-            if each.score is None or each.score >= least
+            if each.score is None or each.score >= min_score
         ]
 
 

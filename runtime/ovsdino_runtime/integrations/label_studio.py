@@ -33,7 +33,7 @@ def to_label_studio(
             f"to_label_studio needs label-studio-sdk ({error}); {install_command('label-studio')}"
         ) from error
     height, width = segmentation.labels.shape
-    found = class_masks(segmentation)
+    masks = class_masks(segmentation)
     regions = [
         {
             "type": "brushlabels",
@@ -49,9 +49,9 @@ def to_label_studio(
                 "brushlabels": [each.name],
             },
         }
-        for each in found
+        for each in masks
     ]
-    scores = [each.score for each in found if each.score is not None]
+    scores = [each.score for each in masks if each.score is not None]
     return {
         "model_version": f"{segmentation.model}-{segmentation.model_digest[:12]}",
         "score": float(sum(scores)) / len(scores) if scores else None,

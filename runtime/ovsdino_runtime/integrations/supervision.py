@@ -36,15 +36,15 @@ def to_supervision(segmentation: Segmentation) -> "supervision.Detections":
         raise OutputError(
             f"to_supervision needs supervision ({error}); {install_command('supervision')}"
         ) from error
-    found = class_masks(segmentation)
-    if not found:
+    classes = class_masks(segmentation)
+    if not classes:
         return sv.Detections.empty()
-    masks = np.stack([each.mask for each in found])
-    scores = [each.score for each in found if each.score is not None]
+    masks = np.stack([each.mask for each in classes])
+    scores = [each.score for each in classes if each.score is not None]
     return sv.Detections(
         xyxy=sv.mask_to_xyxy(masks).astype(np.float32),
         mask=masks,
-        class_id=np.array([each.label for each in found]),
-        confidence=np.array(scores, np.float32) if len(scores) == len(found) else None,
-        data={"class_name": np.array([each.name for each in found])},
+        class_id=np.array([each.label for each in classes]),
+        confidence=np.array(scores, np.float32) if len(scores) == len(classes) else None,
+        data={"class_name": np.array([each.name for each in classes])},
     )

@@ -139,11 +139,11 @@ class Dinov3segPipeline:
             costs = self.refine_costs(image_features, embeddings[chosen])  # (K, C, g, g)
         fine = 4 * costs.shape[-1]
         best = BestClass(spread(self.dinov3seg.view, fine, image_features.prepared.size))
-        for some in portions(len(costs), best.max_count):
+        for portion in portions(len(costs), best.max_count):
             with lap("decoder"):
-                probabilities = self.decode(costs[some], image_features.guidance)  # (n, 4g, 4g)
+                probabilities = self.decode(costs[portion], image_features.guidance)  # (n, 4g, 4g)
             with lap("merge"):
-                best.take(probabilities.transpose(1, 2, 0), first=some.start)
+                best.take(probabilities.transpose(1, 2, 0), first=portion.start)
         labels = chosen[best.labels].astype(np.uint16)
         labels, confidence = put_background(labels, best.scores, threshold)
         return Pixels(labels, confidence if scores else None, lap.times)

@@ -86,10 +86,10 @@ class ChooseClasses:
         patches = unit(features[0].reshape(features.shape[1], -1), axis=0)  # (D, L)
         best = np.full(len(text), -np.inf, np.float32)
         for first in range(0, len(text), COMPARED_AT_ONCE):
-            some = text[first : first + COMPARED_AT_ONCE]
+            portion = text[first : first + COMPARED_AT_ONCE]
             for start, stop in self.dinov3seg.halves:
-                cosines = unit(some[:, start:stop], axis=1) @ patches  # (n, L)
-                part = best[first : first + len(some)]
+                cosines = unit(portion[:, start:stop], axis=1) @ patches  # (n, L)
+                part = best[first : first + len(portion)]
                 np.maximum(part, cosines.max(axis=1), out=part)
         return np.sort(np.argsort(-best, kind="stable")[: self.dinov3seg.pad_length])
 

@@ -177,8 +177,8 @@ class Merge:
             max(window.height / features.shape[2], window.width / features.shape[3]) / 2,
             prepared.size,
         )
-        least = cosine_threshold(threshold, self.manifest.head)
-        return refine_argmax(features, text, geometry, threshold=least, refinement=refinement)
+        cosine = cosine_threshold(threshold, self.manifest.head)
+        return refine_argmax(features, text, geometry, threshold=cosine, refinement=refinement)
 
     def _geometry(self, prepared: Prepared, features: Floats, size: tuple[int, int]) -> MergeGeometry:
         grid = features.shape[2], features.shape[3]

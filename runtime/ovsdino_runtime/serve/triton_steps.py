@@ -79,10 +79,10 @@ class WordsStep:
     inputs = ("classes",)
 
     def __init__(self, bundle: Path, text_model: str) -> None:
-        found = load_bundle(bundle)
+        loaded = load_bundle(bundle)
         cache = TextCache(cache_dir() / "text.sqlite3")
-        self._encoder = TextEncoder(found, cache, engine=lambda: TritonEngine(text_model))
-        self._templates = found.manifest.templates
+        self._encoder = TextEncoder(loaded, cache, engine=lambda: TritonEngine(text_model))
+        self._templates = loaded.manifest.templates
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Look words up, and encode new ones."""

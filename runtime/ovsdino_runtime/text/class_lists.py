@@ -75,10 +75,10 @@ def read_background_classes(classes: Classes, *, files: bool = True) -> Vocabula
     Raises:
         ClassesError: the classes do not form a valid vocabulary, or contain a background themselves.
     """
-    found = read_classes(classes, files=files)
-    if found.background:
+    vocabulary = read_classes(classes, files=files)
+    if vocabulary.background:
         raise ClassesError("the background classes name a background themselves; leave it out")
-    return found
+    return vocabulary
 
 
 def choose_classes(
@@ -104,15 +104,15 @@ def choose_classes(
     """
     if (classes is None) == (vocabulary is None):
         raise ClassesError("give either classes, such as 'cat, grass, sky', or a vocabulary, such as ade150")
-    found = load_vocabulary(vocabulary or "") if classes is None else read_classes(classes, files=files)
+    chosen = load_vocabulary(vocabulary or "") if classes is None else read_classes(classes, files=files)
     background = check_background(background)
     if background is not None:
-        found = replace(found, background=background != "none")
+        chosen = replace(chosen, background=background != "none")
     if background_classes is None:
-        return found
+        return chosen
     if background == "none":
         raise ClassesError("background classes belong to the background: leave out background 'none'")
-    return with_background_classes(found, read_background_classes(background_classes, files=files))
+    return with_background_classes(chosen, read_background_classes(background_classes, files=files))
 
 
 def with_background_classes(vocabulary: Vocabulary, background_classes: Vocabulary) -> Vocabulary:
@@ -220,14 +220,14 @@ def _clean(word: str) -> str:
     """
     if any("\ud800" <= character <= "\udfff" for character in word):
         raise ClassesError(f"{word.strip()!a} is not text; write it in UTF-8")
-    if found := next((c for c in word if c in SEPARATORS or c == "\t"), None):
+    if separator := next((c for c in word if c in SEPARATORS or c == "\t"), None):
         raise ClassesError(
-            f"{word.strip()!r} holds {found!r}: separate classes by ',' (in a file: one a line) and words "
-            "for the same class by '|'"
+            f"{word.strip()!r} holds {separator!r}: separate classes by ',' (in a file: one a line) and "
+            "words for the same class by '|'"
         )
     text = " ".join(_visible(unicodedata.normalize("NFC", word)).split())
-    if found := next((c for c in text if unicodedata.category(c) == "Cc"), None):
-        raise ClassesError(f"{text!r} holds the control character {found!r}; remove it")
+    if control := next((c for c in text if unicodedata.category(c) == "Cc"), None):
+        raise ClassesError(f"{text!r} holds the control character {control!r}; remove it")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         raise ClassesError(f"{text} is in quotes; remove them")
     if text and not any(character.isalnum() for character in text):

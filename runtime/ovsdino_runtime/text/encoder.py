@@ -141,14 +141,16 @@ class TextEncoder:
         self, words: Sequence[str], templates: Sequence[str], wanted: Callable[[], bool]
     ) -> dict[str, Floats]:
         prompts = {word: [template.replace("{}", word) for template in templates] for word in words}
-        phrases = dict.fromkeys(phrase for some in prompts.values() for phrase in some)
+        phrases = dict.fromkeys(phrase for texts in prompts.values() for phrase in texts)
         vectors = self._encode(list(phrases), wanted)
         if (dinov3seg := self._bundle.manifest.dinov3seg) is not None:
             vectors = {
                 phrase: unit_halves(vector, dinov3seg.halves).astype(np.float32)
                 for phrase, vector in vectors.items()
             }
-        return {word: np.mean([vectors[phrase] for phrase in some], axis=0) for word, some in prompts.items()}
+        return {
+            word: np.mean([vectors[phrase] for phrase in texts], axis=0) for word, texts in prompts.items()
+        }
 
     def _encode(self, phrases: Sequence[str], wanted: Callable[[], bool]) -> dict[str, Floats]:
         with self._trace.span("text load"):

@@ -82,8 +82,8 @@ class _VocabularyFile:
 def vocabulary_names() -> tuple[str, ...]:
     """List the names of the packaged vocabularies."""
     files = (resources.files("ovsdino_runtime") / "data").iterdir()
-    found = (re.fullmatch(r"vocabulary_(\w+)\.json", file.name) for file in files)
-    return tuple(sorted(match[1] for match in found if match))
+    matches = (re.fullmatch(r"vocabulary_(\w+)\.json", file.name) for file in files)
+    return tuple(sorted(match[1] for match in matches if match))
 
 
 def load_vocabulary(name: str) -> Vocabulary:
