@@ -1,1 +1,1 @@
-"""Measure what the runtime does: quality by the papers' protocols, and latency beside its floor."""
+"""Benchmarks of the runtime: quality by the papers' protocols, latency and throughput."""

@@ -1,4 +1,4 @@
-"""The commands ``ovsdino-bench`` and ``ovsdino evaluate``. All but click is imported when it is needed."""
+"""The commands ``ovsdino-bench`` and ``ovsdino evaluate``. Only click is imported before they run."""
 
 import re
 import sys
@@ -49,10 +49,10 @@ def _read_share(_context: click.Context, _option: click.Parameter, value: str) -
 
 
 def form_names(forms: Sequence[str], precisions: Sequence[str]) -> tuple[str, ...]:
-    """Name the forms of a model: ``torch``, ``onnx``, ``onnx-fp16`` or ``onnx-int8``.
+    """Combine forms and precisions: ``torch``, ``onnx``, ``onnx-fp16`` or ``onnx-int8``.
 
     Raises:
-        UserError: a precision is asked for and only torch, which has none of them.
+        UserError: a precision is requested for the torch form only, which always runs in FP32.
     """
     forms_and_precisions: list[str] = []
     if set(forms) == {"torch"} and set(precisions) != {"fp32"}:
@@ -66,7 +66,7 @@ def form_names(forms: Sequence[str], precisions: Sequence[str]) -> tuple[str, ..
 @click.group(context_settings=CONTEXT)
 @version_option("ovsdino-bench")
 def bench() -> None:
-    """Measure speed and quality, and put the figures side by side."""
+    """Measure speed and quality, and compare results."""
 
 
 @bench.command(
@@ -160,7 +160,7 @@ def bench() -> None:
 def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure mIoU and Boundary IoU by a benchmark's protocol.
 
-    What is done is kept in OUT: the same command goes on where it was stopped.
+    Finished photos are recorded in OUT: the same command resumes a stopped run.
     """
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.model_variants.models import ModelSpec
@@ -230,7 +230,7 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--engines/--no-engines", help="Measure the runtime on OpenVINO and in INT8 too.")
 @click.option("--out", type=PATH, default="ovsdino-bench", show_default=True, help="Folder of results.")
 def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
-    """Measure time and memory: each stage beside its floor, and end to end beside the usual ways."""
+    """Measure time and memory of each stage and end to end, and compare with baselines."""
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.latency.baselines import choose_baselines
         from ovsdino_benchmarks.latency.case import LatencyRequest
@@ -278,7 +278,7 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--compile/--no-compile", "compiled", default=True, help="Measure torch.compile too.")
 @click.option("--out", type=PATH, default="ovsdino-bench/kernels", show_default=True, help="Folder.")
 def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
-    """Measure the fused kernels on an NVIDIA GPU beside torch and torch.compile, and write a report."""
+    """Measure the fused kernels on an NVIDIA GPU against torch and torch.compile, and write a report."""
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.kernels.bench import run_kernels
         from ovsdino_benchmarks.kernels.cases import KernelRequest
@@ -347,7 +347,7 @@ def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives eac
 @click.option("--format", type=click.Choice(["png", "rle"]), default="png", show_default=True)
 @click.option("--out", type=PATH, default="ovsdino-bench/serve", show_default=True, help="Folder.")
 def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
-    """Put load on a server, and write a report: latency, throughput, errors, memory."""
+    """Load a server with concurrent clients, and report latency, throughput, errors and memory."""
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.load.load import LoadRequest, run_load
         from ovsdino_benchmarks.load.report import describe, write_load_report
@@ -369,7 +369,7 @@ def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - cli
 @click.option("--gallery", is_flag=True, help="Show the pictures of the results' folders.")
 @click.option("--out", type=PATH, default="ovsdino-report", show_default=True)
 def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
-    """Write report.json, report.md and report.html of result files or folders of them."""
+    """Combine result files, or folders of them, into report.json, report.md and report.html."""
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.reports.report import write_report
 
@@ -394,7 +394,7 @@ def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
 )
 @click.option("--max-miou-drop", type=float, default=0.5, show_default=True, help="Points of 100.")
 def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> None:
-    """Compare the results NEW with OLD; exit 1 where a figure got worse by more than is allowed."""
+    """Compare the results NEW with OLD; exit with status 1 if a figure got worse by more than allowed."""
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.results import results
         from ovsdino_benchmarks.results.compare import compare as compare_reports

@@ -1,1 +1,1 @@
-"""Benchmarks as data: classes, files, label values and protocols."""
+"""Benchmark data sets: classes, files, label values and protocols."""

@@ -1,4 +1,4 @@
-"""The benchmarks of the two papers, as data: classes, protocol, and how their files lie on disk."""
+"""The benchmarks of both papers: classes, protocol and file layouts."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +31,7 @@ CONTEXT459_URL = (
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set lies on disk. ``{}`` stands for a photo's name, which may hold a folder."""
+    """A file layout of a data set. ``{}`` stands for the name of a photo, which may contain a folder."""
 
     roots: tuple[str, ...]  # where it may begin, below the folder that the user gives
     photos: str
@@ -42,7 +42,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One column of a paper's table."""
+    """A benchmark: one column of a paper's table."""
 
     title: str
     vocabulary: str
@@ -54,12 +54,12 @@ class Benchmark:
 
     @property
     def official(self) -> str:
-        """The key of its official names in `official_names`."""
+        """Key of its official class names in `official_names`."""
         return self.names or self.vocabulary
 
 
 def _any_folder(meaning: Values) -> Layout:
-    """Some of a benchmark's photos in a folder, with its labels."""
+    """Return the layout of a folder with a subset of a benchmark's photos and labels."""
     return Layout(("",), "images/{}", "labels/{}.png", meaning)
 
 
@@ -131,7 +131,7 @@ def _context59_detectron() -> tuple[Layout, ...]:
 
 @cache
 def benchmarks() -> dict[str, Benchmark]:
-    """List them by name: the eight of OVS-DINO in the order of its Table 1, then the five of dinov3.seg."""
+    """Return all benchmarks by name: the eight of OVS-DINO's Table 1, then the five of dinov3.seg."""
     stuff, objects = values.stuff_pixels(), values.object_pixels()
     full = Layout(
         ("ADE20K_2021_17_01", ""),

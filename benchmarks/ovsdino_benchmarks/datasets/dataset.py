@@ -1,4 +1,4 @@
-"""Find labelled photos on disk, and check them before anything is computed."""
+"""Open labelled photos, and check them before anything is computed."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ Extent = Literal["full set", "subset", "own folder"]  # how much of a benchmark 
 
 @dataclass(frozen=True)
 class Masks:
-    """Labels as run-length encoded masks: later ones lie above earlier ones."""
+    """Labels as run-length encoded masks; later masks cover earlier ones."""
 
     file: Path
     height: int
@@ -47,7 +47,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo and where its labels are."""
+    """A photo and its labels."""
 
     name: str
     photo: Path
@@ -56,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is evaluated: photos with labels, and what the labels mean."""
+    """A data set: photos with labels, and the meaning of the label values."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -69,7 +69,7 @@ class Dataset:
         """Read the labels of a photo. Shape: (H, W).
 
         Raises:
-            LabelError: the file is broken, or a label means nothing.
+            LabelError: the file is broken, or a label value has no meaning.
         """
         if isinstance(sample.labels, Masks):
             raw = np.zeros((sample.labels.height, sample.labels.width), np.int32)
@@ -80,7 +80,7 @@ class Dataset:
         return to_classes(read(sample.labels), self.values, str(sample.labels))
 
     def digest(self) -> str:
-        """Hash the photos, their labels, the classes and what the labels mean."""
+        """Hash the photos, their labels, the classes and the meaning of label values."""
         digest = hashlib.sha256(repr((self.vocabulary.classes, sorted(self.values.items()))).encode())
         for sample in self.samples:
             labels = sample.labels
@@ -90,10 +90,10 @@ class Dataset:
 
 
 def open_benchmark(name: str, folder: Path) -> Dataset:
-    """Open a benchmark below a folder, as its archives unpack or as mmseg converts them.
+    """Open a benchmark below a folder, in the layout of its archives or of mmseg's converters.
 
     Raises:
-        DataError: there is no such benchmark, or what is missing, and where to get it.
+        DataError: there is no such benchmark, or files are missing; the message says where to get them.
     """
     if name not in benchmarks():
         raise DataError(f"unknown benchmark {name!r}: expected one of {', '.join(benchmarks())}")
@@ -112,18 +112,18 @@ def open_benchmark(name: str, folder: Path) -> Dataset:
 def open_folder(
     folder: Path, classes: str | None = None, *, ignore: int = 255, reduce_zero_label: bool = False
 ) -> Dataset:
-    """Find ``images/``, ``labels/*.png`` and ``names.txt`` in a folder.
+    """Open a folder with ``images/``, ``labels/*.png`` and ``names.txt``.
 
     Args:
-        folder: the data set.
-        classes: a packaged vocabulary, ``"@FILE"`` or the names themselves, in the order of the labels;
-            None is ``names.txt`` in the folder.
-        ignore: label that means nothing.
-        reduce_zero_label: label 0 means nothing either, and the classes begin at 1.
+        folder: the folder of the data set.
+        classes: a packaged vocabulary, ``"@FILE"`` or the names themselves, in label order; None reads
+            ``names.txt`` in the folder.
+        ignore: label value that is ignored.
+        reduce_zero_label: whether label 0 is ignored as well, and classes begin at 1.
 
     Raises:
-        DataError: what is missing.
-        ClassesError: the names are no valid classes.
+        DataError: a file or folder is missing.
+        ClassesError: the names are not valid classes.
     """
     require_folder(folder)
     vocabulary = _choose_classes(folder, classes)
@@ -146,7 +146,7 @@ def _choose_classes(folder: Path, classes: str | None) -> Vocabulary:
 
 
 def _find(base: Path, layout: Layout) -> tuple[Sample, ...]:
-    """List a layout's samples; none where its label files are not."""
+    """List the samples of a layout; empty if its label files do not exist."""
     if layout.labels.endswith(".json"):
         file = base / layout.labels
         return _read_masks(base, file, layout.photos) if file.is_file() else ()
@@ -171,7 +171,7 @@ def _find(base: Path, layout: Layout) -> tuple[Sample, ...]:
 
 
 def _read_masks(base: Path, file: Path, photos: str) -> tuple[Sample, ...]:
-    """Read Pascal Context's masks in the form of the detail API; the validation photos only."""
+    """Read the masks of Pascal Context's validation photos, in the format of the detail API."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         parts = defaultdict[int, list[tuple[int, str]]](list)
@@ -193,7 +193,7 @@ def _read_masks(base: Path, file: Path, photos: str) -> tuple[Sample, ...]:
 
 
 def _check_samples(samples: tuple[Sample, ...], *, where: str) -> None:
-    """Reject a set with missing files, or with photos and labels of different sizes."""
+    """Reject a data set with missing files, or with photos and labels of different sizes."""
     for kind, files in (
         ("photos", [sample.photo for sample in samples]),
         ("label files", [sample.labels for sample in samples if isinstance(sample.labels, Path)]),

@@ -1,4 +1,4 @@
-"""What the numbers in each data set's label files mean: raw value -> class of our vocabulary, or IGNORED."""
+"""Label values of each data set: map raw values to classes of our vocabulary, or to IGNORED."""
 
 from ovsdino_runtime.files.labeled_folder import Values
 from ovsdino_runtime.geometry.metrics import IGNORED
@@ -43,28 +43,28 @@ CONTEXT_IDS = (
 
 
 def cityscapes_ids() -> Values:
-    """``labelIds`` PNGs."""
+    """Return the values of ``labelIds`` PNGs."""
     ignored = dict.fromkeys((*range(34), 255), IGNORED)
     return ignored | {value: label for label, value in enumerate(CITYSCAPES_IDS)}
 
 
 def stuff_pixels() -> Values:
-    """``stuffthingmaps`` PNGs as COCO-Stuff's 171 classes."""
+    """Return the values of ``stuffthingmaps`` PNGs as COCO-Stuff's 171 classes."""
     used = [value for value in range(182) if value not in STUFF_UNUSED]
     return {value: label for label, value in enumerate(used)} | {255: IGNORED}
 
 
 def object_pixels() -> Values:
-    """``stuffthingmaps`` PNGs as COCO-Object: 80 things, and everything else is background.
+    """Return the values of ``stuffthingmaps`` PNGs as COCO-Object: 80 things, everything else background.
 
-    Source: GroupViT, ``convert_coco_object.py``, which made COCO-Object so; unlabelled pixels too.
+    Source: GroupViT, ``convert_coco_object.py``, which defines COCO-Object; unlabelled pixels are background.
     """
     things = {value: label + 1 if value <= LAST_THING else 0 for value, label in stuff_pixels().items()}
     return things | {255: 0}
 
 
 def context_categories(*, background: bool) -> Values:
-    """Categories of ``trainval_merged.json``; 0 is background."""
+    """Return the categories of ``trainval_merged.json``; 0 is background."""
     shift = int(background)
     classes = _context_classes()
     return {category: label + shift for category, label in zip(CONTEXT_IDS, classes, strict=True)} | {
@@ -73,7 +73,7 @@ def context_categories(*, background: bool) -> Values:
 
 
 def context_pixels(*, background: bool) -> Values:
-    """PNGs that mmseg's converter made: 0 background, then the 59 in alphabetical order."""
+    """Return the values of mmseg's converted PNGs: 0 background, then the 59 in alphabetical order."""
     shift = int(background)
     return {value + 1: label + shift for value, label in enumerate(_context_classes())} | {
         0: 0 if background else IGNORED,
@@ -82,11 +82,11 @@ def context_pixels(*, background: bool) -> Values:
 
 
 def context_pixels_reduced() -> Values:
-    """PNGs that CAT-Seg's converter made: the 59 in alphabetical order, 255 elsewhere."""
+    """Return the values of CAT-Seg's converted PNGs: the 59 in alphabetical order, 255 elsewhere."""
     return dict(enumerate(_context_classes())) | {255: IGNORED}
 
 
 def _context_classes() -> list[int]:
-    """Our number of each of the 59 classes, in alphabetical order."""
+    """Return our index of each of the 59 classes, in alphabetical order."""
     names = load_vocabulary("context59").names
     return sorted(range(len(names)), key=names.__getitem__)

@@ -1,4 +1,4 @@
-"""The class names of the benchmarks as their official lists write them, word for word."""
+"""The official class names of the benchmarks, verbatim."""
 
 import json
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from ovsdino_runtime.text.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class OfficialNames:
-    """A published list, in the order of our vocabulary of the same classes, without the background.
+    """A published list of names, in the order of our vocabulary of the same classes, without background.
 
-    A name may hold synonyms after ", " (ADE20K's 847 classes).
+    A name may contain synonyms, separated by ", " (ADE20K's 847 classes).
     """
 
     source: str  # repository, commit and file
@@ -22,7 +22,7 @@ class OfficialNames:
 
 @cache
 def official_names() -> dict[str, OfficialNames]:
-    """Read the packaged lists, by the names that `Benchmark.official` uses."""
+    """Return the packaged lists, by the keys of `Benchmark.official`."""
     file = resources.files("ovsdino_benchmarks") / "data" / "official_names.json"
     raw = json.loads(file.read_text(encoding="utf-8"))
     return {key: OfficialNames(entry["source"], tuple(entry["names"])) for key, entry in raw.items()}
@@ -31,9 +31,9 @@ def official_names() -> dict[str, OfficialNames]:
 def with_official_names(vocabulary: Vocabulary, official: str) -> Vocabulary:
     """Return the same classes with the official names as their only words.
 
-    Of a name with synonyms the first one is taken, as CAT-Seg does. Some of these occur twice in ADE20K's
-    847 classes ("bag"); the later ones get a trailing space, which tokenizers remove, so that each class
-    keeps a name of its own and the same embedding.
+    Of several synonyms the first one is used, as in CAT-Seg. Some names occur twice in ADE20K's 847 classes
+    ("bag"); repeated names get a trailing space, which tokenizers remove, so that class names differ but have
+    the same embedding.
 
     Args:
         vocabulary: classes in the same order.

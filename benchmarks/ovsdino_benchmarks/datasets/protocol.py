@@ -1,4 +1,4 @@
-"""How benchmarks are run, as data. Every result carries its protocol: mIoU means nothing without it."""
+"""Evaluation protocols. Every result stores its protocol, without which an mIoU cannot be interpreted."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,7 +10,7 @@ from ovsdino_runtime.text.vocabulary import Vocabulary, load_templates
 
 
 class ProtocolError(OvsdinoError):
-    """A protocol that this form of a model cannot run exactly as written."""
+    """The form of a model cannot follow a protocol exactly."""
 
 
 Average = Literal["logits", "probabilities", "features"]
@@ -19,7 +19,7 @@ Words = Literal["official", "first", "all"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything between a photo and its labels. Two results compare only where all of this is equal."""
+    """How a photo is labelled. Results are comparable only if all fields are equal."""
 
     name: str
     source: str  # paper, or repository, commit and file
@@ -49,7 +49,7 @@ class Protocol:
         return self.average == "probabilities" or self.align_corners
 
     def describe(self) -> str:
-        """Return the protocol in one line, for people."""
+        """Return the protocol as one line of text."""
         size = (
             f"short side {self.short_side}, long side <= {self.long_side}"
             if self.short_side
@@ -135,10 +135,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in (OVSDINO, TALK2DINO, DINOV3
 
 
 def find_protocol(name: str) -> Protocol:
-    """Find a protocol by its name.
+    """Return a protocol by name.
 
     Raises:
-        ProtocolError: there is none; the message lists them.
+        ProtocolError: there is no such protocol; the message lists the names.
     """
     if name not in PROTOCOLS:
         raise ProtocolError(f"unknown protocol {name!r}: expected one of {', '.join(PROTOCOLS)}, model")
@@ -146,7 +146,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def own_protocol(manifest: Manifest) -> Protocol:
-    """Return how a bundle labels photos by default, as a protocol."""
+    """Return the default behaviour of a bundle as a protocol."""
     limits, windows = manifest.preprocessing, manifest.windows
     if manifest.dinov3seg is not None:
         return replace(
@@ -180,7 +180,7 @@ def require_runnable(protocol: Protocol, manifest: Manifest) -> None:
     """Reject a protocol that a bundle cannot follow exactly.
 
     Raises:
-        ProtocolError: the message names the step and what can be run instead.
+        ProtocolError: the bundle cannot follow it; the message names the step and an alternative.
     """
     if manifest.dinov3seg is not None:
         _require_local_global(protocol, manifest, manifest.dinov3seg.view)
@@ -223,13 +223,12 @@ def _require_local_global(protocol: Protocol, manifest: Manifest, view: int) -> 
 
 
 def words_of(protocol: Protocol, vocabulary: Vocabulary, official: str | None) -> Vocabulary:
-    """Return a data set's classes with the words that a protocol gives them.
+    """Return the classes of a data set with the words that a protocol uses.
 
     Args:
-        protocol: says which words.
-        vocabulary: the classes, with all of their words.
-        official: the official list of a benchmark, a key of `official_names`; None of an own folder, whose
-            official words are all that its owner wrote.
+        protocol: decides which words are used.
+        vocabulary: the classes with all their words.
+        official: a key of `official_names`; None for a folder, whose own words count as official.
     """
     if protocol.words == "first":
         return replace(vocabulary, classes=tuple(words[:1] for words in vocabulary.classes))
@@ -239,7 +238,7 @@ def words_of(protocol: Protocol, vocabulary: Vocabulary, official: str | None) -
 
 
 def for_benchmark(protocol: Protocol, benchmark: str) -> Protocol:
-    """Return a protocol as its authors configure it for one benchmark."""
+    """Return a protocol with its authors' settings for a benchmark."""
     if protocol.name == TALK2DINO.name and benchmark in CLEANED:
         return replace(protocol, background_cleaning=CLEANING)
     return protocol
@@ -249,6 +248,6 @@ def templates_of(protocol: Protocol, manifest: Manifest) -> tuple[str, ...]:
     """Return the prompts: the bundle's own, a packaged set, or one phrase.
 
     Raises:
-        ClassesError: an unknown set.
+        ClassesError: the set is unknown.
     """
     return manifest.templates if protocol.templates == "model" else load_templates(protocol.templates)

@@ -1,1 +1,1 @@
-"""Measure the fused kernels beside their references."""
+"""Measure the fused kernels against their references."""

@@ -1,4 +1,4 @@
-"""``ovsdino-bench kernels``: each fused kernel beside its reference and torch.compile, in turns."""
+"""``ovsdino-bench kernels``: measure each fused kernel against its reference and torch.compile, in turns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +46,7 @@ def run_kernels(request: KernelRequest, out: Path, report: Report) -> tuple[Kern
 
 
 def require_gpu() -> None:
-    """Reject a machine whose torch has no CUDA device, or that has no Triton."""
+    """Check that torch has a CUDA device and that Triton is installed."""
     try:
         import torch
     except ImportError as error:
@@ -67,11 +67,11 @@ def measure_kernels(request: KernelRequest, clock: Clock, report: Report = lambd
 
     Args:
         request: what to measure.
-        clock: the device. On a CPU the operators run their references: the same code, other figures.
-        report: told of each step in a few words.
+        clock: measures time on the device. On a CPU the operators run their references.
+        report: called with a short description of each step.
 
     Raises:
-        KernelBenchError: no such model, or a kernel computes something else than its reference.
+        KernelBenchError: there is no such model, or a kernel differs from its reference.
     """
     import torch
 
@@ -96,7 +96,7 @@ def measure_kernels(request: KernelRequest, clock: Clock, report: Report = lambd
 
 
 def measure_case(case: KernelCase, request: KernelRequest, clock: Clock, copy_gb_s: float) -> KernelResult:
-    """Check each way's result, then time all of them in turns."""
+    """Check the result of each implementation, then time them in turns."""
     inputs = make_inputs(case, clock.device)
     expected = _expected(case, inputs)
     works: dict[KernelWay, Work] = {}
@@ -128,7 +128,7 @@ def measure_case(case: KernelCase, request: KernelRequest, clock: Clock, copy_gb
 def take_turns(
     works: Mapping[KernelWay, Work], clock: Clock, *, repeats: int, warmup: int
 ) -> dict[KernelWay, list[float]]:
-    """Time each way once a round [ms]; whoever is first in one round is last in the next."""
+    """Time each implementation once per round [ms], in alternating order."""
     laps: dict[KernelWay, list[float]] = {way: [] for way in works}
     order = list(works)
     for lap in range(warmup + repeats):
@@ -141,7 +141,7 @@ def take_turns(
 
 
 def _percentiles(milliseconds: Sequence[float]) -> Times:
-    """Reduce repeats, to the nanosecond: a small kernel takes microseconds."""
+    """Return percentiles, to the nanosecond: a small kernel takes microseconds."""
     p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99)).round(6).tolist()
     return Times(p50, p90, p99, len(milliseconds))
 
@@ -153,7 +153,7 @@ def _bind(
 
 
 def _expected(case: KernelCase, inputs: tuple[Tensor, ...]) -> Tensor:
-    """Compute the reference in FP32: on the CPU, where no TF32 is, but for labels, which would take long."""
+    """Compute the reference in FP32, on the CPU to avoid TF32; labels on the device, as they take long."""
     from ovsdino.kernels import reference
 
     device = "cpu" if case.kernel != "upsample_argmax" else inputs[0].device

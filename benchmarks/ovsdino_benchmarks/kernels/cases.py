@@ -1,4 +1,4 @@
-"""What the fused kernels are measured on: shapes of a model's own layers, and the usual ways beside them."""
+"""Cases for measuring the fused kernels: shapes of a model's layers, and the implementations to compare."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ TORCH_NAMES: dict[Dtype, str] = {"fp32": "float32", "fp16": "float16", "bf16": "
 
 @dataclass(frozen=True)
 class KernelCase:
-    """One kernel at one size and precision."""
+    """A kernel at one size and precision."""
 
     kernel: KernelName
     dtype: Dtype
@@ -30,7 +30,7 @@ class KernelCase:
     numbers: tuple[int, ...] = ()  # groups and stride, or height and width of the labels [px]
 
     def describe(self) -> str:
-        """Say the size for people."""
+        """Return the size as text."""
         size = "x".join(map(str, self.shape))
         if self.kernel == "depthwise_block":
             return f"{size}, stride {self.numbers[1]}"
@@ -39,7 +39,7 @@ class KernelCase:
 
 @dataclass(frozen=True)
 class KernelRequest:
-    """What to measure."""
+    """The kernels, sizes and precisions to measure."""
 
     model: str = "ovsdino-vitb14"  # a preset: its widths and grids
     kernels: tuple[KernelName, ...] = KERNELS
@@ -56,7 +56,7 @@ def list_cases(request: KernelRequest) -> list[KernelCase]:
     """List every kernel at every size and precision.
 
     Raises:
-        KernelBenchError: no such model.
+        KernelBenchError: there is no such model.
     """
     from ovsdino.network.config import PRESETS
     from ovsdino_benchmarks.kernels.results import KernelBenchError
@@ -87,7 +87,7 @@ def list_cases(request: KernelRequest) -> list[KernelCase]:
 
 
 def make_inputs(case: KernelCase, device: str) -> tuple[Tensor, ...]:
-    """Draw the tensors of a kernel's call, always the same ones."""
+    """Draw the arguments of a kernel from a fixed seed."""
     import torch
 
     dtype = getattr(torch, TORCH_NAMES[case.dtype])
@@ -105,7 +105,7 @@ def make_inputs(case: KernelCase, device: str) -> tuple[Tensor, ...]:
 
 
 def functions(case: KernelCase, *, compiled: bool) -> dict[KernelWay, Callable[..., Tensor]]:
-    """Return the ways to compute a kernel's result, each called with its tensors and numbers."""
+    """Return the implementations of a kernel, to be called with its tensors and numbers."""
     import torch
 
     from ovsdino.kernels import ops, reference
@@ -130,7 +130,7 @@ def upsample_then_argmax(logits: Tensor, height: int, width: int) -> Tensor:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Return ``|found - expected| / |expected|``; of labels, the share of pixels that differ."""
+    """Return ``|actual - expected| / |expected|``; for labels, the share of pixels that differ."""
     actual = actual.to(expected.device)
     if not expected.dtype.is_floating_point:
         return float((actual.int() != expected.int()).float().mean())
@@ -138,7 +138,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def bytes_moved(tensors: Sequence[Tensor]) -> int:
-    """Count what must be read and written at least: every input and the result once."""
+    """Return the minimal memory traffic [bytes]: every input and the result once."""
     return sum(tensor.nbytes for tensor in tensors)
 
 

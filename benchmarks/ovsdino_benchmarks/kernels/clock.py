@@ -1,4 +1,4 @@
-"""How long work takes on a device: CUDA by its own events, a CPU by the host's clock."""
+"""Measure the time of work on a device: with events on CUDA, with the host's clock on a CPU."""
 
 import time
 from collections.abc import Callable
@@ -13,36 +13,36 @@ FLUSH_BYTES = 256 << 20  # more than any GPU's cache, and long enough to hide a 
 
 
 class HostClock:
-    """Times work on the CPU."""
+    """Measure work on the CPU."""
 
     device = "cpu"
 
     def prepare(self, work: Work) -> Work:
-        """Run it once, so that what is made at the first call is made."""
+        """Run the work once, to include no first-call initialisation in the measurement."""
         work()
         return work
 
     def time(self, work: Work) -> float:
-        """Return how long it takes [ms]."""
+        """Return the duration of the work [ms]."""
         start = time.perf_counter()
         work()
         return 1000 * (time.perf_counter() - start)
 
     def peak(self, work: Work) -> float | None:  # noqa: ARG002 - the clocks' common signature
-        """Say nothing: torch does not count the CPU's memory."""
+        """Return None: torch does not count the CPU's memory."""
         return None
 
     def describe(self) -> Device:
-        """Name the processor's place; `Environment` says the rest."""
+        """Return a placeholder for the CPU; `Environment` describes it."""
         return Device("CPU", "", "", 0.0, 0.0)
 
 
 class CudaClock:
-    """Times work on the current CUDA device: its own time, without the host's.
+    """Measure the device time of work on the current CUDA device.
 
-    The work is captured into a CUDA graph, so that launches cost the eager ways no more than the fused one.
-    Before every replay a large buffer is written: inputs come from memory, not from the cache, and the host
-    is ahead when the first event is reached.
+    The work is captured into a CUDA graph, so that launch overhead does not favour the fused kernel. A large
+    buffer is written before every replay, so that inputs come from memory, not from the cache, and that the
+    host is ahead of the device at the first event.
     """
 
     device = "cuda"
@@ -55,7 +55,7 @@ class CudaClock:
         self._start, self._end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def prepare(self, work: Work) -> Work:
-        """Capture it into a graph; return what replays it."""
+        """Capture the work into a graph; return a function that replays it."""
         torch = self._torch
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -70,7 +70,7 @@ class CudaClock:
         return replay
 
     def time(self, work: Work) -> float:
-        """Return how long it takes the device [ms]."""
+        """Return the device time of the work [ms]."""
         self._flush.zero_()
         self._start.record()
         work()
@@ -79,7 +79,7 @@ class CudaClock:
         return float(self._start.elapsed_time(self._end))
 
     def peak(self, work: Work) -> float | None:
-        """Return how much device memory it takes above what is held now, its result included [MB]."""
+        """Return the peak of additional device memory, including the result [MB]."""
         cuda = self._torch.cuda
         cuda.synchronize()
         cuda.reset_peak_memory_stats()
@@ -89,7 +89,7 @@ class CudaClock:
         return float(cuda.max_memory_allocated() - before) / 1e6
 
     def describe(self) -> Device:
-        """Name the GPU."""
+        """Describe the GPU."""
         properties = self._torch.cuda.get_device_properties(self._torch.cuda.current_device())
         driver = next((gpu.driver for gpu in find_gpus() if gpu.name == properties.name), "unknown")
         capability = f"sm_{properties.major}{properties.minor}"

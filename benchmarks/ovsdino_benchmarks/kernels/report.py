@@ -1,4 +1,4 @@
-"""The report of a measurement of the fused kernels: JSON, Markdown, HTML."""
+"""Write the report of a kernel benchmark: JSON, Markdown, HTML."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def write_kernel_report(report: KernelReport, out: Path) -> list[Path]:
 
 
 def describe(result: KernelResult) -> str:
-    """Say a result in one line."""
+    """Return a result as one line of text."""
     fused, *others = result.ways
     ratios = "".join(f", {way.name} {way.times.p50 / fused.times.p50:.1f} x" for way in others)
     return (

@@ -1,4 +1,4 @@
-"""What a measurement of the fused kernels leaves behind: plain data, read and written strictly."""
+"""Results of a kernel benchmark: plain data, read and written strictly."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ SCHEMA_VERSION = 1
 
 
 class KernelBenchError(OvsdinoError):
-    """The kernels cannot be measured here, or one of them computes something else than its reference."""
+    """The kernels cannot be measured here, or one of them differs from its reference."""
 
 
 @dataclass(frozen=True)
 class WayTime:
-    """One way to compute a kernel's result, measured in turns with the others."""
+    """Time, error and memory of one implementation of a kernel."""
 
     name: str
     how: str
@@ -31,7 +31,7 @@ class WayTime:
 
 @dataclass(frozen=True)
 class KernelResult:
-    """One kernel at one size and precision."""
+    """The result of a kernel at one size and precision."""
 
     kernel: KernelName
     dtype: Dtype
@@ -44,7 +44,7 @@ class KernelResult:
 
 @dataclass(frozen=True)
 class Device:
-    """Where it was measured."""
+    """The measured device."""
 
     name: str
     capability: str  # such as "sm_89"; empty on a CPU
@@ -55,7 +55,7 @@ class Device:
 
 @dataclass(frozen=True)
 class KernelReport:
-    """All results of one run."""
+    """All results of a run."""
 
     model: str
     device: Device
@@ -72,7 +72,7 @@ def load_kernels(path: Path) -> KernelReport:
     """Read a report of `ovsdino-bench kernels`.
 
     Raises:
-        KernelBenchError: it is missing, damaged, or of another version or kind.
+        KernelBenchError: the file is missing, damaged, or of another version or kind.
     """
     try:
         raw = strict_json.loads(path.read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""Measure latency and memory, beside baselines and a floor."""
+"""Measure latency and memory, and compare with baselines and roofline floors."""

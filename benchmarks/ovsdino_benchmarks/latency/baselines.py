@@ -1,7 +1,8 @@
-"""Ways from a photo's file to labels that are measured against each other: the runtime's and the usual.
+"""Implementations that are measured against each other: the runtime and baselines.
 
-The usual way is mmsegmentation's: each window alone, its scores of all classes brought to the window's full
-size, added up, divided by how often a pixel was seen, resized to the photo, and only then argmax.
+The baseline is mmsegmentation's loop: it encodes each window separately, upsamples the scores of all classes
+to the window's size, averages overlapping windows, resizes the scores to the photo, and then takes the
+argmax.
 """
 
 import shutil
@@ -73,7 +74,7 @@ class RuntimeWay:
 
 @dataclass(frozen=True)
 class BaselineJob:
-    """All that a way needs, in a form that a new process can read."""
+    """Everything that an implementation needs, so that a new process can run it."""
 
     way: WayName
     model: str
@@ -95,7 +96,7 @@ class BaselineJob:
         return Vocabulary(self.classes)
 
     def protocol(self, bundle: Bundle) -> Protocol:
-        """Return how the bundle works of its own, with the templates that were asked for."""
+        """Return the bundle's own protocol with the requested templates."""
         return replace(own_protocol(bundle.manifest), templates=self.templates)
 
 
@@ -112,7 +113,7 @@ def choose_baselines(wanted: bool, *, compiled: bool, engines: bool = False) -> 
 
 
 def open_way(job: BaselineJob) -> Way:
-    """Load a model and return what labels a photo with it."""
+    """Load a model; return a function that labels a photo."""
     bundle = load_bundle(find_bundle(job.model))
     if job.way == "runtime":
         return RuntimeWay(models.open_segmenter(job.spec(), job.protocol(bundle)), job.vocabulary())
@@ -127,10 +128,10 @@ def open_way(job: BaselineJob) -> Way:
 
 
 def why_not(job: BaselineJob, photo: tuple[int, int], manifest_limits: tuple[int, int]) -> str:
-    """Say why a way cannot be measured here; empty where it can.
+    """Return the reason why an implementation cannot be measured here; "" if it can.
 
     Args:
-        job: the way.
+        job: the implementation.
         photo: height and width [px].
         manifest_limits: short and long side of the resized photo [px].
     """
@@ -202,7 +203,7 @@ def _torch_loop(bundle: Bundle, job: BaselineJob, embeddings: Floats) -> Way:
 
 
 def _torch_dinov3seg(bundle: Bundle, job: BaselineJob, embeddings: Floats) -> Way:
-    """dinov3.seg as its network is written: all classes at the view's size, then at the photo's."""
+    """Open dinov3.seg as its network is written: all classes at the size of the view, then of the photo."""
     import torch
 
     from ovsdino.dinov3seg.local_global import labels, predict

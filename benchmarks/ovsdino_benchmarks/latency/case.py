@@ -1,4 +1,4 @@
-"""What is measured in one go: a model form, one size of photo, one number of classes."""
+"""A measured case: a model form, a photo size, and a number of classes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ WORDS_FROM = ("coco_stuff171", "ade847", "context459")  # class names for timing
 
 @dataclass(frozen=True)
 class LatencyRequest:
-    """What to measure."""
+    """The model forms, sizes and numbers of classes to measure."""
 
     spec: ModelSpec = field(default_factory=ModelSpec)
     sizes: tuple[tuple[int, int], ...] = ((640, 480),)  # width, height [px]
@@ -32,7 +32,7 @@ class LatencyRequest:
 
 @dataclass(frozen=True)
 class Case:
-    """One size of photo and one number of classes of a request."""
+    """One photo size and one number of classes of a request."""
 
     request: LatencyRequest
     bundle: Bundle
@@ -43,7 +43,7 @@ class Case:
     environment: Environment
 
     def job(self, way: WayName, text: Path) -> BaselineJob:
-        """Describe a way for a new process; ``text`` holds the classes' embeddings."""
+        """Describe an implementation for a new process; ``text`` is the file of the class embeddings."""
         spec = self.request.spec
         checkpoint = str(spec.checkpoint) if spec.checkpoint else None
         classes, templates = self.vocabulary.classes, self.request.templates
@@ -52,21 +52,21 @@ class Case:
         )
 
     def vision_flops(self, windows: int) -> int:
-        """Count the vision graph's operations."""
+        """Return the floating-point operations of the vision graph."""
         file = self.bundle.file(self.bundle.manifest.graphs["vision"].file)
         size = self.bundle.manifest.windows.size
         return windows * count_flops(file, {"pixels": (1, 3, size, size)})
 
 
 def choose_classes(count: int) -> Vocabulary:
-    """Take real class names, one word each: COCO-Stuff's first, so that 171 are that benchmark's."""
+    """Return real class names, one word each: the first 171 are COCO-Stuff's."""
     names = dict.fromkeys(words[0] for name in WORDS_FROM for words in load_vocabulary(name).classes)
     chosen = [*names, *(f"thing number {number}" for number in range(count - len(names)))][:count]
     return Vocabulary(tuple((name,) for name in chosen))
 
 
 def make_photo(bundle: Bundle, source: Path | None, size: tuple[int, int], folder: Path) -> Path:
-    """Write a photo of a width and height as JPEG: the source, or the bundle's golden photo, resized.
+    """Write a JPEG of a given width and height: the source, or the bundle's golden photo, resized.
 
     Raises:
         PhotoError: the source cannot be read.

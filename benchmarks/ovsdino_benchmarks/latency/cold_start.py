@@ -2,7 +2,7 @@
 
 Usage: ``python -m ovsdino_benchmarks.latency.cold_start JOB PHOTO STARTED``.
 
-JOB is a `ways.Job` as JSON, STARTED the parent's monotonic clock. One line of JSON is written.
+JOB is a `BaselineJob` as JSON, STARTED the parent's monotonic clock. It writes one line of JSON.
 """
 
 import subprocess
@@ -22,14 +22,14 @@ RESET_PEAK = "5"  # to /proc/self/clear_refs: Linux begins VmHWM anew
 
 
 class ChildError(OvsdinoError):
-    """A measurement in a process of its own that did not end well."""
+    """A measurement in a child process failed."""
 
 
 def run_child(job: BaselineJob, photo: Path) -> Fresh:
-    """Start a new process, label a photo in it, and bring back times and memory.
+    """Start a new process that labels a photo; return its times and memory.
 
     Raises:
-        ChildError: it failed; the message holds its last line.
+        ChildError: the process failed; the message holds its last line of output.
     """
     started = repr(time.monotonic())
     arguments = [
@@ -48,7 +48,7 @@ def run_child(job: BaselineJob, photo: Path) -> Fresh:
 
 
 def first_run(job: BaselineJob, photo: Path, started: float) -> Fresh:
-    """Load, label, and watch the memory of this process."""
+    """Load the model, label the photo, and measure the memory of this process."""
     way = open_way(job)
     loaded = time.monotonic()
     idle = memory("VmRSS")

@@ -1,4 +1,4 @@
-"""``ovsdino-bench device``: the runtime's pipeline on a GPU, end to end and stage by stage."""
+"""``ovsdino-bench device``: measure the pipeline on a GPU, end to end and stage by stage."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """What to measure."""
+    """The bundle, engine, sizes and numbers of classes to measure."""
 
     model: str  # the path of a bundle with kernels for the GPU
     engine: str = "onnxruntime"
@@ -67,7 +67,7 @@ class DeviceRequest:
 
 @dataclass(frozen=True)
 class DeviceCase:
-    """One size of photo and one number of classes."""
+    """The result for one photo size and one number of classes."""
 
     size: str
     classes: int
@@ -80,7 +80,7 @@ class DeviceCase:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What new names cost, which are encoded while windows are in flight [ms], medians."""
+    """Cost of new class names, which are encoded while windows are in flight [ms], medians."""
 
     names: int
     alone: float  # their encoding by itself
@@ -91,7 +91,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """All results of one run."""
+    """All results of a run."""
 
     model: str
     engine: str  # what really runs, with versions
@@ -105,7 +105,7 @@ def run_device(request: DeviceRequest, out: Path, report: Report) -> tuple[Devic
     """Measure on the GPU; write report.json, report.md and report.html into a folder.
 
     Raises:
-        EngineError: pycuda or the engine is not installed, or there is no GPU, kernel or engine; see
+        EngineError: a CUDA back end or the engine is not installed, or there is no GPU, kernel or engine; see
             `ovsdino_runtime.device.open`.
     """
     check_out(out)
@@ -124,7 +124,7 @@ def run_device(request: DeviceRequest, out: Path, report: Report) -> tuple[Devic
 
 
 def describe(report: DeviceReport) -> Iterator[str]:
-    """Say the results in a line each."""
+    """Yield each result as one line of text."""
     yield f"{report.model}, {report.engine}"
     for case in report.cases:
         yield (
@@ -137,7 +137,7 @@ def describe(report: DeviceReport) -> Iterator[str]:
 def measure_device(
     bundle: Bundle, device: DevicePipeline, host: Pipeline, request: DeviceRequest, report: Report
 ) -> DeviceReport:
-    """Measure a pipeline that is open, against the host's."""
+    """Measure an open device pipeline, and compare its labels with those of the host pipeline."""
     encoder = TextEncoder(bundle, TextCache(cache_dir() / "text.sqlite3"), engine=device.open_text)
     templates = bundle.manifest.templates
     cases = []

@@ -1,4 +1,4 @@
-"""The stages of a dinov3.seg model's way, as the runtime times them itself, and their floors."""
+"""Times of the stages of a dinov3.seg model, as measured by the runtime, and their floors."""
 
 import numpy as np
 
@@ -36,13 +36,13 @@ PRODUCTS = "products of the graph"
 def time_dinov3seg(
     case: Case, segmenter: Segmenter, pipeline: Dinov3segPipeline, text: TextEncoder
 ) -> tuple[Stage, ...]:
-    """Time every stage, after warming up; as `stages.time_stages`, for a model with a decoder.
+    """Time every stage after a warm-up; as `stages.time_stages`, for a model with a decoder.
 
     Args:
-        case: what is measured.
+        case: the measured case.
         segmenter: the runtime, whose pipeline is ``pipeline``.
-        pipeline: times its own stages.
-        text: the segmenter's text encoder; its cache knows all phrases of the case.
+        pipeline: measures its own stages.
+        text: the segmenter's text encoder; its cache holds all phrases of the case.
     """
     laps: dict[str, list[float]] = {}
     with scratch_folder("bench") as folder:
@@ -69,14 +69,14 @@ def time_dinov3seg(
 
 
 def all_flops(case: Case, windows: int) -> int:
-    """Count the operations of all graphs but text for one photo, as far as they can be counted."""
+    """Return the operations of all graphs except text for one photo, as far as they can be counted."""
     counts = {name: _graph_flops(case, graph) or 0 for name, graph in GRAPHS.items()}
     counts["vision"] *= windows
     return sum(counts.values()) + _classes(case) * (_graph_flops(case, "decoder", classes=1) or 0)
 
 
 def _floors(case: Case, segmenter: Segmenter) -> dict[str, tuple[float, str]]:
-    """Work out the floor of each compute stage [ms], and what it counts; only where all of it is known."""
+    """Return the floor of each compute stage [ms] and what it counts, if it can be computed."""
     photo = load_photo(case.photo)
     prepared = segmenter.pipeline.prepare(photo)
     view = prepared.resized
@@ -96,7 +96,7 @@ def _floors(case: Case, segmenter: Segmenter) -> dict[str, tuple[float, str]]:
 
 
 def _graph_flops(case: Case, name: str, classes: int = 0) -> int | None:
-    """Count the operations of a graph with a batch of one; None where there is none, or not all is known."""
+    """Return the operations of a graph with batch 1; None without such a graph, or if a shape is unknown."""
     graph = case.bundle.manifest.graphs.get(name)
     if graph is None:
         return None
@@ -112,7 +112,7 @@ def _graph_flops(case: Case, name: str, classes: int = 0) -> int | None:
 
 
 def _classes(case: Case) -> int:
-    """Return how many classes are refined and decoded."""
+    """Return the number of classes that are refined and decoded."""
     dinov3seg = case.bundle.manifest.dinov3seg
     count = len(case.vocabulary.classes)
     return count if dinov3seg is None else min(count, dinov3seg.pad_length)

@@ -1,4 +1,4 @@
-"""Speed end to end, beside the usual ways: in turns, so that all see the same machine."""
+"""Measure the end-to-end latency of the runtime and of baselines, in turns under the same conditions."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,13 +56,13 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterato
 
     Args:
         request: what to measure.
-        report: told of each step in a few words.
+        report: called with a short description of each step.
 
     Yields:
-        Each result as soon as it is there.
+        Each result as soon as it is available.
 
     Raises:
-        OvsdinoError: no such model, form or photo.
+        OvsdinoError: there is no such model, form or photo.
     """
     environment = read_environment()
     bundle = load_bundle(find_bundle(request.spec.model))
@@ -79,7 +79,7 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterato
 
 
 def write_latency(request: LatencyRequest, out: Path, report: Report) -> tuple[Path, list[Latency]]:
-    """Measure, and write the results into a folder, after each of them what there is; see `measure`."""
+    """Measure, and write all results so far into a folder after each result; see `measure`."""
     check_out(out)
     measured: list[Latency] = []
     file = out
@@ -91,7 +91,7 @@ def write_latency(request: LatencyRequest, out: Path, report: Report) -> tuple[P
 
 
 def describe(result: Latency) -> str:
-    """Say a result in a few lines."""
+    """Return a result as a few lines of text."""
     case = f"{result.size}, {result.windows} windows, {result.classes} classes, {result.threads} threads"
     lines = [
         f"{result.model}, {result.form}, {case}",
@@ -112,7 +112,7 @@ def describe(result: Latency) -> str:
 
 
 def measure_case(case: Case, report: Report) -> Latency:
-    """Measure one size of photo with one number of classes."""
+    """Measure one photo size with one number of classes."""
     spec = replace(case.request.spec, threads=case.threads)
     text = models.open_text(case.bundle, case.threads)
     templates = templates_of(case.job("runtime", Path()).protocol(case.bundle), case.bundle.manifest)
@@ -216,7 +216,7 @@ def _compare(
 
 
 def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Report) -> list[Skipped]:
-    """Add the baselines that can run here to ``ways``; return the others, and why."""
+    """Add the baselines that can run here to ``ways``; return the others with the reason."""
     limits = case.bundle.manifest.preprocessing
     height, width = load_photo(case.photo).shape[:2]
     skipped = []

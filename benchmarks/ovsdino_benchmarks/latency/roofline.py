@@ -1,4 +1,4 @@
-"""The floor beneath a compute stage: its arithmetic and traffic at the rates that the machine reaches now."""
+"""The roofline floor of a compute stage: its arithmetic and traffic at the measured rates of the machine."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,41 +23,41 @@ TRIES = 25  # a floor is the best of many: few tries on a shared machine gave ha
 
 
 class FlopsError(OvsdinoError):
-    """A graph whose arithmetic cannot be counted."""
+    """The arithmetic of a graph cannot be counted."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine reaches, best of several tries."""
+    """Measured rates of the machine, best of several tries."""
 
     gflops: float  # matrix products by ONNX Runtime
     copy_gb_s: float  # bytes read and written
 
     def compute_ms(self, flops: float) -> float:
-        """Return the least time for this many floating-point operations."""
+        """Return the minimal time for this many floating-point operations [ms]."""
         return flops / self.gflops / 1e6
 
     def copy_ms(self, bytes_moved: float) -> float:
-        """Return the least time for reading and writing this many bytes in all."""
+        """Return the minimal time for reading and writing this many bytes in total [ms]."""
         return bytes_moved / self.copy_gb_s / 1e6
 
 
 def measure_rates(precision: Precision, threads: int) -> Rates:
-    """Measure matrix products at a precision and a number of threads, and copies in memory."""
+    """Measure the rates of matrix products and of copies in memory."""
     return Rates(_gemm_gflops(precision, threads), _copy_gb_s())
 
 
 def count_flops(file: Path, inputs: Mapping[str, tuple[int, ...]]) -> int:
-    """Count the floating-point operations of an ONNX graph's products; a multiply-add is two.
+    """Count the floating-point operations of the matrix products of an ONNX graph; a multiply-add is two.
 
-    What is done element by element is left out: it is below one per cent in a ViT.
+    Elementwise operations are left out: they are below one per cent in a ViT.
 
     Args:
         file: the graph.
         inputs: shape of each input, by name.
 
     Raises:
-        FlopsError: the shapes of a product are not known, or it is of a kind that is not counted here.
+        FlopsError: the shapes of a product are unknown, or its operator is not supported here.
     """
     import onnx
     from onnx import inliner, shape_inference

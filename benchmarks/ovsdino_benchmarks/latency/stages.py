@@ -1,4 +1,4 @@
-"""The stages of the runtime's way, timed one by one with the functions it is made of, and their floors."""
+"""Times of the stages of the runtime, measured one by one with its own functions, and their floors."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ WRITE = "write overlay, labels, JSON"
 
 
 class TimedEngine:
-    """An engine that adds up the time it takes [s]."""
+    """An engine that accumulates its running time [s]."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -50,13 +50,13 @@ class TimedEngine:
 def time_stages(
     case: Case, segmenter: Segmenter, engine: TimedEngine, text: TextEncoder
 ) -> tuple[Stage, ...]:
-    """Time every stage, after warming up.
+    """Time every stage after a warm-up.
 
     Args:
-        case: what is measured.
+        case: the measured case.
         segmenter: the runtime, whose vision engine is ``engine``.
-        engine: tells the engine's own time from the cutting of windows.
-        text: the segmenter's text encoder; its cache knows all phrases of the case.
+        engine: separates the engine's time from the cutting of windows.
+        text: the segmenter's text encoder; its cache holds all phrases of the case.
     """
     laps: dict[str, list[float]] = {}
     with scratch_folder("bench") as folder:
@@ -71,7 +71,7 @@ def time_stages(
 
 
 def summarise(milliseconds: Sequence[float]) -> Times:
-    """Reduce repeats to percentiles."""
+    """Return percentiles of repeated times [ms]."""
     p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99)).round(3).tolist()
     return Times(p50, p90, p99, len(milliseconds))
 
@@ -89,7 +89,7 @@ class _Laps:
         self.laps[name] = time.perf_counter() - start
 
     def split(self, name: str, part: str, seconds: float) -> None:
-        """Take a part out of a stage as a stage of its own."""
+        """Move a part of a stage's time to a separate stage."""
         self.laps[name] -= seconds
         self.laps[part] = seconds
 
@@ -102,7 +102,7 @@ def _walk(
     repeat: int,
     folder: Path,
 ) -> _Laps:
-    """Go the way once. A class is new in every repeat, so that no cache knows it."""
+    """Run all stages once. One class is new in every repeat, so that no cache contains it."""
     pipeline = host_pipeline(segmenter)
     clock = _Laps()
     with clock("decode"):
@@ -126,14 +126,14 @@ def _walk(
 
 
 def write_all(result: Segmentation, folder: Path) -> None:
-    """Write a result into a folder, in the usual forms."""
+    """Write a result into a folder as overlay, labels and JSON."""
     save_overlay(result, folder / "overlay.png")
     save_labels(result, folder / "labels.png")
     save_json(result, folder / "result.json")
 
 
 def new_text_floor(case: Case, segmenter: Segmenter) -> tuple[float, str]:
-    """Work out the floor of encoding one new class [ms], and what it counts."""
+    """Return the floor of encoding one new class [ms], and what it counts."""
     prompts = [template.replace("{}", NEW_CLASS.format(0)) for template in segmenter.templates]
     graph = case.bundle.file(case.bundle.manifest.graphs["text"].file)
     flops = count_flops(graph, {"ids": (len(prompts), _tokens(case, prompts))})
@@ -141,14 +141,14 @@ def new_text_floor(case: Case, segmenter: Segmenter) -> tuple[float, str]:
 
 
 def host_pipeline(segmenter: Segmenter) -> HostPipeline:
-    """Return the stages of a segmenter on the processor."""
+    """Return the host pipeline of a segmenter."""
     if not isinstance(segmenter.pipeline, HostPipeline):
         raise TypeError(f"expected a HostPipeline, got {type(segmenter.pipeline).__name__}")
     return segmenter.pipeline
 
 
 def _floors(case: Case, segmenter: Segmenter) -> dict[str, tuple[float, str]]:
-    """Work out the floor of each compute stage [ms], and what it counts."""
+    """Return the floor of each compute stage [ms], and what it counts."""
     photo = load_photo(case.photo)
     pipeline = host_pipeline(segmenter)
     prepared = pipeline.prepare(photo)

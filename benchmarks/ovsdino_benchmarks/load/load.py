@@ -1,4 +1,4 @@
-"""Load on a server: some clients, each asking again when it is answered, for a given time."""
+"""Load a server: clients send one request after another for a given time."""
 
 import http.client
 import json
@@ -26,12 +26,12 @@ MEMORY = re.compile(rb"^process_resident_memory_bytes (\S+)", re.MULTILINE)
 
 
 class LoadError(OvsdinoError):
-    """There is no such server, or it cannot be asked this."""
+    """The server does not answer, or it rejects the request."""
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What is asked of which server, by how many, for how long."""
+    """The load: server, photos, classes, number of clients and duration."""
 
     url: str
     seconds: float
@@ -43,7 +43,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Minute:
-    """What happened in a minute; shorter where it is the last."""
+    """Figures of one minute; the last one may be shorter."""
 
     answers: int
     times: Times | None  # of good answers; None where there were none
@@ -52,7 +52,7 @@ class Minute:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """All figures of one run."""
+    """All figures of a run."""
 
     schema_version: int
     url: str
@@ -83,14 +83,14 @@ class _Answer:
 
 
 def run_load(request: LoadRequest, tell: Callable[[str], object]) -> LoadReport:
-    """Put load on a server and take down what happens.
+    """Load a server and record its responses.
 
     Args:
         request: the load.
-        tell: told of each minute.
+        tell: called with a line of text after each minute.
 
     Raises:
-        LoadError: nobody answers, or the first request is refused.
+        LoadError: the server does not answer, or rejects the first request.
     """
     environment = read_environment()
     server = _Server(request.url)
@@ -117,7 +117,7 @@ def run_load(request: LoadRequest, tell: Callable[[str], object]) -> LoadReport:
 
 
 class _Server:
-    """A server as a client sees it; each call takes a connection, which several may share in turns."""
+    """The server under load, seen by a client."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -141,7 +141,7 @@ class _Server:
         return health
 
     def memory(self) -> float | None:
-        """Ask for the server's memory [MB]."""
+        """Return the memory of the server [MB], from its metrics."""
         try:
             match = MEMORY.search(self._get("/metrics")[1])
         except (OSError, http.client.HTTPException):
@@ -149,7 +149,7 @@ class _Server:
         return float(match[1]) / 1e6 if match else None
 
     def order(self, photo: Path, words: str, kind: str) -> tuple[bytes, dict[str, str]]:
-        """Write a request's body and headers."""
+        """Return the body and headers of a request."""
         boundary = uuid.uuid4().hex
         fields = {"classes": words, "format": kind}
         parts = [
@@ -190,7 +190,7 @@ def _ask_again(
     start: float,
     answers: list[_Answer],
 ) -> None:
-    """Ask, wait for the answer, and ask again."""
+    """Send requests, one after another, until the time is over."""
     connection = server.connect()
     for order in cycle(orders):
         begun = time.monotonic()

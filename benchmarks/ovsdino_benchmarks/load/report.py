@@ -1,4 +1,4 @@
-"""The report of load on a server: JSON and Markdown."""
+"""Write the report of a load test: JSON and Markdown."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_load_report(report: LoadReport, out: Path) -> list[Path]:
 
 
 def describe(report: LoadReport) -> str:
-    """Say a report in one line."""
+    """Return a report as one line of text."""
     times, statuses = report.times, ", ".join(f"{name}: {count}" for name, count in report.statuses.items())
     memory = f", memory {report.memory_first} to {report.memory_last} MB" if report.memory_first else ""
     return (

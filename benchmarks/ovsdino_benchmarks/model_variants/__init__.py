@@ -1,1 +1,1 @@
-"""The forms in which a model is measured: bundle, torch, zero-shot."""
+"""The forms in which a model is measured: bundle, torch network, zero-shot."""

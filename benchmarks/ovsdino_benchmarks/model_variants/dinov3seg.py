@@ -1,4 +1,4 @@
-"""The forms of a dinov3.seg model: a bundle's graphs, or the torch network behind the same stages."""
+"""The forms of a dinov3.seg model: the graphs of a bundle, or the torch network in the same stages."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,12 +20,12 @@ Tensor = Any  # torch.Tensor; torch is imported when it runs
 
 
 class TorchStage:
-    """A part of the torch network as the engine of one graph.
+    """A part of the torch network with the interface of a graph's engine.
 
     Args:
-        part: takes the graph's inputs by name, gives its outputs in their order.
-        outputs: their names.
-        description: what runs it.
+        part: takes the inputs of the graph by name, returns its outputs in order.
+        outputs: names of the outputs.
+        description: description of the engine.
     """
 
     def __init__(self, part: Callable[..., Any], outputs: tuple[str, ...], description: str) -> None:
@@ -44,12 +44,12 @@ class TorchStage:
 
 
 def open_pipeline(bundle: Bundle, *, precision: Precision, threads: int | None) -> Dinov3segPipeline:
-    """Open a bundle's graphs; see `open_dinov3seg_pipeline`."""
+    """Open the graphs of a bundle; see `open_dinov3seg_pipeline`."""
     return open_dinov3seg_pipeline(bundle, RuntimeOptions(precision=precision, threads=threads))
 
 
 def open_torch(bundle: Bundle, network: Dinov3Seg, *, threads: int | None) -> Dinov3segPipeline:
-    """Run the torch network in the runtime's stages, so that only the network differs from the bundle."""
+    """Open the torch network in the runtime's stages, so that only the network differs from the bundle."""
     import torch
 
     torch.set_num_threads(threads or available_threads())
@@ -64,11 +64,11 @@ def open_torch(bundle: Bundle, network: Dinov3Seg, *, threads: int | None) -> Di
 
 
 def load_network(bundle: Bundle, checkpoint: Path | None, *, random_weights: bool = False) -> Dinov3Seg:
-    """Build the torch network that a bundle was exported from.
+    """Build the torch network from which a bundle was exported.
 
     Raises:
-        EngineError: torch is not installed, or the network is not one that this version can build.
-        CheckpointError: the weights are missing or of another network.
+        EngineError: torch is not installed, or this version cannot build the network.
+        CheckpointError: the weights are missing or belong to another network.
     """
     try:
         from ovsdino.dinov3seg import model as networks
@@ -94,7 +94,7 @@ def load_network(bundle: Bundle, checkpoint: Path | None, *, random_weights: boo
 
 
 def torch_parts(network: Dinov3Seg) -> dict[str, Callable[..., Any]]:
-    """Return the part of a network that each graph holds."""
+    """Return the part of a network that corresponds to each graph."""
     import torch
 
     from ovsdino.dinov3seg.correlation import correlate, text_halves

@@ -1,7 +1,7 @@
-"""Labels from masks at full size, as mmsegmentation computes them: enlarge, average, resize, argmax.
+"""Compute labels from full-size masks, as mmsegmentation does: upsample, average, resize, argmax.
 
-The runtime's merge averages logits, which are linear in the features, and never makes a full-size mask.
-Probabilities are not linear, so protocols that average them take this slower path.
+The runtime averages logits, which are linear in the features, without computing full-size masks.
+Probabilities are not linear, so protocols that average them need this slower path.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,17 +25,17 @@ def merge_masks(
     align_corners: bool,
     refine: Refine | None = None,
 ) -> tuple[Labels, Floats]:
-    """Find each pixel's best class and its averaged score.
+    """Return the best class of each pixel and its averaged score.
 
     Source: open-mmlab/mmsegmentation 0.30, ``mmseg/models/segmentors/encoder_decoder.py: slide_inference``.
 
     Args:
-        masks: of each window. Shape: (h, w, N) each.
-        windows: where they lie in the resized photo.
+        masks: masks of each window. Shape: (h, w, N) each.
+        windows: the windows of the resized photo.
         resized: height and width of the resized photo [px].
         photo: height and width of the result [px].
-        align_corners: how masks are enlarged to their window; the last resize never aligns corners.
-        refine: changes enlarged masks before they are averaged, such as PAMR.
+        align_corners: how masks are upsampled to their window; the last resize never aligns corners.
+        refine: changes upsampled masks before they are averaged, such as PAMR.
 
     Shape: -> (H, W) in 0..N-1, (H, W).
     """
@@ -60,9 +60,9 @@ def merge_masks(
 
 
 def put_background(labels: Labels, scores: Floats, threshold: float | None) -> Labels:
-    """Give pixels whose best score does not exceed the threshold label 0; classes then follow from 1.
+    """Set pixels whose best score does not exceed the threshold to 0; classes are then numbered from 1.
 
-    The official code puts a constant channel in front of the classes and takes the argmax: of equals the
+    The official code prepends a constant channel to the classes and takes the argmax; of equal values the
     first wins. Without a threshold nothing changes. Shape: (H, W) each.
     """
     if threshold is None:
@@ -71,7 +71,7 @@ def put_background(labels: Labels, scores: Floats, threshold: float | None) -> L
 
 
 def resize_aligned(image: Floats, height: int, width: int) -> Floats:
-    """Resize with two taps a side so that the corners' pixels stay: ``align_corners=True`` in torch.
+    """Resize with two taps per axis and aligned corners: ``align_corners=True`` in torch.
 
     Shape: (h, w, n) -> (height, width, n).
     """
@@ -86,6 +86,6 @@ def resize_aligned(image: Floats, height: int, width: int) -> Floats:
 
 
 def area(window: Window) -> tuple[slice, slice]:
-    """Return a window's rows and columns."""
+    """Return the rows and columns of a window as slices."""
     rows = slice(window.top, window.top + window.height)
     return rows, slice(window.left, window.left + window.width)

@@ -1,4 +1,4 @@
-"""The forms of a model, each behind the runtime's engine interface; the runtime does the rest."""
+"""The forms of a model, each with the runtime's engine interface."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ PRECISIONS: dict[Form, Precision] = {"onnx-fp16": "fp16", "onnx-int8": "int8"}  
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, in which form. Small and picklable: worker processes open it themselves."""
+    """A model and its form. Small and picklable, so that worker processes can open it."""
 
     model: str = "nano"  # a packaged model, or the path of a bundle
     form: Form = "onnx"
@@ -51,17 +51,17 @@ class ModelSpec:
 
     @property
     def label(self) -> str:
-        """What results call the form."""
+        """Name of the form in results."""
         return self.form if self.sam is None else f"{self.form}+sam"
 
 
 class TorchVision:
-    """The torch network as an engine: eager, or compiled.
+    """The torch network as an engine, eager or compiled.
 
     Args:
-        model: pixels (B, 3, S, S) -> features (B, D, h, w).
-        threads: how many threads compute; None takes all processors.
-        compiled: run it through ``torch.compile``.
+        model: maps pixels (B, 3, S, S) to features (B, D, h, w).
+        threads: number of computing threads; None uses all processors.
+        compiled: whether to use ``torch.compile``.
     """
 
     def __init__(self, model: TorchModule, *, threads: int | None = None, compiled: bool = False) -> None:
@@ -73,7 +73,7 @@ class TorchVision:
         self.description = f"torch {torch.__version__} {mode} on the CPU, {torch.get_num_threads()} threads"
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute unit-length features, as a bundle's vision graph does."""
+        """Compute features of unit length, as the vision graph of a bundle does."""
         import torch
 
         from ovsdino.network.head import unit
@@ -84,9 +84,9 @@ class TorchVision:
 
 
 class OfficialText:
-    """Encodes classes of which several may have the same name, as some official lists have.
+    """Embed classes of which several may have the same name, as in some official lists.
 
-    The runtime rejects such classes, since only the first of them can win; in a benchmark they count. Each
+    The runtime rejects such classes, because only the first of them can win; in a benchmark they count. Each
     name is encoded once.
     """
 
@@ -94,7 +94,7 @@ class OfficialText:
         self._encoder = encoder
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
-        """Encode each name once, and give all classes of that name its embedding. Shape: (N, D)."""
+        """Encode each name once; all classes with this name share the embedding. Shape: (N, D)."""
         entries = [tuple(word.strip() for word in words) for words in vocabulary.entries]
         unique = list(dict.fromkeys(entries))
         if len(unique) == len(entries):
@@ -105,11 +105,11 @@ class OfficialText:
 
 
 class SharedText:
-    """Encodes classes once for all processes of a run, and for those that resume it.
+    """Embed classes once for all processes of a run and for resumed runs.
 
     Args:
-        encoder: what encodes them the first time.
-        file: where the embeddings (N, D) are kept; whoever is first writes it, all others read it.
+        encoder: encodes the classes the first time.
+        file: file of the embeddings (N, D); the first process writes it, all others read it.
     """
 
     def __init__(self, encoder: ClassEncoder, file: Path) -> None:
@@ -117,7 +117,7 @@ class SharedText:
         self._file = file
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
-        """Read the embeddings, or make them. Shape: (N, D)."""
+        """Read the embeddings, or compute them. Shape: (N, D)."""
         if not self._file.exists():
             embeddings = self._first.encode_classes(vocabulary, templates)
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +129,11 @@ class SharedText:
 
 
 def open_bundle(model: str, protocol: Protocol) -> Bundle:
-    """Open a bundle and make it work by a protocol.
+    """Open a bundle and apply the settings of a protocol.
 
     Raises:
-        BundleError: no such model.
-        ProtocolError: it cannot follow this protocol.
+        BundleError: there is no such model.
+        ProtocolError: the bundle cannot follow the protocol.
     """
     bundle = load_bundle(find_bundle(model))
     require_runnable(protocol, bundle.manifest)
@@ -149,12 +149,12 @@ def open_bundle(model: str, protocol: Protocol) -> Bundle:
 
 
 def open_engine(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> Engine:
-    """Open a model form's vision engine.
+    """Open the vision engine of a model form.
 
     Args:
         bundle: the model.
         spec: the form.
-        random_weights: where the torch form has no weights, make some up: enough to measure its speed.
+        random_weights: whether the torch form may use random weights if it has none, to measure its speed.
 
     Raises:
         EngineError: torch is not installed, or as `open_vision`.
@@ -171,7 +171,7 @@ def open_engine(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False
 
 
 def load_torch(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> TorchModule:
-    """Build the torch network that a bundle was exported from; see `open_engine`."""
+    """Build the torch network from which a bundle was exported; see `open_engine`."""
     try:
         from ovsdino.network.checkpoint import PACKAGED, load_model, read_config
         from ovsdino.network.config import ModelConfig
@@ -193,12 +193,12 @@ def load_torch(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False)
 
 
 def with_sam(bundle: Bundle, spec: ModelSpec, sam: Path) -> SamStructure:
-    """Build the torch network that is shown SAM's features; raises as `SamStructure` and `load_torch`."""
+    """Build the torch network that takes SAM's features; raises as `SamStructure` and `load_torch`."""
     return SamStructure(load_torch(bundle, spec), sam, bundle.manifest.preprocessing)
 
 
 def head_of(bundle: Bundle, spec: ModelSpec) -> Head:
-    """Return the head's numbers: the bundle's, or in torch form the checkpoint's own, which may differ."""
+    """Return the head of the bundle or, for the torch form, of the checkpoint, which may differ."""
     if spec.form != "torch" or bundle.manifest.dinov3seg is not None:
         return bundle.manifest.head
     head = load_torch(bundle, spec).head
@@ -216,12 +216,12 @@ def open_text(bundle: Bundle, threads: int | None) -> TextEncoder:
 
 
 def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None = None) -> Segmenter:
-    """Open a model form, working by a protocol.
+    """Open a model form with the settings of a protocol.
 
     Args:
         spec: the form.
-        protocol: how it is to work.
-        text_file: see `SharedText`; None encodes as users' runs do.
+        protocol: the protocol to follow.
+        text_file: see `SharedText`; None encodes classes as in normal use.
     """
     bundle = open_bundle(spec.model, protocol)
     own = OfficialText(open_text(bundle, spec.threads))
@@ -242,14 +242,14 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
 def label_by_full_masks(
     segmenter: Segmenter, photo: Photo, vocabulary: Vocabulary, *, protocol: Protocol, threshold: float | None
 ) -> Segmentation:
-    """Label a photo with each window's scores at full size, for protocols that the runtime's merge cannot do.
+    """Label a photo from full-size window scores, for protocols that the runtime's merge cannot follow.
 
     Args:
         segmenter: a model with a cosine head, opened by `open_segmenter`.
         photo: (H, W, 3) RGB.
         vocabulary: classes, with or without a background.
-        protocol: what is averaged, and how windows are enlarged.
-        threshold: of the background; None takes the model's own where the vocabulary has one.
+        protocol: what is averaged, and how windows are upsampled.
+        threshold: background threshold; None uses the model's own if the vocabulary has a background.
     """
     head = segmenter.bundle.manifest.head
     text = segmenter.encode_text(vocabulary)  # (N, D)
@@ -279,7 +279,7 @@ def label_by_full_masks(
 
 
 def open_dinov3seg(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = False) -> Dinov3segPipeline:
-    """Open a dinov3.seg model's form; raises as `dense_forms.load_network` and `open_dinov3seg_pipeline`."""
+    """Open the form of a dinov3.seg model; raises as `load_network` and `open_dinov3seg_pipeline`."""
     if spec.sam is not None:
         raise EngineError(f"--sam: {bundle.manifest.name} has no encoder that SAM's features could replace")
     if spec.form == "torch":

@@ -1,4 +1,4 @@
-"""Table 4's variant: SAM's own features in place of the network's structure encoder."""
+"""Table 4's variant: SAM's features replace the output of the network's structure encoder."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ TorchModule = Any
 
 
 class SamStructure:
-    """The torch network with SAM's features of each window in place of its encoder's.
+    """The torch network with SAM's features of each window instead of its encoder's.
 
-    Source: OVS-DINO, Table 4, "SAM features at inference". How a window meets SAM is our reconstruction, as
-    in training: the window's S px fill SAM's input (1024 px), nothing is padded, and the neck's output is
-    brought to the (2h, 2w) grid.
+    Source: OVS-DINO, Table 4, "SAM features at inference". The preprocessing is our reconstruction, as in
+    training: the window's S px are resized to SAM's input (1024 px) without padding, and the neck's output is
+    resized to the (2h, 2w) grid.
 
     Args:
         model: the torch network, with or without its own encoder.
@@ -26,8 +26,8 @@ class SamStructure:
     Shape: pixels (B, 3, S, S) -> features (B, D, h, w).
 
     Raises:
-        EngineError: SAM's features are not as wide as the network's structure map.
-        OvsdinoError: a checkpoint is missing or not what it should be.
+        EngineError: SAM's features and the network's structure map have different widths.
+        OvsdinoError: a checkpoint is missing or invalid.
     """
 
     def __init__(self, model: TorchModule, sam: Path, preprocessing: Preprocessing) -> None:

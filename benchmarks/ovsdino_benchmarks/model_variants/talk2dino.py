@@ -1,4 +1,4 @@
-"""Talk2DINO by its official evaluation: the torch towers alone, no bundle."""
+"""Evaluate Talk2DINO by its official protocol, with the torch networks instead of a bundle."""
 
 import time
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ MODELS = ("talk2dino-vitb14", "talk2dino-vitl14", "talk2dino-dinov3-vitb16")
 
 
 class Talk2Dino:
-    """Label photos with a Talk2DINO as ``dinotext_seg.py`` does; cleaning and PAMR on request.
+    """Label photos with a Talk2DINO as ``dinotext_seg.py`` does, optionally with cleaning and PAMR.
 
     Source: lorebianchi98/Talk2DINO, ``models/dinotext/dinotext.py``,
     ``segmentation/evaluation/dinotext_seg.py``.
@@ -39,7 +39,7 @@ class Talk2Dino:
         network: the vision tower, a `ovsdino.zoo.network.ZooNetwork`.
         text: the text tower, a `ovsdino.zoo.talk2dino.Talk2DinoText`.
         protocol: one that averages sigmoid probabilities or logits.
-        threads: how many threads compute; None takes all processors.
+        threads: number of computing threads; None uses all processors.
     """
 
     def __init__(self, network: Network, text: TextTower, protocol: Protocol, *, threads: int | None) -> None:
@@ -89,7 +89,7 @@ class Talk2Dino:
         return Segmentation(photo, labels, None, vocabulary.names, cut, self.name, self.engine, timings)
 
     def _window_masks(self, pixels: Floats, text: Floats) -> Floats:
-        """Score one window: (1, 3, S, S), (N, D) -> (h, w, N)."""
+        """Return the masks of a window: (1, 3, S, S), (N, D) -> (h, w, N)."""
         import torch
 
         from ovsdino.zoo.background_cleaning import clean_background
@@ -129,8 +129,8 @@ def open_talk2dino(model: str, checkpoint: Path | None, protocol: Protocol, thre
 
     Raises:
         EngineError: torch is not installed.
-        CheckpointError: a file is missing, or not what it should be.
-        ProtocolError: the protocol asks for a step that Talk2DINO does not have.
+        CheckpointError: a file is missing or invalid.
+        ProtocolError: the protocol requires a step that Talk2DINO does not have.
     """
     try:
         from ovsdino.network.checkpoint import CheckpointError

@@ -1,4 +1,4 @@
-"""dino.txt without training, by its official protocol: the torch towers alone, no bundle."""
+"""Evaluate zero-shot dino.txt by its official protocol, with the torch networks instead of a bundle."""
 
 import hashlib
 import time
@@ -27,9 +27,9 @@ class ZeroShot:
     Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb``.
 
     Args:
-        vlm: the towers.
-        protocol: one that averages probabilities.
-        threads: how many threads compute; None takes all processors.
+        vlm: the vision and text towers.
+        protocol: a protocol that averages probabilities.
+        threads: number of computing threads; None uses all processors.
     """
 
     def __init__(self, vlm: Vlm, protocol: Protocol, *, threads: int | None) -> None:
@@ -50,7 +50,7 @@ class ZeroShot:
         self.engine = f"torch {torch.__version__} eager on the CPU, {torch.get_num_threads()} threads"
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
-        """Embed each class's first word; the templates are the protocol's. Shape: (N, D)."""
+        """Embed the first word of each class with the templates of the protocol. Shape: (N, D)."""
         import torch
 
         from ovsdino.dinov3seg.zero_shot import embed_classes
@@ -78,7 +78,7 @@ class ZeroShot:
 
 
 def best_classes(scores: Any, height: int, width: int) -> Labels:  # noqa: ANN401 - torch.Tensor
-    """Resize scores to a photo, in portions of classes, and return the best class: (N, h, w) -> (H, W)."""
+    """Resize scores to a photo, in portions of classes; return the best class: (N, h, w) -> (H, W)."""
     import torch
     import torch.nn.functional as F
 
@@ -98,8 +98,8 @@ def open_zero_shot(model: str, checkpoint: Path | None, protocol: Protocol, thre
 
     Raises:
         EngineError: torch is not installed.
-        CheckpointError: a file is missing, or not what it should be.
-        ProtocolError: the protocol leaves the templates to a bundle, and there is none.
+        CheckpointError: a file is missing or invalid.
+        ProtocolError: the protocol takes the templates from a bundle, and there is none.
     """
     try:
         from ovsdino.network.checkpoint import CheckpointError
@@ -119,7 +119,7 @@ def open_zero_shot(model: str, checkpoint: Path | None, protocol: Protocol, thre
 
 
 def digest(checkpoint: Path | None) -> str:
-    """Hash the files that the weights come from."""
+    """Hash the checkpoint files."""
     files = [] if checkpoint is None else [checkpoint]
     if checkpoint is not None and checkpoint.is_dir():
         files = sorted(file for file in checkpoint.iterdir() if file.is_file())

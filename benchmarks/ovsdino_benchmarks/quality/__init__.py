@@ -1,1 +1,1 @@
-"""Measure mIoU by the papers' protocols."""
+"""Measure mIoU and Boundary IoU by the papers' protocols."""

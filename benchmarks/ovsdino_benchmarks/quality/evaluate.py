@@ -1,7 +1,7 @@
-"""Label and count every photo of a data set, in several processes, resumably.
+"""Label and count every photo of a data set, with several processes; a stopped run can be resumed.
 
-Photos are counted in groups; each group's sums are one small file. Whatever process makes it, and whenever,
-the sums are whole numbers: their total is the same to the last digit.
+Photos are counted in groups, each with a small file of counts. Counts are integers, so their sum does not
+depend on the order of photos or processes.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ WAIT_S = 3600.0  # for the groups of other ranks
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One model form on one data set by one protocol; ``folder`` keeps what is done."""
+    """One model form on one data set by one protocol; ``folder`` holds the finished counts."""
 
     spec: ModelSpec
     protocol: Protocol
@@ -50,20 +50,20 @@ class EvaluationRun:
 
     @property
     def groups(self) -> int:
-        """How many files of counts there will be."""
+        """Number of groups of photos."""
         return -(-len(self.dataset.samples) // GROUP)
 
     def file(self, group: int) -> Path:
-        """Where a group's counts are."""
+        """Return the path of a group's counts."""
         return self.folder / f"{group:05d}.npz"
 
     def labeller(self) -> Labeller:
-        """Open the model; all processes of a run share one encoding of the classes."""
+        """Open the model; all processes of a run share the class embeddings."""
         return open_labeller(self.spec, self.protocol, text_file=self.folder / "text.npy")
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The data set's classes, with the words that the protocol gives them."""
+        """Return the classes of the data set with the words of the protocol."""
         return words_of(self.protocol, self.dataset.vocabulary, self.dataset.official)
 
     def read(self, sample: Sample) -> tuple[Photo, Truth]:
@@ -81,7 +81,7 @@ class EvaluationRun:
         return decoded.photo, known_truth(truth, decoded)
 
     def threshold(self) -> float | None:
-        """Return the background's threshold of the protocol; None where the model's own, or none, is used."""
+        """Return the background threshold of the protocol; None for the model's own, or for no background."""
         return self.protocol.threshold if self.dataset.vocabulary.background else None
 
 
@@ -97,7 +97,7 @@ def evaluate(
 ) -> tuple[Quality, Counts] | None:
     """Label and count every photo that an earlier run has not counted.
 
-    Under torchrun, each rank counts its share and rank 0 adds them up.
+    Under torchrun, each rank counts its share and rank 0 sums the counts.
 
     Args:
         spec: the model form.
@@ -109,10 +109,10 @@ def evaluate(
         done: told how many groups of how many are done.
 
     Returns:
-        The result and its counts; None on other ranks than 0.
+        The result and its counts; None on ranks other than 0.
 
     Raises:
-        OvsdinoError: a photo or a label is wrong, or another rank failed.
+        OvsdinoError: a photo or label file is broken, or another rank failed.
     """
     started, environment = time.monotonic(), read_environment()
     identities = digest(spec, protocol), dataset.digest()
@@ -159,7 +159,7 @@ def count_group(run: EvaluationRun, group: int, labeller: Labeller) -> None:
 
 
 def _count_groups(run: EvaluationRun, groups: list[int], workers: int, labeller: Labeller) -> Iterator[int]:
-    """Count groups in this process or in a pool, in any order; yield each as it is done."""
+    """Count groups in this process or a pool, in any order; yield each finished group."""
     if workers == 1:
         for group in groups:
             count_group(run, group, labeller)
@@ -214,13 +214,13 @@ def _read(run: EvaluationRun, group: int) -> Counts:
 
 
 def code_files() -> list[Path]:
-    """List the files of the program that decides the counts."""
+    """List the source files that decide the counts."""
     packages = [Path(str(resources.files(name))) for name in ("ovsdino_runtime", "ovsdino_benchmarks")]
     return sorted(file for package in packages for file in package.rglob("*.py"))
 
 
 def _code() -> str:
-    """Hash the program, so that counts of another version are not reused."""
+    """Hash the source files, so that counts of another version are not reused."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in code_files())).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Pictures for the report: a photo, what was predicted, what is true, and where they differ."""
+"""Pictures for the report: photo, prediction, ground truth, and their differences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class Picture:
 
 
 def draw_gallery(run: EvaluationRun, count: int, folder: Path) -> None:
-    """Draw some photos of a data set, evenly spaced, as JPEGs in a folder."""
+    """Draw evenly spaced photos of a data set as JPEGs in a folder."""
     from PIL import Image
 
     labeller, dataset = open_labeller(run.spec, run.protocol), run.dataset
@@ -55,7 +55,7 @@ def find_gallery(folder: Path) -> Iterator[Picture]:
 
 
 def _views(result: Segmentation, truth: Truth) -> Iterator[Photo]:
-    """Photo, prediction, truth, errors. Shape: (H, W, 3) each, those with a legend larger."""
+    """Yield photo, prediction, truth and errors. Shape: (H, W, 3) each; larger with a legend."""
     photo, ignored = result.photo, truth == IGNORED
     true_labels = np.where(ignored, len(result.classes), truth).astype(np.uint16)
     yield photo

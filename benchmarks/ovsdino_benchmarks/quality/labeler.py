@@ -1,4 +1,4 @@
-"""Open a model to label photos by a protocol: a bundle, or the torch towers of a published model."""
+"""Open a model that labels photos by a protocol: a bundle, or the torch networks of a published model."""
 
 import hashlib
 from collections.abc import Callable
@@ -29,17 +29,17 @@ class Labeller:
 
 
 def is_zero_shot(spec: ModelSpec, protocol: Protocol) -> bool:
-    """Return whether a model is a dino.txt that is run from its official files, without a bundle."""
+    """Tell whether a model is a dino.txt that runs from its official files, without a bundle."""
     return spec.model in zero_shot_form.ZERO_SHOT and spec.form == "torch" and protocol.name == "dinotxt"
 
 
 def is_talk2dino(spec: ModelSpec) -> bool:
-    """Return whether a model is a Talk2DINO that is run from its official files, without a bundle."""
+    """Tell whether a model is a Talk2DINO that runs from its official files, without a bundle."""
     return spec.model in talk2dino_form.MODELS and spec.form == "torch"
 
 
 def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None = None) -> Labeller:
-    """Open a form of a model that follows a protocol; see `models.open_segmenter`."""
+    """Open a model form that follows a protocol; see `models.open_segmenter`."""
     if is_zero_shot(spec, protocol):
         return _open_zero_shot(spec, protocol, text_file)
     if is_talk2dino(spec):
@@ -71,7 +71,7 @@ def digest(spec: ModelSpec, protocol: Protocol) -> str:
     """Hash everything that decides the labels of a form of a model, except the protocol.
 
     Raises:
-        ProtocolError: it cannot follow this protocol.
+        ProtocolError: the model cannot follow the protocol.
         OvsdinoError: the model or its weights are missing.
     """
     if is_zero_shot(spec, protocol) or is_talk2dino(spec):
@@ -93,7 +93,7 @@ def _open_talk2dino(spec: ModelSpec, protocol: Protocol, text_file: Path | None)
 
 
 def _remember(text: ClassEncoder) -> Callable[[Vocabulary], Floats]:
-    """Encode each vocabulary once, in the protocol's own templates."""
+    """Return a function that embeds each vocabulary once, with the templates of the protocol."""
     encoded: dict[tuple[tuple[str, ...], ...], Floats] = {}
 
     def encode(vocabulary: Vocabulary) -> Floats:

@@ -1,4 +1,4 @@
-"""``ovsdino-bench quality``: one model, in some forms, on some data sets; results into files."""
+"""``ovsdino-bench quality``: evaluate the forms of a model on data sets, and write result files."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ Done = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class QualityRequest:
-    """What to evaluate, and how."""
+    """The model forms, data sets and protocol of an evaluation."""
 
     data: Path
     out: Path
@@ -59,14 +59,14 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
     """Evaluate every form on every data set; write one result file for each.
 
     Args:
-        request: what and how.
-        say: told the protocol and the result of each, in lines for people.
+        request: what to evaluate.
+        say: called with lines of text about each protocol and result.
 
     Returns:
-        The result files; none on torchrun's other ranks than 0.
+        The result files; none on torchrun ranks other than 0.
 
     Raises:
-        OvsdinoError: data, model or protocol do not fit; nothing is computed then.
+        OvsdinoError: data, model and protocol do not match; nothing has been computed.
     """
     check_out(request.out)
     if request.spec.sam is not None and set(request.forms) != {"torch"}:

@@ -1,1 +1,1 @@
-"""Turn results into Markdown and HTML."""
+"""Reports of results as Markdown and HTML."""

@@ -1,4 +1,4 @@
-"""Plots of a report, as SVG that stands in the page itself."""
+"""Draw the plots of a report as SVG, which is embedded in the page."""
 
 import io
 import re
@@ -19,7 +19,7 @@ STYLE: dict[Any, Any] = {
 
 
 def stage_plot(latency: Latency) -> str:
-    """Draw each stage's median, and its floor as a line."""
+    """Draw the median of each stage as a bar, and its floor as a line."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -38,12 +38,12 @@ def stage_plot(latency: Latency) -> str:
 
 
 def sweep_plot(latencies: Sequence[Latency], *, memory: bool, pixels: bool = False) -> str:
-    """Draw time, or memory above the model, against the number of classes, a line for each way and size.
+    """Draw time, or memory above the model, against the number of classes: one line per method and size.
 
     Args:
-        latencies: of one model form.
-        memory: draw memory, not time.
-        pixels: draw against the photo's megapixels, a line for each way and number of classes.
+        latencies: results of one model form.
+        memory: whether to draw memory instead of time.
+        pixels: whether to draw against megapixels: one line per method and number of classes.
     """
 
     def position(latency: Latency) -> float:
@@ -83,7 +83,7 @@ def sweep_plot(latencies: Sequence[Latency], *, memory: bool, pixels: bool = Fal
 
 
 def class_plot(quality: Quality) -> str:
-    """Draw IoU and Boundary IoU of the classes that the truth holds, the best first."""
+    """Draw IoU and Boundary IoU of the classes that occur in the truth, best first."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -100,7 +100,7 @@ def class_plot(quality: Quality) -> str:
 
 
 def megapixels(latency: Latency) -> float:
-    """Return the size of the photo that was labelled."""
+    """Return the size of the photo [megapixels]."""
     width, height = map(int, latency.size.split("x"))
     return round(width * height / 1e6, 2)
 

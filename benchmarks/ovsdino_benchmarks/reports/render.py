@@ -1,4 +1,4 @@
-"""A report's sections as Markdown and as one HTML file that needs nothing else."""
+"""Render the sections of a report as Markdown and as a self-contained HTML file."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ NUMBER = " class=number"
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of as many cells."""
+    """A table: header and rows with the same number of cells."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -21,7 +21,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A section of a report: heading, text, tables, plots and pictures."""
 
     title: str
     text: tuple[str, ...] = ()
@@ -32,12 +32,12 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        """Tell whether there is nothing under the heading."""
+        """Tell whether the section has no content."""
         return not (self.text or self.tables or self.plots or self.pictures or self.commands)
 
 
 def to_markdown(title: str, sections: Iterable[Section]) -> str:
-    """Write text, tables and commands; plots and pictures are in the HTML."""
+    """Return text, tables and commands as Markdown, without plots and pictures."""
     blocks = [f"# {title}"]
     for section in sections:
         if section.text or section.tables or section.commands:
@@ -48,7 +48,7 @@ def to_markdown(title: str, sections: Iterable[Section]) -> str:
 
 
 def to_html(title: str, sections: Iterable[Section]) -> str:
-    """Write everything into one page: styles, plots and pictures included."""
+    """Return one HTML page that includes styles, plots and pictures."""
     style = (resources.files("ovsdino_benchmarks") / "data/report.css").read_text(encoding="utf-8")
     body = "\n".join(_html_section(section) for section in sections)
     return (

@@ -1,4 +1,4 @@
-"""What a report says: sections of text, tables, plots and pictures. How it looks is `render`'s matter."""
+"""Build the sections of a report: text, tables, plots and pictures; `render` formats them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -40,7 +40,7 @@ LATENCY_NOTE = (
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One model in a paper's table; mIoU in percent, None where the paper has none."""
+    """A model in a paper's table; mIoU in percent, None if the paper gives none."""
 
     model: str
     miou: tuple[float | None, ...]
@@ -59,18 +59,18 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Papers:
-    """The tables that ours are set beside: package data."""
+    """The packaged tables of the papers, for comparison."""
 
     tables: tuple[PaperTable, ...]
 
 
 def write_report(sources: Sequence[Path], out: Path, *, gallery: bool = False) -> list[Path]:
-    """Put results together as report.json, report.md and report.html.
+    """Combine results into report.json, report.md and report.html.
 
     Args:
         sources: result files, or folders of them.
         out: folder of the three files.
-        gallery: show the pictures that `quality --gallery` drew beside the results.
+        gallery: whether to include the pictures of `quality --gallery`.
 
     Raises:
         ResultError: there are no results, or they cannot be read.
@@ -244,7 +244,7 @@ def _fresh(fresh: Fresh) -> tuple[str, str]:
 
 
 def _sweeps(measured: Sequence[Latency]) -> Iterable[str]:
-    """Plot what varies, the number of classes or the size of the photo, for each model form by itself."""
+    """Yield plots against the number of classes or the photo size, whichever varies, for each model form."""
     for form in dict.fromkeys((latency.model, latency.form) for latency in measured):
         latencies = [latency for latency in measured if (latency.model, latency.form) == form]
         varies = (
@@ -283,7 +283,7 @@ def _provenance(measured: Sequence[Quality | Latency]) -> Section:
 
 
 def describe_machine(e: Environment) -> str:
-    """Say in one line where and with what something was measured."""
+    """Return machine and versions of a measurement as one line of text."""
     packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
     return (
         f"{e.date}: {e.processor}, {e.processors} processors ({e.clock}), {e.memory_gb:.0f} GB, "

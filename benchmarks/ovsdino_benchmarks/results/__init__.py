@@ -1,1 +1,1 @@
-"""Results on disk, and the machine they were measured on."""
+"""Result files, and the environment in which they were measured."""

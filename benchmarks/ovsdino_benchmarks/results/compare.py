@@ -1,4 +1,4 @@
-"""Two results against each other: a gate for continuous integration."""
+"""Compare two reports, as a gate in continuous integration."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ One = TypeVar("One", Quality, Latency)
 
 @dataclass(frozen=True)
 class FigureChange:
-    """One figure, before and after."""
+    """A figure before and after."""
 
     what: str
     old: float
@@ -21,7 +21,7 @@ class FigureChange:
     regressed: bool
 
     def line(self) -> str:
-        """Say it in one line."""
+        """Return the change as one line of text."""
         change = 100 * (self.new / self.old - 1) if self.unit == "ms" and self.old else self.new - self.old
         by = f"{change:+.1f} %" if self.unit == "ms" else f"{change:+.2f}"
         verdict = "REGRESSED" if self.regressed else "ok"
@@ -29,18 +29,18 @@ class FigureChange:
 
 
 def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: float) -> list[FigureChange]:
-    """Compare what both reports measured.
+    """Compare all figures that both reports contain.
 
     Args:
-        old, new: reports; where one measured a thing twice, the last counts.
-        max_slowdown: how much longer the median of a latency may be, as a share: 0.05 is 5 %.
-        max_miou_drop: how much mIoU and boundary mIoU may fall [points of 100].
+        old, new: the reports; of repeated measurements the last counts.
+        max_slowdown: allowed increase of a median latency, as a share: 0.05 is 5 %.
+        max_miou_drop: allowed decrease of mIoU and boundary mIoU [points of 100].
 
     Returns:
-        One finding for each figure.
+        One change for each figure.
 
     Raises:
-        ResultError: the new report lacks something that the old one has, or nothing is in both.
+        ResultError: the new report lacks a measurement of the old one, or they have none in common.
     """
     findings: list[FigureChange] = []
     for name, before, after in _pairs(_latencies(old), _latencies(new)):

@@ -1,4 +1,4 @@
-"""What a figure was measured on: the machine, the versions, the command."""
+"""The environment of a measurement: machine, versions and command."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine at the moment of the measurement."""
+    """Machine, load and versions at the time of a measurement."""
 
     date: str  # UTC
     processor: str
@@ -34,7 +34,7 @@ class Environment:
 
 
 def read_environment() -> Environment:
-    """Look at the machine."""
+    """Read the environment of this machine."""
     return Environment(
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         processor=_cpuinfo("model name") or platform.processor() or platform.machine(),
@@ -49,12 +49,12 @@ def read_environment() -> Environment:
 
 
 def command() -> str:
-    """Return the command line that runs now."""
+    """Return the current command line."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def memory(field: str, file: Path = Path("/proc/self/status")) -> float:
-    """Read a figure of Linux's memory tables [MB]; 0 where there are none."""
+    """Read a value of Linux's memory tables [MB]; 0 on other systems."""
     try:
         lines = file.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: plain data, read and written strictly."""
+"""Result files: plain data, read and written strictly."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ SCHEMA_VERSION = 1
 
 
 class ResultError(OvsdinoError):
-    """A result file that is missing, damaged, or of another version."""
+    """A result file is missing, damaged, or of another version."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class; shares in 0..1, None where neither truth nor prediction has it."""
+    """Scores of a class in 0..1; None if it occurs neither in truth nor in prediction."""
 
     name: str
     pixels: int  # of the truth
@@ -31,7 +31,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a model form labels a data set."""
+    """The quality of a model form on a data set."""
 
     data: str  # a benchmark, or the name of a folder
     extent: Extent
@@ -56,7 +56,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Times:
-    """How long something took, over all repeats [ms]."""
+    """Percentiles of a time over all repeats [ms]."""
 
     p50: float
     p90: float
@@ -66,7 +66,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the way from photo to labels."""
+    """Time and floor of one stage of the pipeline."""
 
     name: str
     times: Times
@@ -85,7 +85,7 @@ class Fresh:
 
     @property
     def above(self) -> float:
-        """What labelling takes on top of the loaded model [MB]."""
+        """Additional memory of labelling, above the loaded model [MB]."""
         return self.peak - self.idle
 
 
@@ -102,7 +102,7 @@ class StageMedians:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The same photo and classes in another way, measured alternately with the runtime."""
+    """A baseline on the same photo and classes, measured in turns with the runtime."""
 
     name: str
     how: str
@@ -125,7 +125,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Latency:
-    """How fast a model form is for one size of photo and one number of classes."""
+    """The latency of a model form for one photo size and one number of classes."""
 
     model: str
     form: str
@@ -153,7 +153,7 @@ class Latency:
 
     @property
     def throughput(self) -> float:
-        """Photos a second, one after the other."""
+        """Photos per second, one after another."""
         return 1000 / self.end_to_end.p50
 
 
@@ -168,7 +168,7 @@ class Report:
 
 
 def save(report: object, path: Path) -> None:
-    """Write a report, a dataclass, in one step."""
+    """Write a report atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, strict_json.dumps(report))
 
@@ -177,7 +177,7 @@ def load(path: Path) -> Report:
     """Read a result file, or all of those in a folder.
 
     Raises:
-        ResultError: there is none, or it is not a result of this version.
+        ResultError: there is no result file, or it has another version.
     """
     if path.is_dir():
         files = [file for file in sorted(path.glob("*.json")) if file.name != "report.json"]
@@ -203,7 +203,7 @@ def load(path: Path) -> Report:
 
 
 def join(reports: Iterable[Report]) -> Report:
-    """Put results together."""
+    """Concatenate the results of several reports."""
     reports = list(reports)
     return Report(
         quality=tuple(result for report in reports for result in report.quality),
