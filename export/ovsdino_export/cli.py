@@ -110,7 +110,7 @@ def export(  # noqa: PLR0913 - one argument for each option
     bundle: Path | None,
     photo_options: PhotoOptions,
 ) -> None:
-    """Turn a model into a bundle that runs without torch.
+    """Export a model to a bundle that runs without torch.
 
     Every graph is compared with the torch model before anything is written.
     """
@@ -206,7 +206,7 @@ def show_repository(bundle: Path, folder: Path, *, fp16: bool, overwrite: bool) 
 
 
 class Clock:
-    """Prints each step with the seconds since the start."""
+    """Print each step with the seconds since the start."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()

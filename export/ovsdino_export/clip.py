@@ -1,4 +1,4 @@
-"""CLIP's tokenizer as a file that runs without open_clip."""
+"""Convert CLIP's tokenizer to a file that does not need open_clip."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ REPLACED = {
 
 
 def clip_tokenizer() -> Tokenizer:
-    """Build CLIP's tokenizer from the merges that open_clip brings; truncates at 77 and pads with 0.
+    """Build CLIP's tokenizer from open_clip's merges; it truncates at 77 tokens and pads with 0.
 
-    Equal to open_clip's, except for text in a broken encoding, which open_clip mends first.
+    It equals open_clip's, except for text with a broken encoding, which open_clip repairs first.
     """
     with gzip.open(Path(default_bpe()), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : MERGES + 1]

@@ -58,7 +58,7 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
         The bundle, read back from disk.
 
     Raises:
-        OvsdinoError: weights are missing or do not fit, or a graph misses a threshold. Nothing is written.
+        OvsdinoError: weights are missing or do not match, or a graph misses a threshold. Nothing is written.
     """
     if request.model in DINOV3SEG_PRESETS:
         return export_dinov3seg(request, report)
@@ -111,15 +111,15 @@ def export_vision(
     inline: bool = False,
     quantize: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
 ) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write one vision graph for each precision. All of them read the same file of weights.
+    """Write a vision graph for each precision. All of them read the same file of weights.
 
     Args:
         model: the trained network.
-        staging: the folder of the bundle to be.
-        plans: precision to the names of layers that stay in FP32.
+        staging: folder in which the bundle is prepared.
+        plans: names of layers that stay in FP32, by precision.
         report: called with each step.
-        inline: write the fused operators as standard operators.
-        quantize: makes an INT8 graph of the FP32 one; None makes none.
+        inline: whether to write the fused operators as standard operators.
+        quantize: converts the FP32 graph to INT8; None writes no INT8 graph.
     """
     size = model.config.image_size
     models: dict[str, onnx.ModelProto] = {}
@@ -192,7 +192,7 @@ def vision_parity(
 
 
 def write_golden(staging: Path, photos: TestPhotos, expected: Floats) -> None:
-    """Write the golden pair, which every engine must reproduce: a photo and torch's features of it."""
+    """Write the golden pair, which every engine must reproduce: a photo and its features from torch."""
     features = expected[0].astype(np.float16)  # (D, h, w)
     np.savez_compressed(staging / bundle.GOLDEN, image=photos.photos[0], features=features)
 

@@ -47,12 +47,12 @@ def load_network(name: str, weights: Path | None, text_weights: Path | None) -> 
 
     Args:
         name: a preset of OVS-DINO or of the zoo.
-        weights: None takes the packaged weights, or those that `ovsdino models fetch` fetched. Of the zoo it
-            may be a folder of official files.
-        text_weights: of the text encoder; of the zoo any official file that is not in ``weights``.
+        weights: weights of the model; for the zoo also a folder of official files. None uses the packaged
+            weights, or those that `ovsdino models fetch` downloaded.
+        text_weights: weights of the text encoder; for the zoo any official file that is not in ``weights``.
 
     Raises:
-        OvsdinoError: unknown name, or weights that are missing or of another network.
+        OvsdinoError: the name is unknown, or weights are missing or belong to another network.
     """
     if name in TALK2DINO or name in ZERO_SHOT:
         paths = [path for path in (weights, text_weights) if path is not None] or [store.fetched(name)]
@@ -83,25 +83,25 @@ def restate_network(network: Network) -> Network:
 
 
 def preprocessing(config: Config) -> Preprocessing:
-    """Return a model's preprocessing of photos."""
+    """Return how a model preprocesses photos."""
     short = config.image_size if isinstance(config, ModelConfig) else config.short_side
     return Preprocessing(short, max(LONG_SIDE, short), mean=config.mean, std=config.std)
 
 
 def windows(config: Config) -> WindowPolicy:
-    """Return a model's windows."""
+    """Return how a model cuts photos into windows."""
     stride = config.image_size // 2 if isinstance(config, ModelConfig) else config.stride
     taper = window_taper(config) if isinstance(config, ModelConfig) else None
     return WindowPolicy(config.image_size, stride, taper=taper)
 
 
 def refinement(config: Config) -> Refinement | None:
-    """Return how a model's labels are refined by default: nano's are, the papers' protocols refine none."""
+    """Return the default refinement of a model's labels: nano has one, the papers' protocols have none."""
     return Refinement() if isinstance(config, ModelConfig) and window_taper(config) is not None else None
 
 
 def licences(name: str) -> tuple[str, ...]:
-    """Return the licences of a bundle's parts."""
+    """Return the licences of the parts of a bundle."""
     if name in catalogue.ENTRIES:
         return PROGRAM, f"weights: {catalogue.ENTRIES[name].licence}"
     return LICENCES.get(name, OTHER_LICENCES)

@@ -1,6 +1,6 @@
-"""Parity: compare exported graphs with the torch model on photos, and refuse graphs that differ.
+"""Parity: compare exported graphs with the torch model on photos, and reject graphs that differ.
 
-All thresholds are in this file.
+This file contains all thresholds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BATCH = 2  # windows at a time
 
 
 class ParityError(OvsdinoError):
-    """An exported graph is too far from the torch model to be used."""
+    """An exported graph differs too much from the torch model."""
 
 
 def compare(expected: Floats, actual: Floats, bank: Floats, thresholds: ParityThresholds) -> Parity:
@@ -49,7 +49,7 @@ def compare(expected: Floats, actual: Floats, bank: Floats, thresholds: ParityTh
     Args:
         expected, actual: unit-length vectors of the torch model and of the graph.
         bank: embeddings of the words among which each position is labelled.
-        thresholds: kept with the figures.
+        thresholds: limits, which are stored with the figures.
 
     Shape: expected, actual (n, D, h, w) or (n, D), bank (N, D).
     """
@@ -94,7 +94,7 @@ def require(name: str, parity: Parity) -> None:
     """Reject a graph, or a chain of graphs, that misses a threshold.
 
     Raises:
-        ParityError: it misses one. The message holds the figures.
+        ParityError: it misses a threshold. The message holds the figures.
     """
     faults = list(misses(parity))
     if faults:
@@ -110,7 +110,7 @@ def in_batches(encode: Encoder, inputs: Floats) -> Floats:
 
 
 def torch_encoder(pipeline: nn.Module) -> Encoder:
-    """Wrap a pipeline as a function over arrays."""
+    """Wrap a pipeline as a function on arrays."""
 
     def encode(inputs: npt.NDArray[Any]) -> Floats:
         with torch.inference_mode():
@@ -121,11 +121,11 @@ def torch_encoder(pipeline: nn.Module) -> Encoder:
 
 
 def onnx_encoder(path: Path, spec: GraphSpec) -> Encoder:
-    """Open a graph as the runtime does, on the CPU, as a function over arrays.
+    """Open a graph as the runtime does, on the CPU, as a function on arrays.
 
-    This cannot show that FP16 is enough: on a CPU, ONNX Runtime computes FP16 graphs in FP32 and drops casts
-    between nodes, so values that overflow on a GPU stay finite here. Use `torch_encoder` of the FP16
-    pipeline for that: it rounds after each operation.
+    This cannot prove that FP16 suffices: on a CPU, ONNX Runtime computes FP16 graphs in FP32 and drops casts
+    between nodes, so values that overflow on a GPU stay finite here. For FP16 use `torch_encoder`, which
+    rounds after each operation.
 
     Raises:
         EngineError: ONNX Runtime is not installed, or cannot load the graph.

@@ -24,7 +24,7 @@ REPOSITORY = (
 
 @dataclass(frozen=True)
 class TestPhotos:
-    """Square photos, and where they came from."""
+    """Square photos and their source."""
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -42,12 +42,12 @@ def gather_photos(
     """Collect photos: from a folder, else from the clone's examples, else painted ones.
 
     Args:
-        folder: where to look; up to eight are taken, spread evenly over the sorted names.
+        folder: folder of photos; up to eight are taken, evenly spaced in the sorted names.
         size: side of the squares, cut from the middle [px].
         options: what the files do not say about their pixels.
 
     Raises:
-        PhotoError: the folder has none, or one is broken.
+        PhotoError: the folder contains no photos, or one is broken.
     """
     if folder is None:
         examples = REPOSITORY / "examples"

@@ -1,7 +1,8 @@
-"""The graphs that ship: what each ONNX file of a bundle computes.
+"""The exported graphs: what each ONNX file of a bundle computes.
 
-`VisionPipeline`, `TextPipeline` and `ProjectionPipeline` say what; `shipped_vision` lists every rewrite
-between the network and ``vision*.onnx``. dinov3.seg's graphs are in `ovsdino_export.dinov3seg.pipelines`.
+`VisionPipeline`, `TextPipeline` and `ProjectionPipeline` define the computation; `shipped_vision` applies
+every rewrite between the network and ``vision*.onnx``. dinov3.seg's graphs are in
+`ovsdino_export.dinov3seg.pipelines`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class VisionPipeline(nn.Module):
 
     Args:
         model: the trained network; it is copied.
-        precision: what the products and convolutions compute in; inputs and outputs are FP32 either way.
+        precision: precision of products and convolutions; inputs and outputs are always FP32.
         fp32: layers that stay in FP32, as in `ovsdino_export.rewrite.half_precision.to_half`.
 
     Shape: pixels (B, 3, S, S) float32, normalised with the config's mean and std -> features (B, D, h, w)
@@ -47,7 +48,7 @@ class VisionPipeline(nn.Module):
 def shipped_vision(
     model: Network, precision: Precision, *, fp32: Collection[str] = (), inline: bool = False
 ) -> VisionPipeline:
-    """Return the pipeline whose export is a bundle's vision graph, with every rewrite in its order.
+    """Return the pipeline that is exported as a bundle's vision graph, with all rewrites in order.
 
     1. `restate_network`: attentions written out, positions fixed to the window's grid.
     2. `to_half`, of FP16 and BF16 graphs: products and convolutions in half precision, the rest in FP32.
@@ -59,9 +60,9 @@ def shipped_vision(
 
     Args:
         model: the trained network; it is copied.
-        precision: of the products and convolutions.
+        precision: precision of products and convolutions.
         fp32: layers that stay in FP32.
-        inline: leave out 3 to 5, so that the graph holds standard operators only.
+        inline: whether to skip 3 to 5, so that the graph contains only standard operators.
     """
     pipeline = VisionPipeline(model, precision, fp32=fp32)
     if inline:
@@ -72,10 +73,10 @@ def shipped_vision(
 
 
 class TextPipeline(nn.Module):
-    """text.onnx: token numbers to embeddings, in FP32.
+    """text.onnx: token ids to embeddings, in FP32.
 
     Args:
-        tower: the text encoder, which ignores padding; it is copied. Its output is of unit length, unless a
+        tower: the text encoder, which ignores padding; it is copied. Its output has unit length, unless a
             projection follows the mean over prompts.
 
     Shape: ids (B, T) int64 -> embeddings (B, D) float32.
@@ -86,12 +87,12 @@ class TextPipeline(nn.Module):
         self.tower = restate(tower)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encode token numbers."""
+        """Encode token ids."""
         return self.tower(ids)  # type: ignore[no-any-return]
 
 
 class ProjectionPipeline(nn.Module):
-    """projection.onnx: means of the text graph's features to class embeddings, in FP32.
+    """projection.onnx: averaged features of the text graph to class embeddings, in FP32.
 
     Args:
         projection: projects and normalises.

@@ -14,7 +14,7 @@ from ovsdino_runtime.bundle import bundle
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, and where to write it."""
+    """The options of an export: model, weights, graphs, and output folder. Pass it to `export_bundle`."""
 
     model: str  # a preset
     checkpoint: Path | None = None  # None takes the packaged weights
@@ -39,7 +39,7 @@ def wanted_halves(request: ExportRequest) -> list[bundle.Precision]:
 
 
 def check_target(request: ExportRequest) -> Path:
-    """Return the bundle's path. Refuse a path that cannot be written, before any work is done.
+    """Return the path of the bundle; reject a path that cannot be written before any work is done.
 
     Raises:
         OutputError: the path exists already, is not a directory, or cannot be written.

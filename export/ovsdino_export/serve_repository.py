@@ -5,8 +5,8 @@
     background ──────────────────────────────┘
 
 NAME is the ensemble. NAME_vision and NAME_text are the bundle's graphs, which the server batches over
-requests; the other three are Python, with `ovsdino_runtime.serve.triton_steps`. NAME_vision's version is the
-bundle itself.
+requests; the other three are Python models that use `ovsdino_runtime.serve.triton_steps`. The version folder
+of NAME_vision contains the bundle itself.
 """
 
 from __future__ import annotations
@@ -67,19 +67,19 @@ SCORES = Port("scores", "TYPE_FP16", (-1, -1))
 def write_repository(
     bundle: Bundle, folder: Path, *, fp16: bool = False, overwrite: bool = False
 ) -> list[Path]:
-    """Write the models of a bundle into a repository, which may hold others.
+    """Write the models of a bundle into a repository, which may contain others.
 
     Args:
         bundle: the model.
         folder: the repository.
-        fp16: serve the vision graph in FP16.
-        overwrite: replace models that are there already.
+        fp16: whether to serve the vision graph in FP16.
+        overwrite: whether to replace existing models.
 
     Returns:
         The folders of the models, the ensemble's last.
 
     Raises:
-        OutputError: dinov3.seg bundles have no repository yet, or the folder cannot be written.
+        OutputError: the bundle is a dinov3.seg, which is not supported yet, or the folder cannot be written.
     """
     name = bundle.manifest.name
     vision = "vision.fp16" if fp16 else "vision"
@@ -111,7 +111,7 @@ def write_repository(
 
 
 def _fill(version: Path, model: str, bundle: Bundle) -> None:
-    """Put what a model needs into its version's folder."""
+    """Write the files of a model into its version folder."""
     name = bundle.manifest.name
     if model == f"{name}_vision":
         shutil.copytree(bundle.path, version, dirs_exist_ok=True)
@@ -134,7 +134,7 @@ def _steps(name: str) -> dict[str, tuple[str, str, str]]:
 
 
 def _configs(bundle: Bundle, vision: str) -> dict[str, str]:
-    """Write each model's config.pbtxt, the ensemble's last."""
+    """Return the config.pbtxt of each model, the ensemble's last."""
     name, graphs = bundle.manifest.name, bundle.manifest.graphs
     pixels, features = _port(graphs[vision].inputs[0]), _port(graphs[vision].outputs[0])
     windows = Port(pixels.name, pixels.kind, (-1, *pixels.dims))
@@ -151,13 +151,13 @@ def _configs(bundle: Bundle, vision: str) -> dict[str, str]:
 
 
 def _most_windows(bundle: Bundle) -> int:
-    """Count the windows of the largest photo: a request for the vision graph may have as many."""
+    """Return the number of windows of the largest photo, the largest request for the vision graph."""
     limits, policy = bundle.manifest.preprocessing, bundle.manifest.windows
     return len(plan_windows(limits.short_side, limits.long_side, size=policy.size, stride=policy.stride))
 
 
 def _port(tensor: Tensor) -> Port:
-    """Describe a graph's input or output without its batch."""
+    """Describe an input or output of a graph without its batch axis."""
     return Port(
         tensor.name,
         TYPES[tensor.dtype],

@@ -32,15 +32,15 @@ class TextHalf:
 
 
 def load_text_half(config: ModelConfig, checkpoint: Path | None) -> TextHalf:
-    """Load the text encoder that belongs to a model.
+    """Load the text encoder of a model.
 
     Args:
         config: names the encoder.
-        checkpoint: its weights; None takes the packaged ones.
+        checkpoint: weights of the encoder; None uses the packaged weights.
 
     Raises:
-        CheckpointError: the weights are missing or not those of this encoder.
-        OvsdinoError: there are no packaged weights, or no tokenizer beside the given ones.
+        CheckpointError: the weights are missing or belong to another encoder.
+        OvsdinoError: there are no packaged weights, or no tokenizer beside the given weights.
     """
     if config.text_encoder == "nano":
         if checkpoint is not None:

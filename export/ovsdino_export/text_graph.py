@@ -1,4 +1,4 @@
-"""The text graph: export it, and compare it with torch on the class names of a benchmark."""
+"""Export the text graph, and compare it with torch on the class names of a benchmark."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BANK = "ade150"  # the words among which parity labels each position
 
 
 def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write text.onnx, and projection.onnx where there is one. Weights are FP16 where that loses no bit."""
+    """Write text.onnx and, if the model has a projection, projection.onnx. Weights are FP16 if lossless."""
     report("exporting text.onnx")
     example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
     graph = export_graph(TextPipeline(text.tower), example, TEXT)
@@ -44,7 +44,7 @@ def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.Gr
 def export_projection(
     text: TextHalf, staging: Path, example: torch.Tensor, report: Report
 ) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write projection.onnx: what class embeddings pass behind the mean of their prompts' features."""
+    """Write projection.onnx, which maps averaged prompt features to class embeddings."""
     if text.projection is None:
         return {}
     report("exporting projection.onnx")

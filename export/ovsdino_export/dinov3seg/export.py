@@ -69,7 +69,7 @@ def export_dinov3seg(request: ExportRequest, report: Report) -> bundle.Bundle:
     """Export dinov3.seg, compare the chain of its graphs with it, and write the bundle.
 
     Raises:
-        OvsdinoError: weights are missing or do not fit, or a graph misses a threshold. Nothing is written.
+        OvsdinoError: weights are missing or do not match, or a graph misses a threshold. Nothing is written.
     """
     config = DINOV3SEG_PRESETS[request.model]
     refuse(request, config)
@@ -100,10 +100,10 @@ def export_dinov3seg(request: ExportRequest, report: Report) -> bundle.Bundle:
 def export_chain(
     model: Dinov3Seg, staging: Path, inputs: Labelled, *, fp16: bool, report: Report
 ) -> tuple[dict[str, bundle.Parity], dict[bundle.GraphName, bundle.Graph]]:
-    """Write the graphs behind the text, and compare their chain with the network.
+    """Write all graphs except text, and compare their chain with the network.
 
     Raises:
-        ParityError: it misses a threshold.
+        ParityError: the chain misses a threshold.
     """
     stages = make_stages(model)
     plans: dict[bundle.Precision, tuple[str, ...]] = {"fp32": ()}
@@ -125,7 +125,7 @@ def refuse(request: ExportRequest, config: Dinov3segConfig) -> None:
     """Reject options that dinov3.seg bundles do not support, before any work is done.
 
     Raises:
-        OvsdinoError: an option or a choice of the network; the message names it.
+        OvsdinoError: an option or a setting of the network is not supported; the message names it.
     """
     asked = {
         "--bf16": request.bf16,
@@ -149,7 +149,7 @@ def refuse(request: ExportRequest, config: Dinov3segConfig) -> None:
 
 
 def text_half(model: Dinov3Seg) -> TextHalf:
-    """Take the text tower out of a network, with the tokenizer that belongs to it."""
+    """Return the text tower of a network with its tokenizer."""
     config, tower = model.config, model.vlm.text
     if isinstance(tower, TextTower):
         tokenizer = Tokenizer.from_file(str(packaged_file(TOKENIZER)))
@@ -160,13 +160,13 @@ def text_half(model: Dinov3Seg) -> TextHalf:
 def try_half(
     model: Dinov3Seg, stages: Mapping[str, GraphStage], photos: Labelled, report: Report
 ) -> tuple[tuple[str, ...], bundle.Parity]:
-    """Find what must stay in FP32 so that FP16 passes in torch: nothing, or the attention.
+    """Find the layers that must stay in FP32 so that FP16 passes in torch: none, or the attention.
 
     Returns:
-        The layers, and how near torch is to FP32 with them.
+        The layers, and the agreement of torch with FP32.
 
     Raises:
-        ParityError: neither is enough.
+        ParityError: FP16 does not pass with either.
     """
     kept: tuple[str, ...]
     for kept in ((), (ATTENTION,)):
@@ -186,7 +186,7 @@ def export_stages(
     plans: Mapping[bundle.Precision, tuple[str, ...]],
     report: Report,
 ) -> dict[bundle.GraphName, bundle.Graph]:
-    """Write each graph in each precision with the layers kept in FP32; one at a time is in memory."""
+    """Write each graph in each precision, with some layers in FP32; one graph at a time is in memory."""
     graphs: dict[bundle.GraphName, bundle.Graph] = {}
     with ExitStack() as stack:
         files = {DATA_FILES[name] for name in stages if name in DATA_FILES}
@@ -216,7 +216,7 @@ def chain_parity(
     photos: Labelled,
     precision: bundle.Precision,
 ) -> bundle.Parity:
-    """Compare the files, run as the runtime runs them, with the network's labels of the photos."""
+    """Run the files as the runtime does, and compare the labels of the photos with the network's."""
     own = {
         name.partition(".")[0]: graph
         for name, graph in graphs.items()
@@ -228,7 +228,7 @@ def chain_parity(
 
 
 def write_golden(model: Dinov3Seg, staging: Path, photos: TestPhotos, inputs: Labelled) -> None:
-    """Write the first photo with what the network makes of it, which every engine must reproduce."""
+    """Write the golden file: the first photo and the network's outputs, which every engine must reproduce."""
     side, text = model.config.inference.window, inputs.text[:GOLDEN_CLASSES]
     with torch.inference_mode():
         features = model.vlm.vision(torch.from_numpy(inputs.views[:1, :, :side, :side])).numpy()[0]
@@ -243,13 +243,13 @@ def write_golden(model: Dinov3Seg, staging: Path, photos: TestPhotos, inputs: La
 
 
 def preprocessing(config: Dinov3segConfig) -> Preprocessing:
-    """Return the side of the view, and how colours are normalised."""
+    """Return the preprocessing: side of the view, and normalisation of colours."""
     view = config.inference.view
     return Preprocessing(view, view, mean=config.vlm.mean, std=config.vlm.std)
 
 
 def half_columns(config: Dinov3segConfig) -> tuple[tuple[int, int], ...]:
-    """Return the columns of a class embedding that each cost channel is made of."""
+    """Return the columns of a class embedding for each cost channel."""
     width = config.vlm.width
     if config.vlm.halves == 1:
         return ((0, width),)

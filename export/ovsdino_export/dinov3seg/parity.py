@@ -1,4 +1,4 @@
-"""Parity of dinov3.seg: run the same steps with the network and with the chain of graphs."""
+"""Parity of dinov3.seg: run the network and the chain of graphs, and compare their logits."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LARGE = 256 << 20  # [bytes] a graph with more weights is closed after each run
 
 
 class GraphDinov3seg:
-    """Stands for the network in `view_logits`: each part is computed by its graph.
+    """Replace the network in `view_logits`: each part is computed by its graph.
 
     Args:
-        config: of the network.
-        stages: names of the graphs that there are.
-        run: computes one.
+        config: configuration of the network.
+        stages: names of the existing graphs.
+        run: runs a graph.
     """
 
     def __init__(self, config: Dinov3segConfig, stages: Sequence[str], run: Run) -> None:
@@ -44,24 +44,24 @@ class GraphDinov3seg:
         self.vlm = SimpleNamespace(vision=self.encode)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode windows or the whole: (B, 3, S, S) -> (B, D, h, w)."""
+        """Encode windows or the whole view: (B, 3, S, S) -> (B, D, h, w)."""
         name = (
             "whole" if pixels.shape[-1] == self.config.inference.view and "whole" in self.stages else "vision"
         )
         return self.run(name, {"pixels": pixels})["features"]
 
     def refine_patches(self, pixels: Tensor, patches: Tensor) -> Tensor:
-        """Refine early, where the network does: -> (B, D, h, w)."""
+        """Apply early refinement if the network has it: -> (B, D, h, w)."""
         if "refine" not in self.stages:
             return patches
         return self.run("refine", {"pixels": pixels, "features": patches})["refined"]
 
     def see_prior(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Look with SAM, where the network does."""
+        """Return SAM's guidance if the network has it."""
         return self.run("guidance", {"pixels": pixels}) if "guidance" in self.stages else {}
 
     def decode(self, patches: Tensor, prior: Mapping[str, Tensor], text: Tensor) -> Tensor:
-        """Refine the best classes and decode them, some at a time: text (N, W) -> (1, N, 4g, 4g)."""
+        """Refine and decode the best classes, in portions: text (N, W) -> (1, N, 4g, 4g)."""
         costs = correlate(patches, text_halves(text, self.config))
         present = torch.ones(len(text), dtype=torch.bool)
         chosen = best_classes(costs, present, self.config.pad_length)  # (1, K)
@@ -86,7 +86,7 @@ def chain_logits(model: Dinov3Seg | GraphDinov3seg, views: Floats, text: Floats)
 
 
 def torch_run(stages: Mapping[str, GraphStage], precision: Precision, fp32: Sequence[str] = ()) -> Run:
-    """Run the pipelines in torch, which really rounds: ONNX Runtime computes FP16 in FP32 on a CPU."""
+    """Run the pipelines in torch, which rounds to FP16, unlike ONNX Runtime on a CPU."""
     built: dict[str, nn.Module] = {}
 
     def run(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def torch_run(stages: Mapping[str, GraphStage], precision: Precision, fp32: Sequ
 
 
 def onnx_run(folder: Path, graphs: Mapping[str, Graph]) -> Run:
-    """Run the files as the runtime does, on the CPU; large ones are opened for each run."""
+    """Run the files as the runtime does, on the CPU; large files are opened for each run."""
     opened: dict[str, OnnxRuntimeEngine] = {}
 
     def run(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def onnx_run(folder: Path, graphs: Mapping[str, Graph]) -> Run:
 
 
 def compare_logits(expected: Floats, actual: Floats, thresholds: ParityThresholds) -> Parity:
-    """Measure how near logits are: cosine over classes at each place, less their mean, and best class.
+    """Compare logits: cosine over classes at each position after subtracting their mean, and best class.
 
     Shape: both (n, N, h, w).
     """

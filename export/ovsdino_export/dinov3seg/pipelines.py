@@ -1,4 +1,4 @@
-"""The graphs of dinov3.seg that ship: each class is one ONNX file. Inputs and outputs are FP32."""
+"""The exported graphs of dinov3.seg: each class is one ONNX file. Inputs and outputs are FP32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CORRELATION = "correlation"  # stays in FP32: cosines rank the classes
 
 @dataclass(frozen=True)
 class GraphStage:
-    """One graph: how to make its pipeline, its names, and an example input."""
+    """A graph: function that builds its pipeline, tensor names, and an example input."""
 
     build: Callable[[Precision, Collection[str]], nn.Module]  # with layers that stay in FP32
     spec: GraphSpec
@@ -36,7 +36,7 @@ class GraphStage:
 
 
 def make_stages(model: Dinov3Seg) -> dict[str, GraphStage]:
-    """Return the graphs that a network has, text apart, in the order in which they run."""
+    """Return the graphs of a network except text, in the order in which they run."""
     config, how = model.config, model.config.inference
     grid, half = how.view // config.vlm.patch_size, config.decoder_guidance_widths
     pixels, window = torch.zeros(1, 3, how.view, how.view), torch.zeros(2, 3, how.window, how.window)
@@ -77,12 +77,12 @@ def make_stages(model: Dinov3Seg) -> dict[str, GraphStage]:
 
 
 def spec(inputs: dict[str, dict[int, str]], *outputs: str) -> GraphSpec:
-    """Name a graph's inputs, with the axes that vary, and outputs."""
+    """Return the spec of a graph: inputs with their dynamic axes, and outputs."""
     return GraphSpec(inputs, outputs)
 
 
 def part_of(model: Dinov3Seg, *names: str) -> Dinov3Seg:
-    """Return the network with only some of its parts, which it shares with ``model``."""
+    """Return a network with only some parts of ``model``, which it shares."""
     part = Dinov3Seg.__new__(Dinov3Seg)
     adopt(part, model)
     for name in {name for name, _ in part.named_children()} - set(names):
@@ -91,14 +91,14 @@ def part_of(model: Dinov3Seg, *names: str) -> Dinov3Seg:
 
 
 def restate_part(part: Dinov3Seg) -> Dinov3Seg:
-    """Copy refinements, restated for the view of the network's inference."""
+    """Copy refinements, restated for the size of the inference view."""
     config = part.config
     view = config.inference.view
     return restate_refinements(part, image=view // config.early_shrink, grid=view // config.vlm.patch_size)
 
 
 def typed(module: Model, precision: Precision, fp32: Collection[str]) -> Model:
-    """Return a restated module in the type that its products compute in."""
+    """Return a restated module in a precision."""
     return module if precision == "fp32" else to_half(module, TYPES[precision], fp32=fp32)
 
 
@@ -137,7 +137,7 @@ class GuidanceStage(nn.Module):
         self.network = typed(part.eval().requires_grad_(False), precision, fp32)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Look with SAM."""
+        """Return SAM's guidance."""
         network = self.network
         grid = pixels.shape[-1] // network.config.vlm.patch_size
         prior = network.see_prior(pixels.to(self.dtype))

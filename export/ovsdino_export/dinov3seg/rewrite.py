@@ -1,4 +1,4 @@
-"""Replace parts of dinov3.seg that engines cannot read, for one view size, with the same numbers."""
+"""Replace parts of dinov3.seg that engines cannot read by equal ones, for one view size."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def restate_vision(vision: Vision, side: int) -> Vision:
 
 
 def restate_refinements(model: Model, *, image: int, grid: int) -> Model:
-    """Copy any part of the network behind its towers, for one size of view.
+    """Copy any part of the network after its towers, for one view size.
 
     Args:
-        model: the early or the late refinements; it is left as it was.
+        model: the early or late refinements; not changed.
         image: side of the image that early refinement encodes [px].
         grid: patches a side.
     """
@@ -66,10 +66,10 @@ def restate_refinements(model: Model, *, image: int, grid: int) -> Model:
 
 
 class FixedImageRope(ImageRope):
-    """The rotation of a square of one size, from tables of its rows and its columns.
+    """The rotation of a square of one size, from tables of its rows and columns.
 
-    A table of all angles would hold as many values as the image code, and Range, which the original makes
-    coordinates with, is a node that TensorRT 10.3 does not read.
+    A table of all angles would be as large as the image code. The original computes coordinates with Range,
+    which TensorRT 10.3 does not read.
 
     Shape: x (B, C, S, S), kept.
     """
@@ -95,7 +95,7 @@ class FixedImageRope(ImageRope):
 
 
 class FixedUnification(FeatureUnification):
-    """Feature unification on one grid, whose share of each kernel inside the map is counted once.
+    """Feature unification on one grid, with precomputed counts of kernel positions inside the map.
 
     Shape: features (B, D, g, g) -> (B, M, g, g).
     """
@@ -111,12 +111,12 @@ class FixedUnification(FeatureUnification):
         return self.inside
 
     def unify(self, answers: Tensor) -> Tensor:
-        """Turn answers into shares, the softmax in FP32: (B, D, M, r, g) -> (B, M, r, g)."""
+        """Turn responses into shares, with the softmax in FP32: (B, D, M, r, g) -> (B, M, r, g)."""
         return super().unify(answers.float()).to(answers.dtype)
 
 
 class FixedWindowWeights(WindowWeights):
-    """The attention weights on one grid, its window laid out once.
+    """The attention weights on one grid, with a precomputed window.
 
     Shape: query and key (B, M, g, g) -> (B, g * g, g * g).
     """
@@ -139,7 +139,7 @@ class FixedWindowWeights(WindowWeights):
 
 
 class FixedWindowAttention(WindowAttention):
-    """Window attention on one grid, written out, its mask laid out once.
+    """Window attention on one grid, written out, with a precomputed mask.
 
     Shape: x (B, N, g, g, C), guidance (B, 1, g, g, G) -> (B, N, g, g, C).
     """
@@ -161,10 +161,10 @@ class FixedWindowAttention(WindowAttention):
 
 
 class RowwiseGroupNorm(nn.GroupNorm):
-    """Group normalisation whose sums run over rows first.
+    """Group normalisation that sums over rows first.
 
-    ONNX Runtime's InstanceNormalization adds up all values of a group one after another in FP32. In early
-    refinement of a 640 px view these are 6.6 million, and three digits of seven were lost.
+    ONNX Runtime's InstanceNormalization sums all values of a group sequentially in FP32. In early refinement
+    of a 640 px view these are 6.6 million values, and three of seven digits were lost.
 
     Shape: (B, C, H, W), kept.
     """
@@ -183,7 +183,7 @@ class RowwiseGroupNorm(nn.GroupNorm):
 
 
 class TwoLinears(nn.Module):
-    """`GuidedLinear` as two products with whole matrices.
+    """`GuidedLinear` as two separate linear layers.
 
     Shape: x (..., width), guidance (..., guidance width) or None -> (..., width).
     """
@@ -200,6 +200,6 @@ class TwoLinears(nn.Module):
             self.guide.weight = nn.Parameter(linear.weight[:, width:].detach().clone(), requires_grad=False)
 
     def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
-        """Map both."""
+        """Project input and guidance, and add them."""
         mapped = cast(Tensor, self.own(x))
         return mapped if self.guide is None or guidance is None else mapped + self.guide(guidance)

@@ -1,8 +1,8 @@
 """Build engines from a bundle's graphs with TensorRT or TensorRT for RTX. Needs neither torch nor onnx.
 
-Both have one Python interface. They differ in the import, in the GPUs they build for (TensorRT for the
-one here, TensorRT for RTX for any that it knows, without a GPU), and in the timing cache, which only
-TensorRT has. Networks are strongly typed: the types in the graph are those in the engine, or the build fails.
+Both have the same Python interface. They differ in the import, in the supported GPUs (TensorRT builds for the
+GPU of this machine, TensorRT for RTX for any GPU that it knows, without one), and in the timing cache, which
+only TensorRT has. Networks are strongly typed: the engine has the types of the graph, or the build fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PLUGIN_LAYER = "PLUGIN_V3"
 
 @dataclass(frozen=True)
 class EngineTarget:
-    """What engines are built with and for; `choose_target` makes one that can be built."""
+    """The TensorRT and GPUs for which engines are built; `choose_target` returns a valid target."""
 
     flavour: Flavour
     version: str  # of TensorRT
@@ -57,7 +57,7 @@ class EngineTarget:
     workspace: int | None = None  # [MiB] of GPU memory that TensorRT may try tactics with; None: all
 
     def key(self, bundle: Bundle, graph: str) -> EngineKey:
-        """Return what the engine of a graph is kept under."""
+        """Return the cache key of a graph's engine."""
         here = None if self.ahead else self.gpu
         return EngineKey(
             onnx=engine_cache.source_digest(bundle, graph, self.flavour),
@@ -72,16 +72,16 @@ class EngineTarget:
 
 
 def choose_target(flavour: Flavour, gpus: str, *, workspace: int | None = None) -> EngineTarget:
-    """Find out what can be built here, before any work is done.
+    """Choose the TensorRT and GPUs of a build, and check that it is possible here.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
         gpus: "current", "cuda:1" for the second GPU of this machine, or compute capabilities such as
             "sm_86,sm_89".
-        workspace: GPU memory that TensorRT may use while it tries tactics [MiB]; None: all that is free.
+        workspace: GPU memory for trying tactics [MiB]; None allows all free memory.
 
     Raises:
-        EngineError: the package is not installed, or it does not build for such a GPU.
+        EngineError: the package is not installed, or it does not support the GPU.
     """
     trt = import_flavour(flavour)
     gpus, index = named_gpu(gpus)
@@ -114,7 +114,7 @@ def choose_target(flavour: Flavour, gpus: str, *, workspace: int | None = None) 
 
 
 def named_gpu(gpus: str) -> tuple[str, int]:
-    """Read "cuda:N" as the GPU of this machine with that number; other texts mean the first GPU."""
+    """Parse "cuda:N" into "current" and the index N; other texts are returned with index 0."""
     match = re.fullmatch(r"cuda(?::(\d+))?", gpus.strip())
     return (CURRENT, int(match[1] or 0)) if match else (gpus, 0)
 
@@ -122,7 +122,7 @@ def named_gpu(gpus: str) -> tuple[str, int]:
 def without_refused_gpus(
     target: EngineTarget, precision: Precision, graph: str, report: Report
 ) -> EngineTarget:
-    """Leave out the GPUs for which TensorRT for RTX has no products of a precision.
+    """Remove the GPUs for which TensorRT for RTX has no matrix products of a precision.
 
     Raises:
         EngineError: no GPU is left.
@@ -140,7 +140,7 @@ def without_refused_gpus(
 
 
 def buildable(trt: ModuleType, flavour: Flavour, here: Gpu | None) -> tuple[str, ...]:
-    """List the compute capabilities that engines can be built for on this machine."""
+    """List the compute capabilities for which this machine can build engines."""
     if flavour == "tensorrt":
         return (here.capability,) if here else ()
     members = trt.ComputeCapability.__members__
@@ -154,16 +154,16 @@ def build_engines(
     *,
     only: Sequence[str] = (),
 ) -> list[EngineRecord]:
-    """Build, check and keep the engines of all graphs but text in FP16 and BF16, or else of those in FP32.
+    """Build, check and store engines of all graphs except text: in FP16 and BF16 if they exist, else FP32.
 
     Args:
         bundle: a checked bundle.
         target: from `choose_target`.
-        report: told of each step in a few words.
-        only: names of graphs; empty for those above.
+        report: called with a short description of each step.
+        only: names of graphs; empty for the selection above.
 
     Raises:
-        EngineError: the graph cannot be built, or the engine is not what the bundle promises.
+        EngineError: a graph cannot be built, or an engine does not match the bundle.
     """
     names = [name for name in bundle.manifest.graphs if name not in ("text", "vision.int8")]
     if unknown := [name for name in only if name not in names]:
@@ -175,17 +175,17 @@ def build_engines(
 def build_engine(
     bundle: Bundle, graph: str, target: EngineTarget, report: Report = lambda _: None
 ) -> EngineRecord:
-    """Build, check and keep the engine of one graph; one that is in the cache already is not built again.
+    """Build, check and store the engine of a graph, unless it is in the cache.
 
     Args:
         bundle: a checked bundle.
-        graph: the name of a graph.
+        graph: name of the graph.
         target: from `choose_target`.
-        report: told of each step in a few words.
+        report: called with a short description of each step.
 
     Raises:
-        EngineError: the graph cannot be parsed or built, or the engine is not what the bundle promises.
-        OutputError: there is no room for it.
+        EngineError: the graph cannot be parsed or built, or the engine does not match the bundle.
+        OutputError: the disk is full.
     """
     if bundle.manifest.graphs[graph].precision not in TYPES:
         raise EngineError(f"{graph} is for ONNX Runtime on a CPU; build the engine of another graph")
@@ -268,7 +268,7 @@ def _build(
 
 
 def network_flags(trt: ModuleType, bundle: Bundle, target: EngineTarget) -> int:
-    """Return the flags of a new network; register the bundle's fused kernels where TensorRT takes them.
+    """Return the flags of a new network; register the bundle's fused kernels if TensorRT supports them.
 
     Raises:
         EngineError: the bundle has kernels for this GPU, but not all of them.
@@ -283,9 +283,9 @@ def network_flags(trt: ModuleType, bundle: Bundle, target: EngineTarget) -> int:
 
 
 def takes_plugins(bundle: Bundle, target: EngineTarget) -> bool:
-    """Tell whether TensorRT takes the bundle's fused kernels: it is 10.10 or later, and they run on the GPU.
+    """Tell whether TensorRT can use the bundle's fused kernels: version 10.10 or later, and a suitable GPU.
 
-    10.9 has plugins ahead of time, but reads their namespace from an attribute; the graph has it as domain.
+    10.9 has ahead-of-time plugins, but reads their namespace from an attribute; the graph has it as domain.
     """
     numbers = tuple(int(part) for part in target.version.split(".")[:2])
     fused = [kernel for kernel in bundle.manifest.kernels if kernel.operator in FUSED]
@@ -295,7 +295,7 @@ def takes_plugins(bundle: Bundle, target: EngineTarget) -> bool:
 
 
 def report_plugins(layers: Sequence[Layer], bundle: Bundle, target: EngineTarget, report: Report) -> None:
-    """Count the fused kernels that TensorRT's parser took, and say so where it took none."""
+    """Report how many fused kernels TensorRT's parser used."""
     if takes_plugins(bundle, target):
         count = sum(layer.kind == PLUGIN_LAYER for layer in layers)
         otherwise = "" if count else "; the functions' bodies run instead, which is slower"
@@ -303,10 +303,10 @@ def report_plugins(layers: Sequence[Layer], bundle: Bundle, target: EngineTarget
 
 
 def parse(trt: ModuleType, network: Trt, errors: ErrorRecorder, file: Path) -> None:
-    """Read an ONNX graph into a network.
+    """Parse an ONNX graph into a network.
 
     Raises:
-        EngineError: the parser refuses it; the message names the node.
+        EngineError: the parser rejects the graph; the message names the node.
     """
     parser = trt.OnnxParser(network, errors.logger)
     if not parser.parse_from_file(str(file)):
@@ -316,14 +316,14 @@ def parse(trt: ModuleType, network: Trt, errors: ErrorRecorder, file: Path) -> N
 
 
 def network_tensors(network: Trt) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Collect a network's inputs and outputs: name -> type and shape."""
+    """Return type and shape of a network's inputs and outputs, by name."""
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     return {tensor.name: (tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors}
 
 
 def _prove(bundle: Bundle, graph: str, target: EngineTarget, data: bytes, report: Report) -> float | None:
-    """Inspect and try an engine where it can run; return the golden pair's cosine, None where it cannot."""
+    """Inspect an engine and run it if possible; return its golden cosine, None if it cannot run here."""
     if not graph.startswith("vision"):
         return None  # the golden pair of the whole chain is for the runtime
     if target.gpu is None:
@@ -341,7 +341,7 @@ def _prove(bundle: Bundle, graph: str, target: EngineTarget, data: bytes, report
 
 
 def expected_seconds(target: EngineTarget, model: str, graph: str) -> float | None:
-    """Guess how long a build takes from the last ones; None if there was none."""
+    """Estimate the duration of a build from earlier ones [s]; None if there was none."""
     records = engine_cache.list_engines()[0]
     alike = [record for record in records if (record.key.flavour, record.model) == (target.flavour, model)]
     same = [record for record in alike if record.graph == graph] or alike
@@ -352,10 +352,10 @@ def expected_seconds(target: EngineTarget, model: str, graph: str) -> float | No
 
 
 class TimingCache:
-    """What TensorRT measured of its tactics on this GPU, kept so that the next build is quicker.
+    """TensorRT's timing cache: measured tactics on this GPU, which make the next build faster.
 
     Args:
-        config: of the builder; the cache is put into it.
+        config: builder configuration that receives the cache.
         target: its flavour, version and GPU name the file.
     """
 
@@ -371,5 +371,5 @@ class TimingCache:
             config.set_timing_cache(self.cache, False)
 
     def keep(self) -> None:
-        """Write what was measured."""
+        """Write the cache to disk."""
         write_bytes(self.path, bytes(self.config.get_timing_cache().serialize()))

@@ -1,4 +1,4 @@
-"""The options of ``ovsdino-export`` that are about engines. None of them needs torch."""
+"""The engine options of ``ovsdino-export``. None of them needs torch."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def _immediate(
 def find_target(
     engine: str, gpu: str, *, only_engines: bool = False, workspace: int | None = None
 ) -> EngineTarget | None:
-    """Find out what to build before any work is done; None for no engine.
+    """Return the engine target of the options before any work is done; None for no engine.
 
     Raises:
-        OvsdinoError: it cannot be built here.
-        RefusedError: the options do not go together.
+        OvsdinoError: the engine cannot be built here.
+        RefusedError: the options exclude each other.
     """
     from ovsdino_export.engines.build import choose_target
     from ovsdino_runtime.engines.cache import FLAVOURS
@@ -93,7 +93,7 @@ def find_target(
 
 
 def build_for(path: Path, target: EngineTarget, report: Report, *, only: Sequence[str] = ()) -> None:
-    """Build the engines of a bundle that is there, and print them.
+    """Build the engines of an existing bundle, and print them.
 
     Raises:
         OvsdinoError: the bundle is damaged, or an engine cannot be built.
@@ -104,7 +104,7 @@ def build_for(path: Path, target: EngineTarget, report: Report, *, only: Sequenc
 
 
 def show_engines(bundle: Bundle, target: EngineTarget, report: Report, *, only: Sequence[str] = ()) -> None:
-    """Build a bundle's engines and print what was kept.
+    """Build the engines of a bundle, and print them.
 
     Raises:
         OvsdinoError: an engine cannot be built; the bundle stays as it is.
@@ -118,7 +118,7 @@ def show_engines(bundle: Bundle, target: EngineTarget, report: Report, *, only: 
 
 
 def describe_engine(record: EngineRecord) -> str:
-    """Describe an engine in a line."""
+    """Return the description of an engine in one line."""
     key = record.key
     tried = "not tried yet" if record.golden_cosine is None else f"golden {record.golden_cosine:.5f}"
     device = f" {key.gpu}, driver {key.driver}" if key.gpu else ""

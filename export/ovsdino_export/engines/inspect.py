@@ -1,7 +1,7 @@
-"""What is really in a network or an engine: kinds of layers, their types, the tensors that go in and out.
+"""Inspect networks and engines: kinds of layers, their types, inputs and outputs.
 
-TensorRT 11 dropped its FP16 flag, and tools that relied on it wrote FP32 engines silently. So a precision
-that was asked for and is not there is an error here.
+TensorRT 11 dropped its FP16 flag, and tools that relied on it silently built FP32 engines. A missing
+precision is therefore an error here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIN_SHARE = 0.5  # of the products in the precision that was asked for; the othe
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its name, its kind in capitals, and the type that it computes in."""
+    """A layer: name, kind in capitals, and type in which it computes."""
 
     name: str
     kind: str
@@ -43,7 +43,7 @@ class Layer:
 
 
 def network_layers(network: Trt) -> list[Layer]:
-    """List a network's layers. It is strongly typed, so these types are the engine's."""
+    """List the layers of a network. It is strongly typed, so the engine has the same types."""
     layers = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -54,10 +54,10 @@ def network_layers(network: Trt) -> list[Layer]:
 
 
 def engine_layers(inspected: str) -> list[Layer]:
-    """List the layers that the engine inspector describes, in JSON with detailed profiling verbosity.
+    """List the layers in the JSON of the engine inspector, which needs detailed profiling verbosity.
 
-    Fused layers have names of their own. The type is that of the first output that states one; of norms and
-    softmax it is the input's, for a cast behind them may be fused into the output.
+    Fused layers have their own names. The type is that of the first output with a type; for norms and softmax
+    that of the input, because a following cast may be fused into the output.
     """
     described = json.loads(inspected).get("Layers", [])
     return [
@@ -68,16 +68,16 @@ def engine_layers(inspected: str) -> list[Layer]:
 
 
 def check_layers(layers: Iterable[Layer], precision: Precision, where: str) -> None:
-    """Reject a network or an engine that does not compute in the precision that was asked for.
+    """Reject a network or engine that does not compute in the requested precision.
 
     Args:
-        layers: of `network_layers` or `engine_layers`.
-        precision: that the products must have.
-        where: what is looked at, for the message.
+        layers: result of `network_layers` or `engine_layers`.
+        precision: required precision of matrix products.
+        where: name of the network or engine, for the message.
 
     Raises:
-        EngineError: fewer than half of the products have it, one has neither it nor FP32, or a norm or
-            softmax has less than FP32.
+        EngineError: fewer than half of the products have the precision, a product has neither it nor FP32, or
+            a norm or softmax is below FP32.
     """
     layers = list(layers)
     wanted = TYPES[precision]
@@ -101,10 +101,10 @@ def check_layers(layers: Iterable[Layer], precision: Precision, where: str) -> N
 
 
 def check_tensors(tensors: Mapping[str, tuple[str, tuple[int, ...]]], graph: Graph, where: str) -> None:
-    """Compare inputs and outputs, their types and shapes, with the manifest.
+    """Compare types and shapes of inputs and outputs with the manifest.
 
     Raises:
-        EngineError: they differ; the message names the tensor and both.
+        EngineError: they differ; the message names the tensor with both descriptions.
     """
     declared = {
         tensor.name: (

@@ -1,4 +1,4 @@
-"""The fused kernels of a model, compiled ahead of time: PTX for each GPU that was asked for, without one."""
+"""Compile the fused kernels of a model ahead of time to PTX for each requested GPU; needs no GPU."""
 
 from __future__ import annotations
 
@@ -70,19 +70,19 @@ class KernelPlan:
 
     @property
     def name(self) -> str:
-        """Return a name that no other plan of a model has."""
+        """Return a name that is unique among the plans of a model."""
         stride = f"-stride{self.constants['stride']}" if "stride" in self.constants else ""
         return f"{ENTRIES[self.operator]}{stride}-{self.dtype}"
 
 
 def parse_gpus(text: str) -> tuple[str, ...] | None:
-    """Read ``--kernels``: "auto", "none", or a list such as "sm_86,sm_89".
+    """Parse ``--kernels``: "auto", "none", or a list such as "sm_86,sm_89".
 
     Returns:
         The GPUs; None for "auto", see `default_gpus`.
 
     Raises:
-        OvsdinoError: one is not known, or Triton is not installed.
+        OvsdinoError: a GPU is unknown, or Triton is not installed.
     """
     if text == "auto":
         return None
@@ -99,7 +99,7 @@ def parse_gpus(text: str) -> tuple[str, ...] | None:
 
 
 def default_gpus(report: Callable[[str], None]) -> tuple[str, ...]:
-    """Return the GPUs whose kernels are compiled by default; none where Triton is not installed."""
+    """Return the GPUs for which kernels are compiled by default; none if Triton is not installed."""
     if has_triton():
         return DEFAULT_GPUS
     report("triton is not installed: the bundle gets no kernels, and does not run with --device cuda")
@@ -107,7 +107,7 @@ def default_gpus(report: Callable[[str], None]) -> tuple[str, ...]:
 
 
 def plan_kernels(config: ModelConfig | ZooConfig, precisions: Iterable[str]) -> Iterator[KernelPlan]:
-    """Yield the kernels that a model's graphs can use, with the shapes that its config fixes."""
+    """Yield the kernels that a model's graphs can use, with the shapes of its configuration."""
     if isinstance(config, ModelConfig):
         yield from plan_fused_kernels(config, precisions)
     names = ("classes", "height", "width", "out_height", "out_width")
@@ -126,7 +126,7 @@ def plan_kernels(config: ModelConfig | ZooConfig, precisions: Iterable[str]) -> 
 
 
 def plan_fused_kernels(config: ModelConfig, precisions: Iterable[str]) -> Iterator[KernelPlan]:
-    """Yield the kernels of OVS-DINO's own blocks."""
+    """Yield the kernels of OVS-DINO's blocks."""
     side = config.grid
     fine = side * SAM_GRID_FACTOR
     for dtype in dict.fromkeys(TYPES[precision] for precision in precisions if precision in TYPES):
@@ -138,7 +138,7 @@ def plan_fused_kernels(config: ModelConfig, precisions: Iterable[str]) -> Iterat
 
 
 def plan_device_kernels() -> Iterator[KernelPlan]:
-    """Yield the kernels before and behind the vision engine, which are the same for every model."""
+    """Yield the kernels before and after the vision engine, which are the same for all models."""
     parts = {"lows": "int32", "shares": "float32", "starts": "int32", "weights": "float32"}
     sides = {f"{side}_{part}": kind for side in ("row", "column") for part, kind in parts.items()}
     yield KernelPlan(
@@ -186,7 +186,7 @@ def _plan_merge() -> KernelPlan:
 
 
 def plan_depthwise_block(channels: int, side: int, groups: int, *, stride: int, dtype: str) -> KernelPlan:
-    """Plan a depthwise block of square maps; scale and shift of the norm are FP32 in every graph."""
+    """Plan a depthwise block on square maps; scale and shift of the norm are FP32 in every graph."""
     types = {"x": dtype, "weight": dtype, "gamma": "float32", "beta": "float32"}
     shape = {"channels": channels, "height": side, "width": side, "groups": groups, "stride": stride}
     block, warps = group_launch(channels // groups * ((side - 1) // stride + 1) ** 2)
@@ -222,10 +222,10 @@ def compile_kernels(
     """Compile every plan for every GPU.
 
     Args:
-        plans: of one model.
+        plans: the plans of one model.
         gpus: as `parse_gpus` returns them.
-        staging: where ``kernels/`` is made.
-        report: told of each GPU.
+        staging: folder in which ``kernels/`` is created.
+        report: called for each GPU.
 
     Raises:
         OvsdinoError: a kernel needs scratch memory, or its PTX is for another GPU.
@@ -243,7 +243,7 @@ def compile_kernels(
 
 
 def compile_kernel(plan: KernelPlan, gpu: str) -> tuple[Kernel, str]:
-    """Compile a plan for a GPU; return the manifest's entry and the PTX. The arguments are those above."""
+    """Compile a plan for a GPU; return the manifest entry and the PTX."""
     compiled = _compile(plan, gpu)
     metadata = compiled.metadata
     scratch = metadata.global_scratch_size + metadata.profile_scratch_size

@@ -1,8 +1,7 @@
-"""The fused kernels as plugins of TensorRT 10.10 and later, quick-deployable and compiled ahead of time.
+"""The fused kernels as quick-deployable, ahead-of-time compiled plugins of TensorRT 10.10 and later.
 
-An engine that was built with them needs neither Python nor Triton. TensorRT reads the annotations of the
-nested functions as types, and compares them with its own: this file must not postpone them, nor write them
-as ``tuple[...]``.
+An engine built with them needs neither Python nor Triton. TensorRT compares the annotations of the nested
+functions with its own types, so this file must not postpone annotations or write them as ``tuple[...]``.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ NAMESPACE = "ovsdino"  # the domain of the graph's local functions
 
 @dataclass
 class Chosen:
-    """The kernels of one operator that the network being built uses; changed from bundle to bundle."""
+    """The kernels of an operator for the network that is being built; replaced for each bundle."""
 
     kernels: tuple[Kernel, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)  # file -> PTX
@@ -29,17 +28,17 @@ REGISTERED: set[Operator] = set()  # TensorRT takes each name once in a process
 
 
 def register_plugins(bundle: Bundle, gpu: str) -> None:
-    """Make TensorRT's parser take the bundle's kernels for the graph's functions.
+    """Register the bundle's kernels, so that TensorRT's parser uses them for the graph's functions.
 
-    Call it before the graph of the bundle is parsed, with a network made with ``PREFER_AOT_PYTHON_PLUGINS``.
-    A second bundle in the same process takes the place of the first.
+    Call it before parsing the graph, with a network created with ``PREFER_AOT_PYTHON_PLUGINS``. A second
+    bundle in the same process replaces the first.
 
     Args:
-        bundle: with kernels that run on this GPU.
-        gpu: such as sm_89.
+        bundle: a bundle with kernels for the GPU.
+        gpu: compute capability of the GPU, such as sm_89.
 
     Raises:
-        EngineError: this TensorRT has no such plugins, or the bundle no kernels for the GPU.
+        EngineError: this TensorRT has no such plugins, or the bundle has no kernels for the GPU.
     """
     trt = find_tensorrt()
     for operator in FUSED:
@@ -64,7 +63,7 @@ def find_tensorrt() -> Any:
     """Return TensorRT's plugin module.
 
     Raises:
-        EngineError: TensorRT is absent, or older than 10.10.
+        EngineError: TensorRT is missing, or older than 10.10.
     """
     try:
         import tensorrt as trt
@@ -81,7 +80,7 @@ def find_tensorrt() -> Any:
 
 
 def register_depthwise_block(trt: Any, operator: Operator) -> None:
-    """Describe the block's output and launch; the operator fixes the stride."""
+    """Register output shape and launch of the depthwise block; the operator fixes the stride."""
     stride = 2 if operator == "DepthwiseBlockStride2" else 1
 
     def describe(
@@ -109,7 +108,7 @@ def register_depthwise_block(trt: Any, operator: Operator) -> None:
 
 
 def register_gate(trt: Any, operator: Operator) -> None:
-    """Describe the gate's output and launch."""
+    """Register output shape and launch of the gate."""
 
     def describe(
         x: trt.TensorDesc, modulation: trt.TensorDesc, residual: trt.TensorDesc, alpha: trt.TensorDesc
@@ -132,10 +131,10 @@ def register_gate(trt: Any, operator: Operator) -> None:
 
 
 def launch_of(trt: Any, operator: Operator, x: Any) -> tuple[str, str, Any, Any]:
-    """Return the entry, the PTX, the launch and no integers, from the manifest's entry for x's type.
+    """Return entry function, PTX, launch parameters and integers of the kernel for the type of x.
 
     Raises:
-        EngineError: no kernel has this type, or the kernel was compiled for another shape than x's.
+        EngineError: there is no kernel of this type, or it was compiled for another shape.
     """
     chosen = CHOSEN[operator]
     dtype = str(x.dtype).rpartition(".")[2].lower()  # DataType.HALF -> half
@@ -154,7 +153,7 @@ def launch_of(trt: Any, operator: Operator, x: Any) -> tuple[str, str, Any, Any]
 
 
 def check_shape(kernel: Kernel, x: Any) -> None:
-    """Compare the sizes that were compiled into a kernel with those of its input (B, C, H, W).
+    """Compare the sizes compiled into a kernel with those of its input (B, C, H, W).
 
     Raises:
         EngineError: they differ.
@@ -172,12 +171,12 @@ def check_shape(kernel: Kernel, x: Any) -> None:
 
 
 def _constant(size: Any) -> Any:
-    """Return a side that is known while the network is built, None for one that varies or is symbolic."""
+    """Return a size that is known while the network is built; None if it varies or is symbolic."""
     if isinstance(size, int):
         return size
     return size.constant_value() if getattr(size, "is_constant", False) else None
 
 
 def _programs(axis: GridAxis, x: Any) -> Any:
-    """Return a number, or the symbol of the batch; other names do not occur in the graph's kernels."""
+    """Return the number of programs, or its expression in the batch size."""
     return x.shape_expr[0] if axis.size == "batch" else axis.programs({})

@@ -1,4 +1,4 @@
-"""Building with a clock: what TensorRT is at, how long it took and may take; and a way to stop it."""
+"""Build an engine with progress reports and a way to interrupt it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STOP_WAIT = 30.0  # [s] for the builder to stop after an interrupt; it looks onl
 
 @dataclass(frozen=True)
 class Build:
-    """What came of a build."""
+    """The result of a build."""
 
     data: bytes | None  # None: TensorRT logged why
     seconds: float
@@ -25,13 +25,13 @@ class Build:
 
 @dataclass
 class Progress:
-    """Where a build is; written by TensorRT's thread, read by ours."""
+    """The progress of a build; written by TensorRT's thread, read by ours."""
 
     phases: list[tuple[str, int, int]] = field(default_factory=list)  # open ones: name, step, steps
     stopped: bool = False
 
     def describe(self, elapsed: float, expected: float | None) -> str:
-        """Say where the build is, in a line."""
+        """Return the progress as one line of text."""
         *_, (phase, step, steps) = [("starting", 0, 0), *self.phases]
         part = f" {step}/{steps}" if steps > 1 else ""
         of = (
@@ -51,13 +51,13 @@ def build_watched(
     expected: float | None,
     report: Report,
 ) -> Build:
-    """Build an engine in a thread of its own, so that this one can tell the time and take an interrupt.
+    """Build an engine in a separate thread, so that this thread can report progress and be interrupted.
 
     Args:
-        trt: the module of the flavour.
-        builder, network, config: of TensorRT.
-        expected: how long it took before [s].
-        report: told every few seconds where the build is.
+        trt: TensorRT's Python module.
+        builder, network, config: objects of TensorRT.
+        expected: duration of an earlier build [s].
+        report: called with the progress every few seconds.
 
     Raises:
         KeyboardInterrupt: the user stopped it; nothing is written.
@@ -88,10 +88,10 @@ def build_watched(
 
 
 def make_monitor(trt: ModuleType, progress: Progress) -> Trt:
-    """Make TensorRT's progress monitor; its class exists only once a flavour is imported."""
+    """Create TensorRT's progress monitor; its base class exists only after TensorRT is imported."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
-        """Writes into `progress`."""
+        """Record the progress in `progress`."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

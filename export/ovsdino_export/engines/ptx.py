@@ -1,4 +1,4 @@
-"""PTX as text: the entry and its parameters, the target, and Triton's hidden parameters."""
+"""Read PTX: entry function, parameters and target; remove Triton's hidden parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINTER = ".param .u64 "
 
 @dataclass(frozen=True)
 class Ptx:
-    """What a file of PTX says of itself."""
+    """Entry function, target and version of a PTX file."""
 
     entry: str  # the function
     parameters: tuple[str, ...]  # their declarations
@@ -23,10 +23,10 @@ class Ptx:
 
 
 def describe_ptx(ptx: str) -> Ptx:
-    """Read the head of a file with one entry.
+    """Describe PTX with exactly one entry function.
 
     Raises:
-        OvsdinoError: it has none, or several.
+        OvsdinoError: it has no or several entry functions.
     """
     entries = list(ENTRY.finditer(ptx))
     if len(entries) != 1:
@@ -37,17 +37,17 @@ def describe_ptx(ptx: str) -> Ptx:
 
 
 def strip_hidden_params(ptx: str, declared: int) -> str:
-    """Cut off the parameters that Triton adds at the end, so that the entry takes the declared ones alone.
+    """Remove the parameters that Triton appends, so that the entry takes only the declared ones.
 
-    They point to scratch memory (Triton 3.3 and later: one, 3.5 and later: two). TensorRT passes what was
-    declared and fails on the count. A kernel without scratch memory never reads them.
+    They point to scratch memory (one since Triton 3.3, two since 3.5). TensorRT passes the declared arguments
+    and would fail on their number. A kernel without scratch memory never reads them.
 
     Args:
-        ptx: of a kernel whose scratch sizes are 0.
-        declared: how many parameters it has in Python, constants not counted.
+        ptx: PTX of a kernel whose scratch sizes are 0.
+        declared: number of its parameters in Python, without constants.
 
     Raises:
-        OvsdinoError: there are fewer, or one at the end is no pointer or is read.
+        OvsdinoError: there are fewer parameters, or an appended one is not a pointer or is read.
     """
     described = describe_ptx(ptx)
     if len(described.parameters) < declared:

@@ -1,1 +1,1 @@
-"""From torch modules to checked ONNX graphs."""
+"""Export torch modules to ONNX graphs, check and store them."""

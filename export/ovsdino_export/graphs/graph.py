@@ -1,4 +1,4 @@
-"""Export a pipeline to an ONNX graph: checked, and without paths of the machine that made it."""
+"""Export a pipeline to a checked ONNX graph without paths of the exporting machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SDPA = "scaled_dot_product_attention"
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """Names of a graph's inputs, of their dynamic axes, and of its outputs."""
+    """Names of a graph's inputs, their dynamic axes, and its outputs."""
 
     inputs: Mapping[str, Mapping[int, str]]
     outputs: tuple[str, ...]
@@ -59,18 +59,18 @@ def export_graph(
     """Export a pipeline and check the result.
 
     Args:
-        pipeline: takes the inputs of ``spec`` in their order and returns its outputs.
-        example: the input or inputs. Each dynamic axis must be at least 2 long: torch takes 1 for a constant.
+        pipeline: takes the inputs of ``spec`` in order and returns its outputs.
+        example: the input or inputs. Each dynamic axis must be at least 2: torch treats 1 as a constant.
         spec: names and dynamic axes.
-        precision: what the pipeline computes its products in.
-        fp32: layers of it that stay in FP32, as in `ovsdino_export.rewrite.half_precision.to_half`.
+        precision: precision of the pipeline's products.
+        fp32: layers that stay in FP32, as in `ovsdino_export.rewrite.half_precision.to_half`.
 
     Returns:
         The graph with its weights inside.
 
     Raises:
-        LintError: the graph holds an operator that engines get wrong.
-        OvsdinoError: an attention was left to the exporter.
+        LintError: the graph contains an operator that engines compute wrongly.
+        OvsdinoError: an attention was not written out.
     """
     dims = {name: torch.export.Dim(name) for name in sorted(spec.dynamic)}
     shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.inputs.values())
@@ -101,7 +101,7 @@ def refuse_fused_attention(program: torch.export.ExportedProgram) -> None:
     """Reject a fused attention that `ovsdino_export.rewrite.rewrite` did not write out.
 
     Raises:
-        OvsdinoError: there is one; the message names its module.
+        OvsdinoError: the program contains one; the message names its module.
     """
     for node in program.graph.nodes:
         if node.op == "call_function" and SDPA in str(node.target):

@@ -1,7 +1,8 @@
-"""Lint: operators that a graph must not hold, because engines compute them differently.
+"""Lint graphs: reject operators that engines compute differently.
 
-Each rule stands for a reported fault: control flow and Range (TensorRT 10.3's parser), GridSample
-(wrong from 10.13 on), dynamic sides (wrong in 10.3), float64 (not in TensorRT), norms in FP16 (overflow).
+Each rule stands for a reported fault: control flow and Range (TensorRT 10.3's parser), GridSample (wrong
+    since
+10.13), dynamic sides (wrong in 10.3), float64 (not in TensorRT), norms in FP16 (overflow).
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter says which module a 
 
 
 class LintError(OvsdinoError):
-    """A graph holds an operator that engines are known to get wrong."""
+    """A graph contains an operator that engines are known to compute wrongly."""
 
 
 @dataclass(frozen=True)
 class LintFinding:
-    """One fault of a graph: the node, the module that it came from ("" if unknown), and why."""
+    """A fault of a graph: the node, the module from which it was exported ("" if unknown), and the reason."""
 
     node: str
     module: str
     why: str
 
     def __str__(self) -> str:
-        """Name the node, its module and the fault in a line."""
+        """Return node, module and fault in one line."""
         return f"{self.node}{f' (from {self.module})' if self.module else ''}: {self.why}"
 
 
@@ -51,13 +52,13 @@ def check(
     """Reject a graph that breaks a rule.
 
     Args:
-        model: with shapes and types of its values, as the exporter writes them.
-        precision: what its products must compute in.
-        dynamic: names that a dimension may have. Every other dimension must be a number.
-        fp32: layers whose products must compute in FP32 all the same; "attention" for those in attentions.
+        model: the graph with shapes and types of its values, as the exporter writes them.
+        precision: required precision of its products.
+        dynamic: allowed names of dimensions. Every other dimension must be a number.
+        fp32: layers whose products must be FP32 regardless; "attention" for those in attentions.
 
     Raises:
-        LintError: it breaks a rule. The message names nodes and modules.
+        LintError: the graph breaks a rule. The message names nodes and modules.
     """
     findings = list(lint(model, precision=precision, dynamic=dynamic, fp32=fp32))
     if findings:
@@ -97,9 +98,9 @@ def lint(
 
 
 def lint_function_names(model: onnx.ModelProto) -> Iterator[LintFinding]:
-    """Yield the inner names of local functions that a tensor of the graph has as well.
+    """Yield names inside local functions that a tensor of the graph has as well.
 
-    The parser of TensorRT 10.1 to 10.7 keeps inner and outer tensors in one table and takes the wrong one.
+    The parser of TensorRT 10.1 to 10.7 keeps inner and outer tensors in one table and confuses them.
     """
     graph = model.graph
     outer = {value.name for value in (*graph.input, *graph.initializer)}
@@ -134,14 +135,14 @@ def _lint_call(
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Collect the element type of every value that the graph states one for."""
+    """Return the element type of every value for which the graph states one."""
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
     stated = {value.name: value.type.tensor_type.elem_type for value in values}
     return stated | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
 def module_of(node: onnx.NodeProto) -> str:
-    """Return the dotted name of the module that a node was exported from, "" if it is not recorded."""
+    """Return the dotted name of the module from which a node was exported; "" if it is not recorded."""
     recorded = {entry.key: entry.value for entry in node.metadata_props}.get(SCOPES)
     scopes = [scope for scope in ast.literal_eval(recorded) if scope] if recorded else []
     return scopes[-2] if len(scopes) > 1 else ""  # the last one is the operation itself

@@ -1,7 +1,7 @@
-"""The fused operators in a graph: calls of local functions whose bodies are standard operators.
+"""Fused operators in a graph: calls of local functions whose bodies are standard operators.
 
-ONNX Runtime and TensorRT for RTX inline the bodies. TensorRT from 10.9 on takes a plugin
-of the same name where one is registered (`ovsdino_export.engines.plugin`), and so runs the kernel instead.
+ONNX Runtime and TensorRT for RTX inline the bodies. TensorRT uses a registered plugin of the same name
+instead (`ovsdino_export.engines.plugin`), and so runs the fused kernel.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ BODIES = dict.fromkeys(DEPTHWISE_NAMES.values(), DEPTHWISE_BLOCK) | {"Preservati
 
 
 class CalledDepthwiseBlock(nn.Module):
-    """A depthwise block that is exported as a call of the local function; it cannot run in torch.
+    """A depthwise block that exports as a call of the local function; it cannot run in torch.
 
     Shape: x (B, C, h, w) -> (B, C, h / stride, w / stride).
     """
@@ -99,7 +99,7 @@ class CalledDepthwiseBlock(nn.Module):
 
 
 class CalledPreservationGate(PreservationGate):
-    """A gate whose last step is exported as a call of the local function; it cannot run in torch.
+    """A gate whose last step exports as a call of the local function; it cannot run in torch.
 
     Shape: x (B, C, h, w), modulation (B, C, h', w') -> (B, C, h, w).
     """
@@ -135,7 +135,7 @@ def call_functions(model: Model) -> Model:
 
 
 def define_functions(model: onnx.ModelProto) -> None:
-    """Append the functions that a graph calls to its model; attributes of the calls move into the bodies.
+    """Add the functions that a graph calls to its model; attributes of the calls move into the bodies.
 
     Raises:
         OvsdinoError: two calls of one function have different attributes.

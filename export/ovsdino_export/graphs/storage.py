@@ -1,4 +1,4 @@
-"""How weights lie in the files: as FP16 where no bit is lost, and once, also where torch reads them too."""
+"""Store weights: as FP16 if that is lossless, and each only once, in the file that torch reads."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ SAFETENSORS_TYPES = {"F16": np.float16, "F32": np.float32}
 
 
 def store_as_half(model: onnx.ModelProto) -> int:
-    """Store weights as FP16 with a Cast behind them, where that loses no bit.
+    """Store weights as FP16 followed by a Cast, if that is lossless.
 
-    Engines fold the cast when they load the graph. All weights of a checkpoint in FP16, such as nano's,
-    qualify; hardly any of others do.
+    Engines fold the cast when they load the graph. It applies to all weights of an FP16 checkpoint such as
+    nano's, and to hardly any weights of others.
 
     Args:
         model: changed in place.
 
     Returns:
-        How many tensors are stored so.
+        The number of tensors stored as FP16.
     """
     graph = model.graph
     casts = []
@@ -57,7 +57,7 @@ def store_as_half(model: onnx.ModelProto) -> int:
 
 
 def as_half(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16] | None:
-    """Return the values in FP16 if each of their bits survives, else None."""
+    """Return the values in FP16 if that is lossless, else None."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     same = half.astype(np.float32).view(np.uint32) == values.view(np.uint32)
@@ -66,7 +66,7 @@ def as_half(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16] | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor's bytes lie in a file."""
+    """The location of a tensor's bytes in a file."""
 
     file: str
     offset: int
@@ -75,10 +75,10 @@ class Place:
 
 
 class Checkpoint:
-    """A safetensors checkpoint that lies beside the graphs and holds most of their weights.
+    """A safetensors checkpoint beside the graphs that contains most of their weights.
 
-    Torch reads the file as a checkpoint; a graph reads the same bytes as external data. So the weights of a
-    bundle lie in it once, in the layout and under the names of torch.
+    Torch reads the file as a checkpoint; graphs read the same bytes as external data. So the weights of a
+    bundle are stored only once, with the layout and names of torch.
 
     Args:
         path: the file, in the folder of the graphs.
@@ -101,7 +101,7 @@ class Checkpoint:
             self._places[hashlib.sha256(raw[first:stop]).digest()] = Place(path.name, first, dims)
 
     def find(self, digest: bytes, dims: Sequence[int]) -> Place | None:
-        """Find a tensor by the SHA-256 of its bytes; None if the checkpoint does not hold it."""
+        """Find a tensor by the SHA-256 of its bytes; None if the checkpoint does not contain it."""
         place = self._places.get(digest)
         if place is None or (place.transposed and place.dims[::-1] != tuple(dims)):
             return None
@@ -109,11 +109,11 @@ class Checkpoint:
 
 
 class WeightFile:
-    """A file of weights beside the graphs that share it, each distinct tensor once; closed by ``with``.
+    """A file of weights that graphs share; each distinct tensor is stored once. Use it with ``with``.
 
     Args:
-        path: where what no checkpoint holds is written; no file is made where nothing is left over.
-        checkpoint: holds the other weights already.
+        path: file for weights that the checkpoint does not contain; not written if there are none.
+        checkpoint: contains the other weights.
     """
 
     def __init__(self, path: Path, checkpoint: Checkpoint | None = None) -> None:
@@ -123,16 +123,16 @@ class WeightFile:
         self._places: dict[bytes, Place] = {}
 
     def __enter__(self) -> WeightFile:
-        """Return the file, to be filled."""
+        """Return the file."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it; the graphs can be read from now on."""
+        """Close the file; now the graphs can be loaded."""
         if self._data is not None:
             self._data.close()
 
     def save(self, model: onnx.ModelProto, name: str) -> None:
-        """Move a graph's weights, in place, into the file, and write the graph beside it under that name."""
+        """Move the weights of a graph into the file, in place, and write the graph beside it."""
         turns = []
         for tensor in model.graph.initializer:
             stored = tensor.HasField("raw_data")  # as it is: some versions of onnx widen BF16 to FP32
@@ -177,13 +177,13 @@ def save_sharing_weights(
     *,
     checkpoint: Checkpoint | None = None,
 ) -> None:
-    """Write graphs that keep their weights in one file beside them, each distinct tensor once.
+    """Write graphs that share one file of weights, in which each distinct tensor is stored once.
 
     Args:
-        models: file name to graph; the graphs' weights are moved out in place.
-        folder: where everything is written.
+        models: graphs by file name; their weights are moved out in place.
+        folder: the folder to write to.
         data_file: name of the file of weights.
-        checkpoint: a file in the folder that holds weights already; the graphs read those from there.
+        checkpoint: a file in the folder that contains weights already; graphs read them from there.
     """
     with WeightFile(folder / data_file, checkpoint) as weights:
         for name, model in models.items():
@@ -191,7 +191,7 @@ def save_sharing_weights(
 
 
 def save_alone(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph with its weights inside or, if protobuf cannot hold them, in NAME.data."""
+    """Write a graph with its weights inside or, if they exceed protobuf's limit, in NAME.data."""
     if weight_bytes(model) < LARGEST:
         onnx.save(model, path)
     else:
@@ -199,5 +199,5 @@ def save_alone(model: onnx.ModelProto, path: Path) -> None:
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """Add up the weights inside a graph [bytes]."""
+    """Return the size of the weights inside a graph [bytes]."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)

@@ -1,4 +1,4 @@
-"""The versions of the programs that made a bundle."""
+"""Versions of the programs with which a bundle was made."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib import import_module, metadata
 
 
 def program_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Look up the versions of packages that are installed.
+    """Return the versions of installed packages.
 
-    ONNX Runtime reports its own version: it is installed under one of several names, such as onnxruntime-gpu.
+    ONNX Runtime is asked for its own version, because its package has several names, such as onnxruntime-gpu.
 
     Raises:
-        PackageNotFoundError: one is not installed.
+        PackageNotFoundError: a package is not installed.
     """
     return {
         name: import_module(name).__version__ if name == "onnxruntime" else metadata.version(name)

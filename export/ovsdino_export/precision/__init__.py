@@ -1,1 +1,1 @@
-"""FP16, BF16 and INT8 graphs that pass their comparison."""
+"""Choose layers and products so that FP16, BF16 and INT8 graphs pass their comparison."""

@@ -44,10 +44,10 @@ def find_fp32_layers(
         pixels: windows of the photos, (n, 3, S, S).
         expected: the model's own features of them, (n, D, h, w).
         bank: embeddings of the words among which positions are labelled, (N, D).
-        report: told which plan was needed, if not the first.
+        report: called with a message if the first plan fails.
 
     Returns:
-        No name, `ATTENTION`, or the names of layers. All layers if even that is not enough.
+        No name, `ATTENTION`, or the names of layers; all layers if nothing less is enough.
     """
     name: GraphName = "vision.bf16" if precision == "bf16" else "vision.fp16"
 
@@ -89,8 +89,8 @@ def smallest(names: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> l
     Source: Junker, "QuickXplain" (AAAI 2004). It takes about ``k * log2(n / k)`` tries for k of n names.
 
     Args:
-        names: all of them; if they do not pass together, they are returned.
-        passes: says whether a set is enough; a larger set never does worse.
+        names: all names; returned unchanged if they do not pass together.
+        passes: tells whether a set passes; a larger set never does worse.
     """
 
     def search(part: list[str], fixed: list[str], *, grown: bool) -> list[str]:

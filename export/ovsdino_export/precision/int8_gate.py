@@ -37,7 +37,7 @@ def find_sets(folder: Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) ->
         options: what the photos' files do not say about their pixels.
 
     Raises:
-        OvsdinoError: there are none, or they do not fit; see `open_labelled`.
+        OvsdinoError: there are no labelled photos, or they are invalid; see `open_labelled`.
     """
     require_folder(folder)
     if any((folder / part).exists() for part in (IMAGES, LABELS, NAMES)):
@@ -50,15 +50,15 @@ def find_sets(folder: Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) ->
 def gate(
     manifest: Manifest, staging: Path, sets: tuple[LabelledPhotos, ...], report: Report
 ) -> tuple[float, float]:
-    """Write a temporary bundle, measure its mIoU at FP32 and at INT8, and refuse a drop.
+    """Write a temporary bundle, measure its mIoU with FP32 and INT8, and reject a large drop.
 
     Args:
         manifest, staging: as for `write_bundle`.
         sets: labelled photos.
-        report: told the figures.
+        report: called with the figures.
 
     Returns:
-        Both, in 0..100, each the mean over the sets.
+        Both mIoU, in 0..100, averaged over the sets.
 
     Raises:
         ParityError: see `require_miou`.
@@ -78,7 +78,7 @@ def gate(
 
 
 def measure(segmenter: Segmenter, labelled: LabelledPhotos) -> float:
-    """Return the mIoU over the classes that the truth of a set holds, in 0..1."""
+    """Return the mIoU over the classes that occur in the truth of a set, in 0..1."""
     classes = len(labelled.vocabulary.names)
     total = Counts.zero(classes)
     background = labelled_background(labelled.vocabulary)
@@ -95,7 +95,7 @@ def require_miou(reference: float, quantized: float) -> None:
         reference, quantized: mIoU in 0..100 of the FP32 and of the INT8 graph, on the same photos.
 
     Raises:
-        ParityError: it does.
+        ParityError: the drop is larger than allowed.
     """
     if reference - quantized > parity.MAX_INT8_DROP:
         raise ParityError(

@@ -1,4 +1,4 @@
-"""Choose the products of an INT8 graph that need two passes: as few as possible, the noisiest first."""
+"""Choose the products of an INT8 graph that take two passes: as few as possible, the noisiest first."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def fit(
     bank: Floats,
     report: Report = lambda _: None,
 ) -> onnx.ModelProto:
-    """Quantize a vision graph, with as few two-pass products as the label agreement allows.
+    """Quantize a vision graph with as few two-pass products as the label agreement allows.
 
     Args:
-        model: FP32, with its weights inside; it is left as it was.
+        model: the FP32 graph with its weights inside; not changed.
         pixels: windows of the photos, (n, 3, S, S).
         expected: the torch model's own features of them, (n, D, h, w).
         bank: embeddings of the words among which positions are labelled, (N, D).
-        report: told what was needed.
+        report: called with the result of each attempt.
 
     Returns:
-        The graph. All products take two passes if fewer are not enough.
+        The INT8 graph. All products take two passes if fewer are not enough.
     """
     order = noisiest(model, pixels[:1])
 
@@ -57,8 +57,8 @@ def fewest(max_count: int, attempt: Callable[[int], onnx.ModelProto | None]) -> 
     """Find the smallest number that passes by bisection; None if the largest does not pass.
 
     Args:
-        most: the largest number.
-        attempt: returns the graph of a number, None where it does not pass.
+        max_count: the largest number.
+        attempt: returns the graph for a number; None if it does not pass.
     """
     if graph := attempt(0):
         return graph
@@ -74,7 +74,7 @@ def fewest(max_count: int, attempt: Callable[[int], onnx.ModelProto | None]) -> 
 
 
 def noisiest(model: onnx.ModelProto, pixels: Floats) -> Sequence[str]:
-    """Name the products of a graph, those first whose inputs one pass rounds worst. Shape: (n, 3, S, S)."""
+    """Return the products of a graph, sorted by rounding error of one pass, largest first: (n, 3, S, S)."""
     probe = keep_calls(model)
     inputs = {node.output[0]: node.input[0] for node in products(probe)}
     for name in dict.fromkeys(inputs.values()):

@@ -1,8 +1,8 @@
-"""INT8 for ONNX Runtime on a CPU: dynamic quantization of the products of attention and MLPs.
+"""INT8 for ONNX Runtime on a CPU: dynamic quantization of matrix products in attention and MLPs.
 
-A product takes one pass or two. The second pass computes with the rounding error of the first, itself in 8
-bits, so that the inputs have about 16 bits. Two passes are still faster than FP32, because INT8 products run
-at several times its rate. Convolutions and everything else stay in FP32.
+A product takes one or two passes. The second pass multiplies the rounding error of the first, itself in 8
+bits, so that inputs have about 16 bits. Two passes are still faster than FP32, because INT8 products run at
+several times its rate. Convolutions and everything else stay in FP32.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ TINY = 1e-30  # scale of a column of zeros
 
 
 def quantize(model: onnx.ModelProto, *, twice: Collection[str] = ()) -> onnx.ModelProto:
-    """Quantize the products of a graph with constant weights: INT8 weights for each column, uint8 inputs.
+    """Quantize the products with constant weights of a graph: INT8 weights per column, uint8 inputs.
 
     Args:
-        model: FP32, with its weights inside and stored as FP32; it is left as it was.
+        model: the FP32 graph with its FP32 weights inside; not changed.
         twice: products that take two passes, by the name of their result; see `products`.
 
     Raises:
-        ParityError: it has no such product.
+        ParityError: the graph has no such product.
     """
     plain = keep_calls(model)
     wanted = {node.output[0] for node in products(plain)}
@@ -60,7 +60,7 @@ def products(model: onnx.ModelProto) -> list[NodeProto]:
     """List the products with constant weights of a graph without local functions.
 
     Raises:
-        ParityError: it has none.
+        ParityError: the graph has no such product.
     """
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
     matmuls = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
@@ -70,7 +70,7 @@ def products(model: onnx.ModelProto) -> list[NodeProto]:
 
 
 def rounding_noise(values: npt.NDArray[np.float32]) -> float:
-    """Say how much of a product's input one pass loses: length of the error over length of the input."""
+    """Return the relative rounding error of one pass: norm of the error over norm of the input."""
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     step = max((high - low) / 255, TINY)
     error = np.round(values / step) * step - values
@@ -84,7 +84,7 @@ def _round_weight(name: str, weight: npt.NDArray[np.float32]) -> Iterator[Tensor
 
 
 def _product(node: NodeProto, *, passes: int) -> Iterator[NodeProto]:
-    """Yield what takes the place of a product. ONNX Runtime fuses the nodes of each pass into one."""
+    """Yield the nodes that replace a product. ONNX Runtime fuses the nodes of each pass into one."""
     (value, weight), result = node.input, node.output[0]
     if passes == 1:
         yield from _pass(value, weight, result)

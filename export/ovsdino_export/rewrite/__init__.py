@@ -1,1 +1,1 @@
-"""Restate modules for engines, without changing their numbers."""
+"""Replace modules by equal ones that engines can read."""

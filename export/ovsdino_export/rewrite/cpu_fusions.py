@@ -1,8 +1,8 @@
-"""Attention as one call, which ONNX Runtime computes without ever storing the scores of all tokens at once.
+"""Export attention as one call, which ONNX Runtime computes without storing the scores of all tokens at once.
 
-The call carries the name of ONNX Runtime's own operator, `com.microsoft` `MultiHeadAttention`, and the graph
-brings a local function of that name whose body is standard operators. ONNX Runtime takes its kernel, every
-other engine the body, so one graph serves all.
+The call has the name of ONNX Runtime's own operator, ``com.microsoft::MultiHeadAttention``, and the graph
+defines a local function of that name with standard operators as body. ONNX Runtime uses its kernel, all other
+engines the body, so one graph serves all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BODY = """
 
 
 class CalledAttention(nn.Module):
-    """An attention without a mask that is exported as a call; it cannot run in torch.
+    """An attention without mask that exports as a call; it cannot run in torch.
 
     Shape: tokens (B, L, C) -> (B, L, C).
     """
@@ -75,7 +75,7 @@ def call_attention(model: Model) -> Model:
     """Replace the written-out attentions of an FP32 vision model, in place, by calls.
 
     Args:
-        model: restated; for export only, afterwards it cannot run in torch.
+        model: a restated model; afterwards it can only be exported, not run in torch.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -85,10 +85,10 @@ def call_attention(model: Model) -> Model:
 
 
 def define_attention(model: onnx.ModelProto) -> None:
-    """Append the function that the graph's attentions call; nothing where none does.
+    """Add the function that the graph's attentions call, if there are any.
 
     Raises:
-        OvsdinoError: they differ in heads or scale, and a function has one body.
+        OvsdinoError: attentions differ in heads or scale, but a function has only one body.
     """
     calls = [node for node in model.graph.node if node.domain == DOMAIN and node.op_type == ATTENTION]
     forms = {tuple(sorted((item.name, item.i or item.f) for item in call.attribute)) for call in calls}
@@ -103,7 +103,7 @@ def define_attention(model: onnx.ModelProto) -> None:
 
 
 def keep_calls(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a graph for ONNX Runtime alone: attention stays a call, all other functions are put in place."""
+    """Copy a graph for ONNX Runtime only: attentions stay calls, all other functions are inlined."""
     from onnx import inliner
 
     bare = onnx.ModelProto()

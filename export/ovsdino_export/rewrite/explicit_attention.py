@@ -1,4 +1,4 @@
-"""Attention written out, as engines read it alike."""
+"""Attention written out with basic operators, which all engines compute equally."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 class ExplicitAttention(nn.Module):
     """Self-attention written out: ``softmax((scale * q) k^T + mask) v``, with the softmax in FP32.
 
-    TensorRT 10.7 gets the exported `scaled_dot_product_attention` wrong even in FP32 (NVIDIA/TensorRT#4333).
-    It fuses this form when the scale lies on q before the product; behind it, the scores would overflow FP16.
+    TensorRT 10.7 computes the exported `scaled_dot_product_attention` wrongly even in FP32
+    (TensorRT#4333). It fuses this form if q is scaled before the product; scaled afterwards, the scores
+    would overflow FP16.
 
     Args:
-        qkv: C to 3 C, the queries first.
-        output: C to C.
+        qkv: linear layer from C to 3 C, queries first.
+        output: linear layer from C to C.
         heads: number of heads, a divisor of C.
 
     Shape: tokens (B, L, C), mask (L, L) or (B, 1, L, L) added to the scores, or None -> (B, L, C).
@@ -32,7 +33,7 @@ class ExplicitAttention(nn.Module):
 
     @property
     def proj(self) -> nn.Linear:
-        """The output, by timm's name: CLIP's last block is read by its parts."""
+        """The output layer under timm's name, for code that uses the parts of CLIP's last block."""
         return self.output
 
     def forward(self, tokens: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -74,7 +75,7 @@ class ExplicitMultiheadAttention(nn.Module):
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        """Attend; `is_causal` is a hint that goes with `attn_mask`, as in torch."""
+        """Attend; `is_causal` is only a hint about `attn_mask`, as in torch."""
         if query is not key or key is not value or need_weights:
             raise ValueError("only self-attention without its weights can be exported")
         if is_causal and attn_mask is None:
@@ -86,7 +87,7 @@ class ExplicitMultiheadAttention(nn.Module):
 
 
 def additive(mask: Tensor) -> Tensor:
-    """Turn a mask of what may be seen (True) into one that is added to scores; others stay as they are."""
+    """Convert a boolean mask (True: may attend) to one that is added to scores; other masks are unchanged."""
     return torch.where(mask, 0.0, float("-inf")) if mask.dtype == torch.bool else mask
 
 

@@ -1,6 +1,6 @@
-"""What stands between a transformer's products, said so that less is computed, or ONNX Runtime fuses it.
+"""Simplify the operations between a transformer's products: fold LayerScale, write GELU for fusion.
 
-For FP32 graphs alone: folded into a weight, a LayerScale of 1e-5 would be lost to FP16.
+Only for FP32 graphs: a LayerScale of 1e-5 that is folded into a weight would be lost in FP16.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = 2**0.5
 
 
 class FusableGelu(nn.Module):
-    """``gelu(x) = x * (erf(x / sqrt(2)) + 1) * 0.5``, in the one order that ONNX Runtime fuses with the bias.
+    """``gelu(x) = x * (erf(x / sqrt(2)) + 1) * 0.5``, in the order that ONNX Runtime fuses with the bias.
 
     Shape: any, kept.
     """
@@ -48,7 +48,7 @@ def fold_layerscale(model: Model) -> Model:
 
 
 def fold_scale(block: Block, name: str, linear: nn.Linear) -> None:
-    """Multiply a block's LayerScale into the linear layer that it follows."""
+    """Multiply a block's LayerScale into the preceding linear layer."""
     scale = getattr(block, name)
     if isinstance(scale, LayerScale):
         gamma = scale.gamma.detach()  # (C,)

@@ -1,7 +1,7 @@
 """Convert a model to FP16 or BF16, except for layers that need FP32.
 
-The conversion happens in torch, so that the graph carries the types. TensorRT 11 has no FP16 flag any more,
-and converters of finished graphs leave invalid casts behind (onnxconverter-common 207, 208, 320).
+The conversion happens in torch, so that the graph contains the types. TensorRT 11 no longer has an FP16 flag,
+and converters of finished graphs leave invalid casts (onnxconverter-common 207, 208, 320).
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def to_half(model: Model, dtype: torch.dtype = torch.float16, *, fp32: Collectio
     The softmax of `ovsdino_export.rewrite.rewrite.ExplicitAttention` stays in FP32 by itself.
 
     Args:
-        model: it is not changed.
-        dtype: of the copy.
+        model: a restated model; not changed.
+        dtype: type of the copy.
         fp32: names of layers that stay in FP32; `ATTENTION` means the products in every attention.
 
     Raises:

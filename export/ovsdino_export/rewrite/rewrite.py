@@ -1,4 +1,4 @@
-"""Replace modules that engines compute wrongly or cannot read by equal ones."""
+"""Replace modules that engines cannot read or compute wrongly by equal ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FixedBackbone(Backbone):
         self.register_buffer("positions", placed[:, self.vit.num_prefix_tokens :].clone())
 
     def with_prefix(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add the fixed positions and put the prefix in front: (B, h * w, C) -> (B, P + h * w, C)."""
+        """Add the fixed positions and prepend the prefix: (B, h * w, C) -> (B, P + h * w, C)."""
         if size != (self.config.grid, self.config.grid):
             raise ValueError(
                 f"the exported grid is {self.config.grid} patches a side, got {size[0]}x{size[1]}"
@@ -52,13 +52,13 @@ def restate(model: Model) -> Model:
     """Copy a model with its attentions written out and its position embedding fixed to its own grid.
 
     Args:
-        model: any module; it is not changed.
+        model: any module; not changed.
 
     Returns:
         A copy in eval mode, equal to about 1e-6.
 
     Raises:
-        ValueError: an attention of a form that has no restatement yet.
+        ValueError: the model contains an attention that cannot be restated yet.
     """
     model = deepcopy(model).eval().requires_grad_(False)
     for module in list(model.modules()):
@@ -75,7 +75,7 @@ def restate(model: Model) -> Model:
 
 
 def adopt(fixed: nn.Module, original: nn.Module) -> None:
-    """Copy the submodules and plain attributes of the module that ``fixed`` replaces."""
+    """Copy submodules and plain attributes from the module that ``fixed`` replaces."""
     nn.Module.__init__(fixed)
     fixed.__dict__.update(original.__dict__)
     for kind in ("_parameters", "_buffers", "_modules"):

@@ -1,4 +1,4 @@
-"""Restate SAM's image encoder for one image size, with the same numbers."""
+"""Restate SAM's image encoder for one image size, with equal results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovsdino_export.rewrite.rewrite import adopt, restate
 
 
 class FixedPrior(SemanticPrior):
-    """The Semantic Prior Encoder at its own size, its positions resized once.
+    """The Semantic Prior Encoder at its own size, with precomputed positions.
 
     Shape: as its parent.
     """
@@ -32,7 +32,7 @@ class FixedPrior(SemanticPrior):
         self.encoder.pos_embed = None
 
     def forward(self, image: Tensor) -> Prior:
-        """Look at the image at SAM's size."""
+        """Resize the image to SAM's size and encode it."""
         size = (self.config.size, self.config.size)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
@@ -90,5 +90,5 @@ class ChannelNorm(nn.Module):
         self.norm.weight, self.norm.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each place."""
+        """Normalise each position."""
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]

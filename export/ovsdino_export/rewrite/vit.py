@@ -1,4 +1,4 @@
-"""Restate timm's transformers for one image size, with the same numbers."""
+"""Restate timm's transformers for one image size, with equal results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class RotaryAttention(ExplicitAttention):
     """timm's EVA attention with optional RoPE, written out.
 
     Args:
-        qkv, output, heads: as its parent.
-        halves: whether the channels of a turned pair lie half the width apart.
+        qkv, output, heads: see `ExplicitAttention`.
+        halves: whether the channels of a rotated pair lie half the width apart.
 
     Shape: tokens (B, L, C), rope (L, 2 d), of all tokens, sines first, or None; mask as its parent ->
         (B, L, C).
@@ -54,7 +54,7 @@ class RotaryAttention(ExplicitAttention):
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """Turn each pair, half the width apart, by a right angle. Shape: (..., d), kept."""
+    """Rotate each pair of channels, half the width apart, by 90 degrees. Shape: (..., d), kept."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([-second, first], dim=-1)
 
@@ -63,7 +63,7 @@ def from_eva(attention: EvaAttention) -> RotaryAttention:
     """Restate timm's EVA attention with the same weights.
 
     Raises:
-        ValueError: it has parts that have no restatement yet.
+        ValueError: it has parts that cannot be restated yet.
     """
     parts = {n for n, part in attention.named_children() if not isinstance(part, nn.Identity | nn.Dropout)}
     if parts != {"qkv", "proj"}:
@@ -79,7 +79,7 @@ def from_eva(attention: EvaAttention) -> RotaryAttention:
 
 
 class FixedPositions(nn.Module):
-    """timm's ``_pos_embed`` for one grid: positions resized once, class token and registers in front.
+    """timm's ``_pos_embed`` for one grid: precomputed positions, class token and registers prepended.
 
     Shape: patches (B, h, w, C) -> tokens (B, P + h * w, C), with a RoPE besides its table (P + h * w, 2 d)
         that leaves the first P tokens as they are.
@@ -105,7 +105,7 @@ class FixedPositions(nn.Module):
         self.register_buffer("rope", rope)
 
     def forward(self, patches: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Place the patches."""
+        """Add positions to the patches."""
         if patches.shape[1:3] != self.grid:
             raise ValueError(f"the exported grid is {self.grid} patches, got {tuple(patches.shape[1:3])}")
         prefix = self.prefix.expand(patches.shape[0], -1, -1)  # (B, P, C)
