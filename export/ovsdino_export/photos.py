@@ -39,7 +39,7 @@ class TestPhotos:
 def gather_photos(
     folder: Path | None, size: int, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
 ) -> TestPhotos:
-    """Collect photos: from a folder, else from the clone's examples, else painted ones.
+    """Collect photos from a folder, else from the examples of a clone, else synthetic ones.
 
     Args:
         folder: folder of photos; up to eight are taken, evenly spaced in the sorted names.

@@ -101,12 +101,12 @@ class BaselineJob:
 
 
 def choose_baselines(wanted: bool, *, compiled: bool, engines: bool = False) -> tuple[WayName, ...]:
-    """Name the ways that the runtime is measured against.
+    """Return the names of the implementations to measure against the runtime.
 
     Args:
-        wanted: the usual ways, torch eager and ONNX Runtime as it comes.
-        compiled: torch.compile as well, with the usual ways.
-        engines: the runtime itself on OpenVINO and in INT8.
+        wanted: whether to include the baselines: torch eager and ONNX Runtime with default options.
+        compiled: whether to add torch.compile to the baselines.
+        engines: whether to include the runtime on OpenVINO and in INT8.
     """
     usual = [way for way in BASELINES if way not in ENGINES and (compiled or way != "torch-compile")]
     return (*(ENGINES if engines else ()), *(usual if wanted else ()))

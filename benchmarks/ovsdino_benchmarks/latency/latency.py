@@ -106,9 +106,9 @@ def describe(result: Latency) -> str:
         above = f", {way.fresh.above:.1f} MB above the model"
         ratio = way.times.p50 / result.end_to_end.p50
         lines.append(f"  {way.how}: p50 {way.times.p50:.1f} ms, {ratio:.2f} x the runtime's{above}")
-    energy = "cannot be read here" if one.joules is None else f"{one.joules:.2f} J a photo"
+    energy = "cannot be read here" if result.joules is None else f"{result.joules:.2f} J a photo"
     lines.append(f"  {'energy of the processor':32}{energy}")
-    return "\n".join([*lines, *(f"  {way.how}: skipped, {way.why}" for way in one.skipped)])
+    return "\n".join([*lines, *(f"  {way.how}: skipped, {way.why}" for way in result.skipped)])
 
 
 def measure_case(case: Case, report: Report) -> Latency:
@@ -242,7 +242,7 @@ def _titles(case: Case) -> dict[WayName, str]:
 
 
 def _take_turns(case: Case, ways: Mapping[WayName, Way]) -> dict[WayName, _Turns]:
-    """Run each way once a round; whoever is first in one round is last in the next."""
+    """Time each implementation once per round, in alternating order."""
     times: dict[WayName, list[float]] = {way: [] for way in ways}
     joules: dict[WayName, list[float | None]] = {way: [] for way in ways}
     meter = EnergyMeter()

@@ -101,12 +101,12 @@ def evaluate(
 
     Args:
         spec: the model form.
-        protocol: how it works.
-        dataset: the photos.
-        photo_options: what the files of photos do not say about their pixels.
-        out: keeps the counts of each group below ``.partial/``.
-        workers: processes; each takes ``spec.threads`` threads, or its share of the processors.
-        done: told how many groups of how many are done.
+        protocol: the protocol to follow.
+        dataset: the photos and labels.
+        photo_options: how photo files are read.
+        out: folder of the results; counts of each group are stored below ``.partial/``.
+        workers: number of processes; each uses ``spec.threads`` threads, or its share of the processors.
+        done: called with the numbers of finished groups and of all groups.
 
     Returns:
         The result and its counts; None on ranks other than 0.

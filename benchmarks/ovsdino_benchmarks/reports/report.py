@@ -181,8 +181,8 @@ def _latency(measured: Sequence[Latency]) -> Iterable[Section]:
         tuple(_sweeps(measured)),
     )
     yield from _engine_sections(measured)
-    for one in measured:
-        yield _stage_section(one)
+    for latency in measured:
+        yield _stage_section(latency)
 
 
 def _way_rows(latency: Latency) -> Iterable[tuple[str, ...]]:
@@ -203,11 +203,11 @@ def _engine_sections(measured: Sequence[Latency]) -> Iterable[Section]:
     """Show the runtime's stages on each engine, of cases in which it was measured on several."""
     names = [field.name for field in fields(StageMedians)]
     rows = []
-    for one in measured:
-        ways = [(one.engine, one.medians, one.joules)]
-        ways += [(way.engine or way.how, way.stages, way.joules) for way in one.baselines if way.stages]
+    for latency in measured:
+        ways = [(latency.engine, latency.medians, latency.joules)]
+        ways += [(way.engine or way.how, way.stages, way.joules) for way in latency.baselines if way.stages]
         if len(ways) > 1:
-            base = (one.model, one.size, str(one.classes))
+            base = (latency.model, latency.size, str(latency.classes))
             rows += [
                 (
                     *base,

@@ -30,7 +30,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 def find_sets(folder: Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) -> tuple[LabelledPhotos, ...]:
-    """Find labelled photos: those of the folder itself, or of each folder in it that holds labels.
+    """Find labelled photos: those of the folder itself, or of each subfolder with labels.
 
     Args:
         folder: where to look.

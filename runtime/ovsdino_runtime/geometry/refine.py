@@ -99,8 +99,8 @@ def refine_argmax(
     radius = max(1, round(refinement.radius * geometry.cell))
     smooth = guided_filter(geometry.guide, radius=radius, epsilon=refinement.epsilon)
     filtered = smooth(scores)  # (K, h', w')
-    if least > 1:
-        _absorb_small_regions(filtered, threshold, int(np.ceil(least)))
+    if min_pixels > 1:
+        _absorb_small_regions(filtered, threshold, int(np.ceil(min_pixels)))
     best, cosine = upsample_argmax(filtered, geometry.photo)  # (H, W) each
     return winners.astype(np.uint16)[best], cosine
 
@@ -139,8 +139,8 @@ def best_class(scores: Floats) -> tuple[Labels, Floats]:
     return best, top
 
 
-def _winners(labels: Labels, sure: Mask, least: float) -> Indices:
-    """Return the indices of classes that can keep a region, in ascending order; at least one."""
+def _winners(labels: Labels, sure: Mask, min_pixels: float) -> Indices:
+    """Return the indices of classes that can keep a region, in ascending order; at min_pixels one."""
     counts = np.bincount(labels[sure]) if sure.any() else np.bincount(labels.ravel())
     winners = np.flatnonzero(counts >= max(1, min_pixels))
     return winners if len(winners) else np.array([counts.argmax()])
