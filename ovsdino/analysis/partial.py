@@ -41,7 +41,7 @@ class Partial:
 
     Args:
         folder: folder of the file; None stores nothing.
-        key: everything that decides the result; see `hash_settings`.
+        key: everything that decides the result; see `digest`.
         sums: the sums to store.
         clock: returns the time [s]; decides when to save.
     """

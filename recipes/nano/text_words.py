@@ -5,22 +5,20 @@ Usage: python recipes/nano/text_words.py --shared SHARED --out WORK
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 import random
 import re
 import tarfile
-import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
-from nltk.tag.perceptron import PerceptronTagger
 from nltk.tokenize import NLTKWordTokenizer
 from text_phrases import Phrase, normalise, write_phrases
+
+from ovsdino.masks.nouns.nltk_data import open_tagger
+from ovsdino.masks.nouns.nouns import Tagger
 
 FOUND = click.Path(path_type=Path, exists=True)
 SEED = 0
@@ -63,28 +61,6 @@ DETERMINERS = frozenset(
 )
 
 
-class _DataOnly(pickle.Unpickler):
-    """Reject every global, so that a pickle can hold nothing but dicts, sets, strings and numbers."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - the base class's signature
-        if (module, name) in {("builtins", "set"), ("__builtin__", "set")}:
-            return set
-        raise pickle.UnpicklingError(
-            f"the tagger's pickle asks for {module}.{name}; expected plain data only"
-        )
-
-
-def load_tagger(archive: Path) -> PerceptronTagger:
-    """Load NLTK's averaged perceptron from its zip without running any code of the pickle."""
-    with zipfile.ZipFile(archive) as files:
-        raw = files.read("averaged_perceptron_tagger/averaged_perceptron_tagger.pickle")
-    weights, tags, classes = _DataOnly(io.BytesIO(raw)).load()
-    tagger = PerceptronTagger(load=False)
-    tagger.model.weights, tagger.tagdict, tagger.classes = weights, tags, classes
-    tagger.model.classes = classes
-    return tagger
-
-
 def noun_phrases(tagged: list[tuple[str, str]]) -> list[str]:
     """Cut runs of determiner, adjectives and nouns, and pairs of such runs around a preposition.
 
@@ -107,12 +83,12 @@ def _code(word: str, tag: str) -> str:
     return "P" if tag == "IN" else {"NN": "N", "JJ": "J"}.get(tag[:2], ".")
 
 
-def caption_phrases(captions: Path, tagger: PerceptronTagger) -> list[Phrase]:
+def caption_phrases(captions: Path, tag: Tagger) -> list[Phrase]:
     """Noun phrases of COCO's captions, with and without determiner, weighted by the root of their count."""
     split = NLTKWordTokenizer().tokenize
     counts: Counter[str] = Counter()
     for annotation in json.loads(captions.read_text())["annotations"]:
-        for phrase in noun_phrases(tagger.tag(split(annotation["caption"].lower().strip(" .")))):
+        for phrase in noun_phrases(tag(split(annotation["caption"].lower().strip(" .")))):
             counts[phrase] += 1
             counts[without_determiner(phrase)] += 1
     return [
@@ -215,8 +191,7 @@ def without_duplicates(phrases: list[Phrase]) -> list[Phrase]:
 def collect(shared: Path) -> list[Phrase]:
     """Collect every phrase; of two equal ones the first source's is kept."""
     words, rng = shared / "weights/words", random.Random(SEED)
-    tagger = load_tagger(words / "averaged_perceptron_tagger.zip")
-    captions = caption_phrases(words / "coco_captions_val2017.json", tagger)
+    captions = caption_phrases(words / "coco_captions_val2017.json", open_tagger([words]))
     common = Counter({phrase.text: int((phrase.weight - 1) ** 2) for phrase in captions})
     named = class_phrases(shared) + lvis_phrases(words / "lvis_v1_categories.json")
     wordnet = wordnet_phrases(words / "open_english_wordnet_yaml.tar.xz", common)

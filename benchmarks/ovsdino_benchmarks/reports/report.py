@@ -227,7 +227,7 @@ def _engine_sections(measured: Sequence[Latency]) -> Iterable[Section]:
         yield Section("Engines, by stage", (note,), (Table(header, tuple(rows)),))
 
 
-def _baseline_cells(way: Baseline, one: Latency) -> tuple[str, ...]:
+def _baseline_cells(way: Baseline, latency: Latency) -> tuple[str, ...]:
     t = way.times
     speed = f"{1000 / t.p50:.2f}", f"{t.p50 / latency.end_to_end.p50:.2f}"
     return (
