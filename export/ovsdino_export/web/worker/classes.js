@@ -62,7 +62,7 @@ function cleanWord(word) {
   const separator = Array.from(word).find((character) => SEPARATORS.includes(character));
   if (separator) {
     throw new UserError(
-      `${quoted(word.trim())} holds ${separator === "\t" ? "'\\t'" : quoted(separator)}: separate classes by ',' ` +
+      `${quoted(word.trim())} holds ${quoted(separator)}: separate classes by ',' ` +
         "(in a file: one a line) and words for the same class by '|'",
     );
   }
@@ -71,10 +71,7 @@ function cleanWord(word) {
     .filter((part) => part)
     .join(" ");
   const control = text.match(/\p{Cc}/u);
-  if (control) {
-    const code = control[0].codePointAt(0).toString(16).padStart(2, "0");
-    throw new UserError(`${quoted(text)} holds the control character '\\x${code}'; remove it`);
-  }
+  if (control) throw new UserError(`${quoted(text)} holds the control character ${quoted(control[0])}; remove it`);
   if (text.length > 1 && text[0] === text.at(-1) && "'\"".includes(text[0])) {
     throw new UserError(`${text} is in quotes; remove them`);
   }

@@ -76,10 +76,11 @@ function openPreTokenizer(step) {
     case "BertPreTokenizer": // words, and each sign alone
       return (text) => text.match(/[!-/:-@[-`{-~\p{P}]|[^\p{White_Space}!-/:-@[-`{-~\p{P}]+/gu) ?? [];
     case "Whitespace": // words, and runs of signs
-      return (text) => text.match(/[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\s]+/gu) ?? [];
+      return (text) => text.match(WORDS_AND_SIGNS) ?? [];
     case "Split": {
       if (step.behavior !== "Removed" || !step.invert) unsupported("pre-tokenizer", "Split of another kind");
-      const pattern = new RegExp(step.pattern.Regex ?? escapePattern(step.pattern.String), "gu");
+      const source = step.pattern.Regex ?? escapePattern(step.pattern.String);
+      const pattern = new RegExp(source.replaceAll("\\s", "\\p{White_Space}"), "gu"); // JavaScript's \s is another
       return (text) => text.match(pattern) ?? [];
     }
     case "ByteLevel":
@@ -89,6 +90,9 @@ function openPreTokenizer(step) {
       return unsupported("pre-tokenizer", step ? step.type : "null");
   }
 }
+
+const LETTERS = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}"; // what Rust's \w means
+const WORDS_AND_SIGNS = new RegExp(`[${LETTERS}]+|[^${LETTERS}\\p{White_Space}]+`, "gu");
 
 function escapePattern(text) {
   return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
