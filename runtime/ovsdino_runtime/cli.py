@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from ovsdino_runtime.base.cli_photo_options import with_photo_options
 from ovsdino_runtime.cli_options import model_options
 
 if TYPE_CHECKING:
-    from ovsdino_runtime.base.frames import Frame
+    from ovsdino_runtime.base.frames import Frame, Source
     from ovsdino_runtime.base.options import RuntimeOptions
     from ovsdino_runtime.base.photo_options import PhotoOptions
     from ovsdino_runtime.cli_classes import CommandClasses
@@ -147,57 +147,120 @@ def run(  # noqa: PLR0913 - one argument for each option
     if example:
         photos, classes = (*photos, str(EXAMPLE)), classes or (None if vocabulary else EXAMPLE_CLASSES)
     with user_errors():
-        from ovsdino_runtime.base.out_folder import check_out
-        from ovsdino_runtime.base.photo_options import PhotoOptions
-        from ovsdino_runtime.base.trace import Trace
-        from ovsdino_runtime.bundle.models import offer_download
         from ovsdino_runtime.cli_classes import CommandClasses
-        from ovsdino_runtime.files.report import ProgressReport
-        from ovsdino_runtime.files.result_writer import ResultFiles, check_results
-        from ovsdino_runtime.files.sources import find_skipped, find_sources, read_frames
-        from ovsdino_runtime.segmenter import Segmenter
 
         if prefetch is not None:
             _prefetch(prefetch, model, options, quiet=quiet)
-        if not photos:
-            if prefetch is not None:
+            if not photos:
                 return
+        if not photos:
             raise click.UsageError("Missing argument 'PHOTO...'.")
         chosen = CommandClasses(
             classes, vocabulary, background=background, background_classes=background_classes
         )
+        request = _RunRequest(photos, chosen, model, options, photo_options, out, save, quiet)
         if topic is not None:
             if ray is not None or workers is not None:
                 raise click.UsageError("--topic reads bags in this process; leave out --ray and --workers")
-            if photo_options != PhotoOptions():
-                raise click.UsageError("--bands, --bits and --strict are for photos: leave --topic out")
-            check_out(out)
-            offer_download(model)
-            _label_bags(photos, topic, chosen, model=model, options=options, out=out, quiet=quiet)
-            return
-        sources = find_sources(photos)
-        check_out(out)
-        check_results(sources, out, save)
-        offer_download(model)
-        if ray is not None or workers is not None:
-            from ovsdino_runtime.cluster.folder import FolderJob
-            from ovsdino_runtime.cluster.progress import check_options, share_work
-
-            address = check_options(ray, fixed=classes != "-" and trace is None)
-            if "coco" in save:
-                raise click.UsageError("--save coco collects all photos in one file: leave out --ray")
-            job = FolderJob(model, options, chosen.vocabulary, chosen.background, save, out, photo_options)
-            share_work(job, sources, address=address, workers=workers, quiet=quiet)
-            return
-        with Trace(trace) as tracer:
-            segmenter = Segmenter.load(model, replace(options, trace=tracer))
-            read = partial(read_frames, sources, options=photo_options, trace=tracer)
-            files = ResultFiles(sources, out, save, trace=tracer)
-            report = ProgressReport(len(sources), quiet=quiet, skipped=find_skipped(photos))
-            _label(segmenter, read, chosen, files=files, report=report)
+            _label_bags(request, topic)
+        elif ray is not None or workers is not None:
+            _label_on_cluster(request, ray, workers, fixed=classes != "-" and trace is None)
+        else:
+            _label_here(request, trace)
 
 
-def _label(
+@dataclass(frozen=True)
+class _RunRequest:
+    """The options of ``ovsdino-run`` that do not depend on where the work is done."""
+
+    photos: tuple[str, ...]
+    classes: "CommandClasses"
+    model: str
+    options: "RuntimeOptions"
+    photo_options: "PhotoOptions"
+    out: Path
+    save: "tuple[Kind, ...]"
+    quiet: bool
+
+    def find_sources(self) -> "list[Source]":
+        """Find the photos and videos, check the output folder, and offer to download a missing model."""
+        from ovsdino_runtime.base.out_folder import check_out
+        from ovsdino_runtime.bundle.models import offer_download
+        from ovsdino_runtime.files.result_writer import check_results
+        from ovsdino_runtime.files.sources import find_sources
+
+        sources = find_sources(self.photos)
+        check_out(self.out)
+        check_results(sources, self.out, self.save)
+        offer_download(self.model)
+        return sources
+
+
+def _label_here(request: _RunRequest, trace: Path | None) -> None:
+    """Segment photos and videos in this process."""
+    from ovsdino_runtime.base.trace import Trace
+    from ovsdino_runtime.files.report import ProgressReport
+    from ovsdino_runtime.files.result_writer import ResultFiles
+    from ovsdino_runtime.files.sources import find_skipped, read_frames
+    from ovsdino_runtime.segmenter import Segmenter
+
+    sources = request.find_sources()
+    with Trace(trace) as tracer:
+        segmenter = Segmenter.load(request.model, replace(request.options, trace=tracer))
+        read = partial(read_frames, sources, options=request.photo_options, trace=tracer)
+        files = ResultFiles(sources, request.out, request.save, trace=tracer)
+        report = ProgressReport(len(sources), quiet=request.quiet, skipped=find_skipped(request.photos))
+        _follow(segmenter, read, request.classes, files=files, report=report)
+
+
+def _label_on_cluster(request: _RunRequest, address: str | None, workers: int | None, *, fixed: bool) -> None:
+    """Segment photos and videos on a Ray cluster."""
+    from ovsdino_runtime.cluster.folder import FolderJob
+    from ovsdino_runtime.cluster.progress import check_options, share_work
+
+    sources = request.find_sources()
+    address = check_options(address, fixed=fixed)
+    if "coco" in request.save:
+        raise click.UsageError("--save coco collects all photos in one file: leave out --ray")
+    classes = request.classes
+    job = FolderJob(
+        request.model,
+        request.options,
+        classes.vocabulary,
+        classes.background,
+        request.save,
+        request.out,
+        request.photo_options,
+    )
+    share_work(job, sources, address=address, workers=workers, quiet=request.quiet)
+
+
+def _label_bags(request: _RunRequest, topic: str) -> None:
+    """Segment an image topic of ROS bags in this process."""
+    from ovsdino_runtime.base.out_folder import check_out
+    from ovsdino_runtime.base.photo_options import PhotoOptions
+    from ovsdino_runtime.bundle.models import offer_download
+    from ovsdino_runtime.files.report import ProgressReport
+    from ovsdino_runtime.integrations.ros_bags import BagFiles, find_bags, import_rosbags, read_bags
+    from ovsdino_runtime.segmenter import Segmenter
+
+    if request.photo_options != PhotoOptions():
+        raise click.UsageError("--bands, --bits and --strict are for photos: leave --topic out")
+    check_out(request.out)
+    offer_download(request.model)
+    import_rosbags()
+    sources = find_bags(request.photos)
+    files = BagFiles(sources, topic, request.out)
+    report = ProgressReport(len(sources), quiet=request.quiet)
+
+    def read(*, stop: threading.Event) -> "Iterator[Frame]":  # noqa: ARG001 - a bag has an end
+        return read_bags(sources, topic)
+
+    with Segmenter.load(request.model, request.options) as segmenter:
+        _follow(segmenter, read, request.classes, files=files, report=report)
+
+
+def _follow(
     segmenter: "Segmenter",
     read: "Callable[..., Iterator[Frame]]",
     chosen: "CommandClasses",
@@ -205,6 +268,7 @@ def _label(
     files: "ResultFiles",
     report: "ProgressReport",
 ) -> None:
+    """Segment all pictures, write their files and report them; stop on Ctrl-C."""
     from ovsdino_runtime.stream import Stream
 
     stop = threading.Event()
@@ -219,38 +283,6 @@ def _label(
         )
         chosen.follow(stream)
         report.follow(stream)
-
-
-def _label_bags(
-    bags: tuple[str, ...],
-    topic: str,
-    chosen: "CommandClasses",
-    *,
-    model: str,
-    options: "RuntimeOptions",
-    out: Path,
-    quiet: bool,
-) -> None:
-    from ovsdino_runtime.files.report import ProgressReport
-    from ovsdino_runtime.integrations.ros_bags import BagFiles, find_bags, import_rosbags, read_bags
-    from ovsdino_runtime.segmenter import Segmenter
-    from ovsdino_runtime.stream import Stream
-
-    import_rosbags()
-    sources = find_bags(bags)
-    files = BagFiles(sources, topic, out)
-    stop = threading.Event()
-    with Segmenter.load(model, options) as segmenter, files, _finishing(stop):
-        stream = Stream(
-            segmenter,
-            read_bags(sources, topic),
-            chosen.vocabulary,
-            background=chosen.background,
-            consume=files.write,
-            stop=stop,
-        )
-        chosen.follow(stream)
-        ProgressReport(len(sources), quiet=quiet).follow(stream)
 
 
 @click.command(
