@@ -234,7 +234,7 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.latency.baselines import choose_baselines
         from ovsdino_benchmarks.latency.case import LatencyRequest
-        from ovsdino_benchmarks.latency.latency import describe, write_latency
+        from ovsdino_benchmarks.latency.latency import describe_latency, write_latency
         from ovsdino_benchmarks.model_variants.models import ModelSpec
 
         names = {key: options.pop(key) for key in ("model", "checkpoint", "threads")}
@@ -245,7 +245,7 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
         out = options.pop("out")
         request = LatencyRequest(ModelSpec(**names), baselines=ways, **options)
         file, measured = write_latency(request, out, lambda step: click.echo(step, err=True))
-        click.echo("\n".join(map(describe, measured)) + f"\n-> {file}")
+        click.echo("\n".join(map(describe_latency, measured)) + f"\n-> {file}")
 
 
 @bench.command(
@@ -282,10 +282,10 @@ def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives ea
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.kernels.bench import run_kernels
         from ovsdino_benchmarks.kernels.cases import KernelRequest
-        from ovsdino_benchmarks.kernels.report import describe
+        from ovsdino_benchmarks.kernels.report import describe_kernel
 
         measured, files = run_kernels(KernelRequest(**options), out, lambda step: click.echo(step, err=True))
-        click.echo("\n".join(map(describe, measured.results)))
+        click.echo("\n".join(map(describe_kernel, measured.results)))
         for file in files:
             click.echo(f"-> {file}")
 
@@ -321,10 +321,10 @@ def kernels(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives ea
 def device(out: Path, **options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure the runtime on an NVIDIA GPU, from photo to labels, and write a report."""
     with user_errors(extra="bench"):
-        from ovsdino_benchmarks.latency.device import DeviceRequest, describe, run_device
+        from ovsdino_benchmarks.latency.device import DeviceRequest, describe_device_report, run_device
 
         measured, files = run_device(DeviceRequest(**options), out, lambda step: click.echo(step, err=True))
-        click.echo("\n".join(describe(measured)))
+        click.echo("\n".join(describe_device_report(measured)))
         for file in files:
             click.echo(f"-> {file}")
 
@@ -350,12 +350,12 @@ def load(photos: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - cli
     """Load a server with concurrent clients, and report latency, throughput, errors and memory."""
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.load.load import LoadRequest, run_load
-        from ovsdino_benchmarks.load.report import describe, write_load_report
+        from ovsdino_benchmarks.load.report import describe_load, write_load_report
         from ovsdino_runtime.base.photo_files import find_photos
 
         request = LoadRequest(photos=tuple(find_photos(photos)), **options)
         report = run_load(request, lambda step: click.echo(step, err=True))
-        click.echo(describe(report))
+        click.echo(describe_load(report))
         for file in write_load_report(report, out):
             click.echo(f"-> {file}")
 

@@ -20,7 +20,7 @@ from ovsdino.network.model import OVSDINO
 from ovsdino_export import parity
 from ovsdino_export.dinov3seg.export import export_dinov3seg
 from ovsdino_export.engines.kernels import compile_kernels, default_gpus, plan_kernels
-from ovsdino_export.graphs.graph import VISION, describe, export_graph
+from ovsdino_export.graphs.graph import VISION, describe_graph, export_graph
 from ovsdino_export.graphs.storage import Checkpoint, save_sharing_weights, store_as_half
 from ovsdino_export.graphs.versions import program_versions
 from ovsdino_export.networks import Network, licences, load_network, preprocessing, refinement, windows
@@ -131,12 +131,12 @@ def export_vision(
         example = torch.zeros(2, 3, size, size)
         pipeline = shipped_vision(model, precision, fp32=kept, inline=inline)
         models[file] = export_graph(pipeline, example, VISION, precision=precision, fp32=kept)
-        graphs[name] = describe(models[file], file, precision, kept)
+        graphs[name] = describe_graph(models[file], file, precision, kept)
     if quantize is not None:
         report("quantizing vision.int8.onnx")
         models["vision.int8.onnx"] = quantize(models["vision.onnx"])
         store_as_half(models["vision.int8.onnx"])
-        graphs["vision.int8"] = describe(models["vision.int8.onnx"], "vision.int8.onnx", "int8")
+        graphs["vision.int8"] = describe_graph(models["vision.int8.onnx"], "vision.int8.onnx", "int8")
     store_as_half(models["vision.onnx"])
     if isinstance(model, OVSDINO) and survives_half(model):
         save_model(model, staging / CHECKPOINT, dtype=torch.float16)

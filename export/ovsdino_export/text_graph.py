@@ -13,7 +13,7 @@ from ovsdino.network.checkpoint import TEXT as CHECKPOINT
 from ovsdino.network.checkpoint import survives_half
 from ovsdino.network.text_tower import TextTower, save_text_tower
 from ovsdino_export import parity
-from ovsdino_export.graphs.graph import PROJECTION, TEXT, describe, export_graph
+from ovsdino_export.graphs.graph import PROJECTION, TEXT, describe_graph, export_graph
 from ovsdino_export.graphs.storage import Checkpoint, save_alone, save_sharing_weights, store_as_half
 from ovsdino_export.pipeline import ProjectionPipeline, TextPipeline
 from ovsdino_export.text import TextHalf
@@ -31,7 +31,7 @@ def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.Gr
     example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
     graph = export_graph(TextPipeline(text.tower), example, TEXT)
     store_as_half(graph)
-    described = describe(graph, "text.onnx", "fp32")
+    described = describe_graph(graph, "text.onnx", "fp32")
     if isinstance(text.tower, TextTower) and survives_half(text.tower):
         save_text_tower(text.tower, staging / CHECKPOINT)
         held = Checkpoint(staging / CHECKPOINT)
@@ -52,7 +52,7 @@ def export_projection(
         means = text.tower(example)  # (2, C)
     graph = export_graph(ProjectionPipeline(text.projection), means.clone(), PROJECTION)
     save_alone(graph, staging / "projection.onnx")
-    return {"projection": describe(graph, "projection.onnx", "fp32")}
+    return {"projection": describe_graph(graph, "projection.onnx", "fp32")}
 
 
 def text_parity(

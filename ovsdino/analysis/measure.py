@@ -12,7 +12,7 @@ from torch import Tensor
 from ovsdino.analysis.cka import LinearCKA, Similarity, coarser_grid, to_examples
 from ovsdino.analysis.encoders import Encoder
 from ovsdino.analysis.errors import AnalysisError
-from ovsdino.analysis.partial import Partial, Progress, Sums, digest
+from ovsdino.analysis.partial import AnalysisProgress, Partial, Sums, hash_settings
 from ovsdino.analysis.photos import read_squares
 from ovsdino.analysis.spectrum import Spectrum, SpectrumMean, SpectrumOptions
 
@@ -107,7 +107,7 @@ def _partial(run: AnalysisRun, pairs: Sequence[Pair], sums: Sequence[Sums], sett
         return Partial(None, "", sums)
     layers = [(encoder.name, blocks) for encoder, blocks in pairs]
     photos = [(str(photo), photo.stat().st_size) for photo in run.photos]
-    key = digest([encoder.module for encoder, _ in pairs], layers, photos, run.batch, settings)
+    key = hash_settings([encoder.module for encoder, _ in pairs], layers, photos, run.batch, settings)
     return Partial(run.partial, key, sums)
 
 
@@ -129,7 +129,7 @@ def _go_through(
                     ]
                 )
             seen += len(squares)
-            partial.save(Progress(number + 1, seen))
+            partial.save(AnalysisProgress(number + 1, seen))
             run.done(min(run.batch, len(run.photos) - number * run.batch))
     if not seen:
         raise AnalysisError(f"none of the {len(run.photos)} photos could be read")

@@ -29,7 +29,7 @@ class Sums(Protocol):
 
 
 @dataclass(frozen=True)
-class Progress:
+class AnalysisProgress:
     """Progress of a run."""
 
     batches: int = 0  # gone through
@@ -41,7 +41,7 @@ class Partial:
 
     Args:
         folder: folder of the file; None stores nothing.
-        key: everything that decides the result; see `digest`.
+        key: everything that decides the result; see `hash_settings`.
         sums: the sums to store.
         clock: returns the time [s]; decides when to save.
     """
@@ -53,24 +53,24 @@ class Partial:
         self._key, self._sums, self._clock = key, sums, clock
         self._saved = clock()
 
-    def load(self) -> Progress:
+    def load(self) -> AnalysisProgress:
         """Restore the sums and return the progress. Do nothing if there is no file of this run."""
         if self._file is None:
-            return Progress()
+            return AnalysisProgress()
         try:
             with safe_open(self._file, framework="pt") as file:
                 about = file.metadata() or {}
                 if about.get("key") != self._key:
-                    return Progress()
+                    return AnalysisProgress()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         except (OSError, SafetensorError):  # none, or damaged: begin anew
-            return Progress()
+            return AnalysisProgress()
         for number, sums in enumerate(self._sums):
             prefix = f"{number}."
             sums.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        return Progress(int(about["batches"]), int(about["photos"]))
+        return AnalysisProgress(int(about["batches"]), int(about["photos"]))
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: AnalysisProgress) -> None:
         """Write the sums atomically, unless they were written recently."""
         if self._file is None or self._clock() - self._saved < SECONDS:
             return
@@ -91,7 +91,7 @@ class Partial:
             self._file.unlink(missing_ok=True)
 
 
-def digest(modules: Sequence[nn.Module], *settings: object) -> str:
+def hash_settings(modules: Sequence[nn.Module], *settings: object) -> str:
     """Hash the encoders' weights and the options."""
     state = hashlib.sha256(repr(settings).encode())
     for module in modules:

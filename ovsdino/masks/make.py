@@ -14,7 +14,7 @@ from ovsdino.masks.store.shards import (
     SCHEMA_VERSION,
     MaskInfo,
     Record,
-    Skipped,
+    SkippedPhoto,
     check_masks,
     finish_masks,
     listing_hash,
@@ -67,7 +67,7 @@ def shard_records(
         try:
             photo = load_photo(photos / task.image)
         except PhotoError as error:
-            yield Skipped(task.image, str(error).removeprefix(f"{photos / task.image}: "))
+            yield SkippedPhoto(task.image, str(error).removeprefix(f"{photos / task.image}: "))
         else:
             yield source(photo, task)
         advance(1)

@@ -20,7 +20,7 @@ SHEET, NOUNS = "contact-sheet.png", "nouns.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class MaskPlan:
     """A checked job."""
 
     request: MaskOptions
@@ -69,7 +69,7 @@ class Plan:
         return lines
 
 
-def plan(request: MaskOptions, counted: Callable[[int, int], None]) -> Plan:
+def plan(request: MaskOptions, counted: Callable[[int, int], None]) -> MaskPlan:
     """Check the options and find the nouns of the photos.
 
     Args:
@@ -87,15 +87,15 @@ def plan(request: MaskOptions, counted: Callable[[int, int], None]) -> Plan:
     if request.source == "segmenters":
         from ovsdino.masks.segmenter_job import segmenter_job
 
-        return Plan(request, segmenter_job(request), ())
+        return MaskPlan(request, segmenter_job(request), ())
     if request.source == "labels":
         from ovsdino.masks.label_files import label_job
 
-        return Plan(request, label_job(request), ())
+        return MaskPlan(request, label_job(request), ())
     if request.source == "sets":
         from ovsdino.masks.label_sets import set_job
 
-        return Plan(request, set_job(request), ())
+        return MaskPlan(request, set_job(request), ())
     if request.captions is None:
         raise MaskError("--captions is missing: the words to look for stand in the photos' captions")
     captions = read_captions(request.captions, request.photos)
@@ -111,7 +111,7 @@ def plan(request: MaskOptions, counted: Callable[[int, int], None]) -> Plan:
         beside=beside,
     )
     nouns = f"{len(beside[NOUNS])} nouns in {len(tasks)} photos"
-    return Plan(request, job, (*_notes(captions, request), nouns))
+    return MaskPlan(request, job, (*_notes(captions, request), nouns))
 
 
 def _grounded_sam(request: MaskOptions) -> MaskSourceOptions:

@@ -59,7 +59,7 @@ File = HubFile | WebFile | GatedFile
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """A catalogue entry: a model that can be exported, or weights that training needs."""
 
     what: str
@@ -79,8 +79,8 @@ TALK2DINO = "projection: see its page on the Hub"
 
 # The revision is the one that public code of others names; we could not look at the Hub. Where a revision or
 # a hash is None, none is known to us. DINOv3's eight digits are in the official names (`hubconf.py`).
-ENTRIES: dict[str, Entry] = {
-    "talk2dino-vitb14": Entry(
+ENTRIES: dict[str, CatalogueEntry] = {
+    "talk2dino-vitb14": CatalogueEntry(
         "Talk2DINO on DINOv2 ViT-B/14 with registers",
         f"{TALK2DINO}; DINOv2: Apache-2.0; CLIP: MIT",
         (
@@ -92,17 +92,17 @@ ENTRIES: dict[str, Entry] = {
             ),
         ),
     ),
-    "talk2dino-vitl14": Entry(
+    "talk2dino-vitl14": CatalogueEntry(
         "Talk2DINO on DINOv2 ViT-L/14 with registers",
         f"{TALK2DINO}; DINOv2: Apache-2.0; CLIP: MIT",
         (HubFile("lorebianchi98/Talk2DINO-ViTL", "model.safetensors", 1_822_000_000),),
     ),
-    "talk2dino-dinov3-vitb16": Entry(
+    "talk2dino-dinov3-vitb16": CatalogueEntry(
         "Talk2DINO on DINOv3 ViT-B/16",
         f"{TALK2DINO}; DINOv3: DINOv3 License; CLIP: MIT",
         (HubFile("lorebianchi98/Talk2DINOv3-ViTB", "model.safetensors", 945_000_000),),
     ),
-    "dinotxt-vitl16": Entry(
+    "dinotxt-vitl16": CatalogueEntry(
         "dino.txt on DINOv3 ViT-L/16, zero-shot",
         "DINOv3 License",
         (
@@ -115,19 +115,19 @@ ENTRIES: dict[str, Entry] = {
             ),
         ),
     ),
-    "dinov2-vitb14": Entry(
+    "dinov2-vitb14": CatalogueEntry(
         "DINOv2 ViT-B/14, to train ovsdino-vitb14 from (--init)",
         "Apache-2.0",
         (WebFile(f"{DINOV2}/dinov2_vitb14/dinov2_vitb14_pretrain.pth", 346_000_000),),
         model=False,
     ),
-    "clip-vitb16": Entry(
+    "clip-vitb16": CatalogueEntry(
         "OpenAI's CLIP ViT-B/16, whose words ovsdino-vitb14 meets (--text)",
         "MIT",
         (HubFile("timm/vit_base_patch16_clip_224.openai", "open_clip_model.safetensors", 598_000_000),),
         model=False,
     ),
-    "sam-vitb": Entry(
+    "sam-vitb": CatalogueEntry(
         "Segment Anything ViT-B, with which training aligns (--sam)",
         "Apache-2.0",
         (WebFile(f"{SAM}/sam_vit_b_01ec64.pth", 375_000_000),),

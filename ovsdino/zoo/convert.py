@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 
 from ovsdino import __version__
 from ovsdino.network.checkpoint import read_tensors
-from ovsdino.zoo.layouts import Layout, require_layout
+from ovsdino.zoo.layouts import CheckpointLayout, require_layout
 from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OutputError
 
 
-def convert(path: Path, out: Path | None = None) -> tuple[Path, Layout]:
+def convert(path: Path, out: Path | None = None) -> tuple[Path, CheckpointLayout]:
     """Write an official checkpoint as a safetensors file.
 
     Args:

@@ -12,7 +12,7 @@ from ovsdino.network.checkpoint import CheckpointError, shorten
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointLayout:
     """The key names of a project's checkpoints, and their licence."""
 
     name: str
@@ -24,21 +24,21 @@ class Layout:
 
 DINOV3_LICENCE = "DINOv3 License"
 LAYOUTS = (
-    Layout(
+    CheckpointLayout(
         "talk2dino-whole",
         "Talk2DINO with its DINO and CLIP, as on the Hub",
         frozenset({"proj.linear_layer.weight", "clip_model.token_embedding.weight", "model.cls_token"}),
         "projection: see its model page; DINOv2: Apache-2.0, DINOv3: DINOv3 License; CLIP: MIT",
         "https://huggingface.co/lorebianchi98",
     ),
-    Layout(
+    CheckpointLayout(
         "talk2dino",
         "Talk2DINO's projection",
         frozenset({"linear_layer.weight", "linear_layer.bias"}),
         "none stated in its repository",
         "https://github.com/lorebianchi98/Talk2DINO",
     ),
-    Layout(
+    CheckpointLayout(
         "dinotxt",
         "dino.txt's vision head and text encoder",
         frozenset(
@@ -47,7 +47,7 @@ LAYOUTS = (
         DINOV3_LICENCE,
         "https://github.com/facebookresearch/dinov3",
     ),
-    Layout(
+    CheckpointLayout(
         "sam",
         "Segment Anything",
         frozenset(
@@ -56,7 +56,7 @@ LAYOUTS = (
         "Apache-2.0",
         "https://github.com/facebookresearch/segment-anything",
     ),
-    Layout(
+    CheckpointLayout(
         "clip",
         "CLIP",
         frozenset(
@@ -66,14 +66,14 @@ LAYOUTS = (
         "MIT",
         "https://github.com/openai/CLIP",
     ),
-    Layout(
+    CheckpointLayout(
         "dinov3",
         "a DINOv3 backbone",
         frozenset({"cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight"}),
         DINOV3_LICENCE,
         "https://github.com/facebookresearch/dinov3",
     ),
-    Layout(
+    CheckpointLayout(
         "dinov2",
         "a DINOv2 backbone",
         frozenset({"cls_token", "mask_token", "pos_embed", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"}),
@@ -83,13 +83,13 @@ LAYOUTS = (
 )
 
 
-def recognise(keys: Collection[str]) -> Layout | None:
+def recognise(keys: Collection[str]) -> CheckpointLayout | None:
     """Return the layout of a file with these keys; None if it is unknown."""
     names = frozenset(keys)
     return next((layout for layout in LAYOUTS if layout.marks <= names), None)
 
 
-def require_layout(tensors: dict[str, Tensor], path: Path) -> Layout:
+def require_layout(tensors: dict[str, Tensor], path: Path) -> CheckpointLayout:
     """Return the layout of a file.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ovsdino.zoo.catalogue import ENTRIES, Entry
+from ovsdino.zoo.catalogue import ENTRIES, CatalogueEntry
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer
@@ -14,7 +14,7 @@ class FetchError(OvsdinoError):
     """A file cannot be downloaded; the message holds file, address, target folder and reason."""
 
 
-def find_entry(name: str) -> Entry:
+def find_entry(name: str) -> CatalogueEntry:
     """Return the catalogue entry of a name.
 
     Raises:

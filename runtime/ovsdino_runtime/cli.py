@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ovsdino_runtime.files.output import Kind
     from ovsdino_runtime.files.report import ProgressReport
     from ovsdino_runtime.files.result_writer import ResultFiles
+    from ovsdino_runtime.integrations.ros_bags import BagFiles
     from ovsdino_runtime.segmenter import Segmenter
     from ovsdino_runtime.text.class_lists import Background
 
@@ -265,7 +266,7 @@ def _follow(
     read: "Callable[..., Iterator[Frame]]",
     chosen: "CommandClasses",
     *,
-    files: "ResultFiles",
+    files: "ResultFiles | BagFiles",
     report: "ProgressReport",
 ) -> None:
     """Segment all pictures, write their files and report them; stop on Ctrl-C."""

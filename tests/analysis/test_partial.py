@@ -141,9 +141,9 @@ def test_saves_are_seconds_apart(photos, tmp_path, monkeypatch):
     now = [0.0]
     opened, _ = encoder()
     kept = partial.Partial(tmp_path, "key", [], clock=lambda: now[0])
-    kept.save(partial.Progress(1, 2))
+    kept.save(partial.AnalysisProgress(1, 2))
     assert not kept_in(tmp_path)
     now[0] = 31.0
-    kept.save(partial.Progress(1, 2))
-    assert kept.load() == partial.Progress(1, 2)
-    assert partial.digest([opened.module], 1) != partial.digest([opened.module], 2)
+    kept.save(partial.AnalysisProgress(1, 2))
+    assert kept.load() == partial.AnalysisProgress(1, 2)
+    assert partial.hash_settings([opened.module], 1) != partial.hash_settings([opened.module], 2)

@@ -22,7 +22,7 @@ from ovsdino_benchmarks.kernels.cases import (
     upsample_then_argmax,
 )
 from ovsdino_benchmarks.kernels.clock import HostClock
-from ovsdino_benchmarks.kernels.report import describe, write_kernel_report
+from ovsdino_benchmarks.kernels.report import describe_kernel, write_kernel_report
 from ovsdino_benchmarks.kernels.results import KernelBenchError, load_kernels
 from ovsdino_benchmarks.results import results
 from ovsdino_benchmarks.results.results import ResultError
@@ -178,7 +178,9 @@ def test_the_report_says_what_was_measured(measured, tmp_path):
     row = next(line for line in text.splitlines() if "fp32 | 1x192x28x28 | its reference" in line)
     assert f"| {ratio:.2f} |" in row
     assert "| 1.00 |" in next(line for line in text.splitlines() if "fp32 | 1x192x28x28 | the fused" in line)
-    assert f"{gate.ways[0].times.p50 / gate.floor:.1f} x its floor, torch {ratio:.1f} x" in describe(gate)
+    assert f"{gate.ways[0].times.p50 / gate.floor:.1f} x its floor, torch {ratio:.1f} x" in describe_kernel(
+        gate
+    )
     assert "Shapes of nano; 1 rounds of warm-up, 3 counted." in text
 
 

@@ -13,7 +13,7 @@ from ovsdino_benchmarks.latency.baselines import BaselineJob, choose_baselines, 
 from ovsdino_benchmarks.latency.case import LatencyRequest, choose_classes
 from ovsdino_benchmarks.latency.cold_start import ChildError, run_child
 from ovsdino_benchmarks.latency.energy import EnergyMeter
-from ovsdino_benchmarks.latency.latency import describe, measure, write_latency
+from ovsdino_benchmarks.latency.latency import describe_latency, measure, write_latency
 from ovsdino_benchmarks.model_variants import models
 from ovsdino_benchmarks.model_variants.models import ModelSpec
 from ovsdino_benchmarks.results.results import load
@@ -159,5 +159,5 @@ def test_every_stage_is_measured_with_its_floor(tiny, paths, quick):
     assert (
         "not one that this version can build" in first.skipped[0].why
     )  # the tiny bundle has no torch network
-    assert "x its floor" in describe(first)
+    assert "x its floor" in describe_latency(first)
     assert first.throughput == pytest.approx(1000 / first.end_to_end.p50)

@@ -14,7 +14,7 @@ from ovsdino.network.checkpoint import save_model
 from ovsdino.network.config import NANO, PRESETS
 from ovsdino.network.model import OVSDINO
 from ovsdino_benchmarks.cli import evaluate
-from ovsdino_benchmarks.model_variants.models import ModelSpec, digest, open_engine
+from ovsdino_benchmarks.model_variants.models import ModelSpec, hash_form, open_engine
 from ovsdino_benchmarks.results import results
 from ovsdino_runtime.bundle.bundle import load_bundle
 
@@ -121,7 +121,7 @@ def test_the_digest_tells_one_sam_from_another(tiny, sam, tmp_path):
     write_model(tmp_path / "tiny.safetensors")
     spec = ModelSpec(tiny, form="torch", checkpoint=tmp_path / "tiny.safetensors")
     bundle, other = load_bundle(tiny), write_sam(tmp_path / "other.pth", seed=5)
-    digests = [digest(replace(spec, sam=file), bundle) for file in (None, sam, other, sam)]
+    digests = [hash_form(replace(spec, sam=file), bundle) for file in (None, sam, other, sam)]
     assert len(set(digests)) == 3
     assert digests[1] == digests[3]
 

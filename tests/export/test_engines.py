@@ -18,7 +18,7 @@ from ovsdino_export.engines import plugin
 from ovsdino_export.engines import progress as engine_progress
 from ovsdino_export.engines.build import EngineTarget, build_engine, choose_target
 from ovsdino_export.engines.inspect import Layer, check_layers, check_tensors, engine_layers
-from ovsdino_export.engines.progress import Progress
+from ovsdino_export.engines.progress import BuildProgress
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.bundle.bundle import load_bundle
 from ovsdino_runtime.bundle.kernels import FUSED
@@ -174,7 +174,7 @@ def test_an_interrupt_leaves_nothing_and_stops_the_builder(made, empty_cache, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine_progress, "EVERY", 0.01)
-    monkeypatch.setattr(Progress, "describe", describe)
+    monkeypatch.setattr(BuildProgress, "describe", describe)
     result = invoke("--bundle", made[0], "--engine", "tensorrt-rtx", "--gpu", "sm_89")
     assert result.exit_code == 1
     assert "stopping the builder" in result.output
@@ -331,9 +331,9 @@ def test_a_key_holds_gpu_and_driver_where_the_engine_depends_on_them(made):
 
 
 def test_progress_is_told_with_the_time_that_the_last_build_took(made, cache):
-    progress = Progress([("Building engine", 0, 6), ("Timing", 2, 40)])
+    progress = BuildProgress([("Building engine", 0, 6), ("Timing", 2, 40)])
     assert progress.describe(12.3, 20.0) == "  Timing 2/40: 12 s of about 20 s"
-    assert "no estimate yet" in Progress().describe(1.0, None)
+    assert "no estimate yet" in BuildProgress().describe(1.0, None)
     target = choose_target("tensorrt-rtx", "sm_86,sm_89")
     seconds = list_engines()[0][0].seconds
     assert engine_build.expected_seconds(target, "tiny", "vision.fp16") == 2 * seconds

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from ovsdino.network.head import unit
 from ovsdino_export import parity
-from ovsdino_export.graphs.graph import VISION, describe, export_graph
+from ovsdino_export.graphs.graph import VISION, describe_graph, export_graph
 from ovsdino_export.graphs.lint import LintError, check, element_types, is_kept
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision import find_fp32_layers as ladder
@@ -97,7 +97,7 @@ def test_what_is_kept_is_in_fp32_in_the_graph_and_nothing_else(tiny, pixels, fp3
     assert sum(isinstance(module, Float32Part) for module in pipeline.modules()) == len({*fp32} - {ATTENTION})
     assert (pipeline(pixels) * unit(tiny(pixels))).sum(1).min() > 0.9995
     graph = export_graph(pipeline, torch.zeros(2, 3, 64, 64), VISION, precision="fp16", fp32=fp32)
-    assert describe(graph, "x", "fp16", fp32).fp32 == fp32
+    assert describe_graph(graph, "x", "fp16", fp32).fp32 == fp32
     types = element_types(graph)
     found = {
         types.get(node.input[0]) for node in graph.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")

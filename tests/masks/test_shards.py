@@ -20,7 +20,7 @@ from ovsdino.masks.store.shards import (
     MaskRegion,
     PhotoMasks,
     Rle,
-    Skipped,
+    SkippedPhoto,
     finish_masks,
     listing_hash,
     shard_path,
@@ -49,7 +49,7 @@ def random_photo(number):
     return PhotoMasks(IMAGES[number], height, width, "random", regions, number % 3 == 0, ("dog",), ignore)
 
 
-RECORDS = [Skipped(IMAGES[5], "broken photo") if n == 5 else random_photo(n) for n in range(10)]
+RECORDS = [SkippedPhoto(IMAGES[5], "broken photo") if n == 5 else random_photo(n) for n in range(10)]
 
 
 def write(folder, records=RECORDS, info=INFO):

@@ -18,7 +18,7 @@ from ovsdino_runtime.cuda.devices import Gpu, find_gpus
 from ovsdino_runtime.device import open as device_open
 from ovsdino_runtime.device.open import open_device_pipeline, vision_graph
 from ovsdino_runtime.engines import onnxruntime_cuda as ort_cuda
-from ovsdino_runtime.engines.stream_engine import Place
+from ovsdino_runtime.engines.stream_engine import DeviceTensor
 from ovsdino_runtime.pipelines.pipeline import open_host_pipeline
 from ovsdino_runtime.segmenter import Segmenter
 
@@ -105,8 +105,8 @@ def test_onnx_runtime_reads_and_writes_at_addresses(bundle):
     engine = ort_cuda.OrtStreamEngine(bundle.file("vision.onnx"), OneStream(), ort_cuda.CPU)
     pixels = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
     features = np.full((2, 6, 8, 8), np.nan, np.float32)
-    inputs = {"pixels": Place(pixels.ctypes.data, pixels.shape)}
-    outputs = {"features": Place(features.ctypes.data, features.shape)}
+    inputs = {"pixels": DeviceTensor(pixels.ctypes.data, pixels.shape)}
+    outputs = {"features": DeviceTensor(features.ctypes.data, features.shape)}
     engine.enqueue(0, inputs, outputs, OneStream())
     np.testing.assert_array_equal(features, engine.run({"pixels": pixels})["features"])
     other = type("Other", (OneStream,), {"handle": 8})()

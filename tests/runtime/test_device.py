@@ -411,4 +411,4 @@ def test_the_benchmark_measures_a_pipeline(device_bundle):
     assert all(case.agreement >= 0.995 and not case.allocations for case in report.cases)
     assert device.launches == 4 * (3 + 1)  # without the first time of each, and never in the plain runs
     assert report.overlap.alone > 0
-    assert len(list(bench.describe(report))) == 6
+    assert len(list(bench.describe_device_report(report))) == 6

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ovsdino.network.config import NANO
 from ovsdino.training.data.batch import OTHER, UNKNOWN
-from ovsdino.training.data.dataset import DataError, MaskDataset, share_of, training_words
+from ovsdino.training.data.dataset import MaskDataset, PhotoMismatchError, share_of, training_words
 from ovsdino.training.data.synonyms import Synonyms
 from ovsdino.training.data_recipe import NANO_DATA, DataRecipe
 from ovsdino.training.targets.word_bank import WordBank, WordError
@@ -122,7 +122,7 @@ def test_the_longest_folder_with_a_share_counts():
 
 def test_shares_that_leave_no_photo_are_refused(exclusive):
     recipe = replace(SMALL, shares=(("a", 0.0), ("b", 0.0)))
-    with pytest.raises(DataError, match="leave no photo to draw"):
+    with pytest.raises(PhotoMismatchError, match="leave no photo to draw"):
         MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, recipe, NANO)
 
 
@@ -292,14 +292,16 @@ def test_fixed_squares_come_back_after_their_round(exclusive):
 
 def test_photos_that_are_not_there_are_counted_before_anything_begins(tmp_path, exclusive):
     (exclusive.photos / "a/2.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 6 photos that have masks are missing, the first is a/2.png"):
+    with pytest.raises(
+        PhotoMismatchError, match=r"1 of 6 photos that have masks are missing, the first is a/2.png"
+    ):
         MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, SMALL, NANO)
 
 
 def test_a_photo_of_another_size_or_a_broken_one_is_named(exclusive):
     path = exclusive.photos / exclusive.reader.images[int(exclusive.order(0)[0])]
     Image.new("RGB", (50, 40)).save(path)
-    with pytest.raises(DataError, match=r"50x40 px, its masks are of 120x96 px"):
+    with pytest.raises(PhotoMismatchError, match=r"50x40 px, its masks are of 120x96 px"):
         exclusive[0]
     path.write_bytes(b"no photo")
     with pytest.raises(PhotoError, match=path.name):
@@ -314,7 +316,7 @@ def test_a_word_without_an_embedding_is_named(exclusive):
 
 
 def test_a_cache_needs_fixed_squares(exclusive):
-    with pytest.raises(DataError, match="got crops=0, expected 1 or more"):
+    with pytest.raises(PhotoMismatchError, match="got crops=0, expected 1 or more"):
         MaskDataset(
             exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, SMALL, NANO, teacher={}
         )

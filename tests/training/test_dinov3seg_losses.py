@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ovsdino.dinov3seg.correlation import text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.training.data.batch import OTHER, UNKNOWN, Batch
-from ovsdino.training.data.dataset import DataError
+from ovsdino.training.data.dataset import PhotoMismatchError
 from ovsdino.training.data_recipe import DINOV3SEG_DATA, DINOV3SEG_TINY_DATA, LossWeights
 from ovsdino.training.systems.dinov3seg_losses import dinov3seg_loss_terms, one_hot_bce
 from tests.training.dinov3seg_run import SMALL_SEG
@@ -135,5 +135,5 @@ def test_a_term_without_a_weight_is_not_computed(batch, monkeypatch):
 
 
 def test_masks_that_overlap_are_refused(batch):
-    with pytest.raises(DataError, match="a, b: masks that may overlap"):
+    with pytest.raises(PhotoMismatchError, match="a, b: masks that may overlap"):
         dinov3seg_loss_terms(Dinov3Seg(SMALL_SEG), replace(batch, labels=None), DINOV3SEG_DATA, WEIGHTS)

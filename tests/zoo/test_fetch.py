@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from ovsdino.zoo import catalogue, download, store
-from ovsdino.zoo.catalogue import ENTRIES, Entry, GatedFile, HubFile, WebFile
+from ovsdino.zoo.catalogue import ENTRIES, CatalogueEntry, GatedFile, HubFile, WebFile
 from ovsdino.zoo.cli import models
 from ovsdino.zoo.fetch import fetch, fetch_file
 from ovsdino.zoo.store import FetchError, weights_folder
@@ -41,7 +41,7 @@ def enter(monkeypatch):
     """Put an entry into the catalogue."""
 
     def enter(*files, name="thing", **changes):
-        monkeypatch.setitem(ENTRIES, name, Entry("a thing", "MIT", files, **changes))
+        monkeypatch.setitem(ENTRIES, name, CatalogueEntry("a thing", "MIT", files, **changes))
 
     return enter
 
@@ -179,7 +179,7 @@ def test_a_gated_file_names_the_form_and_the_folder(tmp_path):
 
 def test_a_gated_file_that_was_put_there_is_checked(monkeypatch):
     file = GatedFile("g.pth", "https://ask.it", 1, DIGEST[:8])
-    monkeypatch.setitem(ENTRIES, "gated", Entry("a thing", "MIT", (file,)))
+    monkeypatch.setitem(ENTRIES, "gated", CatalogueEntry("a thing", "MIT", (file,)))
     folder = weights_folder("gated")
     folder.mkdir(parents=True)
     (folder / "g.pth").write_bytes(DATA)

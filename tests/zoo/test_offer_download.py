@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ovsdino.zoo import cli, store
-from ovsdino.zoo.catalogue import ENTRIES, Entry, WebFile
+from ovsdino.zoo.catalogue import ENTRIES, CatalogueEntry, WebFile
 from ovsdino_runtime.bundle import models
 from ovsdino_runtime.bundle.models import find_bundle, packaged_models
 from ovsdino_runtime.cli import run
@@ -55,7 +55,9 @@ def test_a_kept_bundle_is_found_by_name():
 @pytest.fixture
 def fetched(monkeypatch):
     """A model whose file is there, and an export that writes down what it was asked."""
-    monkeypatch.setitem(ENTRIES, "thing", Entry("a thing", "MIT", (WebFile("https://x.org/thing.pth", 1),)))
+    monkeypatch.setitem(
+        ENTRIES, "thing", CatalogueEntry("a thing", "MIT", (WebFile("https://x.org/thing.pth", 1),))
+    )
     store.weights_folder("thing").mkdir(parents=True)
     (store.weights_folder("thing") / "thing.pth").touch()
     asked = store.weights_folder("thing") / "asked"

@@ -122,7 +122,7 @@ def test_models_on_dinov3_export_too(tmp_path, photos, name):
 def test_without_a_checkpoint_the_fetched_files_are_taken(tmp_path, monkeypatch):
     from ovsdino.zoo import catalogue
 
-    entry = catalogue.Entry("small", "MIT", (catalogue.WebFile("https://example.org/whole.pth", 1),))
+    entry = catalogue.CatalogueEntry("small", "MIT", (catalogue.WebFile("https://example.org/whole.pth", 1),))
     monkeypatch.setitem(catalogue.ENTRIES, SMALL.name, entry)
     with pytest.raises(
         store.FetchError, match=r"whole\.pth is not in .*`ovsdino models fetch talk2dino-small`"

@@ -30,7 +30,7 @@ CONTEXT459_URL = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """A file layout of a data set. ``{}`` stands for the name of a photo, which may contain a folder."""
 
     roots: tuple[str, ...]  # where it may begin, below the folder that the user gives
@@ -47,7 +47,7 @@ class Benchmark:
     title: str
     vocabulary: str
     photos: int  # in the full set; fewer are a subset
-    layouts: tuple[Layout, ...]
+    layouts: tuple[FileLayout, ...]
     source: str  # where to get it
     protocol: Protocol = OVSDINO
     names: str = ""  # the official list of names where it is not called as the vocabulary
@@ -58,9 +58,9 @@ class Benchmark:
         return self.names or self.vocabulary
 
 
-def _any_folder(meaning: Values) -> Layout:
+def _any_folder(meaning: Values) -> FileLayout:
     """Return the layout of a folder with a subset of a benchmark's photos and labels."""
-    return Layout(("",), "images/{}", "labels/{}.png", meaning)
+    return FileLayout(("",), "images/{}", "labels/{}.png", meaning)
 
 
 VOC_ROOTS = ("VOCdevkit/VOC2012", "VOC2012", "")
@@ -70,62 +70,62 @@ ADE_ROOTS = ("ADEChallengeData2016", "ade/ADEChallengeData2016", "")
 CONTEXT_LISTS = ("ImageSets/SegmentationContext/val.txt", "pascalcontext_val.txt")
 
 
-def _voc(meaning: Values) -> tuple[Layout, ...]:
+def _voc(meaning: Values) -> tuple[FileLayout, ...]:
     listed = ("ImageSets/Segmentation/val.txt",)
     return (
-        Layout(VOC_ROOTS, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", meaning, listed),
+        FileLayout(VOC_ROOTS, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", meaning, listed),
         _any_folder(meaning),
     )
 
 
-def _context(*, background: bool) -> tuple[Layout, ...]:
+def _context(*, background: bool) -> tuple[FileLayout, ...]:
     photos = "JPEGImages/{}.jpg"
     pixels = values.context_pixels(background=background)
-    converted = Layout(CONTEXT_ROOTS, photos, "SegmentationClassContext/{}.png", pixels, CONTEXT_LISTS)
+    converted = FileLayout(CONTEXT_ROOTS, photos, "SegmentationClassContext/{}.png", pixels, CONTEXT_LISTS)
     masks = values.context_categories(background=background)
-    return converted, Layout(CONTEXT_ROOTS, photos, "trainval_merged.json", masks), _any_folder(pixels)
+    return converted, FileLayout(CONTEXT_ROOTS, photos, "trainval_merged.json", masks), _any_folder(pixels)
 
 
-def _coco(official: Values, converted: Values, suffix: str, subset: Values) -> tuple[Layout, ...]:
+def _coco(official: Values, converted: Values, suffix: str, subset: Values) -> tuple[FileLayout, ...]:
     photos = "images/val2017/{}.jpg"
     return (
-        Layout(COCO_ROOTS, photos, f"annotations/val2017/{{}}{suffix}.png", converted),
-        Layout(COCO_ROOTS, photos, "annotations/val2017/{}.png", official),
-        Layout(COCO_ROOTS, "val2017/{}.jpg", "stuffthingmaps/val2017/{}.png", official),
-        Layout(COCO_ROOTS, "val2017/{}.jpg", "stuffthingmaps_trainval2017/val2017/{}.png", official),
+        FileLayout(COCO_ROOTS, photos, f"annotations/val2017/{{}}{suffix}.png", converted),
+        FileLayout(COCO_ROOTS, photos, "annotations/val2017/{}.png", official),
+        FileLayout(COCO_ROOTS, "val2017/{}.jpg", "stuffthingmaps/val2017/{}.png", official),
+        FileLayout(COCO_ROOTS, "val2017/{}.jpg", "stuffthingmaps_trainval2017/val2017/{}.png", official),
         _any_folder(subset),
     )
 
 
-def _cityscapes() -> tuple[Layout, ...]:
+def _cityscapes() -> tuple[FileLayout, ...]:
     photos, labels = "leftImg8bit/val/{}_leftImg8bit.png", "gtFine/val/{}_gtFine_%s.png"
     return (
-        Layout(("", "cityscapes"), photos, labels % "labelTrainIds", plain(19)),
-        Layout(("", "cityscapes"), photos, labels % "labelIds", values.cityscapes_ids()),
+        FileLayout(("", "cityscapes"), photos, labels % "labelTrainIds", plain(19)),
+        FileLayout(("", "cityscapes"), photos, labels % "labelIds", values.cityscapes_ids()),
         _any_folder(plain(19)),
     )
 
 
-def _ade() -> tuple[Layout, ...]:
+def _ade() -> tuple[FileLayout, ...]:
     meaning = reduced(150)
     return (
-        Layout(ADE_ROOTS, "images/validation/{}.jpg", "annotations/validation/{}.png", meaning),
+        FileLayout(ADE_ROOTS, "images/validation/{}.jpg", "annotations/validation/{}.png", meaning),
         _any_folder(meaning),
     )
 
 
-def _context459() -> tuple[Layout, ...]:
+def _context459() -> tuple[FileLayout, ...]:
     photos = "JPEGImages/{}.jpg"
     zero_based, one_based = plain(459, ignore=65535), reduced(459, ignore=65535)
     return (
-        Layout(CONTEXT_ROOTS, photos, "annotations_detectron2/pc459_val/{}.tif", zero_based),
-        Layout(CONTEXT_ROOTS, photos, "trainval/{}.mat", one_based, CONTEXT_LISTS),
+        FileLayout(CONTEXT_ROOTS, photos, "annotations_detectron2/pc459_val/{}.tif", zero_based),
+        FileLayout(CONTEXT_ROOTS, photos, "trainval/{}.mat", one_based, CONTEXT_LISTS),
     )
 
 
-def _context59_detectron() -> tuple[Layout, ...]:
+def _context59_detectron() -> tuple[FileLayout, ...]:
     pixels = values.context_pixels_reduced()
-    layout = Layout(CONTEXT_ROOTS, "JPEGImages/{}.jpg", "annotations_detectron2/pc59_val/{}.png", pixels)
+    layout = FileLayout(CONTEXT_ROOTS, "JPEGImages/{}.jpg", "annotations_detectron2/pc59_val/{}.png", pixels)
     return layout, *_context(background=False)
 
 
@@ -133,7 +133,7 @@ def _context59_detectron() -> tuple[Layout, ...]:
 def benchmarks() -> dict[str, Benchmark]:
     """Return all benchmarks by name: the eight of OVS-DINO's Table 1, then the five of dinov3.seg."""
     stuff, objects = values.stuff_pixels(), values.object_pixels()
-    full = Layout(
+    full = FileLayout(
         ("ADE20K_2021_17_01", ""),
         "images_detectron2/validation/{}.jpg",
         "annotations_detectron2/validation/{}.tif",

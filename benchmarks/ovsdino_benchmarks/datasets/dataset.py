@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from ovsdino_benchmarks.datasets.benchmark_list import Benchmark, Layout, benchmarks
+from ovsdino_benchmarks.datasets.benchmark_list import Benchmark, FileLayout, benchmarks
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.photo_files import photo_size
 from ovsdino_runtime.files.labeled_folder import (
@@ -46,7 +46,7 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class Sample:
+class LabelledSample:
     """A photo and its labels."""
 
     name: str
@@ -59,13 +59,13 @@ class Dataset:
     """A data set: photos with labels, and the meaning of the label values."""
 
     name: str
-    samples: tuple[Sample, ...]
+    samples: tuple[LabelledSample, ...]
     vocabulary: Vocabulary
     values: Values
     extent: Extent
     official: str | None = None  # the official list of its names; None: an own folder has none
 
-    def truth(self, sample: Sample) -> Truth:
+    def truth(self, sample: LabelledSample) -> Truth:
         """Read the labels of a photo. Shape: (H, W).
 
         Raises:
@@ -129,7 +129,7 @@ def open_folder(
     vocabulary = _choose_classes(folder, classes)
     meaning = (reduced if reduce_zero_label else plain)(len(vocabulary.names), ignore=ignore)
     labeled = open_labelled(folder, vocabulary, meaning)
-    samples = tuple(Sample(labels.stem, photo, labels) for photo, labels in labeled.pairs)
+    samples = tuple(LabelledSample(labels.stem, photo, labels) for photo, labels in labeled.pairs)
     return Dataset(labeled.name, samples, vocabulary, meaning, "own folder")
 
 
@@ -145,7 +145,7 @@ def _choose_classes(folder: Path, classes: str | None) -> Vocabulary:
         ) from error
 
 
-def _find(base: Path, layout: Layout) -> tuple[Sample, ...]:
+def _find(base: Path, layout: FileLayout) -> tuple[LabelledSample, ...]:
     """List the samples of a layout; empty if its label files do not exist."""
     if layout.labels.endswith(".json"):
         file = base / layout.labels
@@ -163,14 +163,14 @@ def _find(base: Path, layout: Layout) -> tuple[Sample, ...]:
             stems = [stem for stem in stems if not stem.endswith("TrainIds")]
     by_stem = photos_by_stem(base / "images") if layout.photos == "images/{}" else {}
     return tuple(
-        Sample(
+        LabelledSample(
             stem, by_stem.get(stem, base / layout.photos.replace("{}", stem)), base / f"{head}{stem}{tail}"
         )
         for stem in stems
     )
 
 
-def _read_masks(base: Path, file: Path, photos: str) -> tuple[Sample, ...]:
+def _read_masks(base: Path, file: Path, photos: str) -> tuple[LabelledSample, ...]:
     """Read the masks of Pascal Context's validation photos, in the format of the detail API."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -178,7 +178,7 @@ def _read_masks(base: Path, file: Path, photos: str) -> tuple[Sample, ...]:
         for mask in raw["annos_segmentation"]:
             parts[mask["image_id"]].append((int(mask["category_id"]), mask["segmentation"]["counts"]))
         return tuple(
-            Sample(
+            LabelledSample(
                 (stem := Path(image["file_name"]).stem),
                 base / photos.replace("{}", stem),
                 Masks(file, image["height"], image["width"], tuple(parts[image["image_id"]])),
@@ -192,7 +192,7 @@ def _read_masks(base: Path, file: Path, photos: str) -> tuple[Sample, ...]:
         ) from error
 
 
-def _check_samples(samples: tuple[Sample, ...], *, where: str) -> None:
+def _check_samples(samples: tuple[LabelledSample, ...], *, where: str) -> None:
     """Reject a data set with missing files, or with photos and labels of different sizes."""
     for kind, files in (
         ("photos", [sample.photo for sample in samples]),
@@ -206,7 +206,9 @@ def _check_samples(samples: tuple[Sample, ...], *, where: str) -> None:
         require_same_size(sample.photo, photo, labels)
 
 
-def _sizes(samples: tuple[Sample, ...]) -> Iterator[tuple[Sample, tuple[int, int], tuple[int, int]]]:
+def _sizes(
+    samples: tuple[LabelledSample, ...],
+) -> Iterator[tuple[LabelledSample, tuple[int, int], tuple[int, int]]]:
     """Read widths and heights from the files' headers."""
     for sample in samples:
         if isinstance(sample.labels, Path) and sample.labels.suffix == ".mat":

@@ -21,7 +21,7 @@ from ovsdino_benchmarks.kernels.clock import Clock, CudaClock, Work
 from ovsdino_benchmarks.kernels.report import write_kernel_report
 from ovsdino_benchmarks.kernels.results import Dtype, KernelBenchError, KernelReport, KernelResult, WayTime
 from ovsdino_benchmarks.results.environment import command, read_environment
-from ovsdino_benchmarks.results.results import Skipped, Times
+from ovsdino_benchmarks.results.results import SkippedBaseline, Times
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.out_folder import check_out
 
@@ -115,7 +115,7 @@ def measure_case(case: KernelCase, request: KernelRequest, clock: Clock, copy_gb
             if way == "triton":
                 what = f"{case.kernel}, {case.dtype}, {case.describe()}"
                 raise KernelBenchError(f"{what}: the kernel does not run here: {why}") from error
-            skipped.append(Skipped(way, WAYS[way], why))
+            skipped.append(SkippedBaseline(way, WAYS[way], why))
     _require_right(case, errors["triton"])
     laps = take_turns(works, clock, repeats=request.repeats, warmup=request.warmup)
     ways = tuple(WayTime(way, WAYS[way], _percentiles(laps[way]), errors[way], peaks[way]) for way in works)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ovsdino_benchmarks.kernels.results import Device
+from ovsdino_benchmarks.kernels.results import MeasuredDevice
 from ovsdino_runtime.cuda.devices import find_gpus
 
 Work = Callable[[], object]
@@ -32,9 +32,9 @@ class HostClock:
         """Return None: torch does not count the CPU's memory."""
         return None
 
-    def describe(self) -> Device:
+    def describe(self) -> MeasuredDevice:
         """Return a placeholder for the CPU; `Environment` describes it."""
-        return Device("CPU", "", "", 0.0, 0.0)
+        return MeasuredDevice("CPU", "", "", 0.0, 0.0)
 
 
 class CudaClock:
@@ -88,13 +88,13 @@ class CudaClock:
         cuda.synchronize()
         return float(cuda.max_memory_allocated() - before) / 1e6
 
-    def describe(self) -> Device:
+    def describe(self) -> MeasuredDevice:
         """Describe the GPU."""
         properties = self._torch.cuda.get_device_properties(self._torch.cuda.current_device())
         driver = next((gpu.driver for gpu in find_gpus() if gpu.name == properties.name), "unknown")
         capability = f"sm_{properties.major}{properties.minor}"
         cache = getattr(properties, "L2_cache_size", 0) / 1e6
-        return Device(
+        return MeasuredDevice(
             properties.name, capability, driver, round(properties.total_memory / 1e9, 1), round(cache, 1)
         )
 

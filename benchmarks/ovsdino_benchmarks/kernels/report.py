@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ovsdino_benchmarks.kernels.results import Device, KernelReport, KernelResult, WayTime
+from ovsdino_benchmarks.kernels.results import KernelReport, KernelResult, MeasuredDevice, WayTime
 from ovsdino_benchmarks.reports import render
 from ovsdino_benchmarks.reports.render import Section, Table
 from ovsdino_benchmarks.reports.report import describe_machine
@@ -32,7 +32,7 @@ def write_kernel_report(report: KernelReport, out: Path) -> list[Path]:
     return files
 
 
-def describe(result: KernelResult) -> str:
+def describe_kernel(result: KernelResult) -> str:
     """Return a result as one line of text."""
     fused, *others = result.ways
     ratios = "".join(f", {way.name} {way.times.p50 / fused.times.p50:.1f} x" for way in others)
@@ -71,7 +71,7 @@ def _rows(result: KernelResult) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _describe_device(device: Device) -> str:
+def _describe_device(device: MeasuredDevice) -> str:
     if not device.capability:
         return device.name
     return (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ovsdino_benchmarks.results.environment import Environment
-from ovsdino_benchmarks.results.results import Skipped, Times
+from ovsdino_benchmarks.results.results import SkippedBaseline, Times
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import OvsdinoError
 
@@ -39,11 +39,11 @@ class KernelResult:
     megabytes: float  # that must be read and written at least
     floor: float  # [ms] for them at the measured rate of copies
     ways: tuple[WayTime, ...]  # the kernel first
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedBaseline, ...]
 
 
 @dataclass(frozen=True)
-class Device:
+class MeasuredDevice:
     """The measured device."""
 
     name: str
@@ -58,7 +58,7 @@ class KernelReport:
     """All results of a run."""
 
     model: str
-    device: Device
+    device: MeasuredDevice
     copy_gb_s: float  # measured: read and written
     warmup: int
     results: tuple[KernelResult, ...]

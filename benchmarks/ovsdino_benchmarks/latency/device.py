@@ -123,7 +123,7 @@ def run_device(request: DeviceRequest, out: Path, report: Report) -> tuple[Devic
     return measured, files
 
 
-def describe(report: DeviceReport) -> Iterator[str]:
+def describe_device_report(report: DeviceReport) -> Iterator[str]:
     """Yield each result as one line of text."""
     yield f"{report.model}, {report.engine}"
     for case in report.cases:

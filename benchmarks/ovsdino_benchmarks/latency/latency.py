@@ -25,7 +25,7 @@ from ovsdino_benchmarks.latency.roofline import measure_rates
 from ovsdino_benchmarks.latency.stages import TimedEngine, summarise, time_stages
 from ovsdino_benchmarks.model_variants import models
 from ovsdino_benchmarks.results.environment import command, read_environment
-from ovsdino_benchmarks.results.results import Baseline, Latency, Skipped, Stage, StageMedians, save
+from ovsdino_benchmarks.results.results import Baseline, Latency, SkippedBaseline, Stage, StageMedians, save
 from ovsdino_benchmarks.results.results import Report as FileReport
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.out_folder import check_out
@@ -90,7 +90,7 @@ def write_latency(request: LatencyRequest, out: Path, report: Report) -> tuple[P
     return file, measured
 
 
-def describe(result: Latency) -> str:
+def describe_latency(result: Latency) -> str:
     """Return a result as a few lines of text."""
     case = f"{result.size}, {result.windows} windows, {result.classes} classes, {result.threads} threads"
     lines = [
@@ -181,7 +181,7 @@ def _time_dinov3seg(
 
 def _compare(
     case: Case, segmenter: Segmenter, text: Path, report: Report
-) -> tuple[_Turns, list[Baseline], list[Skipped]]:
+) -> tuple[_Turns, list[Baseline], list[SkippedBaseline]]:
     """Time the runtime and the baselines in turns, then each baseline in a new process."""
     ways: dict[WayName, Way] = {"runtime": RuntimeWay(segmenter, case.vocabulary)}
     skipped = _open_baselines(case, text, ways, report)
@@ -196,7 +196,7 @@ def _compare(
         try:
             fresh = run_child(case.job(way, text), case.photo)
         except ChildError as error:
-            skipped.append(Skipped(way, titles[way], str(error)))
+            skipped.append(SkippedBaseline(way, titles[way], str(error)))
             continue
         agreement = float((labels[way] == labels["runtime"]).mean())
         taken = turns[way]
@@ -215,7 +215,9 @@ def _compare(
     return turns["runtime"], baselines, skipped
 
 
-def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Report) -> list[Skipped]:
+def _open_baselines(
+    case: Case, text: Path, ways: dict[WayName, Way], report: Report
+) -> list[SkippedBaseline]:
     """Add the baselines that can run here to ``ways``; return the others with the reason."""
     limits = case.bundle.manifest.preprocessing
     height, width = load_photo(case.photo).shape[:2]
@@ -224,7 +226,7 @@ def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Re
     for way in case.request.baselines:
         job = case.job(way, text)
         if why := why_not(job, (height, width), (limits.short_side, limits.long_side)):
-            skipped.append(Skipped(way, titles[way], why))
+            skipped.append(SkippedBaseline(way, titles[way], why))
             continue
         report(f"opening {titles[way]}")
         try:
@@ -233,7 +235,7 @@ def _open_baselines(case: Case, text: Path, ways: dict[WayName, Way], report: Re
             ways[way] = label
         except (OvsdinoError, RuntimeError, MemoryError) as error:  # no weights, torch's compiler, no room
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            skipped.append(Skipped(way, titles[way], why))
+            skipped.append(SkippedBaseline(way, titles[way], why))
     return skipped
 
 

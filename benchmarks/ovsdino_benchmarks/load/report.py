@@ -18,7 +18,7 @@ def write_load_report(report: LoadReport, out: Path) -> list[Path]:
     return files
 
 
-def describe(report: LoadReport) -> str:
+def describe_load(report: LoadReport) -> str:
     """Return a report as one line of text."""
     times, statuses = report.times, ", ".join(f"{name}: {count}" for name, count in report.statuses.items())
     memory = f", memory {report.memory_first} to {report.memory_last} MB" if report.memory_first else ""

@@ -289,7 +289,7 @@ def open_dinov3seg(bundle: Bundle, spec: ModelSpec, *, random_weights: bool = Fa
     return dinov3seg_forms.open_pipeline(bundle, precision=precision, threads=spec.threads)
 
 
-def digest(spec: ModelSpec, bundle: Bundle) -> str:
+def hash_form(spec: ModelSpec, bundle: Bundle) -> str:
     """Hash everything that decides the labels of a form of a model, except the protocol."""
     parts = [spec.form, bundle.graph_digest("text"), repr(bundle.manifest.head)]
     if bundle.manifest.dinov3seg is not None:

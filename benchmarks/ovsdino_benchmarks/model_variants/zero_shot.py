@@ -118,7 +118,7 @@ def open_zero_shot(model: str, checkpoint: Path | None, protocol: Protocol, thre
     return ZeroShot(load_vlm([checkpoint]), protocol, threads=threads)
 
 
-def digest(checkpoint: Path | None) -> str:
+def hash_checkpoint(checkpoint: Path | None) -> str:
     """Hash the checkpoint files."""
     files = [] if checkpoint is None else [checkpoint]
     if checkpoint is not None and checkpoint.is_dir():

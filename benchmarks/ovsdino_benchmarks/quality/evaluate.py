@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ovsdino_benchmarks.datasets.dataset import Dataset, Sample
+from ovsdino_benchmarks.datasets.dataset import Dataset, LabelledSample
 from ovsdino_benchmarks.datasets.protocol import Protocol, words_of
 from ovsdino_benchmarks.model_variants.models import ModelSpec
-from ovsdino_benchmarks.quality.labeler import Labeller, digest, open_labeller
+from ovsdino_benchmarks.quality.labeler import Labeller, hash_labeller, open_labeller
 from ovsdino_benchmarks.results.environment import Environment, command, read_environment
 from ovsdino_benchmarks.results.results import ClassScore, Quality
 from ovsdino_runtime.base.atomic import partial_file
@@ -66,7 +66,7 @@ class EvaluationRun:
         """Return the classes of the data set with the words of the protocol."""
         return words_of(self.protocol, self.dataset.vocabulary, self.dataset.official)
 
-    def read(self, sample: Sample) -> tuple[Photo, Truth]:
+    def read(self, sample: LabelledSample) -> tuple[Photo, Truth]:
         """Read a photo and its labels. Shape: (H, W, 3), (H, W); pixels without data are ignored.
 
         Raises:
@@ -115,7 +115,7 @@ def evaluate(
         OvsdinoError: a photo or label file is broken, or another rank failed.
     """
     started, environment = time.monotonic(), read_environment()
-    identities = digest(spec, protocol), dataset.digest()
+    identities = hash_labeller(spec, protocol), dataset.digest()
     key = hashlib.sha256(repr((identities, protocol, photo_options, GROUP, _code())).encode()).hexdigest()[
         :16
     ]

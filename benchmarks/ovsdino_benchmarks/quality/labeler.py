@@ -67,7 +67,7 @@ def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None
     )
 
 
-def digest(spec: ModelSpec, protocol: Protocol) -> str:
+def hash_labeller(spec: ModelSpec, protocol: Protocol) -> str:
     """Hash everything that decides the labels of a form of a model, except the protocol.
 
     Raises:
@@ -75,9 +75,9 @@ def digest(spec: ModelSpec, protocol: Protocol) -> str:
         OvsdinoError: the model or its weights are missing.
     """
     if is_zero_shot(spec, protocol) or is_talk2dino(spec):
-        weights = zero_shot_form.digest(spec.checkpoint)
+        weights = zero_shot_form.hash_checkpoint(spec.checkpoint)
         return hashlib.sha256(f"{spec.model} {weights}".encode()).hexdigest()
-    return models.digest(spec, models.open_bundle(spec.model, protocol))
+    return models.hash_form(spec, models.open_bundle(spec.model, protocol))
 
 
 def _open_talk2dino(spec: ModelSpec, protocol: Protocol, text_file: Path | None) -> Labeller:

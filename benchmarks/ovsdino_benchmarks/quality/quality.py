@@ -94,7 +94,7 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
             if evaluated is None:
                 continue
             result, counts = evaluated
-            say(f"{protocol.describe()}\n{describe(result)}")
+            say(f"{protocol.describe()}\n{describe_quality(result)}")
             files.append(request.out / f"quality-{dataset.name}-{result.model}-{spec.label}.json")
             results.save(Report(quality=(result,)), files[-1])
             np.savez_compressed(
@@ -136,7 +136,7 @@ def _usual_protocol(request: QualityRequest, dataset: Dataset) -> Protocol:
     return OVSDINO if manifest.dinov3seg is None else own_protocol(manifest)
 
 
-def describe(result: Quality) -> str:
+def describe_quality(result: Quality) -> str:
     """Return a result in one line."""
     return (
         f"{result.data} ({result.photos} photos, {result.extent}), {result.model}, "

@@ -115,7 +115,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedBaseline:
     """A baseline that could not be measured."""
 
     name: str
@@ -142,7 +142,7 @@ class Latency:
     stages: tuple[Stage, ...]
     fresh: Fresh
     baselines: tuple[Baseline, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedBaseline, ...]
     gflop: float  # of the vision graph, all windows
     gflops: float  # measured: matrix products at this precision and these threads
     copy_gb_s: float  # measured: read and write

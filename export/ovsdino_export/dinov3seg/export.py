@@ -31,8 +31,8 @@ from ovsdino_export.dinov3seg.parity import (
     onnx_run,
     torch_run,
 )
-from ovsdino_export.dinov3seg.pipelines import GraphStage, make_stages
-from ovsdino_export.graphs.graph import describe, export_graph
+from ovsdino_export.dinov3seg.pipelines import StageSpec, make_stages
+from ovsdino_export.graphs.graph import describe_graph, export_graph
 from ovsdino_export.graphs.storage import WeightFile, store_as_half
 from ovsdino_export.graphs.versions import program_versions
 from ovsdino_export.networks import OTHER_LICENCES
@@ -158,7 +158,7 @@ def text_half(model: Dinov3Seg) -> TextHalf:
 
 
 def try_half(
-    model: Dinov3Seg, stages: Mapping[str, GraphStage], photos: Labelled, report: Report
+    model: Dinov3Seg, stages: Mapping[str, StageSpec], photos: Labelled, report: Report
 ) -> tuple[tuple[str, ...], bundle.Parity]:
     """Find the layers that must stay in FP32 so that FP16 passes in torch: none, or the attention.
 
@@ -181,7 +181,7 @@ def try_half(
 
 
 def export_stages(
-    stages: Mapping[str, GraphStage],
+    stages: Mapping[str, StageSpec],
     staging: Path,
     plans: Mapping[bundle.Precision, tuple[str, ...]],
     report: Report,
@@ -200,7 +200,7 @@ def export_stages(
                 graph = export_graph(pipeline, stage.example, stage.spec, precision=precision, fp32=wide)
                 del pipeline
                 store_as_half(graph)
-                graphs[own] = describe(graph, file, precision, wide)
+                graphs[own] = describe_graph(graph, file, precision, wide)
                 if name in DATA_FILES:
                     weights[DATA_FILES[name]].save(graph, file)
                 else:

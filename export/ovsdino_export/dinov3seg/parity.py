@@ -16,7 +16,7 @@ from ovsdino.dinov3seg.config import Dinov3segConfig
 from ovsdino.dinov3seg.correlation import best_classes, correlate, put_classes, text_halves
 from ovsdino.dinov3seg.local_global import view_logits
 from ovsdino.dinov3seg.model import Dinov3Seg
-from ovsdino_export.dinov3seg.pipelines import GraphStage
+from ovsdino_export.dinov3seg.pipelines import StageSpec
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.bundle import Graph, Parity, ParityThresholds
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -85,7 +85,7 @@ def chain_logits(model: Dinov3Seg | GraphDinov3seg, views: Floats, text: Floats)
     return np.stack(logits)
 
 
-def torch_run(stages: Mapping[str, GraphStage], precision: Precision, fp32: Sequence[str] = ()) -> Run:
+def torch_run(stages: Mapping[str, StageSpec], precision: Precision, fp32: Sequence[str] = ()) -> Run:
     """Run the pipelines in torch, which rounds to FP16, unlike ONNX Runtime on a CPU."""
     built: dict[str, nn.Module] = {}
 

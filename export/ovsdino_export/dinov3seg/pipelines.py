@@ -26,7 +26,7 @@ CORRELATION = "correlation"  # stays in FP32: cosines rank the classes
 
 
 @dataclass(frozen=True)
-class GraphStage:
+class StageSpec:
     """A graph: function that builds its pipeline, tensor names, and an example input."""
 
     build: Callable[[Precision, Collection[str]], nn.Module]  # with layers that stay in FP32
@@ -35,7 +35,7 @@ class GraphStage:
     fp32: tuple[str, ...] = ()  # layers that stay in FP32 in every precision
 
 
-def make_stages(model: Dinov3Seg) -> dict[str, GraphStage]:
+def make_stages(model: Dinov3Seg) -> dict[str, StageSpec]:
     """Return the graphs of a network except text, in the order in which they run."""
     config, how = model.config, model.config.inference
     grid, half = how.view // config.vlm.patch_size, config.decoder_guidance_widths
@@ -48,25 +48,25 @@ def make_stages(model: Dinov3Seg) -> dict[str, GraphStage]:
     images: dict[str, dict[int, str]] = {"image": {}} if late else {}
     fines: dict[str, dict[int, str]] = {"fine1": {}, "fine2": {}} if prior else {}
     stages = {
-        "vision": GraphStage(partial(VisionStage, model, how.window), VISION, (window,)),
-        "whole": GraphStage(
+        "vision": StageSpec(partial(VisionStage, model, how.window), VISION, (window,)),
+        "whole": StageSpec(
             partial(VisionStage, model, how.view), spec({"pixels": {}}, "features"), (pixels,)
         ),
-        "guidance": GraphStage(
+        "guidance": StageSpec(
             partial(GuidanceStage, model), spec({"pixels": {}}, *images, *fines), (pixels,)
         ),
-        "refine": GraphStage(
+        "refine": StageSpec(
             partial(RefineStage, model),
             spec({"pixels": {}, "features": {}}, "refined"),
             (pixels, features),
         ),
-        "late": GraphStage(
+        "late": StageSpec(
             partial(LateStage, model),
             spec({"features": {}, "text": {0: "classes"}, **images}, "costs"),
             (features, text, *([image] if late else [])),
             (CORRELATION,),
         ),
-        "decoder": GraphStage(
+        "decoder": StageSpec(
             partial(DecoderStage, model),
             spec({"costs": {0: "classes"}, **fines}, "logits"),
             (costs, *(fine if prior else ())),

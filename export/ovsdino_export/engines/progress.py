@@ -24,7 +24,7 @@ class Build:
 
 
 @dataclass
-class Progress:
+class BuildProgress:
     """The progress of a build; written by TensorRT's thread, read by ours."""
 
     phases: list[tuple[str, int, int]] = field(default_factory=list)  # open ones: name, step, steps
@@ -62,7 +62,7 @@ def build_watched(
     Raises:
         KeyboardInterrupt: the user stopped it; nothing is written.
     """
-    progress = Progress()
+    progress = BuildProgress()
     config.progress_monitor = make_monitor(trt, progress)
     results: list[Trt] = []
 
@@ -87,7 +87,7 @@ def build_watched(
     return Build(None if built is None else bytes(built), seconds)
 
 
-def make_monitor(trt: ModuleType, progress: Progress) -> Trt:
+def make_monitor(trt: ModuleType, progress: BuildProgress) -> Trt:
     """Create TensorRT's progress monitor; its base class exists only after TensorRT is imported."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]

@@ -123,7 +123,7 @@ def strip(model: onnx.ModelProto) -> None:
     model.producer_name, model.producer_version = "ovsdino_export", __version__
 
 
-def describe(
+def describe_graph(
     model: onnx.ModelProto, file: str, precision: bundle.Precision, fp32: Collection[str] = ()
 ) -> bundle.Graph:
     """Describe a graph's inputs and outputs for the manifest."""

@@ -65,7 +65,7 @@ def as_half(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16] | None:
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorLocation:
     """The location of a tensor's bytes in a file."""
 
     file: str
@@ -85,7 +85,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path) -> None:
-        self._places: dict[bytes, Place] = {}
+        self._places: dict[bytes, TensorLocation] = {}
         raw = path.read_bytes()
         (length,) = struct.unpack("<Q", raw[:8])  # the format: a length, a JSON header, the tensors
         start = 8 + length
@@ -97,10 +97,10 @@ class Checkpoint:
             values = np.frombuffer(raw[first:stop], SAFETENSORS_TYPES[entry["dtype"]]).reshape(dims)
             if values.ndim == 2:
                 turned = hashlib.sha256(values.T.tobytes()).digest()
-                self._places[turned] = Place(path.name, first, dims, transposed=True)
-            self._places[hashlib.sha256(raw[first:stop]).digest()] = Place(path.name, first, dims)
+                self._places[turned] = TensorLocation(path.name, first, dims, transposed=True)
+            self._places[hashlib.sha256(raw[first:stop]).digest()] = TensorLocation(path.name, first, dims)
 
-    def find(self, digest: bytes, dims: Sequence[int]) -> Place | None:
+    def find(self, digest: bytes, dims: Sequence[int]) -> TensorLocation | None:
         """Find a tensor by the SHA-256 of its bytes; None if the checkpoint does not contain it."""
         place = self._places.get(digest)
         if place is None or (place.transposed and place.dims[::-1] != tuple(dims)):
@@ -120,7 +120,7 @@ class WeightFile:
         self.path = path
         self._checkpoint = checkpoint
         self._data: BinaryIO | None = None
-        self._places: dict[bytes, Place] = {}
+        self._places: dict[bytes, TensorLocation] = {}
 
     def __enter__(self) -> WeightFile:
         """Return the file."""
@@ -158,14 +158,14 @@ class WeightFile:
         file.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(file))
 
-    def _place(self, raw: bytes, dims: Sequence[int]) -> Place:
+    def _place(self, raw: bytes, dims: Sequence[int]) -> TensorLocation:
         digest = hashlib.sha256(raw).digest()
         if self._checkpoint is not None and (held := self._checkpoint.find(digest, dims)):
             return held
         if digest not in self._places:
             self._data = self._data or self.path.open("wb")
             self._data.write(bytes(-self._data.tell() % ALIGNMENT))
-            self._places[digest] = Place(self.path.name, self._data.tell(), tuple(dims))
+            self._places[digest] = TensorLocation(self.path.name, self._data.tell(), tuple(dims))
             self._data.write(raw)
         return self._places[digest]
 

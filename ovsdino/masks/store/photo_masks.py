@@ -54,19 +54,19 @@ class PhotoMasks:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedPhoto:
     """A photo without masks, and the reason."""
 
     image: str
     reason: str
 
 
-Record = PhotoMasks | Skipped
+Record = PhotoMasks | SkippedPhoto
 
 
 def to_json(record: Record) -> dict[str, Any]:
     """Convert a record to JSON values."""
-    if isinstance(record, Skipped):
+    if isinstance(record, SkippedPhoto):
         return {"image": record.image, "skipped": record.reason}
     return asdict(record)
 
@@ -78,7 +78,7 @@ def from_json(raw: dict[str, Any]) -> Record:
         KeyError, TypeError, ValueError: the values are not a record.
     """
     if "skipped" in raw:
-        return Skipped(raw["image"], raw["skipped"])
+        return SkippedPhoto(raw["image"], raw["skipped"])
 
     def rle(encoded: dict[str, Any] | None) -> Rle | None:
         return None if encoded is None else Rle(encoded["counts"], (encoded["size"][0], encoded["size"][1]))

@@ -18,11 +18,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ovsdino.masks.errors import MaskError
-from ovsdino.masks.store.photo_masks import MaskRegion, PhotoMasks, Record, Rle, Skipped, from_json, to_json
+from ovsdino.masks.store.photo_masks import (
+    MaskRegion,
+    PhotoMasks,
+    Record,
+    Rle,
+    SkippedPhoto,
+    from_json,
+    to_json,
+)
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.atomic import PARTIAL, write_bytes
 
-__all__ = ["MaskInfo", "MaskReader", "MaskRegion", "PhotoMasks", "Record", "Rle", "Skipped"]
+__all__ = ["MaskInfo", "MaskReader", "MaskRegion", "PhotoMasks", "Record", "Rle", "SkippedPhoto"]
 
 SCHEMA_VERSION = 1
 INFO, INDEX, VOCABULARY = "masks.json", "index.json", "vocabulary.json"
@@ -118,7 +126,7 @@ def finish_masks(folder: Path) -> None:
         if not path.exists():
             raise MaskError(_unfinished(folder, info))
         for offset, record in _members(path):
-            if isinstance(record, Skipped):
+            if isinstance(record, SkippedPhoto):
                 skipped[record.image] = record.reason
             else:
                 places.append([record.image, offset])

@@ -16,7 +16,7 @@ ByteLabels = NDArray[np.uint8]  # (h, w)
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherFile:
     """A segmenter's file and its input format."""
 
     file: str
@@ -24,10 +24,10 @@ class Teacher:
 
 
 TEACHERS = {
-    "ade": Teacher("deeplabv3_mnv2_ade20k31_uint8.tflite", floating=False),
-    "voc": Teacher("deeplabv3_mnv2_voc21_uint8.tflite", floating=False),
-    "voc_float": Teacher("deeplabv3_mnv2_voc21_float.tflite", floating=True),
-    "cityscapes": Teacher("deeplab_edgetpu_cityscapes19_uint8.tflite", floating=False),
+    "ade": TeacherFile("deeplabv3_mnv2_ade20k31_uint8.tflite", floating=False),
+    "voc": TeacherFile("deeplabv3_mnv2_voc21_uint8.tflite", floating=False),
+    "voc_float": TeacherFile("deeplabv3_mnv2_voc21_float.tflite", floating=True),
+    "cityscapes": TeacherFile("deeplab_edgetpu_cityscapes19_uint8.tflite", floating=False),
 }
 
 

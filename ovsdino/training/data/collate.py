@@ -19,7 +19,7 @@ Bank = Callable[[Iterable[str]], Tensor]  # words -> their embeddings (N, D), or
 
 
 @dataclass(frozen=True)
-class Lexicon:
+class TrainingWords:
     """All nouns of the training data, their names, and the embeddings or token ids of the names."""
 
     nouns: tuple[str, ...]
@@ -28,7 +28,7 @@ class Lexicon:
     distractors: tuple[str, ...] = ()  # nouns that `DataRecipe.listed_distractors` draws from
 
 
-def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) -> Batch:
+def assemble(samples: Sequence[Sample], lexicon: TrainingWords, recipe: DataRecipe) -> Batch:
     """Assemble samples into a batch; random choices depend only on the samples."""
     generator = np.random.default_rng([number for sample in samples for number in sample.seed])
     words = draw_words(samples, lexicon, recipe, generator)
@@ -66,7 +66,7 @@ def assemble(samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe) ->
 
 
 def draw_words(
-    samples: Sequence[Sample], lexicon: Lexicon, recipe: DataRecipe, generator: np.random.Generator
+    samples: Sequence[Sample], lexicon: TrainingWords, recipe: DataRecipe, generator: np.random.Generator
 ) -> tuple[str, ...]:
     """Choose the words of a batch: those in the squares, closed words, and distractors; or all words.
 

@@ -17,7 +17,7 @@ from ovsdino.masks.store.shards import MaskReader, PhotoMasks
 from ovsdino.network.config import ModelConfig
 from ovsdino.training.data.augment import Square, cut_photo, draw_square, jitter_colours, normalise_pixels
 from ovsdino.training.data.batch import Batch, WeakBox
-from ovsdino.training.data.collate import Bank, Lexicon, assemble
+from ovsdino.training.data.collate import Bank, TrainingWords, assemble
 from ovsdino.training.data.sample import Sample, cut_truth
 from ovsdino.training.data.synonyms import read_distractors, read_synonyms
 from ovsdino.training.data_recipe import DataRecipe
@@ -28,7 +28,7 @@ from ovsdino_runtime.geometry.types import Photo
 __all__ = ["Batch", "DataRecipe", "MaskDataset", "Sample", "WeakBox", "training_words"]
 
 
-class DataError(OvsdinoError):
+class PhotoMismatchError(OvsdinoError):
     """Masks and photos do not match."""
 
 
@@ -71,16 +71,20 @@ class MaskDataset(Dataset[Sample]):
         self.reader = MaskReader(masks)
         self.photos, self.recipe, self.config, self.teacher = photos, recipe, config, teacher
         if teacher is not None and not recipe.crops:
-            raise DataError("SAM's features from disk are of fixed crops: got crops=0, expected 1 or more")
+            raise PhotoMismatchError(
+                "SAM's features from disk are of fixed crops: got crops=0, expected 1 or more"
+            )
         synonyms = read_synonyms(masks)
         distractors = read_distractors(masks)
         nouns = tuple(dict.fromkeys([*self.reader.vocabulary, *synonyms.nouns, *distractors]))
-        self.lexicon = Lexicon(nouns, synonyms, text, distractors)
+        self.lexicon = TrainingWords(nouns, synonyms, text, distractors)
         self._check_photos()
         shares = dict(recipe.shares)
         weights = np.array([share_of(image, shares) for image in self.reader.images])
         if shares and not weights.sum():
-            raise DataError(f"the shares {recipe.shares} leave no photo to draw; give one of them a weight")
+            raise PhotoMismatchError(
+                f"the shares {recipe.shares} leave no photo to draw; give one of them a weight"
+            )
         self._chance = weights / weights.sum() if shares else None
         self._epoch = torch.zeros((), dtype=torch.long)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it, too
@@ -132,7 +136,7 @@ class MaskDataset(Dataset[Sample]):
         masks = self.reader[number]
         photo = load_photo(self.photos / masks.image)
         if photo.shape[:2] != (masks.height, masks.width):
-            raise DataError(
+            raise PhotoMismatchError(
                 f"{self.photos / masks.image}: {photo.shape[1]}x{photo.shape[0]} px, its masks are of "
                 f"{masks.width}x{masks.height} px; give the folder of photos that the masks were made from"
             )
@@ -156,7 +160,7 @@ class MaskDataset(Dataset[Sample]):
         if missing or not images:
             what = f"{len(missing)} of {len(images)} photos that have masks are missing"
             first = f", the first is {missing[0]}" if missing else ""
-            raise DataError(
+            raise PhotoMismatchError(
                 f"{self.photos}: {what}{first}; give the folder of photos that the masks were made from"
             )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SMOOTH = 0.95  # of the figures beside the bar
 
 
-class Table:
+class CsvLog:
     """A CSV file whose rows begin with the step. Rows of steps that a resumed run repeats are removed.
 
     Args:
@@ -61,8 +61,8 @@ class Log:
     def __init__(self, folder: Path | None, step: int, total: int, progress: Progress) -> None:
         self.progress = progress
         self.task: TaskID = progress.add_task("train", total=total, completed=step, loss="", waiting="")
-        self.steps = None if folder is None else Table(folder / "steps.csv", step)
-        self.epochs = None if folder is None else Table(folder / "epochs.csv", step)
+        self.steps = None if folder is None else CsvLog(folder / "steps.csv", step)
+        self.epochs = None if folder is None else CsvLog(folder / "epochs.csv", step)
         self.board = None if folder is None else _open_board(folder / "tensorboard", step)
         self.loss: float | None = None
         self.seconds = self.waited = 0.0

@@ -10,7 +10,7 @@ from ovsdino.dinov3seg.correlation import correlate, text_halves
 from ovsdino.dinov3seg.model import Dinov3Seg
 from ovsdino.network.losses import binary_cross_entropy
 from ovsdino.training.data.batch import Batch
-from ovsdino.training.data.dataset import DataError
+from ovsdino.training.data.dataset import PhotoMismatchError
 from ovsdino.training.data_recipe import DataRecipe, LossWeights
 from ovsdino.training.systems.ovsdino_losses import decide, words_cross_entropy
 
@@ -38,7 +38,7 @@ def dinov3seg_loss_terms(
         DataError: masks that may overlap.
     """
     if batch.labels is None or not bool(batch.exclusive.all()):
-        raise DataError(
+        raise PhotoMismatchError(
             f"{', '.join(batch.photos)}: masks that may overlap; dinov3.seg learns from masks that partition "
             "a photo, of `ovsdino pseudo-masks --source labels` or segmenters"
         )

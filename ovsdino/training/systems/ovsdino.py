@@ -55,7 +55,7 @@ class TrainingJob:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class OvsdinoInputs:
     """OVS-DINO with its opened inputs: a :class:`ovsdino.training.systems.system.System`."""
 
     job: TrainingJob
@@ -133,7 +133,7 @@ class Inputs:
         return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
 
-def open_inputs(job: TrainingJob, team: Team) -> Inputs:
+def open_inputs(job: TrainingJob, team: Team) -> OvsdinoInputs:
     """Open and check everything that a run reads; write nothing.
 
     Raises:
@@ -160,7 +160,7 @@ def open_inputs(job: TrainingJob, team: Team) -> Inputs:
     }
     if recipe.needs_hed and teacher:
         settings["hed"] = teacher.digest
-    return Inputs(
+    return OvsdinoInputs(
         job, team, recipe.model, len(reader), frozenset(words), prompter, labelled, teacher, settings
     )
 

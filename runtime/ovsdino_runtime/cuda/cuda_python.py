@@ -15,11 +15,11 @@ from ovsdino_runtime.cuda.driver import (
     INSTALL,
     MAX_SHARED,
     Block,
+    CudaGraph,
+    CudaStream,
     Event,
-    Graph,
     Launch,
     Pinned,
-    Stream,
     check_index,
     refuse_fork,
 )
@@ -130,7 +130,7 @@ class CudaPythonDevice:
         """See `Device.pin`."""
         return CudaPythonPinned(self._driver, int(self._call("cuMemHostAlloc", size, 0)), size)
 
-    def make_stream(self, name: str) -> Stream:  # noqa: ARG002 - for back ends that record what they do
+    def make_stream(self, name: str) -> CudaStream:  # noqa: ARG002 - for back ends that record what they do
         """See `Device.make_stream`."""
         stream = self._own("cuStreamDestroy", self._call("cuStreamCreate", NON_BLOCKING))
         return CudaPythonStream(self._driver, stream, int(stream))
@@ -160,7 +160,7 @@ class CudaPythonDevice:
 
         return launch  # type: ignore[return-value] # its streams are this device's
 
-    def capture(self, stream: Stream, submit: Callable[[], None]) -> Graph:
+    def capture(self, stream: CudaStream, submit: Callable[[], None]) -> CudaGraph:
         """See `Device.capture`."""
         return capture(self._driver, stream.handle, submit)
 
@@ -184,30 +184,30 @@ class CudaPythonDevice:
 
 @dataclass(frozen=True)
 class CudaPythonStream:
-    """See `Stream`."""
+    """See `CudaStream`."""
 
     driver: Bindings
     raw: Bindings
     handle: int
 
     def record(self, event: "CudaPythonEvent") -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         call(self.driver, "cuEventRecord", event.raw, self.raw)
 
     def wait(self, event: "CudaPythonEvent") -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         call(self.driver, "cuStreamWaitEvent", self.raw, event.raw, 0)
 
     def copy_in(self, target: int, source: Array) -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         call(self.driver, "cuMemcpyHtoDAsync", target, source.ctypes.data, source.nbytes, self.raw)
 
     def copy_out(self, target: Array, source: int) -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         call(self.driver, "cuMemcpyDtoHAsync", target.ctypes.data, source, target.nbytes, self.raw)
 
     def synchronize(self) -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         call(self.driver, "cuStreamSynchronize", self.raw)
 
 
@@ -260,7 +260,7 @@ class CudaPythonPinned:
 
 
 class CudaPythonGraph:
-    """An instantiated CUDA graph; see `Graph`.
+    """An instantiated CUDA graph; see `CudaGraph`.
 
     Args:
         driver: the module ``cuda.bindings.driver``.
@@ -272,11 +272,11 @@ class CudaPythonGraph:
         self._executable = executable
 
     def launch(self, stream: Any) -> None:  # noqa: ANN401 - of either back end
-        """See `Graph`."""
+        """See `CudaGraph`."""
         call(self._driver, "cuGraphLaunch", self._executable, stream.handle)
 
     def free(self) -> None:
-        """See `Graph`."""
+        """See `CudaGraph`."""
         call(self._driver, "cuGraphExecDestroy", self._executable)
 
 

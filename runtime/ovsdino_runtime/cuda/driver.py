@@ -35,7 +35,7 @@ class Event(Protocol):
         """Return the time between an earlier event and this one [ms]; both must have completed."""
 
 
-class Stream(Protocol):
+class CudaStream(Protocol):
     """A queue of work on the device, executed in order."""
 
     @property
@@ -78,7 +78,7 @@ class Pinned(Protocol):
         """Free it."""
 
 
-class Graph(Protocol):
+class CudaGraph(Protocol):
     """A captured sequence of work that is launched with one call."""
 
     def launch(self, stream: Any) -> None:  # noqa: ANN401 - a stream of the same device
@@ -88,7 +88,7 @@ class Graph(Protocol):
         """Free it."""
 
 
-Launch = Callable[[Stream, Mapping[str, int]], None]  # arguments by name: addresses and integers
+Launch = Callable[[CudaStream, Mapping[str, int]], None]  # arguments by name: addresses and integers
 
 
 class Device(Protocol):
@@ -108,7 +108,7 @@ class Device(Protocol):
     def pin(self, size: int) -> Pinned:
         """Allocate page-locked host memory [bytes]."""
 
-    def make_stream(self, name: str) -> Stream:
+    def make_stream(self, name: str) -> CudaStream:
         """Create a stream that does not wait for the default stream; ``name`` appears in traces."""
 
     def make_event(self) -> Event:
@@ -117,7 +117,7 @@ class Device(Protocol):
     def load(self, kernel: Kernel, ptx: bytes) -> Launch:
         """Load a kernel; return a function that launches it on a stream, with its arguments by name."""
 
-    def capture(self, stream: Stream, submit: Callable[[], None]) -> Graph:
+    def capture(self, stream: CudaStream, submit: Callable[[], None]) -> CudaGraph:
         """Capture the work that ``submit`` submits, beginning and ending on a stream, without running it."""
 
     def close(self) -> None:

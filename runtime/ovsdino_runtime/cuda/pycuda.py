@@ -18,11 +18,11 @@ from ovsdino_runtime.cuda.driver import (
     INSTALL,
     MAX_SHARED,
     Block,
+    CudaGraph,
+    CudaStream,
     Event,
-    Graph,
     Launch,
     Pinned,
-    Stream,
     check_index,
     is_installed,
     refuse_fork,
@@ -91,7 +91,7 @@ class PycudaDevice:
         """See `Device.pin`."""
         return PycudaPinned(self._driver.pagelocked_empty((size,), np.uint8))
 
-    def make_stream(self, name: str) -> Stream:  # noqa: ARG002 - for back ends that record what they do
+    def make_stream(self, name: str) -> CudaStream:  # noqa: ARG002 - for back ends that record what they do
         """See `Device.make_stream`."""
         stream = self._driver.Stream(NON_BLOCKING)
         self._owned.append(stream)
@@ -123,7 +123,7 @@ class PycudaDevice:
 
         return launch  # type: ignore[return-value] # its streams are this device's
 
-    def capture(self, stream: Stream, submit: Callable[[], None]) -> Graph:
+    def capture(self, stream: CudaStream, submit: Callable[[], None]) -> CudaGraph:
         """See `Device.capture`. Needs cuda-python in addition to pycuda."""
         from ovsdino_runtime.cuda.cuda_python import capture, import_driver
 
@@ -138,34 +138,34 @@ class PycudaDevice:
 
 @dataclass(frozen=True)
 class PycudaStream:
-    """See `Stream`."""
+    """See `CudaStream`."""
 
     driver: Pycuda
     raw: Pycuda
 
     @property
     def handle(self) -> int:
-        """See `Stream`."""
+        """See `CudaStream`."""
         return int(self.raw.handle)
 
     def record(self, event: "PycudaEvent") -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         event.raw.record(self.raw)
 
     def wait(self, event: "PycudaEvent") -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         self.raw.wait_for_event(event.raw)
 
     def copy_in(self, target: int, source: Array) -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         self.driver.memcpy_htod_async(target, source, self.raw)
 
     def copy_out(self, target: Array, source: int) -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         self.driver.memcpy_dtoh_async(target, source, self.raw)
 
     def synchronize(self) -> None:
-        """See `Stream`."""
+        """See `CudaStream`."""
         self.raw.synchronize()
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ovsdino_runtime.base.trace import Trace
-from ovsdino_runtime.cuda.driver import Device, Event, Stream
+from ovsdino_runtime.cuda.driver import CudaStream, Device, Event
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DeviceClock:
         self._origin = 0.0
         self.running = False  # not while a graph is captured: its events have no time
 
-    def begin(self, stream: Stream) -> None:
+    def begin(self, stream: CudaStream) -> None:
         """Start the clock of a photo on its first stream."""
         self._used, self._spans, self.running = 0, [], True
         base = self._event()
@@ -43,7 +43,7 @@ class DeviceClock:
         self._origin = time.perf_counter()
 
     @contextmanager
-    def span(self, stage: str, stream: Stream, track: str) -> Iterator[None]:
+    def span(self, stage: str, stream: CudaStream, track: str) -> Iterator[None]:
         """Time the work that is submitted to ``stream`` inside the context."""
         if not self.running:
             yield

@@ -24,10 +24,10 @@ import numpy as np
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.cuda.driver import Device, Graph, Stream
+from ovsdino_runtime.cuda.driver import CudaGraph, CudaStream, Device
 from ovsdino_runtime.device.clock import DeviceClock
 from ovsdino_runtime.device.memory import DeviceMemory
-from ovsdino_runtime.device.plan import Batch, PhotoPlan, plan_batches, plan_photo
+from ovsdino_runtime.device.plan import PhotoPlan, WindowBatch, plan_batches, plan_photo
 from ovsdino_runtime.device.stages import CutWindows, EncodeBatch, LabelPixels, load_kernels
 from ovsdino_runtime.device.streams import Streams
 from ovsdino_runtime.engines.onnxruntime import Engine
@@ -51,7 +51,7 @@ class _Held:
 
     def __init__(self, device: Device, streams: Streams, engine: StreamEngine, memory: DeviceMemory) -> None:
         self.device, self.streams, self.engine, self.memory = device, streams, engine, memory
-        self.graph: tuple[_Key, Graph] | None = None
+        self.graph: tuple[_Key, CudaGraph] | None = None
         self.closed = False
 
     def forget_graph(self) -> None:
@@ -321,7 +321,7 @@ class DevicePipeline:
             stream.record(event)
             vision[0].wait(event)
 
-    def _encode_windows(self, plan: PhotoPlan, vision: Sequence[Stream]) -> None:
+    def _encode_windows(self, plan: PhotoPlan, vision: Sequence[CudaStream]) -> None:
         """Cut and encode all windows, batch by batch."""
         at = self.memory.at
         for batch in self._batches(plan):
@@ -333,7 +333,7 @@ class DevicePipeline:
             with self._clock.span("vision", stream, track):
                 self._encode(plan, at, context=context, first=first, batch=count, stream=stream)
 
-    def _batches(self, plan: PhotoPlan) -> list[Batch]:
+    def _batches(self, plan: PhotoPlan) -> list[WindowBatch]:
         return plan_batches(plan.windows, max_count=self.vision.max_count, contexts=len(self._vision))
 
     def _join_text(self, embeddings: Floats) -> int:
@@ -350,7 +350,7 @@ class DevicePipeline:
         return len(embeddings)
 
     @property
-    def _vision(self) -> tuple[Stream, ...]:
+    def _vision(self) -> tuple[CudaStream, ...]:
         """The streams on which the engine has contexts."""
         return self._streams.vision[: self.vision.contexts]
 

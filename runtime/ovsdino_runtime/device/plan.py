@@ -108,7 +108,7 @@ def _aligned(size: int) -> int:
 
 
 @dataclass(frozen=True)
-class Batch:
+class WindowBatch:
     """The windows of one engine run."""
 
     context: int  # of the engine
@@ -116,7 +116,7 @@ class Batch:
     count: int
 
 
-def plan_batches(windows: int, *, max_count: int, contexts: int) -> list[Batch]:
+def plan_batches(windows: int, *, max_count: int, contexts: int) -> list[WindowBatch]:
     """Split windows over as few runs as possible; run sizes differ by at most one.
 
     If there are two sizes, the larger runs use the first context and the smaller ones the second, so that no
@@ -133,6 +133,6 @@ def plan_batches(windows: int, *, max_count: int, contexts: int) -> list[Batch]:
     for turn in range(runs):
         count = small + (turn < larger)
         context = int(turn >= larger) % contexts if larger else turn % contexts
-        batches.append(Batch(context, first, count))
+        batches.append(WindowBatch(context, first, count))
         first += count
     return batches

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.bundle.kernels import Kernel, Operator, choose_kernel
-from ovsdino_runtime.cuda.driver import Device, Launch, Stream
+from ovsdino_runtime.cuda.driver import CudaStream, Device, Launch
 from ovsdino_runtime.device.plan import PhotoPlan
-from ovsdino_runtime.engines.stream_engine import Place, StreamEngine
+from ovsdino_runtime.engines.stream_engine import DeviceTensor, StreamEngine
 
 AROUND: tuple[Operator, ...] = ("PhotoWindows", "CosineScores", "MergeArgmax")  # the vision engine
 Addresses = Mapping[str, int]  # by the name of a region of the arena, or of a table of the plan
@@ -25,7 +25,7 @@ class CutWindows:
     size: int  # a window's side [px]
 
     def __call__(
-        self, plan: PhotoPlan, at: Addresses, *, first: int, batch: int, pixels: int, stream: Stream
+        self, plan: PhotoPlan, at: Addresses, *, first: int, batch: int, pixels: int, stream: CudaStream
     ) -> None:
         """Cut the windows of a batch. Shape: (H, W, 3) uint8 -> pixels (batch, 3, S, S)."""
         tables = {name[4:]: address for name, address in at.items() if name.startswith("cut.")}
@@ -53,13 +53,13 @@ class EncodeBatch:
     width: int  # D
 
     def __call__(
-        self, plan: PhotoPlan, at: Addresses, *, context: int, first: int, batch: int, stream: Stream
+        self, plan: PhotoPlan, at: Addresses, *, context: int, first: int, batch: int, stream: CudaStream
     ) -> None:
         """Encode the windows of a batch. Shape: (batch, 3, S, S) -> features (batch, D, h, w), in place."""
         shape = (batch, self.width, *plan.grid)
         start = at["features"] + 4 * first * self.width * plan.grid[0] * plan.grid[1]
-        pixels = Place(at[f"pixels.{context}"], (batch, 3, self.size, self.size))
-        self.engine.enqueue(context, {"pixels": pixels}, {"features": Place(start, shape)}, stream)
+        pixels = DeviceTensor(at[f"pixels.{context}"], (batch, 3, self.size, self.size))
+        self.engine.enqueue(context, {"pixels": pixels}, {"features": DeviceTensor(start, shape)}, stream)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class LabelPixels:
     width: int  # D
 
     def __call__(
-        self, plan: PhotoPlan, at: Addresses, *, classes: int, background: bool, stream: Stream
+        self, plan: PhotoPlan, at: Addresses, *, classes: int, background: bool, stream: CudaStream
     ) -> None:
         """Label the photo. Shape: (B, D, h, w), (N, D) -> labels (H, W) uint16, confidence (H, W) float16."""
         for first in range(0, classes, plan.classes_at_once):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ovsdino_runtime.cuda.driver import Device, Stream
+from ovsdino_runtime.cuda.driver import CudaStream, Device
 
 VISION_STREAMS = 2
 
@@ -11,9 +11,9 @@ VISION_STREAMS = 2
 class Streams:
     """All streams of a pipeline."""
 
-    copy: Stream
-    vision: tuple[Stream, ...]
-    text: Stream
+    copy: CudaStream
+    vision: tuple[CudaStream, ...]
+    text: CudaStream
 
     @classmethod
     def make(cls, device: Device) -> "Streams":
@@ -21,6 +21,6 @@ class Streams:
         vision = tuple(device.make_stream(f"vision {index}") for index in range(VISION_STREAMS))
         return cls(device.make_stream("copy"), vision, device.make_stream("text"))
 
-    def all(self) -> tuple[Stream, ...]:
+    def all(self) -> tuple[CudaStream, ...]:
         """Return all streams, in no particular order."""
         return (self.copy, *self.vision, self.text)

@@ -12,9 +12,9 @@ import numpy as np
 
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.install import install_command
-from ovsdino_runtime.cuda.driver import Stream
+from ovsdino_runtime.cuda.driver import CudaStream
 from ovsdino_runtime.engines.onnxruntime import run_session
-from ovsdino_runtime.engines.stream_engine import Place
+from ovsdino_runtime.engines.stream_engine import DeviceTensor
 from ovsdino_runtime.geometry.types import Array
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -61,7 +61,7 @@ class OrtStreamEngine:
         EngineError: ONNX Runtime is not installed, cannot load the graph, or falls back to another provider.
     """
 
-    def __init__(self, file: Path, stream: Stream, provider: str = CUDA, *, index: int = 0) -> None:
+    def __init__(self, file: Path, stream: CudaStream, provider: str = CUDA, *, index: int = 0) -> None:
         self._session, self.description = _open_session(file, provider, stream, index=index)
         self._index = index
         self._stream = stream
@@ -81,7 +81,11 @@ class OrtStreamEngine:
         return run_session(self._session, inputs, self.description)
 
     def enqueue(
-        self, context: int, inputs: Mapping[str, Place], outputs: Mapping[str, Place], stream: Stream
+        self,
+        context: int,
+        inputs: Mapping[str, DeviceTensor],
+        outputs: Mapping[str, DeviceTensor],
+        stream: CudaStream,
     ) -> None:
         """See `StreamEngine`."""
         if context or stream.handle != self._stream.handle:
@@ -99,7 +103,7 @@ class OrtStreamEngine:
 
 
 def _open_session(
-    file: Path, provider: str, stream: Stream | None = None, *, index: int = 0
+    file: Path, provider: str, stream: CudaStream | None = None, *, index: int = 0
 ) -> tuple[Any, str]:
     """Open a session and describe it; without a stream ONNX Runtime creates its own."""
     ort = _import_ort(provider)
@@ -117,7 +121,7 @@ def _open_session(
     return session, f"ONNX Runtime {ort.__version__}, {provider}"
 
 
-def cuda_settings(index: int, stream: Stream | None) -> dict[str, str]:
+def cuda_settings(index: int, stream: CudaStream | None) -> dict[str, str]:
     """Return the options of ONNX Runtime's CUDA provider; FP32 products use FP32, not TF32."""
     settings = {"device_id": str(index), "use_tf32": "0"}
     if stream is not None:

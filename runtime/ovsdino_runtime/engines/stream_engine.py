@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ovsdino_runtime.cuda.driver import Stream
+from ovsdino_runtime.cuda.driver import CudaStream
 from ovsdino_runtime.engines.onnxruntime import Engine
 
-__all__ = ["Place", "Stream", "StreamEngine"]
+__all__ = ["CudaStream", "DeviceTensor", "StreamEngine"]
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceTensor:
     """Device address and shape of an FP32 tensor."""
 
     address: int
@@ -26,7 +26,11 @@ class StreamEngine(Engine, Protocol):
     capturable: bool  # a CUDA graph may hold its runs
 
     def enqueue(
-        self, context: int, inputs: Mapping[str, Place], outputs: Mapping[str, Place], stream: Stream
+        self,
+        context: int,
+        inputs: Mapping[str, DeviceTensor],
+        outputs: Mapping[str, DeviceTensor],
+        stream: CudaStream,
     ) -> None:
         """Submit a run and return immediately.
 

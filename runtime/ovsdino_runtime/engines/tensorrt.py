@@ -26,7 +26,7 @@ from ovsdino_runtime.engines.cache import (
     source_digest,
 )
 from ovsdino_runtime.engines.onnxruntime import verify_golden
-from ovsdino_runtime.engines.stream_engine import Place, Stream
+from ovsdino_runtime.engines.stream_engine import CudaStream, DeviceTensor
 from ovsdino_runtime.engines.tensorrt_library import ErrorRecorder, Trt, import_flavour, make
 from ovsdino_runtime.geometry.types import Array
 
@@ -209,7 +209,11 @@ class GpuEngine:
         return results
 
     def enqueue(
-        self, context: int, inputs: Mapping[str, Place], outputs: Mapping[str, Place], stream: Stream
+        self,
+        context: int,
+        inputs: Mapping[str, DeviceTensor],
+        outputs: Mapping[str, DeviceTensor],
+        stream: CudaStream,
     ) -> None:
         """See `StreamEngine`."""
         while len(self._contexts) <= context:
@@ -277,7 +281,7 @@ class GpuEngine:
                 why = self._errors.reasons("the engine has no such tensor")
                 raise EngineError(f"{self.description}: does not take the address of {name}: {why}")
 
-    def _execute(self, context: Trt, stream: Stream) -> None:
+    def _execute(self, context: Trt, stream: CudaStream) -> None:
         if not context.execute_async_v3(stream.handle):
             raise EngineError(f"{self.description}: the engine did not run: {self._errors.reasons()}")
 

@@ -81,7 +81,7 @@ def save_json(segmentation: Segmentation, path: str | Path, *, photo: str = "") 
     Raises:
         OutputError: the file cannot be written.
     """
-    text = json.dumps(describe(segmentation, photo=photo), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(describe_segmentation(segmentation, photo=photo), indent=2, ensure_ascii=False) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
@@ -135,7 +135,7 @@ def rle_records(segmentation: Segmentation) -> list[dict[str, object]]:
     return records
 
 
-def describe(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
+def describe_segmentation(segmentation: Segmentation, *, photo: str) -> dict[str, object]:
     """Return the JSON record of a segmentation: regions, model, versions and timings."""
     height, width = segmentation.labels.shape
     return {

@@ -18,7 +18,7 @@ from ovsdino_runtime.files.object_sets import CocoSet, save_labelme, save_voc, s
 from ovsdino_runtime.files.output import (
     SUFFIXES,
     Kind,
-    describe,
+    describe_segmentation,
     rle_lines,
     save_geojson,
     save_json,
@@ -192,7 +192,7 @@ class _MovingFiles:
         if folder := self._files.get("labels"):
             save_labels(segmentation, folder / f"{name}.png")
         if file := self._lines.get("json"):
-            record = describe(segmentation, photo=name) | {"time_s": round(frame.time, 3)}
+            record = describe_segmentation(segmentation, photo=name) | {"time_s": round(frame.time, 3)}
             _append(file, [json.dumps(record, ensure_ascii=False) + "\n"])
         if file := self._lines.get("rle"):
             _append(file, rle_lines(segmentation, photo=name))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.files.output import describe, labels_image, rle_records
+from ovsdino_runtime.files.output import describe_segmentation, labels_image, rle_records
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,7 +114,7 @@ def _png(segmentation: Segmentation, image: "Image") -> bytes:
 
 def _regions_body(segmentation: Segmentation, *, masks: bool) -> dict[str, Any]:
     """Describe a segmentation as `SegmentationBody` does, with the regions' masks or without."""
-    about = describe(segmentation, photo="")
+    about = describe_segmentation(segmentation, photo="")
     height, width = segmentation.labels.shape
     regions = [
         {
