@@ -171,9 +171,14 @@ def check_shape(kernel: Kernel, x: Any) -> None:
 
 
 def _constant(size: Any) -> Any:
-    """Return a size that is known while the network is built; None if it varies or is symbolic."""
+    """Return a size that is known while the network is built; None if it varies or is not known yet.
+
+    TensorRT asks for output types before it knows sizes; such a size is fake and fails on ``is_constant``.
+    """
     if isinstance(size, int):
         return size
+    if getattr(size, "is_fake", False):
+        return None
     return size.constant_value() if getattr(size, "is_constant", False) else None
 
 
