@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ovsdino.network.head import unit
 from ovsdino_export.graphs.local_functions import call_functions
 from ovsdino_export.networks import Network, restate_network
-from ovsdino_export.rewrite.cpu_fusions import call_attention
+from ovsdino_export.rewrite.called_attention import call_attention
 from ovsdino_export.rewrite.fold_layerscale import fold_layerscale
 from ovsdino_export.rewrite.half_precision import TYPES, to_half
 from ovsdino_export.rewrite.rewrite import restate
@@ -53,7 +53,7 @@ def shipped_vision(
     1. `restate_network`: attentions written out, positions fixed to the window's grid.
     2. `to_half`, of FP16 and BF16 graphs: products and convolutions in half precision, the rest in FP32.
     3. `fold_layerscale`, of FP32 graphs: LayerScale and GELU's constants go into the weights around them.
-    4. `call_attention`, of FP32 graphs: each attention is one operator that ONNX Runtime fuses on a CPU.
+    4. `call_attention`: each attention is one operator, which ONNX Runtime and TensorRT for RTX fuse.
     5. `call_functions`: depthwise blocks and the gate are local functions, which CUDA kernels may replace.
 
     `VisionPipeline` itself does 1 and 2. The results equal the network's up to rounding.
@@ -68,8 +68,8 @@ def shipped_vision(
     if inline:
         return pipeline
     if precision == "fp32":  # folded into a half-precision weight, a LayerScale of 1e-5 would be lost
-        pipeline = call_attention(fold_layerscale(pipeline))
-    return call_functions(pipeline)
+        pipeline = fold_layerscale(pipeline)
+    return call_functions(call_attention(pipeline))
 
 
 class TextPipeline(nn.Module):

@@ -93,7 +93,8 @@ def test_the_types_of_the_graph_are_those_of_the_network(cache):
     products = {name for name in layers if name.startswith(("MATRIX_MULTIPLY", "CONVOLUTION"))}
     assert products == {"MATRIX_MULTIPLY HALF", "CONVOLUTION HALF"}
     assert layers["NORMALIZATION FLOAT"] > 0
-    assert layers["SOFTMAX FLOAT"] == 6  # one for each block
+    assert layers["ATTENTION_INPUT HALF"] == 6  # one for each block; its softmax is no layer of its own
+    assert "SOFTMAX FLOAT" not in layers
     assert "NORMALIZATION HALF" not in layers
     assert "SOFTMAX HALF" not in layers
 

@@ -17,7 +17,7 @@ from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.bundle.bundle import Graph
 from ovsdino_runtime.engines.tensorrt_library import Trt
 
-PRODUCTS = {"MATRIX_MULTIPLY", "CONVOLUTION"}
+PRODUCTS = {"MATRIX_MULTIPLY", "CONVOLUTION", "ATTENTION_INPUT"}  # the last one is a whole attention
 STATISTICS = {"NORMALIZATION", "SOFTMAX"}
 TYPES: dict[Precision, str] = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 NUMPY_TYPES = {"float32": "FLOAT", "int64": "INT64"}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ovsdino import __version__
 from ovsdino_export.graphs import lint, local_functions
 from ovsdino_export.graphs.storage import LARGEST, weight_bytes
-from ovsdino_export.rewrite import cpu_fusions
+from ovsdino_export.rewrite import called_attention
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.bundle import bundle
 
@@ -89,7 +89,7 @@ def export_graph(
     refuse_fused_attention(program.exported_program)
     model: onnx.ModelProto = program.model_proto
     local_functions.define_functions(model)
-    cpu_fusions.define_attention(model)
+    called_attention.define_attention(model)
     lint.check(model, precision=precision, dynamic=spec.dynamic, fp32=fp32)
     strip(model)
     if weight_bytes(model) < LARGEST:

@@ -12,7 +12,7 @@ import onnx
 from ovsdino_export import parity
 from ovsdino_export.graphs.graph import VISION
 from ovsdino_export.precision.quantize import products, quantize, rounding_noise
-from ovsdino_export.rewrite.cpu_fusions import keep_calls
+from ovsdino_export.rewrite.called_attention import keep_calls
 from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 

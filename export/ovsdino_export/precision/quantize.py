@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ovsdino_export.parity import ParityError
-from ovsdino_export.rewrite.cpu_fusions import keep_calls
+from ovsdino_export.rewrite.called_attention import keep_calls
 
 LARGEST = 127  # of a weight; 8 bits whole, which takes VNNI or its like: others overflow 16 bits
 TINY = 1e-30  # scale of a column of zeros

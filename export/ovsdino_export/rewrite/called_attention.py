@@ -1,8 +1,11 @@
-"""Export attention as one call, which ONNX Runtime computes without storing the scores of all tokens at once.
+"""Export attention as one call, which engines compute without storing the scores of all tokens at once.
 
 The call has the name of ONNX Runtime's own operator, ``com.microsoft::MultiHeadAttention``, and the graph
-defines a local function of that name with standard operators as body. ONNX Runtime uses its kernel, all other
-engines the body, so one graph serves all.
+defines a local function of that name with standard operators as body. Each engine uses what it has:
+
+- ONNX Runtime: its own kernel, on a CPU for FP32, on CUDA for FP32 and FP16.
+- TensorRT for RTX 1.7: one attention layer, in any precision.
+- Every other engine: the body, whose softmax is FP32.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ ATTENTION = "MultiHeadAttention"
 BODY = """
     <opset_import: ["" : 18], domain: "com.microsoft">
     MultiHeadAttention <num_heads, scale> (query, key, value) => (output) {{
-        factor = Constant <value_float = {scale}> ()
+        scale_float = Constant <value_float = {scale}> ()
+        factor = CastLike (scale_float, query)
         split = Constant <value_ints = [0, 0, {heads}, -1]> ()
         scaled = Mul (query, factor)
         queries = Reshape (scaled, split)
@@ -35,7 +39,9 @@ BODY = """
         k = Transpose <perm = [0, 2, 3, 1]> (keys)
         v = Transpose <perm = [0, 2, 1, 3]> (values)
         scores = MatMul (q, k)
-        weights = Softmax <axis = -1> (scores)
+        wide = Cast <to = 1> (scores)
+        shares = Softmax <axis = -1> (wide)
+        weights = CastLike (shares, value)
         mixed = MatMul (weights, v)
         tokens = Transpose <perm = [0, 2, 1, 3]> (mixed)
         joined = Constant <value_ints = [0, 0, -1]> ()
@@ -72,14 +78,17 @@ class CalledAttention(nn.Module):
 
 
 def call_attention(model: Model) -> Model:
-    """Replace the written-out attentions of an FP32 vision model, in place, by calls.
+    """Replace the written-out attentions of a vision model, in place, by calls.
+
+    An attention whose products stay in FP32 inside a half-precision model stays written out: its values have
+    two types, and a call has one.
 
     Args:
         model: a restated model; afterwards it can only be exported, not run in torch.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is ExplicitAttention:
+            if type(child) is ExplicitAttention and not child.wide:
                 module.register_module(name, CalledAttention(child))
     return model
 
