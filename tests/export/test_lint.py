@@ -2,9 +2,14 @@
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
-from ovsdino_export.graphs.lint import SCOPES, LintError, check, lint
+from ovsdino_export.graphs.graph import VISION, export_graph
+from ovsdino_export.graphs.lint import SCOPES, LintError, check, lint, lint_function_names
+from ovsdino_export.pipeline import shipped_vision
+from ovsdino_runtime.bundle.bundle import load_bundle
+from ovsdino_runtime.bundle.models import find_bundle
 
 
 def graph_of(*nodes, kind=TensorProto.FLOAT, shape=("batch", 3, 8, 8), inner=(), opsets=(("", 18),)):
@@ -35,6 +40,23 @@ def test_a_local_function_shares_no_name_with_the_graph():
     assert [found for found in findings(model) if "rename" in found] == [
         "Twice h: a tensor of the graph has this name too; rename it"
     ]
+
+
+@pytest.mark.parametrize("graph", ["vision", "text"])
+def test_the_packaged_graphs_share_no_name_with_their_functions(graph):
+    bundle = load_bundle(find_bundle("nano"))
+    model = onnx.load(bundle.file(bundle.manifest.graphs[graph].file), load_external_data=False)
+    assert not list(lint_function_names(model))
+    assert bool(model.functions) == (graph == "vision")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_exported_graphs_share_no_name_with_their_functions(tiny, precision):
+    pipeline = shipped_vision(tiny, precision)
+    model = export_graph(pipeline, torch.zeros(2, 3, 64, 64), VISION, precision=precision)
+    names = {function.name for function in model.functions}
+    assert names == {"DepthwiseBlock", "DepthwiseBlockStride2", "PreservationGate", "MultiHeadAttention"}
+    assert not list(lint_function_names(model))
 
 
 def test_a_clean_graph_passes():

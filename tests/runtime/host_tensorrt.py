@@ -92,3 +92,58 @@ class Tensorrt:
 
     def deserialize(self, _data):
         return self.engine
+
+
+class RuntimeCache:
+    """Holds the kernels that TensorRT for RTX compiled."""
+
+    def __init__(self, module):
+        self.module, self.read = module, None
+
+    def deserialize(self, data):
+        self.read = data
+
+    def serialize(self):
+        return self.module.compiled
+
+
+class RuntimeConfig:
+    cuda_graph_strategy = None
+
+    def __init__(self, module):
+        self.module, self.cache = module, None
+
+    def create_runtime_cache(self):
+        self.module.caches.append(RuntimeCache(self.module))
+        return self.module.caches[-1]
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
+
+
+class RtxEngine(Engine):
+    """An engine whose contexts are made with a configuration."""
+
+    def __init__(self, module, device):
+        super().__init__(device)
+        self.module = module
+
+    def create_runtime_config(self):
+        self.module.configs.append(RuntimeConfig(self.module))
+        return self.module.configs[-1]
+
+    def create_execution_context(self, config):
+        assert config is self.module.configs[-1]
+        return super().create_execution_context()
+
+
+class TensorrtRtx(Tensorrt):
+    """TensorRT for RTX's module; ``compiled`` is what its runtime cache holds."""
+
+    __version__ = "1.7.1.116"
+    CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.caches, self.configs, self.compiled = [], [], b""
+        self.engine = RtxEngine(self, device)

@@ -1,6 +1,9 @@
 """TensorRT engines around the library: threads, errors, null pointers, on a stand-in of the host."""
 
 import gc
+import hashlib
+import logging
+import shutil
 import threading
 from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
@@ -10,10 +13,13 @@ import numpy as np
 import pytest
 
 from ovsdino_runtime.base.errors import EngineError
+from ovsdino_runtime.bundle.bundle import write_bundle
 from ovsdino_runtime.cuda.devices import Gpu
 from ovsdino_runtime.engines import tensorrt as engine_run
 from ovsdino_runtime.engines import tensorrt_library as library
-from ovsdino_runtime.engines.tensorrt import GpuEngine
+from ovsdino_runtime.engines.cache import BATCHES, EngineKey, EngineRecord, store_engine
+from ovsdino_runtime.engines.tensorrt import GpuEngine, open_cached_engine
+from ovsdino_runtime.geometry.preprocess import normalise
 
 
 def sibling(name):
@@ -173,3 +179,107 @@ def test_a_closed_engine_says_so(monkeypatch):
     engine.close()
     with pytest.raises(EngineError, match="the engine is closed; load the model again"):
         engine.run({"pixels": pixels(0)})
+
+
+@pytest.fixture
+def affine_bundle(staging, manifest, tmp_path):
+    """Make the tiny bundle with a golden pair of the stand-in's own function, twice the pixels and 1."""
+    folder = tmp_path / "staging"
+    shutil.copytree(staging, folder, ignore=shutil.ignore_patterns("bundle.json"))
+    image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    features = 2 * normalise(image, manifest.preprocessing).transpose(2, 0, 1) + 1
+    np.savez(folder / "golden.npz", image=image, features=features.astype(np.float16))
+    return write_bundle(tmp_path / "affine.ovs", manifest, folder)
+
+
+def keep_engine(bundle, monkeypatch, tmp_path, driver):
+    """Put an engine that was built with a driver into a cache; the GPU here has driver 580.65."""
+    monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
+    gpu = Gpu("L4", "sm_89", "580.65", 0, "13.0")
+    monkeypatch.setattr(engine_run, "find_gpus", lambda: (gpu,))
+    device = HOST.HostDevice(run=None)
+    trt = TRT.Tensorrt(device)
+    monkeypatch.setattr(engine_run, "import_flavour", lambda _: trt)
+    digest = engine_run.source_digest(bundle, "vision", "tensorrt")
+    key = EngineKey(digest, "tensorrt", trt.__version__, ("sm_89",), gpu.name, driver, "fp32", BATCHES)
+    data = b"an engine"
+    store_engine(
+        EngineRecord(1, key, "tiny", "vision", hashlib.sha256(data).hexdigest(), len(data), 1.0, {}, 1.0),
+        data,
+    )
+    return device
+
+
+@pytest.mark.parametrize(("driver", "warnings"), [("550.1", 1), ("580.65", 0)])
+def test_an_engine_of_another_driver_is_loaded_with_a_warning(
+    affine_bundle, monkeypatch, tmp_path, caplog, driver, warnings
+):
+    device = keep_engine(affine_bundle, monkeypatch, tmp_path, driver)
+    with caplog.at_level(logging.WARNING):
+        engine = open_cached_engine(affine_bundle, "vision", "tensorrt", device)
+    assert np.array_equal(engine.run({"pixels": pixels(3)})["features"], 2 * pixels(3) + 1)
+    assert len(caplog.messages) == warnings
+    if warnings:
+        assert "was built with driver 550.1, here is 580.65; it is checked on the golden photo" in caplog.text
+        assert "ovsdino-export --bundle" in caplog.text
+
+
+def test_an_engine_of_another_driver_that_computes_something_else_is_refused(
+    affine_bundle, monkeypatch, tmp_path
+):
+    device = keep_engine(affine_bundle, monkeypatch, tmp_path, "550.1")
+    plain = TRT.Context.execute_async_v3
+
+    def turned(context, handle):
+        done = plain(context, handle)
+        stream = next(stream for stream in device.streams if stream.handle == handle)
+        out = context.addresses["features"]
+        stream.submit("do", lambda: np.negative(*[device.tensor(out, "float32", context.shape)] * 2), "turn")
+        return done
+
+    monkeypatch.setattr(TRT.Context, "execute_async_v3", turned)
+    with pytest.raises(
+        EngineError, match=r"does not reproduce .*golden.npz: .*build it again: ovsdino-export"
+    ):
+        open_cached_engine(affine_bundle, "vision", "tensorrt", device)
+
+
+def test_rtx_keeps_compiled_kernels_beside_the_engine(monkeypatch, tmp_path):
+    """The second start reads what the first one wrote; the graphs are RTX's own."""
+    device = HOST.HostDevice(run=None)
+    rtx = TRT.TensorrtRtx(device)
+    monkeypatch.setattr(engine_run, "import_flavour", lambda _: rtx)
+    file = tmp_path / "digest.runtime"
+    for compiled, read in ((b"kernels", None), (b"more kernels", b"kernels")):
+        rtx.compiled = compiled
+        engine = GpuEngine(b"engine", "tensorrt-rtx", device, runtime_cache=file)
+        assert not engine.capturable
+        engine.run({"pixels": pixels(0)})
+        engine.run({"pixels": pixels(1)})
+        engine.keep_runtime_cache()
+        assert file.read_bytes() == compiled
+        (cache,) = rtx.caches
+        assert cache.read == read
+        assert [config.cuda_graph_strategy for config in rtx.configs] == ["whole graph"]
+        assert [config.cache for config in rtx.configs] == [cache]
+        rtx.caches.clear()
+        rtx.configs.clear()
+        engine.close()
+
+
+def test_what_we_use_is_in_tensorrt_for_rtx():
+    rtx = pytest.importorskip("tensorrt_rtx")
+    used = {
+        "ICudaEngine": "create_runtime_config create_execution_context",
+        "IRuntimeConfig": "create_runtime_cache set_runtime_cache cuda_graph_strategy",
+        "IRuntimeCache": "serialize deserialize",
+        "CudaGraphStrategy": "WHOLE_GRAPH_CAPTURE",
+        "IBuilderConfig": "num_compute_capabilities set_compute_capability",
+    }
+    missing = {
+        f"{owner}.{name}"
+        for owner, names in used.items()
+        for name in names.split()
+        if not hasattr(getattr(rtx, owner, None), name)
+    }
+    assert not missing
