@@ -22,7 +22,7 @@ from ovsdino_export.photos import gather_photos
 from ovsdino_export.pipeline import VisionPipeline
 from ovsdino_export.precision.int8_ladder import noisiest
 from ovsdino_export.precision.quantize import quantize
-from ovsdino_export.rewrite.cpu_fusions import call_attention
+from ovsdino_export.rewrite.called_attention import call_attention
 from ovsdino_export.rewrite.fold_layerscale import fold_layerscale
 from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
