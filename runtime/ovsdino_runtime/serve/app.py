@@ -122,10 +122,16 @@ def _read_photo_options(
         Form(
             max_length=MAX_NAME,
             description="Of a TIFF: which bands are red, green and blue, such as '3,2,1', or which is grey.",
+            json_schema_extra=LEFT_OUT,
         ),
     ] = None,
     bits: Annotated[
-        str | None, Form(max_length=MAX_NAME, description="Bits that each value of a 16-bit photo uses.")
+        str | None,
+        Form(
+            max_length=MAX_NAME,
+            description="Bits that each value of a 16-bit photo uses.",
+            json_schema_extra=LEFT_OUT,
+        ),
     ] = None,
     strict: Annotated[bool, Form(description="Refuse a JPEG without its last bytes.")] = False,
 ) -> PhotoOptions:
@@ -144,7 +150,8 @@ def _read_photo_options(
 async def _segment(  # noqa: PLR0913 - one argument for each field
     request: Request,
     photo_options: Annotated[PhotoOptions, Depends(_read_photo_options)],
-    photo: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, TIFF, ...")] = None,
+    # None where it was not sent; written so that OpenAPI describes a file, not "a file or null"
+    photo: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, ...")] = None,  # type: ignore[assignment]
     url: Annotated[
         str | None,
         Form(
