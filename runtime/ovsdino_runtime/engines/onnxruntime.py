@@ -4,7 +4,6 @@ import ctypes
 import hashlib
 import logging
 import os
-import platform
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Graph
 from ovsdino_runtime.engines.allocator import return_large_blocks
+from ovsdino_runtime.engines.machine import processor_name
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.geometry.types import Array
@@ -180,7 +180,7 @@ def once_per_machine(key: Sequence[str], verify: Callable[[], object]) -> None:
         key: everything that decides the outcome, except the processor.
         verify: raises an exception if something is wrong.
     """
-    key = (*key, platform.processor())
+    key = (*key, processor_name())
     stamp = cache_dir() / "verified" / hashlib.sha256(repr(key).encode()).hexdigest()
     if stamp.is_file() and find_foreign_writer(stamp) is None:
         return

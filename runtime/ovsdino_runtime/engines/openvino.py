@@ -22,6 +22,7 @@ from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_stag
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.types import Array
 
+MODEL = "model.xml"  # of a folder in the cache; the weights lie beside it, in model.bin
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO computes in; of its own it may take BF16
 
 
@@ -46,16 +47,16 @@ class OpenVinoEngine:
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor has no BF16 products; use precision fp32")
         count = threads or available_threads()
-        model = _read_model(openvino, core, file, digest)
         settings = {
             "INFERENCE_NUM_THREADS": count,
             "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._compiled = core.compile_model(model, "CPU", settings)
+            self._compiled = _compile(openvino, core, file, digest, settings)
         except RuntimeError as error:
             raise EngineError(f"{file}: OpenVINO cannot compile it: {_one_line(error)}") from error
+        self.from_cache = _is_from_cache(self._compiled)
         self.inputs = {port.get_any_name() for port in self._compiled.inputs}
         self.outputs = [port.get_any_name() for port in self._compiled.outputs]
         version = openvino.__version__.partition("-")[0]
@@ -73,7 +74,7 @@ class OpenVinoEngine:
         with self._lock:
             request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
         try:
-            results = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
+            results = request.infer({name: np.ascontiguousarray(inputs[name]) for name in self.inputs})
             outputs = {name: np.array(results[name]) for name in self.outputs}  # copies: memory is used again
         except RuntimeError as error:
             raise EngineError(f"{self.description}: it failed while it ran: {_one_line(error)}") from error
@@ -95,27 +96,50 @@ def import_openvino() -> Any:  # noqa: ANN401 - its types differ between version
     return openvino
 
 
-def _read_model(openvino: Any, core: Any, file: Path, digest: str) -> Any:  # noqa: ANN401
-    """Read a graph from the cache; the first time, inline its local functions and store it there.
+def _compile(openvino: Any, core: Any, file: Path, digest: str, settings: Mapping[str, object]) -> Any:  # noqa: ANN401
+    """Compile a graph; store it with its local functions inlined, and what was compiled beside it.
 
     Raises:
-        EngineError: another user of this machine can write to the cache.
+        EngineError: another user of this machine can write to the cache, or the graph cannot be read.
+        RuntimeError: OpenVINO cannot compile the graph.
     """
     key = hashlib.sha256(f"{digest} {openvino.__version__}".encode()).hexdigest()
     folder = cache_dir() / "openvino" / key
-    if (folder / "model.xml").is_file():
-        for name in ("model.xml", "model.bin"):
-            if writer := find_foreign_writer(folder / name):
-                raise EngineError(f"{folder / name}: not loaded, for it may not be the model: {writer}")
-        with suppress(RuntimeError):  # damaged: made again
-            return core.read_model(folder / "model.xml")
+    _check_writers(folder)
+    model = None
+    if not (folder / MODEL).is_file():
+        model = _store(openvino, core, file, folder)
+    if (folder / MODEL).is_file():
+        # Compiled once for each processor and number of threads. With OPTIMIZE_SIZE, graphs of any batch give
+        # empty results when they come from the cache (OpenVINO 2026.4).
+        cached = {**settings, "CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SPEED"}
+        with suppress(RuntimeError):  # damaged, or this version does not know the settings
+            return core.compile_model(str(folder / MODEL), "CPU", cached)
+    return core.compile_model(model or _store(openvino, core, file, folder), "CPU", settings)
+
+
+def _is_from_cache(compiled: Any) -> bool:  # noqa: ANN401
+    try:
+        return bool(compiled.get_property("LOADED_FROM_CACHE"))
+    except RuntimeError:  # this version does not tell
+        return False
+
+
+def _check_writers(folder: Path) -> None:
+    for file in sorted(folder.glob("*")):
+        if writer := find_foreign_writer(file):
+            raise EngineError(f"{file}: not loaded, for it may not be the model: {writer}")
+
+
+def _store(openvino: Any, core: Any, file: Path, folder: Path) -> Any:  # noqa: ANN401
+    """Read a graph, inline its local functions, and store it in the cache."""
     model = _convert(core, file)
     with suppress(OSError):  # without a cache it is made again the next time
         make_private(folder.parent)
         sweep_staging(folder)
         with staging_folder(folder) as staging:
-            (staging / "new").mkdir()
-            openvino.save_model(model, staging / "new" / "model.xml", compress_to_fp16=False)
+            (staging / "new").mkdir(mode=0o700)
+            openvino.save_model(model, staging / "new" / MODEL, compress_to_fp16=False)
             exchange(staging / "new", folder, old=staging / "old")
     return model
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
 from ovsdino_runtime.engines import onnxruntime
+from ovsdino_runtime.engines.machine import engine_version, processor_name
 from ovsdino_runtime.engines.onnxruntime import (
     GOLDEN_COSINE,
     GOLDEN_COSINE_INT8,
@@ -28,6 +30,9 @@ from ovsdino_runtime.engines.onnxruntime import (
 )
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.geometry.types import Floats
+
+if TYPE_CHECKING:
+    from ovsdino_runtime.engines.openvino import OpenVinoEngine
 
 ENGINES = ("onnxruntime", "openvino")  # on the processor
 ROUNDS = 3  # of each engine, in turns, where the fastest is looked for
@@ -42,7 +47,8 @@ def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
         BundleError: the graph's inputs or outputs are not those of the manifest.
     """
     if options.engine == "openvino":
-        return _open_openvino(bundle, graph, threads=options.threads, precision="fp32")
+        precision = "fp32" if graph == "text" else options.precision
+        return _open_openvino(bundle, graph, threads=options.threads, precision=precision)
     return onnxruntime.open_engine(bundle, graph, threads=options.threads)
 
 
@@ -64,11 +70,9 @@ def open_vision(bundle: Bundle, options: RuntimeOptions) -> Engine:
         )
     engine = _open_openvino(bundle, graph, threads=options.threads, precision=precision)
     minimum = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
-    once_per_machine(
-        (
-            *(bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], bundle.manifest.digest),
-            engine.description,
-        ),
+    digests = bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], bundle.manifest.digest
+    once_per_machine(  # what comes from the cache of compiled models is checked by itself
+        (*digests, engine.description, f"from cache: {engine.from_cache}"),
         lambda: verify_golden(bundle, engine, minimum=minimum),
     )
     return engine
@@ -76,6 +80,8 @@ def open_vision(bundle: Bundle, options: RuntimeOptions) -> Engine:
 
 def choose_engine(bundle: Bundle, options: RuntimeOptions, open_one: Callable[[str], Engine]) -> str:
     """Return the fastest installed engine that reproduces the model; measured once per machine.
+
+    Another version of an engine, another processor or another number of threads is measured anew.
 
     Args:
         bundle: the model.
@@ -86,8 +92,9 @@ def choose_engine(bundle: Bundle, options: RuntimeOptions, open_one: Callable[[s
         EngineError: no engine works; the message gives the reason for each.
     """
     installed = [name for name in ENGINES if find_spec(name) is not None]
-    graph = bundle.graph_digest("vision")
-    facts = (graph, installed, options.threads, options.precision, platform.processor(), platform.node())
+    versions = [(name, engine_version(name)) for name in installed]
+    place = processor_name(), platform.node()
+    facts = (bundle.graph_digest("vision"), versions, options.threads, options.precision, *place)
     note = cache_dir() / "fastest" / hashlib.sha256(repr(facts).encode()).hexdigest()
     if name := _read_note(note, installed):
         return name
@@ -138,11 +145,15 @@ def _golden_pixels(bundle: Bundle) -> Floats:
     return np.ascontiguousarray(pixels)
 
 
-def _open_openvino(bundle: Bundle, graph: str, *, threads: int | None, precision: Precision) -> Engine:
+def _open_openvino(
+    bundle: Bundle, graph: str, *, threads: int | None, precision: Precision
+) -> "OpenVinoEngine":
     from ovsdino_runtime.engines.openvino import OpenVinoEngine
 
     spec = bundle.manifest.graphs[graph]
     file = bundle.file(spec.file)
     engine = OpenVinoEngine(file, bundle.graph_digest(graph), threads=threads, precision=precision)
-    check_tensors(file, spec, engine.inputs, engine.outputs)
+    expected = {tensor.name for tensor in spec.inputs}
+    read = expected if engine.inputs <= expected else engine.inputs  # it drops inputs that nothing reads
+    check_tensors(file, spec, read, engine.outputs)
     return engine

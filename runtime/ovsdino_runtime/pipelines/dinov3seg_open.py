@@ -7,6 +7,7 @@ from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.cuda.driver import open_cuda
+from ovsdino_runtime.engines import processor
 from ovsdino_runtime.engines.cache import FLAVOURS
 from ovsdino_runtime.engines.first_use import find_or_build_engine
 from ovsdino_runtime.engines.onnxruntime import (
@@ -33,7 +34,8 @@ def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3se
         EngineError: the engine or the GPU is missing, or the engine does not reproduce the model.
         BundleError: the bundle has no graphs of this precision.
     """
-    suffix = "" if options.precision == "fp32" else f".{options.precision}"
+    bf16_by_engine = options.engine == "openvino" and options.precision == "bf16"  # of the FP32 graphs
+    suffix = "" if options.precision == "fp32" or bf16_by_engine else f".{options.precision}"
     stages = [stage for stage in ("vision", *DINOV3SEG_STAGES) if stage in bundle.manifest.graphs]
     if missing := [stage + suffix for stage in stages if stage + suffix not in bundle.manifest.graphs]:
         raise BundleError(
@@ -44,7 +46,9 @@ def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3se
     pipeline = Dinov3segPipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
     if options.device_kind == "cpu":
         digests = [bundle.graph_digest(stage + suffix) for stage in stages]
-        key = (*digests, bundle.manifest.files[GOLDEN], bundle.manifest.digest, engines["vision"].description)
+        cached = [stage for stage, engine in engines.items() if getattr(engine, "from_cache", False)]
+        engine = engines["vision"].description, f"from cache: {cached}"
+        key = (*digests, bundle.manifest.files[GOLDEN], bundle.manifest.digest, *engine)
         once_per_machine(key, lambda: verify_dinov3seg(bundle, pipeline))
     else:  # another GPU may be there the next time
         verify_dinov3seg(bundle, pipeline)
@@ -58,7 +62,9 @@ def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
         EngineError: the engine or the GPU is missing.
     """
     flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
-    if options.device_kind == "cpu" or (flavour is not None and graph == "text"):
+    if options.device_kind == "cpu":
+        return processor.open_graph(bundle, graph, options)
+    if flavour is not None and graph == "text":
         return open_engine(bundle, graph, threads=options.threads)
     index = options.gpu_index
     if flavour is not None:

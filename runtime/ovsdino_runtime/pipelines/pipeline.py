@@ -152,10 +152,6 @@ def open_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
         known = ", ".join(f"{device} with {engine}" for device, engine in PIPELINES)
         raise EngineError(f"device {options.device!r} with engine {options.engine!r}: expected {known}")
     if bundle.manifest.dinov3seg is not None:
-        if options.engine == "openvino":
-            raise EngineError(
-                f"{bundle.manifest.name}: OpenVINO runs models with a cosine head; use onnxruntime"
-            )
         way = DINOV3SEG_PIPELINE
     open_it: Callable[[Bundle, RuntimeOptions], Pipeline] = resolve_name(way)
     return open_it(bundle, options)
