@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -266,19 +265,16 @@ def test_as_a_process_from_another_directory(shared_bundle, flag_file, tmp_path)
 def test_help_imports_click_alone():
     code = """
 import sys
-for name in ("numpy", "PIL", "tokenizers", "onnxruntime", "torch"):
+for name in ("numpy", "PIL", "tokenizers", "onnxruntime", "torch", "importlib.metadata"):
     sys.modules[name] = None
 from ovsdino_runtime.cli import run
 run(["--help"])
 """
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
-    start = time.process_time(), os.times().children_user + os.times().children_system
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
-    used = os.times().children_user + os.times().children_system - start[1]
     assert "PHOTO..." in done.stdout
-    assert used < 0.4  # [s] of processor time: a busy machine does not matter
 
 
 @pytest.mark.parametrize("options", [(), ("--classes", "car, road"), ("--vocabulary", "voc20")])
