@@ -51,6 +51,20 @@ def test_bf16_passes_the_same_gate(nano):
     assert 0.999 < verify_golden(nano, engine) < 0.999999
 
 
+@pytest.mark.skipif(not has_bf16(), reason="the processor has no BF16 products")
+def test_what_was_compiled_for_one_precision_is_not_taken_for_another(nano):
+    """OpenVINO 2026.4's own cache does that, and the process dies or computes in the other precision."""
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 448, 448)).astype(np.float32)
+    outputs: dict[str, list] = {"fp32": [], "bf16": []}
+    for precision in ("fp32", "bf16", "fp32", "bf16"):
+        engine = open_vision(nano, RuntimeOptions(engine="openvino", precision=precision, threads=1))
+        outputs[precision].append((engine.from_cache, engine.run({"pixels": pixels})["features"]))
+    for (first, computed), (second, again) in outputs.values():
+        assert (first, second) == (False, True)
+        np.testing.assert_array_equal(computed, again)
+    assert np.abs(outputs["fp32"][0][1] - outputs["bf16"][0][1]).max() > 1e-4
+
+
 @pytest.mark.skipif(has_bf16(), reason="the processor has BF16 products")
 def test_bf16_needs_the_processor(nano):
     with pytest.raises(EngineError, match="this processor has no BF16 products; use precision fp32"):
@@ -159,7 +173,7 @@ def test_a_compiled_model_is_kept_checked_and_made_again_if_damaged(shared_bundl
     assert len({file.name for file in (tmp_path / "verified").iterdir()} - verified) == 1  # checked as well
     (folder,) = (tmp_path / "openvino").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
-    (blob,) = folder.glob("*.blob")
+    (blob,) = folder.glob("*/*.blob")
     blob.chmod(0o600)
     blob.write_bytes(bytes(1000))
     damaged, again = open_and_run()

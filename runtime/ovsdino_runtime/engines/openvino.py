@@ -19,10 +19,12 @@ from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
+from ovsdino_runtime.engines.machine import processor_name
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.types import Array
 
 MODEL = "model.xml"  # of a folder in the cache; the weights lie beside it, in model.bin
+KINDS = {"bf16": "BF16", "int8": "INT8"}  # what the description calls a precision; others: FP32
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO computes in; of its own it may take BF16
 
 
@@ -60,7 +62,7 @@ class OpenVinoEngine:
         self.inputs = {port.get_any_name() for port in self._compiled.inputs}
         self.outputs = [port.get_any_name() for port in self._compiled.outputs]
         version = openvino.__version__.partition("-")[0]
-        kind = "BF16" if precision == "bf16" else "FP32"
+        kind = KINDS.get(precision, "FP32")
         self.description = f"OpenVINO {version} on the CPU, {kind}, {count} threads"
         self._idle: list[Any] = []  # requests that no thread uses
         self._lock = threading.Lock()
@@ -110,9 +112,12 @@ def _compile(openvino: Any, core: Any, file: Path, digest: str, settings: Mappin
     if not (folder / MODEL).is_file():
         model = _store(openvino, core, file, folder)
     if (folder / MODEL).is_file():
-        # Compiled once for each processor and number of threads. With OPTIMIZE_SIZE, graphs of any batch give
-        # empty results when they come from the cache (OpenVINO 2026.4).
-        cached = {**settings, "CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SPEED"}
+        # OpenVINO 2026.4 takes what was compiled for FP32 when BF16 is asked for, and dies: a folder for each
+        # set of settings. With OPTIMIZE_SIZE, graphs of any batch give empty results from the cache.
+        setup = hashlib.sha256(f"{sorted(settings.items())} {processor_name()}".encode()).hexdigest()
+        cached = {**settings, "CACHE_DIR": str(folder / setup[:16]), "CACHE_MODE": "OPTIMIZE_SPEED"}
+        with suppress(OSError):
+            (folder / setup[:16]).mkdir(mode=0o700, exist_ok=True)
         with suppress(RuntimeError):  # damaged, or this version does not know the settings
             return core.compile_model(str(folder / MODEL), "CPU", cached)
     return core.compile_model(model or _store(openvino, core, file, folder), "CPU", settings)
@@ -126,7 +131,7 @@ def _is_from_cache(compiled: Any) -> bool:  # noqa: ANN401
 
 
 def _check_writers(folder: Path) -> None:
-    for file in sorted(folder.glob("*")):
+    for file in sorted(folder.rglob("*")):
         if writer := find_foreign_writer(file):
             raise EngineError(f"{file}: not loaded, for it may not be the model: {writer}")
 
