@@ -20,13 +20,14 @@ PATIENCE = 120_000  # [ms]
 
 
 @contextmanager
-def chromium():
-    """Start a browser, or skip the test where there is none."""
+def chromium(*flags):
+    """Start a browser with more flags, or skip the test where there is none."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA])
+        arguments = ["--no-sandbox", *FAKE_CAMERA, *flags]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
 

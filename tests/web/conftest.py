@@ -1,4 +1,4 @@
-"""An npm package with small files in it in the place of ONNX Runtime Web, where it is not run."""
+"""The npm package of ONNX Runtime Web, and one with small files in it for all that does not run it."""
 
 import io
 import tarfile
@@ -23,4 +23,16 @@ def package(tmp_path, monkeypatch):
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     monkeypatch.setattr(onnxruntime_web, "SHA512", onnxruntime_web._sha512(file.read_bytes()))
+    return file
+
+
+@pytest.fixture(scope="session")
+def npm_package(tmp_path_factory):
+    """The real package, from the cache of this user or from npm."""
+    try:
+        data = onnxruntime_web.find_package()
+    except onnxruntime_web.WebRuntimeError as error:
+        pytest.skip(str(error))
+    file = tmp_path_factory.mktemp("npm") / "package.tgz"
+    file.write_bytes(data)
     return file

@@ -47,20 +47,26 @@ function colourOf(label) {
 
 /** Tint each region, and draw lines between regions; the background stays as it is. */
 function drawRegions() {
-  const { photo: { width, height }, labels, background } = shown;
+  const { photo: { width, height }, labels, names, background } = shown;
   const canvas = element("regions");
   canvas.width = width;
   canvas.height = height;
   const image = new ImageData(width, height);
-  const lines = edges(labels, width, height);
-  for (let p = 0; p < labels.length; p++) {
-    const label = labels[p];
+  const pixels = new Uint32Array(image.data.buffer); // RGBA of each
+  const tints = names.map((_, label) => {
     const hidden = (background && label === 0) || (single !== null && label !== single);
-    if (lines[p] && single === null) image.data.set([255, 255, 255, LINE], 4 * p);
-    else if (!hidden) image.data.set([...colourOf(label), TINT], 4 * p);
-  }
+    return hidden ? 0 : packColour([...colourOf(label), TINT]);
+  });
+  const line = packColour([255, 255, 255, LINE]);
+  const lines = edges(labels, width, height);
+  for (let p = 0; p < labels.length; p++) pixels[p] = lines[p] && single === null ? line : tints[labels[p]];
   canvas.getContext("2d").putImageData(image, 0, 0);
   canvas.hidden = false;
+}
+
+/** The four bytes of a colour as one number, in the order in which this machine keeps them. */
+function packColour(bytes) {
+  return new Uint32Array(Uint8Array.from(bytes).buffer)[0];
 }
 
 /** Mark the pixels above and left of which another region begins. */

@@ -28,8 +28,9 @@ async function openEngine(files, settings, provider) {
     const outputs = await session.run({ [session.inputNames[0]]: new ort.Tensor(type, data, dims) });
     return outputs[session.outputNames[0]].getData();
   };
+  const threads = ort.env.wasm.numThreads;
   return {
-    description: provider === "webgpu" ? "WebGPU" : `WebAssembly, ${ort.env.wasm.numThreads} thread(s)`,
+    description: provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`,
     vision: (pixels, dims) => run(vision, "float32", pixels, dims),
     text: (ids, dims) => run(text, "int64", ids, dims),
   };

@@ -95,20 +95,24 @@ function upsampleArgmax(planes, sourceHeight, sourceWidth, [height, width]) {
   for (let y = 0; y < height; y++) {
     const upper = rows.low[y] * sourceWidth;
     const lower = rows.high[y] * sourceWidth;
+    const below = rows.blend[y];
     for (let x = 0; x < width; x++) {
-      const [left, right] = [columns.low[x], columns.high[x]];
-      const corners = [upper + left, upper + right, lower + left, lower + right];
-      const shares = [columns.blend[x], rows.blend[y]];
-      const candidates = corners.map((corner) => best[corner]);
-      let winner = candidates[0];
-      let value;
-      if (candidates.every((candidate) => candidate === winner)) {
-        value = blendCorners(top, corners, shares);
+      const a = upper + columns.low[x];
+      const b = upper + columns.high[x];
+      const c = lower + columns.low[x];
+      const d = lower + columns.high[x];
+      const beside = columns.blend[x];
+      let winner = best[a];
+      let value = -Infinity;
+      if (best[b] === winner && best[c] === winner && best[d] === winner) {
+        value = blendCorners(top, a, b, c, d, beside, below);
       } else {
-        value = -Infinity;
-        for (const candidate of candidates) {
-          const score = blendCorners(planes[candidate], corners, shares);
-          if (score > value) [winner, value] = [candidate, score];
+        for (const corner of [a, b, c, d]) {
+          const score = blendCorners(planes[best[corner]], a, b, c, d, beside, below);
+          if (score > value) {
+            winner = best[corner];
+            value = score;
+          }
         }
       }
       labels[y * width + x] = winner;
@@ -118,8 +122,9 @@ function upsampleArgmax(planes, sourceHeight, sourceWidth, [height, width]) {
   return { height, width, labels, cosine };
 }
 
-function blendCorners(plane, [upperLeft, upperRight, lowerLeft, lowerRight], [beside, below]) {
-  const upper = plane[upperLeft] * (1 - beside) + plane[upperRight] * beside;
-  const lower = plane[lowerLeft] * (1 - beside) + plane[lowerRight] * beside;
+/** The value between four pixels: a and b above, c and d below. */
+function blendCorners(plane, a, b, c, d, beside, below) {
+  const upper = plane[a] * (1 - beside) + plane[b] * beside;
+  const lower = plane[c] * (1 - beside) + plane[d] * beside;
   return upper * (1 - below) + lower * below;
 }
