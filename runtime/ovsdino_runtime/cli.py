@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ovsdino_runtime.text.class_lists import Background
 
 KINDS = ("overlay", "labels", "json")
-MORE_KINDS = ("rle", "geojson", "coco", "yolo", "labelme", "voc")
+MORE_KINDS = ("rle", "geojson", "gpkg", "coco", "yolo", "labelme", "voc")
 INTERRUPTED = 130  # as shells report Ctrl-C
 
 EXAMPLE = Path(__file__).parent / "demo" / "assets" / "street.jpg"
@@ -183,35 +183,69 @@ class _RunRequest:
     save: "tuple[Kind, ...]"
     quiet: bool
 
-    def find_sources(self) -> "list[Source]":
-        """Find the photos and videos, check the output folder, and offer to download a missing model."""
+    def find_sources(self) -> "tuple[list[Source], list[Source]]":
+        """Find the sources, check the output folder, and offer to download a missing model.
+
+        Returns:
+            All sources, and those of them that are rasters to be read by windows.
+        """
         from ovsdino_runtime.base.out_folder import check_out
         from ovsdino_runtime.bundle.models import offer_download
+        from ovsdino_runtime.files.raster_reader import is_large_raster
         from ovsdino_runtime.files.result_writer import check_results
         from ovsdino_runtime.files.sources import find_sources
 
         sources = find_sources(self.photos)
         check_out(self.out)
-        check_results(sources, self.out, self.save)
+        rasters = [source for source in sources if is_large_raster(source)]
+        check_results(sources, self.out, self.save, rasters=rasters)
         offer_download(self.model)
-        return sources
+        return sources, rasters
 
 
 def _label_here(request: _RunRequest, trace: Path | None) -> None:
-    """Segment photos and videos in this process."""
+    """Segment photos, videos and rasters in this process."""
     from ovsdino_runtime.base.trace import Trace
-    from ovsdino_runtime.files.report import ProgressReport
-    from ovsdino_runtime.files.result_writer import ResultFiles
+    from ovsdino_runtime.files.report import ProgressReport, leave
+    from ovsdino_runtime.files.result_writer import ResultFiles, name_results
     from ovsdino_runtime.files.sources import find_skipped, read_frames
     from ovsdino_runtime.segmenter import Segmenter
 
-    sources = request.find_sources()
+    sources, rasters = request.find_sources()
+    stems = name_results(sources)
+    before = _label_rasters(request, {raster: stems[raster] for raster in rasters})
+    sources = [source for source in sources if source not in rasters]
+    if not sources:
+        leave(*before)
+        return
     with Trace(trace) as tracer:
         segmenter = Segmenter.load(request.model, replace(request.options, trace=tracer))
         read = partial(read_frames, sources, options=request.photo_options, trace=tracer)
-        files = ResultFiles(sources, request.out, request.save, trace=tracer)
-        report = ProgressReport(len(sources), quiet=request.quiet, skipped=find_skipped(request.photos))
+        files = ResultFiles(sources, request.out, request.save, trace=tracer, stems=stems)
+        skipped = find_skipped(request.photos)
+        report = ProgressReport(len(sources), quiet=request.quiet, skipped=skipped, before=before)
         _follow(segmenter, read, request.classes, files=files, report=report)
+
+
+def _label_rasters(request: _RunRequest, stems: "dict[Source, str]") -> tuple[int, int]:
+    """Segment rasters that are too large for memory; return how many are done, and how many failed."""
+    if not stems:
+        return 0, 0
+    from ovsdino_runtime.cli_rasters import RasterRun, label_rasters
+
+    raster_run = RasterRun(
+        model=request.model,
+        options=request.options,
+        photo_options=request.photo_options,
+        vocabulary=request.classes.vocabulary,
+        background=request.classes.background,
+        kinds=request.save,
+        out=request.out,
+        quiet=request.quiet,
+    )
+    stop = threading.Event()
+    with _finishing(stop):
+        return label_rasters(raster_run, stems, stop)
 
 
 def _label_on_cluster(request: _RunRequest, address: str | None, workers: int | None, *, fixed: bool) -> None:
@@ -219,8 +253,10 @@ def _label_on_cluster(request: _RunRequest, address: str | None, workers: int | 
     from ovsdino_runtime.cluster.folder import FolderJob
     from ovsdino_runtime.cluster.progress import check_options, share_work
 
-    sources = request.find_sources()
+    sources, rasters = request.find_sources()
     address = check_options(address, fixed=fixed)
+    if rasters:
+        raise click.UsageError(f"{rasters[0].name} is read by windows in this process: leave out --ray")
     if "coco" in request.save:
         raise click.UsageError("--save coco collects all photos in one file: leave out --ray")
     classes = request.classes

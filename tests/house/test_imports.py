@@ -26,7 +26,17 @@ PACKAGES = {
         "runtime/ovsdino_runtime",
         {"numpy", "PIL", "click", "tokenizers"} | {"typing_extensions"},  # the last for type checkers alone
         ENGINES
-        | {"av", "imagecodecs", "onnx", "pillow_heif", "huggingface_hub", "rasterio", "ray", "tifffile"},
+        | {
+            "av",
+            "imagecodecs",
+            "onnx",
+            "pillow_heif",
+            "huggingface_hub",
+            "pyogrio",
+            "rasterio",
+            "ray",
+            "tifffile",
+        },
     ),
     "ovsdino_runtime.integrations": Room(
         "runtime/ovsdino_runtime/integrations",
@@ -40,7 +50,7 @@ PACKAGES = {
     "ovsdino_runtime.serve": Room(
         "runtime/ovsdino_runtime/serve",
         {"numpy", "PIL", "click", "fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"},
-        {"triton_python_backend_utils"},
+        {"fastapi_offline", "triton_python_backend_utils"},
     ),
     "ovsdino": Room(
         "ovsdino",
@@ -48,7 +58,7 @@ PACKAGES = {
         | {"numpy", "PIL", "click"}
         | {"triton"}  # in one module, which functions import: see the test below
         | {"transformers", "rich"},  # in modules that functions import
-        {"matplotlib", "huggingface_hub"} | {"ai_edge_litert", "nltk", "ray", "scipy", "yaml"},
+        {"matplotlib", "h5py", "huggingface_hub"} | {"ai_edge_litert", "nltk", "ray", "scipy", "yaml"},
     ),
     "ovsdino_export": Room(
         "export/ovsdino_export",

@@ -176,7 +176,7 @@ def check_refusal(result, message, tmp_path):
         ),
         (
             ["FLAG", "--classes", "red", "--save", "video"],
-            "'video' is not one of overlay, labels, json, rle, geojson, coco, yolo, labelme, voc",
+            "'video' is not one of overlay, labels, json, rle, geojson, gpkg, coco, yolo, labelme, voc",
         ),
         (
             ["FLAG", "--classes", "red", "--device", "tpu"],

@@ -112,7 +112,7 @@ def test_a_photo_that_says_nothing_has_no_place(tmp_path, flag_file):
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ((1024, 0, 1, 1, 3072, 0, 1, 32767), "has a coordinate system without EPSG code"),  # the user's own
+        ((1024, 0, 1, 1, 3072, 0, 1, 32767), "its coordinate system has no EPSG code"),  # the user's own
         ((1024, 0, 1, 1, 2048, 0, 1, 4269), "names no coordinate system"),  # projected, it does not say how
         ((1025, 0, 1, 1), "names no coordinate system"),
     ],

@@ -39,7 +39,7 @@ def to_8_bits(
     if low < 0 or (used is None and high > 65535):
         raise _unnatural(values)
     if used is None:
-        used, notes = _guess_bits(high)
+        used, notes = guess_bits(high)
     if high >= 1 << used:
         raise PhotoError(f"the largest value is {high}, which needs more than {used} bits; give --bits 16")
     return _upper_8(values, used), used, notes
@@ -51,7 +51,8 @@ def _upper_8(values: npt.NDArray[Any], used: int) -> npt.NDArray[np.uint8]:
     return (values >> (used - 8)).astype(np.uint8)
 
 
-def _guess_bits(high: int) -> tuple[int, tuple[str, ...]]:
+def guess_bits(high: int) -> tuple[int, tuple[str, ...]]:
+    """Guess how many of 16 bits are used from the largest value, and say so where they are fewer."""
     guess = next((bits for bits in USUAL_DEPTHS if high < 1 << bits), 16)
     if guess == 16 or not high:
         return 16, ()

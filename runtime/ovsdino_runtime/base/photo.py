@@ -107,7 +107,7 @@ def decode_file(
     with photo_errors():
         layout = read_tiff_layout(file)
         if layout is not None and (formats is None or "TIFF" in formats):
-            limits.check(layout.size, max_pixels=_max_pixels())
+            limits.check(layout.size, max_pixels=max_pixels())
             return _decode_tiff(file, layout, options, formats)
         if options.bands is not None:
             raise PhotoError("bands can be chosen of TIFFs only; leave out the bands")
@@ -134,7 +134,7 @@ def photo_errors() -> Iterator[None]:
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
-        limit = _max_pixels() // 1_000_000
+        limit = max_pixels() // 1_000_000
         raise TooLargeError(f"more than {limit} megapixels; scale the photo down first") from error
     except MemoryError as error:
         raise TooLargeError("too little memory to decode it; scale the photo down first") from error
@@ -330,7 +330,7 @@ def _from_wide_grey(
     return PillowImage.fromarray(grey), notes
 
 
-def _max_pixels() -> int:
+def max_pixels() -> int:
     """Return the number of pixels above which Pillow refuses a photo."""
     from PIL import Image
 

@@ -12,7 +12,7 @@ from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.orientation import upright_array
 from ovsdino_runtime.base.photo_options import PhotoOptions
-from ovsdino_runtime.base.tiff_layout import ALPHA, MIN_IS_WHITE, PALETTE, YCBCR, TiffLayout
+from ovsdino_runtime.base.tiff_layout import ALPHA, CMYK, MIN_IS_WHITE, PALETTE, YCBCR, TiffLayout
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +47,7 @@ def read_tiff(
         PhotoError: no reader is installed, the bands have no colours, or the values no natural range.
         Exception: the file is broken; whatever the reader raises.
     """
-    chosen = _choose_bands(layout, options)
+    chosen = choose_bands(layout, options)
     samples = upright_array(read_samples(file, layout), layout.orientation)  # (H, W, samples)
     colours = samples[:, :, list(chosen)]
     valid = find_valid(colours, layout.nodata)
@@ -110,13 +110,14 @@ def _read_by_tifffile(file: Path | BinaryIO) -> Samples:
         return samples[:, :, None] if page.axes == "YX" else samples
 
 
-def _choose_bands(layout: TiffLayout, options: PhotoOptions) -> tuple[int, ...]:
+def choose_bands(layout: TiffLayout, options: PhotoOptions, *, converted: bool = False) -> tuple[int, ...]:
     """Which samples are the colours, counted from 0."""
     if options.bands is not None:
         if max(options.bands) > layout.samples:
             raise PhotoError(f"band {max(options.bands)} was asked for, it has {layout.samples}; see --bands")
         return tuple(band - 1 for band in options.bands)
-    named = layout.photometric not in (PALETTE, YCBCR) and layout.colours > 0
+    unnamed = (PALETTE, CMYK) if converted else (PALETTE, YCBCR)
+    named = layout.photometric not in unnamed and layout.colours > 0
     lone_alpha = layout.colours == 1 and layout.samples == 2 and layout.extra[:1] in ((1,), (2,))
     if (
         named

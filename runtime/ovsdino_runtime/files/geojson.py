@@ -18,6 +18,10 @@ SYSTEM_OF = {1: PROJECTED, 2: GEOGRAPHIC}  # model type -> the key that names th
 PIXEL_IS_POINT = 2
 EPSG_CODES = range(1024, 32767)  # 32767 is a system of the user's own
 WGS84 = 4326
+NO_EPSG = (
+    "its coordinate system has no EPSG code; choose gpkg, or convert it first: gdalwarp -t_srs EPSG:4326"
+)
+NO_SYSTEM = "it names no coordinate system; say which: gdal_edit.py -a_srs EPSG:..."
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Unplaced:
     """A photo without usable georeference, and the reason."""
 
     reason: str
+    has_system: bool = False  # it lies somewhere, in a coordinate system that GeoJSON cannot name
 
 
 def read_georeference(path: str | Path) -> Georeference | Unplaced:
@@ -61,6 +66,8 @@ def read_georeference(path: str | Path) -> Georeference | Unplaced:
 
 def _place(tags: Mapping[int, Any]) -> Georeference | Unplaced:
     if not ({PIXEL_SCALE, TRANSFORMATION} & tags.keys()):
+        if TIEPOINT in tags:
+            return Unplaced("it has ground control points only; place it first: gdalwarp")
         return Unplaced("it does not say where it lies")
     if tags.get(ORIENTATION, 1) != 1:
         return Unplaced("it is stored turned; write it upright with GDAL first")
@@ -72,10 +79,8 @@ def _place(tags: Mapping[int, Any]) -> Georeference | Unplaced:
     epsg = int((keys.get(system) if system else keys.get(PROJECTED) or keys.get(GEOGRAPHIC)) or 0)
     if epsg not in EPSG_CODES:
         if epsg:
-            return Unplaced(
-                "it has a coordinate system without EPSG code; convert it first: gdalwarp -t_srs EPSG:4326"
-            )
-        return Unplaced("it names no coordinate system; say which: gdal_edit.py -a_srs EPSG:...")
+            return Unplaced(NO_EPSG, has_system=True)
+        return Unplaced(NO_SYSTEM)
     return Georeference((a, b, c - half * (a + b), d, e, f - half * (d + e)), epsg)
 
 
@@ -107,9 +112,13 @@ def to_geojson(segmentation: Segmentation, place: Georeference) -> dict[str, obj
         }
         for region in segmentation.regions()
     ]
-    named = {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}
-    crs = {} if place.epsg == WGS84 else {"crs": {"type": "name", "properties": named}}
-    return {"type": "FeatureCollection", **crs, "features": features}
+    return {"type": "FeatureCollection", **crs_member(place.epsg), "features": features}
+
+
+def crs_member(epsg: int) -> dict[str, object]:
+    """Return the member that names a coordinate system; none for WGS 84, which readers expect."""
+    named = {"name": f"urn:ogc:def:crs:EPSG::{epsg}"}
+    return {} if epsg == WGS84 else {"crs": {"type": "name", "properties": named}}
 
 
 def _affine(tags: Mapping[int, Any]) -> tuple[float, float, float, float, float, float]:

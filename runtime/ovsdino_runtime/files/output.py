@@ -19,13 +19,14 @@ from ovsdino_runtime.geometry.rle import encode_rle
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Kind = Literal["overlay", "labels", "json", "rle", "geojson", "coco", "yolo", "labelme", "voc"]
+Kind = Literal["overlay", "labels", "json", "rle", "geojson", "gpkg", "coco", "yolo", "labelme", "voc"]
 SUFFIXES: dict[Kind, str] = {
     "overlay": "_overlay.png",
     "labels": "_labels.png",
     "json": ".json",
     "rle": "_rle.jsonl",
     "geojson": ".geojson",
+    "gpkg": ".gpkg",
 }
 MARK = {"Software": "ovsdino"}  # in PNGs, so that a result among photos is no photo of the next run
 

@@ -33,10 +33,14 @@ class ProgressReport:
     Args:
         sources: number of sources.
         quiet: print errors only.
+        before: how many sources are done already, and how many failed; they count for the exit code.
         skipped: files in the folders that are neither photos nor videos.
     """
 
-    def __init__(self, sources: int, *, quiet: bool, skipped: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, sources: int, *, quiet: bool, skipped: Sequence[Path] = (), before: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._before = before
         self._skipped = skipped
         self._sources = sources
         self._quiet = quiet
@@ -97,8 +101,7 @@ class ProgressReport:
             self._say(f"{len(self._skipped)} not read, neither photo nor video: {names}{more}", err=True)
         if stream.dropped and not self._quiet:
             self._say(f"{stream.dropped} pictures were too old when their turn came", err=True)
-        if failed:
-            sys.exit(1 if done else 2)
+        leave(done + self._before[0], len(failed) + self._before[1])
 
     def _show(self, source: Source, tally: _Tally) -> None:
         """Update the progress line if the output is a terminal."""
@@ -115,6 +118,12 @@ class ProgressReport:
         if self._live:
             click.echo("\r\x1b[K", nl=False, err=True)
         click.echo(text, err=err)
+
+
+def leave(done: int, failed: int) -> None:
+    """Exit with 1 if some of the sources failed, with 2 if all did; return if none did."""
+    if failed:
+        sys.exit(1 if done else 2)
 
 
 def table(result: Result) -> str:

@@ -1,7 +1,7 @@
 """Write the files of all results. Invalid requests are rejected before the first file is written."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +26,8 @@ from ovsdino_runtime.files.output import (
     save_overlay,
     save_rle,
 )
+from ovsdino_runtime.files.raster_vectors import save_photo_geopackage, write_prj
+from ovsdino_runtime.files.rasters import ENDS as RASTER_ENDS
 from ovsdino_runtime.files.video import VideoWriter
 from ovsdino_runtime.stream import Result
 
@@ -38,16 +40,26 @@ MOVING: dict[Kind, str] = {
 DIGITS = 6  # of a picture's number in a video
 
 
-def check_results(sources: Sequence[Source], out: Path, kinds: Sequence[Kind]) -> None:
+def check_results(
+    sources: Sequence[Source], out: Path, kinds: Sequence[Kind], *, rasters: Collection[Source] = ()
+) -> None:
     """Check that no result would overwrite a source.
+
+    Args:
+        sources: all of them.
+        out: the folder of the results.
+        kinds: what is written.
+        rasters: those of the sources that are read by windows.
 
     Raises:
         OutputError: a result would overwrite a source; the message names it.
     """
     files = {Path(source.address).resolve() for source in sources if source.kind != "live"}
     for source, stem in name_results(sources).items():
-        ends = SUFFIXES if source.kind == "photo" else MOVING
-        for kind in kinds:
+        ends: Mapping[Kind, str] = SUFFIXES if source.kind == "photo" else MOVING
+        if source in rasters:
+            ends = RASTER_ENDS
+        for kind in {*kinds, "labels"} if source in rasters else kinds:
             if kind in ends and (result := out / f"{stem}{ends[kind]}").resolve() in files:
                 raise OutputError(f"{result} is a source, and would be overwritten; choose another --out")
 
@@ -133,12 +145,21 @@ class ResultFiles:
         for kind in self._kinds:
             if kind == "geojson":
                 place = read_georeference(source.address)
-                if not isinstance(place, Georeference):
-                    notes.append(f"no GeoJSON: {place.reason}")
-                    continue
                 file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
+                if not isinstance(place, Georeference):
+                    prj = file.with_suffix(".prj")
+                    more = write_prj(source.address, prj) if place.has_system else ""
+                    notes.append(f"no GeoJSON: {place.reason}{more}")
+                    continue
                 save_geojson(segmentation, file, place)
                 files.append(file)
+            elif kind == "gpkg":
+                file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
+                note = save_photo_geopackage(segmentation, source.address, file)
+                if note is None:
+                    files.append(file)
+                else:
+                    notes.append(note)
             else:
                 files.append(self._write_kind(kind, source, segmentation))
         return tuple(files), tuple(notes)

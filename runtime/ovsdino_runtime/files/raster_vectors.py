@@ -1,0 +1,178 @@
+"""Outlines of a label raster on the ground, read row by row: GeoJSON and GeoPackage (extra ``geo``)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from ovsdino_runtime.base.atomic import write_whole
+from ovsdino_runtime.base.errors import OutputError, PhotoError
+from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.files.geojson import NO_EPSG, NO_SYSTEM, Unplaced, crs_member, read_georeference
+from ovsdino_runtime.files.geopackage import GroundPolygon, polygon_area, save_geopackage
+
+RasterFile = Any  # rasterio's DatasetReader; the library has no types
+System = Any  # its CRS
+
+
+def save_raster_vectors(
+    labels: Path, path: Path, classes: Sequence[str], *, kind: Literal["geojson", "gpkg"]
+) -> str | None:
+    """Write each connected region of a label raster as a polygon.
+
+    Memory depends on the number of polygons and their corners, not on the raster's pixels.
+
+    Args:
+        labels: the label raster.
+        path: the file.
+        classes: the names of the labels.
+        kind: of the file.
+
+    Returns:
+        Why nothing was written; None where it was.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    import rasterio
+
+    what = "GeoJSON" if kind == "geojson" else "GeoPackage"
+    with rasterio.open(labels) as raster:
+        if raster.crs is None:
+            return f"no {what}: {NO_SYSTEM}"
+        polygons = _polygons(raster, classes)
+        if kind == "gpkg":
+            save_geopackage(polygons, path, wkt=raster.crs.to_wkt())
+            return None
+        epsg = raster.crs.to_epsg(confidence_threshold=100)
+        if epsg is None:
+            text, prj = raster.crs.to_wkt(), path.with_suffix(".prj")
+            write_whole(prj, lambda file: file.write(text.encode()))
+            return f"no {what}: {NO_EPSG}; its WKT is in {prj.name}"
+        write_whole(path, lambda file: file.writelines(_geojson_lines(polygons, epsg)))
+    return None
+
+
+def save_photo_geopackage(segmentation: Segmentation, photo: str, path: Path) -> str | None:
+    """Write each connected region of a georeferenced photo as a polygon with its mean confidence.
+
+    Args:
+        segmentation: the result.
+        photo: the photo's file.
+        path: the GeoPackage.
+
+    Returns:
+        Why nothing was written; None where it was.
+
+    Raises:
+        OutputError: the file cannot be written, or the extra ``geo`` is not installed.
+    """
+    place, wkt, metres = read_place(photo)
+    if place is None:
+        return f"no GeoPackage: {wkt}"
+    a, b, c, d, e, f = place
+
+    def polygons() -> Iterator[GroundPolygon]:
+        for item in segmentation.objects(min_area=0):
+            if item.label >= len(segmentation.classes):
+                continue
+            rings = [[(a * x + b * y + c, d * x + e * y + f) for x, y in ring] for ring in item.polygon()]
+            area = None if metres is None else item.area * abs(a * e - b * d) * metres
+            yield GroundPolygon(
+                rings=rings,
+                name=item.name,
+                label=item.label,
+                pixels=item.area,
+                area_m2=area,
+                score=item.score,
+            )
+
+    save_geopackage(polygons(), path, wkt=wkt)
+    return None
+
+
+def read_place(photo: str) -> tuple[tuple[float, ...] | None, str, float | None]:
+    """Read where a photo lies.
+
+    Returns:
+        The transformation from pixels to the ground, the coordinate system as well-known text, and how many
+        square metres a squared unit has; or None and why that is not known.
+
+    Raises:
+        OutputError: rasterio is not installed.
+    """
+    found = read_georeference(photo)
+    if isinstance(found, Unplaced) and not found.has_system:
+        return None, found.reason, None
+    try:
+        import rasterio
+    except ImportError as error:
+        raise OutputError(f"a GeoPackage needs rasterio: {install_command('geo')}") from error
+    try:
+        with rasterio.open(photo) as raster:
+            return tuple(raster.transform)[:6], raster.crs.to_wkt(), square_metres(raster.crs)
+    except rasterio.errors.RasterioError as error:
+        raise PhotoError(f"{photo}: broken georeference: {error}") from error
+
+
+def write_prj(photo: str, path: Path) -> str:
+    """Write the coordinate system of a photo beside its results, where rasterio can read it.
+
+    Returns:
+        What is to be said of it; empty where nothing was written.
+    """
+    if find_spec("rasterio") is None:
+        return ""
+    _, wkt, _ = read_place(photo)
+    write_whole(path, lambda file: file.write(wkt.encode()))
+    return f"; its WKT is in {path.name}"
+
+
+def _polygons(raster: RasterFile, classes: Sequence[str]) -> Iterator[GroundPolygon]:
+    import rasterio
+    from rasterio.features import shapes
+
+    transform = raster.transform
+    square = abs(transform.a * transform.e - transform.b * transform.d)  # of a pixel
+    metres = square_metres(raster.crs)
+    for shape, value in shapes(rasterio.band(raster, 1), transform=transform):
+        label = int(value)
+        if label >= len(classes):
+            continue
+        rings = [[(float(x), float(y)) for x, y in ring] for ring in shape["coordinates"]]
+        area = polygon_area(rings)
+        yield GroundPolygon(
+            rings=rings,
+            name=classes[label],
+            label=label,
+            pixels=round(area / square),
+            area_m2=None if metres is None else area * metres,
+            score=None,
+        )
+
+
+def square_metres(crs: System) -> float | None:
+    """Return how many square metres a squared unit of coordinates has; None for degrees."""
+    if not crs.is_projected:
+        return None
+    return float(crs.linear_units_factor[1]) ** 2
+
+
+def _geojson_lines(polygons: Iterator[GroundPolygon], epsg: int) -> Iterator[bytes]:
+    head: dict[str, Any] = {"type": "FeatureCollection", **crs_member(epsg)}
+    yield (json.dumps(head)[:-1] + ', "features": [').encode()
+    for number, polygon in enumerate(polygons):
+        feature = {
+            "type": "Feature",
+            "properties": {
+                "name": polygon.name,
+                "label": polygon.label,
+                "pixels": polygon.pixels,
+                "score": polygon.score,
+            },
+            "geometry": {"type": "Polygon", "coordinates": polygon.rings},
+        }
+        yield (("," if number else "") + "\n" + json.dumps(feature, ensure_ascii=False)).encode()
+    yield b"\n]}\n"
