@@ -11,6 +11,7 @@ from ovsdino_runtime.text import encoder as text
 from ovsdino_runtime.text import prefetch
 from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import TextEncoder, embedding_key
+from ovsdino_runtime.text.packs import Packs, add_packs
 from ovsdino_runtime.text.prefetch import pack_vocabularies, words_of
 from ovsdino_runtime.text.vocabulary import load_vocabulary
 
@@ -131,3 +132,17 @@ def test_vectors_that_are_no_embeddings_are_refused(bundle, staging, tmp_path, v
     bad = write_bundle(tmp_path / "bad.ovs", bundle.manifest, tmp_path / "staging")
     with pytest.raises(BundleError, match=reason):
         encoder(bad, tmp_path).encode_words(["red"], TEMPLATES)
+
+
+def test_a_word_without_an_embedding_is_in_no_pack_and_breaks_no_cache(bundle, tmp_path):
+    """The tiny model's embedding of an unknown word has length zero."""
+    vectors = encoder(bundle, tmp_path).encode_words(["red", "nonsense"], TEMPLATES)
+    assert not vectors["nonsense"].any()
+    packs = {"words": vectors, "none": {"nonsense": vectors["nonsense"]}}
+    packed = add_packs(bundle, packs, key="key", out=tmp_path / "p.ovs")
+    assert list(Packs(packed).lookup("key", ["red", "nonsense"], width=6)) == ["red"]
+    assert "vocabularies/none.npz" not in packed.manifest.files
+    steps = []
+    encoder(bundle, tmp_path).encode_words(["red", "nonsense"], TEMPLATES, done=steps.append)
+    assert steps == [1, 1]  # the other word's is used
+    assert not list(tmp_path.rglob("*.damaged-*"))

@@ -12,7 +12,7 @@ from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.bundle.bundle import TOKENIZER, Bundle
 from ovsdino_runtime.engines.onnxruntime import Engine, open_engine
 from ovsdino_runtime.geometry.types import Floats
-from ovsdino_runtime.text.cache import ANY_LENGTH, UNIT, TextCache
+from ovsdino_runtime.text.cache import ANY_LENGTH, UNIT, TextCache, is_embedding
 from ovsdino_runtime.text.distinct import WordCheck
 from ovsdino_runtime.text.packs import Packs
 from ovsdino_runtime.text.vocabulary import Vocabulary
@@ -132,7 +132,7 @@ class TextEncoder:
         report(len(known))
         for portion in _portions(missing, max(1, PHRASES_AT_ONCE // len(templates))):
             fresh = self._average(portion, templates, wanted)
-            self._cache.store(key, fresh)
+            self._cache.store(key, {w: v for w, v in fresh.items() if is_embedding(v, self._max_length)})
             known |= fresh
             report(len(portion))
         return known

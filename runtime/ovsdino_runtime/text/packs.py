@@ -19,7 +19,7 @@ from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle.bundle import Bundle, write_bundle
 from ovsdino_runtime.geometry.types import Floats
-from ovsdino_runtime.text.cache import UNIT, is_embedding
+from ovsdino_runtime.text.cache import ANY_LENGTH, UNIT, is_embedding
 
 FOLDER = "vocabularies"
 
@@ -85,7 +85,8 @@ def add_packs(
 
     Args:
         bundle: the model.
-        packs: vectors by word, by name of the pack. Shape: (D,) each.
+        packs: vectors by word, by name of the pack. Vectors of length zero are left out: `Packs` rejects them.
+            Shape: (D,) each.
         key: key of these vectors; see `encoder.embedding_key`.
         out: path of the new bundle; None replaces the bundle itself.
 
@@ -97,7 +98,10 @@ def add_packs(
         shutil.copytree(bundle.path, staging)
         (staging / FOLDER).mkdir(exist_ok=True)
         for name, vectors in packs.items():
-            words, rows = np.array(list(vectors)), np.stack(list(vectors.values()))
+            good = {word: vector for word, vector in vectors.items() if is_embedding(vector, ANY_LENGTH)}
+            if not good:
+                continue
+            words, rows = np.array(list(good)), np.stack(list(good.values()))
             np.savez(staging / FOLDER / f"{name}.npz", key=np.array(key), words=words, vectors=rows)
         return write_bundle(out or bundle.path, bundle.manifest, staging, overwrite=out is None)
 
