@@ -319,6 +319,12 @@ class Segmenter:
         """
         return self._begin_text(vocabulary, wanted).result()
 
+    def has_text(self, vocabulary: Vocabulary) -> bool:
+        """Tell whether a vocabulary's embeddings are in memory, so that `encode_text` does not wait."""
+        with self._lock:
+            text = self._texts.get(vocabulary.entries)
+        return text is not None and text.done() and not text.exception()
+
     def _check_usable(self) -> None:
         """Reject the use of a closed segmenter, and of one on a GPU in a forked process.
 

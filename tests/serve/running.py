@@ -16,10 +16,11 @@ from ovsdino_runtime.serve.service import Service, ServiceOptions
 
 
 @contextmanager
-def running(segmenter, options=ServiceOptions(), **more) -> Iterator[str]:  # noqa: B008 - frozen
+def running(segmenter, options=ServiceOptions(), *, service=None, **more) -> Iterator[str]:  # noqa: B008 - frozen
     """Serve, and give the address."""
     door, started = listen("127.0.0.1", 0), threading.Event()
-    server = Server(Service(segmenter, options, Metrics()), started.set, **more)
+    service = service or Service(segmenter, options, Metrics())
+    server = Server(service, started.set, **more)
     thread = threading.Thread(target=server.run, args=([door],))
     thread.start()
     try:

@@ -14,7 +14,8 @@ import requests
 from ovsdino_runtime.base.errors import OptionError, TooLargeError
 from ovsdino_runtime.serve.access import AccessOptions, default_hosts, read_keys
 from ovsdino_runtime.serve.connections import ConnectionLimits
-from ovsdino_runtime.serve.service import ServiceOptions
+from ovsdino_runtime.serve.metrics import Metrics
+from ovsdino_runtime.serve.service import Service, ServiceOptions
 from ovsdino_runtime.serve.upload import UploadLimits, read_upload
 from tests.serve.running import ask, png, running
 
@@ -129,6 +130,67 @@ def test_words_of_a_request_that_was_given_up_are_not_encoded_to_the_end(segment
         assert ask(address, png(PHOTO), classes="red").status_code == 200  # nothing is in its way
         assert stopped < 12
         assert len(batches) <= stopped + 1
+
+
+def test_work_stops_when_the_client_hangs_up(segmenter):
+    engine, batches = segmenter._text._engine, []
+
+    class Slow:
+        description = engine.description
+
+        def run(self, inputs):
+            batches.append(len(inputs["ids"]))
+            time.sleep(0.1)
+            return engine.run(inputs)
+
+    segmenter._text.__dict__["_engine"] = Slow()
+    many = ", ".join(f"hung up {i}" for i in range(1500))  # 3000 phrases: some 47 batches, 5 s
+    service = Service(segmenter, ServiceOptions(waiting=1), Metrics())
+    with running(segmenter, service=service) as address:
+        with pytest.raises(requests.Timeout):
+            requests.post(
+                f"{address}/segment",
+                files={"photo": png(PHOTO)},
+                data={"classes": many},
+                timeout=0.5,
+            )
+        deadline = time.monotonic() + 2
+        while service.active:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        stopped = len(batches)
+        assert ask(address, png(PHOTO), classes="red").status_code == 200  # the one place is free
+        assert len(batches) <= stopped + 2
+
+
+def test_known_words_do_not_wait_for_new_ones(segmenter):
+    engine = segmenter._text._engine
+    segmenter(PHOTO, "red, blue")  # these are known from now on
+    go_on, began = threading.Event(), threading.Event()
+
+    class Held:
+        description = engine.description
+
+        def run(self, inputs):
+            began.set()
+            assert go_on.wait(20)
+            return engine.run(inputs)
+
+    segmenter._text.__dict__["_engine"] = Held()
+    with running(segmenter) as address, ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(ask, address, png(PHOTO), classes="new word, other word")
+        assert began.wait(20)
+        assert ask(address, png(PHOTO), classes="red, blue").status_code == 200
+        assert not slow.done()
+        go_on.set()
+        assert slow.result().status_code == 200
+
+
+def test_far_too_many_words_are_refused_before_they_are_parsed(address, monkeypatch):
+    monkeypatch.setattr("ovsdino_runtime.serve.app.choose_classes", None)  # calling it would fail
+    answer = ask(address, png(PHOTO), classes="|".join("x" * 17_000))
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "got some 16999 words: expected at most 8000; ask in several requests"
 
 
 KEY = "0123456789abcdef0123456789abcdef"

@@ -1,9 +1,10 @@
 """The HTTP application: its paths, forms and responses."""
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
@@ -28,12 +29,13 @@ from ovsdino_runtime.serve.pages import add_pages
 from ovsdino_runtime.serve.request_limits import RequestLimiter, refusal
 from ovsdino_runtime.serve.responses import WRITERS, Format, Problem, SegmentationBody
 from ovsdino_runtime.serve.service import BusyError, LateError, SegmentRequest, Service
-from ovsdino_runtime.serve.upload import check_count
+from ovsdino_runtime.serve.upload import check_count, check_length
 from ovsdino_runtime.text.class_lists import choose_classes, parse_background
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
 NO_ACCESS = AccessOptions()
 PATH = "/segment"
+CLIENT_GONE = 499  # nginx's status of a request whose client closed the connection
 MAX_TEXT, MAX_NAME, MAX_URL = 200_000, 40, 2000  # characters of a field, before anything else reads it
 LEFT_OUT: dict[str, Any] = {"example": ""}  # of a field: the page of the description does not fill it in
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
@@ -203,6 +205,8 @@ async def _segment(  # noqa: PLR0913 - one argument for each field
     """Segment a photo into the given classes."""
     service: Service = request.app.state.service
     limits = service.options.limits
+    for text in (classes, background_classes):
+        check_length(text, limits)
     await _refuse_repeated(request)
     threshold = parse_background(background)
 
@@ -226,7 +230,32 @@ async def _segment(  # noqa: PLR0913 - one argument for each field
         stages = ", ".join(f"{stage};dur={ms:g}" for stage, ms in segmentation.timings.items())
         return Response(write(segmentation), media_type=kind, headers={"Server-Timing": stages})
 
-    return await service.answer(segment_request, answer, seconds=request.scope["deadline"] - time.monotonic())
+    seconds = request.scope["deadline"] - time.monotonic()
+    return await _until_gone(request, service.answer(segment_request, answer, seconds=seconds))
+
+
+async def _until_gone(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
+    """Wait for an answer; stop the work when the client has closed the connection."""
+    work = asyncio.ensure_future(answering)
+    gone = asyncio.ensure_future(_wait_until_gone(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        return Response(status_code=CLIENT_GONE)  # nobody reads it; the metrics count it
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _wait_until_gone(request: Request) -> None:
+    """Return when the client closes the connection; the request has been read by then."""
+    with suppress(StarletteHTTPException):  # the deadline, which the answer also keeps
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        return
+    await asyncio.Event().wait()
 
 
 async def _refuse_repeated(request: Request) -> None:

@@ -129,8 +129,9 @@ class Service:
             request = replace(request, photo=photo)
         start = time.perf_counter()
         vocabulary = await loop.run_in_executor(self._read, request.choose)
-        with self._wanted(vocabulary):
-            await loop.run_in_executor(self._words, self._encode, vocabulary)
+        if not self.segmenter.has_text(vocabulary):  # else it does not wait for the new words of others
+            with self._wanted(vocabulary):
+                await loop.run_in_executor(self._words, self._encode, vocabulary)
         words = _since(start)
         start = time.perf_counter()
         segmentation = await loop.run_in_executor(self._label, self._segment, request, vocabulary, start)

@@ -13,6 +13,8 @@ from ovsdino_runtime.text.vocabulary import Vocabulary
 # Formats of photos whose decoders stay in this process: Pillow hands PostScript to another program.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
+SEPARATORS = ",|\n"  # of words
+
 
 @dataclass(frozen=True)
 class UploadLimits:
@@ -65,6 +67,19 @@ def check_count(vocabulary: Vocabulary, limits: UploadLimits) -> Vocabulary:
     if (count := sum(map(len, vocabulary.entries))) > limits.words:
         raise ClassesError(f"got {count} words: expected at most {limits.words}; ask in several requests")
     return vocabulary
+
+
+def check_length(text: str | None, limits: UploadLimits) -> None:
+    """Reject text with far more words than a request may have, before it is parsed.
+
+    Raises:
+        ClassesError: it has more than twice as many separators as there may be words.
+    """
+    count = sum(map((text or "").count, SEPARATORS))
+    if count > 2 * limits.words:
+        raise ClassesError(
+            f"got some {count} words: expected at most {limits.words}; ask in several requests"
+        )
 
 
 def _readable() -> tuple[str, ...]:

@@ -23,6 +23,7 @@ Background: TypeAlias = float | Literal["none"] | None  # None: as the vocabular
 BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")  # the last ones are labelme's and LabelMe's
 IGNORED_NAME = "__ignore__"  # labelme's
 SEPARATORS = "\uff0c\u3001;\uff1b\uff5c\u00a6"  # full-width and others, taken for ours by mistake
+QUESTIONABLE = ";'\""  # of ASCII's printable characters: separators taken for ours, and quotes
 FILE = re.compile(r"\S+\.(txt|json|csv|tsv|ya?ml|names)", re.IGNORECASE)
 MAX_NUMBER = 40  # characters: the pattern's time grows with their square
 NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE]-?\d+)?", re.ASCII)
@@ -218,6 +219,10 @@ def _clean(word: str) -> str:
         ClassesError: the word contains a control character or an unusual separator, or has no letter or
             digit.
     """
+    if word.isascii() and word.isprintable() and not set(word) & set(QUESTIONABLE):
+        text = " ".join(word.split())  # the rules below change nothing, character by character
+        if not text or any(map(str.isalnum, text)):
+            return text
     if any("\ud800" <= character <= "\udfff" for character in word):
         raise ClassesError(f"{word.strip()!a} is not text; write it in UTF-8")
     if separator := next((c for c in word if c in SEPARATORS or c == "\t"), None):

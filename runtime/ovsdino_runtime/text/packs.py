@@ -85,8 +85,8 @@ def add_packs(
 
     Args:
         bundle: the model.
-        packs: vectors by word, by name of the pack. Vectors of length zero are left out: `Packs` rejects them.
-            Shape: (D,) each.
+        packs: vectors by word, by name of the pack. Vectors of length zero are left out, since `Packs`
+            rejects them. Shape: (D,) each.
         key: key of these vectors; see `encoder.embedding_key`.
         out: path of the new bundle; None replaces the bundle itself.
 
