@@ -12,7 +12,6 @@ from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
 from ovsdino_runtime.cli import run
 from ovsdino_runtime.engines.onnxruntime import open_engine
-from ovsdino_runtime.engines.onnxruntime_cuda import CPU, OrtGpuEngine
 from ovsdino_runtime.geometry.preprocess import resize_bilinear
 from ovsdino_runtime.pipelines import dinov3seg_open
 from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
@@ -102,36 +101,6 @@ def test_what_it_cannot_do_is_said_in_one_line(colours, options, error, why):
     with pytest.raises(error, match=why) as refusal:
         open_pipeline(colours, RuntimeOptions(threads=1, **options))
     assert "\n" not in str(refusal.value)
-
-
-def on_a_gpu(monkeypatch):
-    """Let the way of a GPU go over ONNX Runtime's other provider, also in the place of TensorRT."""
-    opened = []
-
-    def open_it(file, kind):
-        opened.append((kind, file.stem))
-        return OrtGpuEngine(file, CPU)
-
-    monkeypatch.setattr(dinov3seg_open, "OrtGpuEngine", lambda file, index: open_it(file, "onnxruntime"))  # noqa: ARG005
-    read = lambda bundle, graph, flavour, _: open_it(bundle.file(f"{graph}.onnx"), flavour)  # noqa: E731
-    monkeypatch.setattr(dinov3seg_open, "read_cached_engine", read)
-    monkeypatch.setattr(dinov3seg_open, "find_or_build_engine", lambda *_: None)
-    monkeypatch.setattr(dinov3seg_open, "open_cuda", lambda index: index)
-    return opened
-
-
-@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt", "tensorrt-rtx"])
-def test_each_graph_is_opened_on_the_gpu_and_labels_are_the_processors(colours, flag, monkeypatch, engine):
-    opened = on_a_gpu(monkeypatch)
-    result = Segmenter.load(colours.path, device="cuda", engine=engine)(flag, "blue, red, green")
-    expected = Segmenter.load(colours.path, threads=1)(flag, "blue, red, green")
-    np.testing.assert_array_equal(result.labels, expected.labels)
-    graphs = {name for kind, name in opened if kind == engine}
-    assert graphs - {"text"} == {"vision", *DINOV3SEG_STAGES}
-    assert ("text" in graphs) == (engine == "onnxruntime")  # TensorRT has no engine of it
-    monkeypatch.setattr(dinov3seg_open, "GOLDEN_AGREEMENT", 1.1)
-    with pytest.raises(EngineError, match="does not reproduce"):  # proven each time: GPUs change
-        open_pipeline(colours, RuntimeOptions(device="cuda", engine=engine))
 
 
 @pytest.mark.gpu

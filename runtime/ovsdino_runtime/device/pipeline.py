@@ -24,8 +24,9 @@ import numpy as np
 from ovsdino_runtime.base.errors import EngineError
 from ovsdino_runtime.base.options import DEFAULT_OPTIONS, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import Bundle
-from ovsdino_runtime.cuda.driver import CudaGraph, CudaStream, Device
+from ovsdino_runtime.cuda.driver import CudaStream, Device
 from ovsdino_runtime.device.clock import DeviceClock
+from ovsdino_runtime.device.held import Held
 from ovsdino_runtime.device.memory import DeviceMemory
 from ovsdino_runtime.device.plan import PhotoPlan, WindowBatch, plan_batches, plan_photo
 from ovsdino_runtime.device.stages import CutWindows, EncodeBatch, LabelPixels, load_kernels
@@ -37,47 +38,6 @@ from ovsdino_runtime.pipelines.host_stages import Merge, Prepare, choose_refinem
 from ovsdino_runtime.pipelines.pipeline import ImageFeatures, Pixels, SegmentFeatures
 
 FULL_HD = (1080, 1920)  # [px] photos up to this size need no further allocation
-
-
-class _Held:
-    """Resources of a pipeline on a device; released once, by `DevicePipeline.close` or garbage collection.
-
-    Args:
-        device: owns the resources.
-        streams: streams of the pipeline.
-        engine: runs the vision graph.
-        memory: buffers of the pipeline.
-    """
-
-    def __init__(self, device: Device, streams: Streams, engine: StreamEngine, memory: DeviceMemory) -> None:
-        self.device, self.streams, self.engine, self.memory = device, streams, engine, memory
-        self.graph: tuple[_Key, CudaGraph] | None = None
-        self.closed = False
-
-    def forget_graph(self) -> None:
-        """Free the CUDA graph."""
-        if self.graph is not None:
-            self.graph[1].free()
-        self.graph = None
-
-    def wait(self) -> None:
-        """Wait for all work in flight; ignore its errors."""
-        for stream in self.streams.all():
-            with suppress(Exception):  # a failure is reported by the call in which it happened
-                stream.synchronize()
-
-    def release(self) -> None:
-        """Free memory, graph, engine and device handles. Any thread may call this."""
-        if self.closed:
-            return
-        self.closed = True
-        with self.device.current():
-            self.wait()
-            with suppress(EngineError):
-                self.forget_graph()
-            self.memory.free()
-        self.engine.close()
-        self.device.close()
 
 
 @dataclass(frozen=True)
@@ -153,7 +113,7 @@ class DevicePipeline:
         self._plan: PhotoPlan | None = None
         self._text: Floats | None = None  # whose copy is on the device
         self._last: _Key | None = None  # of the last plain run, as long as its shapes are the contexts'
-        self._held = _Held(device, self._streams, self.vision, self.memory)
+        self._held = Held(device, self._streams.all(), [self.vision], self.memory)
         self._finalizer = weakref.finalize(self, self._held.release)
 
     def open_text(self) -> Engine:

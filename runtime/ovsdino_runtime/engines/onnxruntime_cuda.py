@@ -24,30 +24,6 @@ WINDOWS_AT_ONCE = 4
 NO_WAIT = "disable_synchronize_execution_providers"
 
 
-class OrtGpuEngine:
-    """ONNX Runtime on a GPU, one call at a time on a stream of its own: arrays in, arrays out.
-
-    Args:
-        file: the ONNX graph; external data lies beside it.
-        provider: "CUDAExecutionProvider"; the CPU's in tests.
-        index: index of the GPU, in CUDA's order.
-
-    Raises:
-        EngineError: as `OrtStreamEngine`.
-    """
-
-    def __init__(self, file: Path, provider: str = CUDA, *, index: int = 0) -> None:
-        self._session, self.description = _open_session(file, provider, index=index)
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute all outputs of the graph from all its inputs, by name, and wait for them.
-
-        Raises:
-            EngineError: ONNX Runtime failed.
-        """
-        return run_session(self._session, inputs, self.description)
-
-
 class OrtStreamEngine:
     """ONNX Runtime on one CUDA stream, which executes all its runs in order.
 

@@ -122,6 +122,10 @@ class Dinov3segPipeline:
             {**image_features.guidance, "features": image_features.features, "text": text}
         )["costs"]
 
+    def logits(self, image_features: Dinov3segFeatures, text: Floats) -> Floats:
+        """Return the logits of at most ``pad_length`` classes. Shape: text (n, W) -> (n, 4g, 4g)."""
+        return self.decode.logits(self.refine_costs(image_features, text), image_features.guidance)
+
     def segment(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
     ) -> Pixels:

@@ -1,79 +1,75 @@
 """Open a dinov3.seg model; before its first use on a machine, check it on the bundle's golden view."""
 
+from functools import partial
+from typing import Protocol
+
 import numpy as np
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
-from ovsdino_runtime.base.options import RuntimeOptions
+from ovsdino_runtime.base.options import Precision, RuntimeOptions
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
 from ovsdino_runtime.bundle.manifest import DINOV3SEG_STAGES
-from ovsdino_runtime.cuda.driver import open_cuda
 from ovsdino_runtime.engines import processor
-from ovsdino_runtime.engines.cache import FLAVOURS
-from ovsdino_runtime.engines.first_use import find_or_build_engine
 from ovsdino_runtime.engines.onnxruntime import (
     GOLDEN_COSINE,
     Engine,
     once_per_machine,
-    open_engine,
     read_golden,
 )
-from ovsdino_runtime.engines.onnxruntime_cuda import OrtGpuEngine
-from ovsdino_runtime.engines.tensorrt import read_cached_engine
-from ovsdino_runtime.pipelines.dinov3seg import Dinov3segPipeline
+from ovsdino_runtime.geometry.types import Floats, Photo
+from ovsdino_runtime.pipelines.dinov3seg import Dinov3segFeatures, Dinov3segPipeline
+from ovsdino_runtime.pipelines.dinov3seg_stages import ChooseClasses
 
 GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on photos has >= 0.99
 
 
-def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3segPipeline:
-    """Open the pipeline of a dinov3.seg model.
+class Dinov3segModel(Protocol):
+    """What the check needs of a pipeline; see `Dinov3segPipeline`."""
 
-    On a GPU each graph runs on its own stream, so that SAM's guidance runs in parallel to the vision graph.
-    Tensors between graphs pass through host memory.
+    vision: Engine
+    choose: ChooseClasses
+
+    def encode(self, photo: Photo) -> Dinov3segFeatures: ...
+
+    def logits(self, image_features: Dinov3segFeatures, text: Floats) -> Floats: ...
+
+
+def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3segPipeline:
+    """Open the pipeline of a dinov3.seg model on the processor.
 
     Raises:
-        EngineError: the engine or the GPU is missing, or the engine does not reproduce the model.
+        EngineError: the engine is missing, or does not reproduce the model.
         BundleError: the bundle has no graphs of this precision.
     """
     bf16_by_engine = options.engine == "openvino" and options.precision == "bf16"  # of the FP32 graphs
-    suffix = "" if options.precision == "fp32" or bf16_by_engine else f".{options.precision}"
-    stages = [stage for stage in ("vision", *DINOV3SEG_STAGES) if stage in bundle.manifest.graphs]
-    if missing := [stage + suffix for stage in stages if stage + suffix not in bundle.manifest.graphs]:
-        raise BundleError(
-            f"{bundle.path}: has no {options.precision} graph {missing[0]}, only "
-            f"{', '.join(bundle.manifest.graphs)}"
-        )
-    engines = {stage: open_graph(bundle, stage + suffix, options) for stage in stages}
-    pipeline = Dinov3segPipeline(bundle, engines, options, lambda: open_graph(bundle, "text", options))
-    if options.device_kind == "cpu":
-        digests = [bundle.graph_digest(stage + suffix) for stage in stages]
-        cached = [stage for stage, engine in engines.items() if getattr(engine, "from_cache", False)]
-        engine = engines["vision"].description, f"from cache: {cached}"
-        key = (*digests, bundle.manifest.files[GOLDEN], bundle.manifest.digest, *engine)
-        once_per_machine(key, lambda: verify_dinov3seg(bundle, pipeline))
-    else:  # another GPU may be there the next time
-        verify_dinov3seg(bundle, pipeline)
+    graphs = graphs_of(bundle, "fp32" if bf16_by_engine else options.precision)
+    engines = {stage: processor.open_graph(bundle, graph, options) for stage, graph in graphs.items()}
+    open_text = partial(processor.open_graph, bundle, "text", options)
+    pipeline = Dinov3segPipeline(bundle, engines, options, open_text)
+    digests = [bundle.graph_digest(graph) for graph in graphs.values()]
+    cached = [stage for stage, engine in engines.items() if getattr(engine, "from_cache", False)]
+    engine = engines["vision"].description, f"from cache: {cached}"
+    key = (*digests, bundle.manifest.files[GOLDEN], bundle.manifest.digest, *engine)
+    once_per_machine(key, lambda: verify_dinov3seg(bundle, pipeline))
     return pipeline
 
 
-def open_graph(bundle: Bundle, graph: str, options: RuntimeOptions) -> Engine:
-    """Open the engine of a graph, as the options request; TensorRT does not run the text graph.
+def graphs_of(bundle: Bundle, precision: Precision) -> dict[str, str]:
+    """Name the graph of each stage in a precision; the text graph is no stage.
 
     Raises:
-        EngineError: the engine or the GPU is missing.
+        BundleError: the bundle lacks one.
     """
-    flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
-    if options.device_kind == "cpu":
-        return processor.open_graph(bundle, graph, options)
-    if flavour is not None and graph == "text":
-        return open_engine(bundle, graph, threads=options.threads)
-    index = options.gpu_index
-    if flavour is not None:
-        find_or_build_engine(bundle, graph, flavour, index)
-        return read_cached_engine(bundle, graph, flavour, open_cuda(index))
-    return OrtGpuEngine(bundle.file(bundle.manifest.graphs[graph].file), index=index)
+    suffix = "" if precision == "fp32" else f".{precision}"
+    stages = [stage for stage in ("vision", *DINOV3SEG_STAGES) if stage in bundle.manifest.graphs]
+    if missing := [stage + suffix for stage in stages if stage + suffix not in bundle.manifest.graphs]:
+        raise BundleError(
+            f"{bundle.path}: has no {precision} graph {missing[0]}, only {', '.join(bundle.manifest.graphs)}"
+        )
+    return {stage: stage + suffix for stage in stages}
 
 
-def verify_dinov3seg(bundle: Bundle, pipeline: Dinov3segPipeline) -> float:
+def verify_dinov3seg(bundle: Bundle, pipeline: Dinov3segModel) -> float:
     """Run the pipeline on the bundle's golden view and compare its logits with those of the torch model.
 
     Returns:
@@ -88,9 +84,7 @@ def verify_dinov3seg(bundle: Bundle, pipeline: Dinov3segPipeline) -> float:
     image_features = pipeline.encode(view)
     chosen = pipeline.choose(image_features.features, text)  # (K,): the model leaves the others out as well
     expected = expected[chosen]  # (K, 4g, 4g)
-    logits = pipeline.decode.logits(
-        pipeline.refine_costs(image_features, text[chosen]), image_features.guidance
-    )
+    logits = pipeline.logits(image_features, text[chosen])
     lengths = np.linalg.norm(logits, axis=0) * np.linalg.norm(expected, axis=0)
     cosine = float(((logits * expected).sum(axis=0) / lengths).mean())
     agreement = float((logits.argmax(axis=0) == expected.argmax(axis=0)).mean())

@@ -127,9 +127,10 @@ class Pipeline(Protocol):
     def close(self) -> None: ...
 
 
-DINOV3SEG_PIPELINE = (
-    "ovsdino_runtime.pipelines.dinov3seg_open:open_dinov3seg_pipeline"  # of dinov3.seg, for any device
-)
+DINOV3SEG_PIPELINES = {  # kind of device -> the function that opens a dinov3.seg model
+    "cpu": "ovsdino_runtime.pipelines.dinov3seg_open:open_dinov3seg_pipeline",
+    "cuda": "ovsdino_runtime.device.dinov3seg_open:open_dinov3seg_on_gpu",
+}
 PIPELINES = {  # (device, engine) -> the function that opens the pipeline: (bundle, options) -> Pipeline
     ("cpu", "onnxruntime"): "ovsdino_runtime.pipelines.pipeline:open_host_pipeline",
     ("cpu", "openvino"): "ovsdino_runtime.pipelines.pipeline:open_host_pipeline",
@@ -152,7 +153,7 @@ def open_pipeline(bundle: Bundle, options: RuntimeOptions) -> Pipeline:
         known = ", ".join(f"{device} with {engine}" for device, engine in PIPELINES)
         raise EngineError(f"device {options.device!r} with engine {options.engine!r}: expected {known}")
     if bundle.manifest.dinov3seg is not None:
-        way = DINOV3SEG_PIPELINE
+        way = DINOV3SEG_PIPELINES[options.device_kind]
     open_it: Callable[[Bundle, RuntimeOptions], Pipeline] = resolve_name(way)
     return open_it(bundle, options)
 
