@@ -1,7 +1,7 @@
-"""Files elsewhere in the repository that the site's pages link to become pages of it.
+"""Add files outside ``docs/`` to the site, if its pages link to them.
 
-Links are written as they work in the repository (``../recipes/nano/README.md``). Markdown keeps its
-place below the root; every other file becomes a page below ``source/`` that shows it.
+Links are written as they work in the repository (``../recipes/nano/README.md``). Markdown files keep their
+path; other files become pages below ``source/`` that show their text.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ ALWAYS = (  # in the navigation, whether a page links to them or not
 )
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-CODE_IN_TABLE = re.compile(
-    r"`[^`\n]*\\\|[^`\n]*`"
-)  # the repository's Markdown wants its bars escaped, the site's not
+CODE_IN_TABLE = re.compile(r"`[^`\n]*\\\|[^`\n]*`")  # GitHub needs bars in code escaped, MkDocs does not
 LANGUAGES = {
     "": "docker",
     ".jetson": "docker",
@@ -53,7 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Turn the repository's links into the site's."""
+    """Turn links of the repository into links of the site."""
     here = page.file.src_uri
     origin = repository_path(here)
 
@@ -68,7 +66,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def add_page(files: Files, config: MkDocsConfig, path: str) -> str:
-    """Make a page of a file of the repository; its text comes back."""
+    """Add a file of the repository as a page; return its text."""
     text = (ROOT / path).read_text(encoding="utf-8")
     if not path.endswith(".md"):
         language = LANGUAGES.get(Path(path).suffix, "text")
@@ -79,24 +77,24 @@ def add_page(files: Files, config: MkDocsConfig, path: str) -> str:
 
 
 def resolve(origin: str, link: str) -> str:
-    """Give the path in the repository that a link of a page means."""
+    """Return the path in the repository that a link points to."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
 
 
 def is_page(path: str) -> bool:
-    """Tell whether a path of the repository lies in the folder of pages."""
+    """Tell whether a path in the repository lies in ``docs/``."""
     return path.startswith(f"{DOCS}/")
 
 
 def site_path(path: str) -> str:
-    """Give the place in the site of a path of the repository."""
+    """Return the path in the site of a path in the repository."""
     if is_page(path):
         return path.removeprefix(f"{DOCS}/")
     return path if path.endswith(".md") else f"source/{path}.md"
 
 
 def repository_path(page: str) -> str:
-    """Give the path in the repository of a page of the site."""
+    """Return the path in the repository of a page of the site."""
     if (ROOT / DOCS / page).is_file():
         return f"{DOCS}/{page}"
     return page.removeprefix("source/").removesuffix(".md") if page.startswith("source/") else page

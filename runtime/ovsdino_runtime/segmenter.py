@@ -183,12 +183,12 @@ class Segmenter:
                 to find objects without their surroundings; this is more reliable than a threshold.
             scores: also return the confidence of each pixel. Choose False to save a little time on a GPU.
             channels: the colour order of an array. Choose "bgr" for arrays from OpenCV.
-            photo_options: bands and bits of a file that does not name them; see `PhotoOptions`.
+            photo_options: bands and bits that a file does not declare; see `PhotoOptions`.
 
         Raises:
             PhotoError: the photo cannot be read.
             ClassesError: the classes do not form a valid vocabulary, or the threshold is not in 0..1.
-            OptionError: ``photo_options`` for what is no file.
+            OptionError: ``photo_options`` are given with an array, image or tensor.
         """
         choice = self.choose(classes, background=background, background_classes=background_classes)
         decode = partial(_decode, channels=channels, options=photo_options)
@@ -215,11 +215,11 @@ class Segmenter:
         Args:
             image: see `decode_input`.
             channels: the colour order of an array. Choose "bgr" for arrays from OpenCV.
-            photo_options: how the file is read, as in a call.
+            photo_options: see `__call__`.
 
         Raises:
             PhotoError: the photo cannot be read.
-            OptionError: ``photo_options`` are given for what is no file.
+            OptionError: ``photo_options`` are given with an array, image or tensor.
         """
         decoded, milliseconds = _decode(image, channels, photo_options)
         self._check_usable()

@@ -1,21 +1,21 @@
-"""Energy of the processor's packages, from the counters that Linux shows of RAPL.
+"""Measure the energy of the processor's packages with Linux's RAPL counters.
 
-Source: Linux, ``Documentation/power/powercap/powercap.rst``. The counters of all that runs on the machine are
-one: figures mean something where nothing else runs. Virtual machines rarely show them, and since Linux 5.10
-only the administrator may read them.
+Source: Linux, ``Documentation/power/powercap/powercap.rst``. The counters cover all processes of the machine:
+measure while nothing else runs. Virtual machines rarely have them, and since Linux 5.10 only the
+administrator can read them.
 """
 
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
-PACKAGES = "intel-rapl:[0-9]*"  # of AMD's processors as well; parts of a package have a second number
+PACKAGES = "intel-rapl:[0-9]*"  # also the name on AMD's processors; parts of a package have a second number
 
 
 class EnergyMeter:
-    """Reads how much energy all packages took since the counters began.
+    """Reads the energy counters of all packages.
 
     Args:
-        root: where the counters lie.
+        root: folder of the counters.
     """
 
     def __init__(self, root: Path = POWERCAP) -> None:
@@ -24,14 +24,14 @@ class EnergyMeter:
         self.readable = bool(self._files) and self.read() is not None
 
     def read(self) -> float | None:
-        """Return the counters' sum [J]; None where one cannot be read."""
+        """Return the counters' sum [J]; None if a counter cannot be read."""
         try:
             return sum(int(file.read_text(encoding="ascii")) for file in self._files) / 1e6
         except (OSError, ValueError):
             return None
 
     def since(self, before: float | None) -> float | None:
-        """Return what was taken since a reading [J]; None where a counter cannot be read, or began anew."""
+        """Return the energy since an earlier reading [J]; None if a counter is unreadable or wrapped around."""
         now = self.read()
         if before is None or now is None or now < before:
             return None

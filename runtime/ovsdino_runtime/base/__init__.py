@@ -1,1 +1,1 @@
-"""What every room uses: errors, strict JSON, traces, photos, and the results that a user holds."""
+"""Shared by all rooms: errors, strict JSON, traces, photos, and the results that users get."""

@@ -1,4 +1,4 @@
-"""Write files in one step: after a kill or a power cut there is the old file or the new one, never a part."""
+"""Write files in one step: after a crash there is the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """Give an empty file to write; it replaces ``path`` when the block ends without an error.
+    """Yield a temporary file to write; it replaces ``path`` when the block ends without an error.
 
-    The file lies beside ``path``, has an unpredictable name that no other thread, process or container uses,
-    and was newly made: a link that somebody left there is not followed. It is flushed to the disk before it
-    gets its name. Leftovers of killed processes in the same folder are removed.
+    The temporary file lies beside ``path`` under a random name. It is always created new, so that a link
+    which somebody planted there is not followed, and it is flushed to the disk before it is renamed.
+    Temporary files of killed processes in the same folder are removed.
 
     Args:
-        path: the file to make or replace. Its folder must exist. A symbolic link is replaced, not followed.
+        path: the file to create or replace. Its folder must exist. A symbolic link is replaced, not followed.
 
     Raises:
-        OSError: the file cannot be made, flushed or renamed; nothing is left behind.
+        OSError: the file cannot be created, flushed or renamed; no temporary file remains.
     """
     sweep(path.parent)
     partial = path.with_name(f".{path.name[:MAX_NAME]}.{secrets.token_hex(8)}.partial{path.suffix[:20]}")
@@ -63,14 +63,14 @@ def partial_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file in one step; its folder is made.
+    """Write a file in one step, and create its folder.
 
     Args:
-        path: the file; one that is there is replaced.
-        write: given the open file.
+        path: the file to create or replace.
+        write: writes the content to the open file that it receives.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,14 +81,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def replace_file(partial: Path, path: Path) -> None:
-    """Flush a finished file to the disk and give it its name."""
+    """Flush a finished temporary file to the disk and rename it to its final name."""
     with partial.open("r+b") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files of `partial_file` whose writers have died, once a folder and process."""
+    """Remove temporary files of `partial_file` whose writers died; once per folder and process."""
     folder = folder.absolute()
     if folder in _swept:
         return

@@ -1,4 +1,4 @@
-"""Bring values of more than 8 bits to 8."""
+"""Convert pixel values of more than 8 bits to 8 bits."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ USUAL_DEPTHS = (8, 10, 12, 14)  # of cameras that store their values in 16 bits
 def to_8_bits(
     values: npt.NDArray[Any], *, declared: int | None, bits: int | None
 ) -> tuple[npt.NDArray[np.uint8], int, tuple[str, ...]]:
-    """Keep the upper 8 bits of the bits that are used.
+    """Keep the upper 8 of the bits that the values use.
 
-    Where nothing declares how many are used, the largest value tells: below 16,384 the values have 8, 10, 12
-    or 14 bits, and a note says so.
+    Without ``declared`` and ``bits`` the depth is guessed from the largest value: below 16,384 the values
+    are read as 8, 10, 12 or 14 bits, and a note reports the guess.
 
     Args:
         values: whole numbers, not negative.
-        declared: how many bits the file says it uses; None where it does not.
-        bits: how many the caller says it uses, which stands above the file.
+        declared: bit depth that the file declares; None if it declares none.
+        bits: bit depth given by the caller; overrides ``declared``.
 
     Shape: any -> the same.
 
     Returns:
-        The 8-bit values, the bits that were used, and notes.
+        The 8-bit values, the bit depth, and notes for the user.
 
     Raises:
-        PhotoError: fractions, negative values, or values that do not fit into the bits.
+        PhotoError: values are fractions, negative, or need more than ``bits``.
     """
     if values.dtype.kind not in "iu":
         raise _unnatural(values)

@@ -1,4 +1,4 @@
-"""What the user can mend, as one line on stderr and exit code 2: every command's way to refuse."""
+"""Report errors that the user can fix: one line on stderr and exit code 2, in every command."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -20,11 +20,12 @@ class UserError(click.ClickException):
 def user_errors(
     who: str = "this", *, extra: str | Callable[[str | None], str] | None = None
 ) -> Iterator[None]:
-    """Turn what the user can mend into one line; faults of the program pass.
+    """Turn errors that the user can fix into a `UserError`; other exceptions pass unchanged.
 
     Args:
-        who: what needs a package that is missing.
-        extra: the extra that brings it, or tells which does by the package's name; None where none is needed.
+        who: subject of the message about a missing package, such as the command's name.
+        extra: the extra that installs it, or a function from the package's name to the extra; None where
+            every package is a plain dependency.
     """
     try:
         yield
@@ -41,5 +42,5 @@ def user_errors(
         ) from error
     except (OvsdinoError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            raise  # who read our output has gone: click ends quietly
+            raise  # the reader of our output closed the pipe: click exits quietly
         raise UserError(" ".join(str(error).split())) from error

@@ -100,8 +100,8 @@ class GroupedCommand(click.Command):
     """A command whose help has its options in groups, and examples.
 
     Args:
-        examples: command lines, each followed by two spaces, ``#`` and what it is for.
-        groups: groups of options that differ from `GROUPS`, by the names of their parameters.
+        examples: command lines, each followed by two spaces, ``#`` and its purpose.
+        groups: parameter name -> group, where it differs from `GROUPS`.
         arguments, options: see `click.Command`.
     """
 
@@ -136,7 +136,7 @@ class GroupedCommand(click.Command):
                 formatter.write("".join(f"{indent}{line}\n" for line in self.examples))
 
     def group_of(self, parameter: click.Parameter) -> str:
-        """Name the group of an option."""
+        """Return the name of an option's group."""
         matches = [group for group, names in self._groups.items() if parameter.name in names]
         return matches[-1] if matches else OTHER
 
@@ -145,7 +145,7 @@ def version_option(program: str) -> Callable[[Command], Command]:
     """Add ``--version`` to a command.
 
     Args:
-        program: its name, as it is printed.
+        program: the command's name, as it is printed.
     """
 
     def show(context: click.Context, _option: click.Parameter, asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""Options of how photos are read: the same in every command that reads photos."""
+"""Command-line options for reading photos, shared by all commands."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -38,7 +38,7 @@ OPTIONS = (
 
 
 def with_photo_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which receives ``photo_options``, a `PhotoOptions`."""
+    """Add the options to a command; it receives them as ``photo_options``, a `PhotoOptions`."""
 
     @wraps(command)
     def with_options(**given: Any) -> None:  # noqa: ANN401 - click gives each its own type

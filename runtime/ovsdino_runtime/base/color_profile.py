@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONVERTIBLE = ("L", "RGB", "CMYK")
-MAX_DEVIATION = 2  # of 255: a profile that changes less is sRGB's, and the pixels stay as they are
+MAX_DEVIATION = (
+    2  # of 255: a profile that changes colours by less counts as sRGB, and the pixels stay unchanged
+)
 
 
 def to_srgb(image: "Image", profile: bytes | None) -> "tuple[Image, tuple[str, ...]]":
-    """Convert an image of mode L, RGB or CMYK; a profile that is sRGB's own or a plain grey leaves it alone.
+    """Convert an image of mode L, RGB or CMYK to sRGB; profiles of sRGB or plain grey change nothing.
 
     Returns:
-        The image, and a note where the profile cannot be used.
+        The image, and a note if the profile cannot be used.
     """
     if not profile or image.mode not in CONVERTIBLE:
         return image, ()
@@ -36,7 +38,7 @@ def to_srgb(image: "Image", profile: bytes | None) -> "tuple[Image, tuple[str, .
 
 
 def _changes_little(mode: str, transform: object) -> bool:
-    """Tell whether a grid of all colours comes out as it goes in."""
+    """Tell whether the transform leaves a grid of sample colours almost unchanged."""
     from PIL import Image, ImageCms
 
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A photo as its file has it, with what its reader had to decide."""
+"""The result of decoding a photo: pixels, pixels without data, and notes."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -12,21 +12,23 @@ from ovsdino_runtime.geometry.types import Photo
 
 @dataclass(frozen=True, eq=False)
 class DecodedPhoto:
-    """The pixels of a photo, upright, and remarks for whoever reads the result."""
+    """The pixels of a decoded photo, upright, with notes for the user."""
 
     photo: Photo  # (H, W, 3) RGB
-    notes: tuple[str, ...] = ()  # what was decided, one line each
-    valid: npt.NDArray[np.bool_] | None = None  # (H, W); False: no data there. None: data everywhere
+    notes: tuple[str, ...] = ()  # choices made while decoding, such as a guessed bit depth; one line each
+    valid: npt.NDArray[np.bool_] | None = (
+        None  # (H, W); False: the pixel holds no data. None: every pixel holds data
+    )
 
     def warn(self, name: str = "") -> None:
-        """Warn with a `PhotoWarning` of each note.
+        """Issue a `PhotoWarning` for each note.
 
         Args:
-            name: of the photo, as it is to be shown.
+            name: the photo's name in the warnings.
         """
         for note in self.notes:
             warnings.warn(f"{name}: {note}" if name else note, PhotoWarning, stacklevel=3)
 
     def with_notes(self, *notes: str) -> "DecodedPhoto":
-        """Add notes behind the others."""
+        """Return a copy with further notes at the end."""
         return replace(self, notes=(*self.notes, *notes))

@@ -2,15 +2,15 @@
 
 OvsdinoError
 ├── BundleError           a bundle is missing, damaged, or of another version
-├── PhotoError            a photo is missing, broken, or of a kind that cannot be read
-│   ├── NotAPhotoError    a file is no photo, or of a format that is not accepted
-│   └── TooLargeError     a photo has more bytes or pixels than are accepted
+├── PhotoError            a photo is missing, broken, or of an unsupported kind
+│   ├── NotAPhotoError    a file is not a photo, or its format is not accepted
+│   └── TooLargeError     a photo has more bytes or pixels than the limit
 ├── ClassesError          class names, templates or a threshold are not valid
-├── OptionError           an option has a value that it cannot have
+├── OptionError           an option has an invalid value
 ├── EngineError           an engine is missing, or does not reproduce the model
 └── OutputError           a result cannot be written
 
-Packages and rooms derive their own from OvsdinoError, such as `files.labeled_folder.LabelError`.
+Packages and rooms derive their own errors from OvsdinoError, such as `files.labeled_folder.LabelError`.
 """
 
 
@@ -26,19 +26,19 @@ class BundleError(OvsdinoError):
 
 
 class PhotoError(OvsdinoError):
-    """A photo is missing, broken, or of a kind that cannot be read."""
+    """A photo is missing, broken, or of an unsupported kind."""
 
 
 class NotAPhotoError(PhotoError):
-    """A file is not a photo, or of a format that is not accepted."""
+    """A file is not a photo, or its format is not accepted."""
 
 
 class TooLargeError(PhotoError):
-    """A photo has more bytes or pixels than are accepted."""
+    """A photo has more bytes or pixels than the limit."""
 
 
 class PhotoWarning(UserWarning):
-    """What had to be decided to read a photo: a guessed depth, a band that was left out."""
+    """A choice was made to read a photo, such as a guessed bit depth or an ignored band."""
 
 
 class ClassesError(OvsdinoError):
@@ -46,12 +46,12 @@ class ClassesError(OvsdinoError):
 
 
 class OptionError(OvsdinoError):
-    """An option of how a model runs has a value that it cannot have."""
+    """An option has an invalid value."""
 
 
 class EngineError(OvsdinoError):
-    """The engine that was asked for is missing, or does not do what the bundle promises."""
+    """The engine is not installed, or does not reproduce the model."""
 
 
 class OutputError(OvsdinoError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written."""

@@ -1,9 +1,9 @@
-"""Look into a file, or into one that is open and stays where it was."""
+"""Read from a path or an open file; the position of an open file stays unchanged."""
 
 from pathlib import Path
 from typing import BinaryIO
 
-LENGTH = 32  # [bytes] in which every format that we know says what it is
+LENGTH = 32  # [bytes] enough to recognise every format that we read
 
 
 def read_start(file: Path | BinaryIO) -> bytes:
@@ -19,7 +19,7 @@ def read_start(file: Path | BinaryIO) -> bytes:
 
 
 def read_all(file: Path | BinaryIO) -> bytes:
-    """Read a file from its beginning."""
+    """Read a whole file from its beginning."""
     if isinstance(file, Path):
         return file.read_bytes()
     file.seek(0)

@@ -1,4 +1,4 @@
-"""Sources of pictures, and the pictures that come from them."""
+"""Sources of pictures (photos, videos, cameras) and the frames read from them."""
 
 import re
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from ovsdino_runtime.geometry.types import Photo
 
 @dataclass(frozen=True)
 class Source:
-    """One photo, one video file, or a live source: a camera's number or the address of a stream."""
+    """A photo, a video file, or a live source: a camera's number or a stream's address."""
 
     kind: Literal["photo", "video", "live"]
     address: str
 
     @property
     def name(self) -> str:
-        """The address as it may be shown: without a password."""
+        """The address without its password, for messages."""
         if self.kind == "live" and self.address.isdigit():
             return f"camera {self.address}"
         return without_password(self.address)
 
     @property
     def path(self) -> PurePath:
-        """The file's path, or that of its address."""
+        """The path of the file or within the address."""
         return address_path(self.address) if is_address(self.address) else Path(self.address)
 
     @property
     def stem(self) -> str:
-        """What its results are named after."""
+        """The file name of its results, without suffix."""
         if self.kind != "live":
             return self.path.stem
         place = re.sub(r"^\w+://", "", self.name).partition("?")[0]
@@ -43,15 +43,17 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture of a source, or what is wrong with it."""
+    """A picture from a source, or the error that prevented reading it."""
 
     source: Source
-    photo: Photo | None  # (H, W, 3) RGB; None: see the error
+    photo: Photo | None  # (H, W, 3) RGB; None: see `error`
     error: PhotoError | None = None
-    index: int = 0  # in its source
-    time: float = 0.0  # [s] since the source began
-    rate: float = 0.0  # [1/s] of a video, as far as it is known
-    decode: float = 0.0  # [ms] that it took
-    notes: tuple[str, ...] = ()  # what had to be decided to read it
-    valid: npt.NDArray[np.bool_] | None = None  # (H, W); False: no data there. None: data everywhere
-    live: bool = False  # the world does not wait: an old picture may be dropped for a new one
+    index: int = 0  # index within the source
+    time: float = 0.0  # [s] since the start of the source
+    rate: float = 0.0  # [1/s] frame rate of a video, where known
+    decode: float = 0.0  # [ms] decoding time
+    notes: tuple[str, ...] = ()  # choices made while decoding; one line each
+    valid: npt.NDArray[np.bool_] | None = (
+        None  # (H, W); False: the pixel holds no data. None: every pixel holds data
+    )
+    live: bool = False  # live sources: an old picture may be dropped for a newer one

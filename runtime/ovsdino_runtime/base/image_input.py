@@ -1,4 +1,4 @@
-"""Accept a photo in every form in which Python callers have one."""
+"""Accept photos as paths, URLs, bytes, open files, arrays, Pillow images and tensors."""
 
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +26,7 @@ def as_photo(
 ) -> Photo:
     """Decode or convert a photo; see `decode_input` for the arguments and errors.
 
-    Warns with `PhotoWarning` where something about the pixels had to be decided.
+    Issues a `PhotoWarning` for each choice made while decoding, such as a guessed bit depth.
 
     Shape: (H, W, 3) RGB.
     """
@@ -38,17 +38,17 @@ def as_photo(
 def decode_input(
     image: ImageInput, *, channels: Channels = "rgb", options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
 ) -> DecodedPhoto:
-    """Decode or convert a photo, and tell what had to be decided and which pixels hold no data.
+    """Decode or convert a photo; return its pixels, its pixels without data, and notes.
 
     Args:
         image: a path or URL; the bytes of a file; a file opened in binary mode; a uint8 array or tensor
             (H, W, 3) or (H, W), a tensor also (3, H, W); or a Pillow image.
-        channels: the order of an array's or a tensor's colours. Choose "bgr" for arrays from OpenCV.
-        options: what a file does not say about its pixels; for paths, URLs, bytes and open files.
+        channels: colour order of an array or tensor. Choose "bgr" for arrays from OpenCV.
+        options: how to read pixels that the file does not describe; for paths, URLs, bytes and open files.
 
     Raises:
-        PhotoError: the photo cannot be read, or is of another type, shape or number type.
-        OptionError: ``options`` are given for what is no file.
+        PhotoError: the photo cannot be read, or has an unsupported type, shape or number type.
+        OptionError: ``options`` are given with an array, image or tensor.
     """
     if channels not in ("rgb", "bgr"):
         raise PhotoError(f"channels are {channels!r:.40}: expected 'rgb' or 'bgr'")
@@ -72,7 +72,7 @@ def _require_no_options(image: object, options: PhotoOptions) -> None:
 
 
 def _as_array(image: Any) -> Array | None:  # noqa: ANN401 - what is no photo is refused
-    """Give the pixels of an array or tensor; None for what must be decoded."""
+    """Return the pixels of an array or tensor; None for an input that must be decoded."""
     if isinstance(image, np.ndarray):
         return image
     if not hasattr(image, "__dlpack__"):

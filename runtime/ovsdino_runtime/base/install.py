@@ -1,4 +1,4 @@
-"""How to install what is missing: written once, for every message."""
+"""The command that installs missing extras, for all messages."""
 
 # Until the name is on a package index, extras are installed from a clone of the repository.
 SOURCE = "."

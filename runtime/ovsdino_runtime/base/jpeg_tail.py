@@ -1,4 +1,4 @@
-"""Read a JPEG that lacks its last bytes, as every viewer does, and tell it from one that lacks more."""
+"""Decode JPEGs whose last bytes are missing, as viewers do; reject JPEGs that miss more."""
 
 from io import BytesIO
 
@@ -11,20 +11,22 @@ END = b"\xff\xd9"
 START_OF_SCAN, PROGRESSIVE = 0xDA, 0xC2
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 MAX_SCAN_HEADER = 14  # [bytes]
-CUTS = (8, 32, 128, 512, 2048)  # [bytes] that are left off to see where in the picture the data end
-MAX_LOST_ROWS = 18  # [px], or a sixteenth of the picture: a row of blocks, and what smoothing spreads it to
+CUTS = (8, 32, 128, 512, 2048)  # [bytes] cut off to find where in the picture the data ends
+MAX_LOST_ROWS = (
+    18  # [px], or 1/16 of the picture: one row of blocks, and the rows that smoothing mixes with it
+)
 
 
 def has_end(data: bytes) -> bool:
-    """Tell whether a JPEG has its last bytes, perhaps with zeros behind them."""
+    """Tell whether a JPEG ends with its end marker; zeros after it are ignored."""
     return data.rstrip(b"\0").endswith(END)
 
 
 def complete_jpeg(data: bytes) -> bytes:
-    """Give a JPEG without its last bytes an end, so that it can be decoded.
+    """Append the end marker to a JPEG whose last bytes are missing, so that it can be decoded.
 
     Raises:
-        PhotoError: more than about the last row of blocks is missing.
+        PhotoError: more than about one row of blocks is missing.
     """
     if not _has_all_scans(data):
         raise PhotoError("broken photo: truncated: its later scans are missing; get the photo again")
@@ -47,7 +49,7 @@ def _decode(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Tell whether the scans of a progressive JPEG have begun for each bit of each coefficient."""
+    """Tell whether a progressive JPEG contains a scan for each bit of each coefficient."""
     position, progressive, components = 2, False, b""
     missing: set[tuple[int, int]] = set()
     while 0 <= (position := data.find(b"\xff", position)) < len(data) - 4:

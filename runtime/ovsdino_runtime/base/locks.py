@@ -1,4 +1,4 @@
-"""Locks between processes: of open files, freed by the system when their holder dies."""
+"""Locks between processes, on open files; the system frees them when the holder dies."""
 
 import os
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from pathlib import Path
 def lock_handle(handle: int, *, wait: bool = False) -> None:
     """Lock an open file until it is closed or its process dies.
 
-    On Windows nothing is locked, for nobody can delete or rename a file there that is open.
+    On Windows nothing is locked: open files cannot be deleted or renamed there.
 
     Args:
-        handle: of the open file.
-        wait: for another holder.
+        handle: file descriptor of the open file.
+        wait: wait until another holder frees the lock, instead of raising.
 
     Raises:
-        OSError: another process holds the lock, or the disk knows no locks.
+        OSError: another process holds the lock, or the file system has no locks.
     """
     if os.name == "nt":  # pragma: no cover
         return
@@ -27,13 +27,13 @@ def lock_handle(handle: int, *, wait: bool = False) -> None:
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Let only one process or thread at a time into the block; the others wait.
+    """Let only one process or thread at a time enter the block; the others wait.
 
     Args:
-        path: the lock's file: made here, and removed at the end. Its folder must exist.
+        path: the lock file; created here and removed at the end. Its folder must exist.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the file cannot be created.
     """
     handle = _open_locked(path)
     try:
@@ -45,7 +45,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 def _open_locked(path: Path) -> int:
-    """Open and lock a file; once more where its former holder has removed it in the meantime."""
+    """Open and lock a file; try again if its former holder removed it in the meantime."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:

@@ -1,4 +1,4 @@
-"""Objects: connected components of a class, as instances."""
+"""Find objects: the connected components of a class, as instances."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +39,9 @@ class SegmentedObject:
         return mask
 
     def polygon(self) -> Polygon:
-        """Return its outline along the pixels: the outer ring, then its holes; corners are (x, y) [px].
+        """Return the outline along pixel edges: the outer ring, then the holes; corners are (x, y) [px].
 
-        Pixels of one object touch along an edge, so that there is one outer ring.
+        Pixels of an object touch along an edge, so that it has one outer ring.
         """
         left, top = self.box[:2]
         (polygon,) = outline(self.crop)
@@ -51,16 +51,22 @@ class SegmentedObject:
 def find_objects(
     segmentation: "Segmentation", classes: Sequence[str] | None = None, *, min_area: float = MIN_AREA
 ) -> list[SegmentedObject]:
-    """Find the connected components of the classes, the largest first; the background has none.
+    """Find the connected components of the classes, largest first; the background has none.
+
+    Objects of one class that touch are one component.
+
+    Example:
+        >>> for car in find_objects(segmentation, ["car"]):
+        ...     print(car.box, car.score)
 
     Args:
-        segmentation: the result.
-        classes: names of the classes to take; None takes all.
-        min_area: share of the photo, 0..1; smaller components are left out.
+        segmentation: the result of a `Segmenter`.
+        classes: names of classes; None takes all.
+        min_area: share of the photo, 0..1, below which components are left out.
 
     Raises:
-        ClassesError: a class was not asked for.
-        OptionError: the area is not in 0..1.
+        ClassesError: the result has no class of that name.
+        OptionError: ``min_area`` is not in 0..1.
     """
     if isinstance(min_area, bool) or not 0 <= min_area <= 1:
         raise OptionError(f"min_area is a share of the photo in 0..1, got {min_area!r}")
@@ -102,7 +108,7 @@ def _make(
 
 
 def _boxes(components: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
-    """Find left, top, right and bottom of each component; the last two are one further. Shape: (n, 4)."""
+    """Find left, top, right and bottom of each component; right and bottom are exclusive. Shape: (n, 4)."""
     boxes = np.empty((count, 4), np.intp)
     boxes[:, :2] = max(components.shape)
     boxes[:, 2:] = 0

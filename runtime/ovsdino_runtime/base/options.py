@@ -1,4 +1,4 @@
-"""How a model runs: one class of options for the commands, for Python and for the pipelines."""
+"""Runtime options of a model, shared by the commands, Python and the pipelines."""
 
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict, get_args
@@ -8,35 +8,38 @@ from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Inference = Literal["slide", "whole", "both"]
-MAX_AREA = 0.5  # share of a photo that a small region can have
+MAX_AREA = 0.5  # largest share of a photo that counts as a small region
 MAX_THREADS = 512  # each has a stack; no machine of today computes faster with more
 MAX_SHORT_SIDE = 8192  # [px]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """How a model runs.
+    """Options of how a model runs: device, engine, windows and outlines.
+
+    Example:
+        >>> options = RuntimeOptions(device="cuda", engine="tensorrt", short_side=672)
+        >>> segmenter = Segmenter.load("nano", options=options)
 
     Args:
         device: "cpu", "cuda", or "cuda:1" for the second GPU in CUDA's order.
         engine: "onnxruntime"; on the processor also "openvino", often faster on Intel's, and "auto", the
-            fastest that is installed, measured once a machine; on cuda also "tensorrt" or "tensorrt-rtx".
-        threads: how many threads compute; None takes all processors.
-        precision: which of the bundle's vision graphs runs.
+            fastest that is installed, measured once per machine; on cuda also "tensorrt" or "tensorrt-rtx".
+        threads: number of computing threads; None takes all processors.
+        precision: number format of the vision graph. Choose "fp16" on GPUs, if the bundle has it.
         templates: prompts such as "a photo of a {}."; None takes the model's own.
-        inference: "slide" cuts photos into windows as the model asks; "whole" runs each photo at once:
-            faster, less exact; "both" averages the two: a run more, better where one thing fills the photo.
-        short_side: [px] photos are resized to. Choose more to find smaller things, at the cost of more
-            windows and time. None takes the model's own.
-        refine: let outlines follow the photo's edges, and small regions join their neighbours. Choose False
-            for thin things such as poles, and for speed. None does what the model's bundle says.
-        min_area: share of the photo, in 0..0.5, below which a refined region takes its neighbour's label;
-            0 keeps every region. None takes the model's own.
-        presence: confidence in 0..1 that a class must reach somewhere in a photo to label anything in it,
-            where there is no background. Choose it for lists of things of which a photo holds few. None
-            keeps every class.
-        antialias: average when a large photo is made smaller. Choose False to follow a benchmark's protocol.
-        trace: records each stage.
+        inference: "slide" runs overlapping windows; "whole" runs each photo once: faster, less exact; "both"
+            averages the two: slower, better where one object fills the photo.
+        short_side: [px] to which photos are resized. Choose more to find smaller objects; more windows take
+            more time. None takes the model's own.
+        refine: align outlines with the photo's edges and merge small regions. Choose False for thin objects
+            such as poles, and for speed. None takes the model's own.
+        min_area: share of the photo, 0..0.5, below which a refined region takes its neighbour's label; 0
+            keeps every region. None takes the model's own.
+        presence: least confidence, 0..1, that a class must reach at some pixel to be labelled at all; without
+            a background only. Choose it for long class lists. None keeps every class.
+        antialias: average when shrinking photos. Choose False to follow a benchmark's protocol.
+        trace: records the time of each stage.
     """
 
     device: str = "cpu"
@@ -53,10 +56,10 @@ class RuntimeOptions:
     trace: Trace = field(default=NO_TRACE, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Reject values that no option can have.
+        """Reject invalid values.
 
         Raises:
-            OptionError: the message names the option, its value, and what it may be.
+            OptionError: the message names the option, its value, and the valid values.
         """
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("inference", self.inference, get_args(Inference))
@@ -74,16 +77,16 @@ class RuntimeOptions:
         """Return the device without its number: "cpu" or "cuda".
 
         Raises:
-            EngineError: as `gpu_index`.
+            EngineError: see `gpu_index`.
         """
         return "cuda" if self.gpu_index else self.device.partition(":")[0]
 
     @property
     def gpu_index(self) -> int:
-        """Return the number of the GPU, 0 where the device has none.
+        """Return the number of the GPU; 0 for "cpu" and "cuda".
 
         Raises:
-            EngineError: the device is no "cuda:N".
+            EngineError: the device is not "cpu", "cuda" or "cuda:N".
         """
         kind, colon, number = self.device.partition(":")
         if not colon:

@@ -1,4 +1,4 @@
-"""Turn photos upright: the only place that knows EXIF's orientations.
+"""Turn photos upright by their EXIF orientation.
 
 Source: EXIF 2.32, tag 0x0112, the same as TIFF 6.0's tag 274.
 """
@@ -32,7 +32,7 @@ def upright_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any
 
 
 def upright_image(image: "Image") -> "Image":
-    """Turn a decoded Pillow image upright; Pillow itself has turned a TIFF, and dropped its tag."""
+    """Turn a decoded Pillow image upright; Pillow has already turned TIFFs and removed their tag."""
     from PIL.Image import Transpose
 
     turns = {
@@ -49,7 +49,7 @@ def upright_image(image: "Image") -> "Image":
 
 
 def image_orientation(image: "Image") -> int:
-    """Read a Pillow image's orientation, 1..8; 1 where it says none, or its metadata are damaged."""
+    """Read a Pillow image's orientation, 1..8; 1 if it has none or its metadata is damaged."""
     try:
         orientation = image.getexif().get(ORIENTATION)
     except Exception:  # noqa: BLE001 - damaged metadata raise anything; the pixels are still good

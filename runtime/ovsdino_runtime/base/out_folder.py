@@ -1,4 +1,4 @@
-"""Where results go: what cannot be written to is refused before any work is done."""
+"""Check the folder of results before any work starts."""
 
 import tempfile
 from pathlib import Path
@@ -7,10 +7,10 @@ from ovsdino_runtime.base.errors import OutputError
 
 
 def check_out(out: Path) -> None:
-    """Reject a folder that cannot be written to, or not be made; leave no trace.
+    """Check that a folder can be created and written to, without leaving anything in it.
 
     Raises:
-        OutputError: it is a file, or closed to us.
+        OutputError: the path is a file, or the folder is not writable.
     """
     existing = out
     while not existing.exists() and existing != existing.parent:

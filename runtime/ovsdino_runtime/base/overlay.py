@@ -1,4 +1,4 @@
-"""Draw a segmentation for people: its colours over the photo, and a legend with names and shares."""
+"""Draw a segmentation: class colours over the photo, and a legend with names and shares."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,18 +19,22 @@ LINE = 235  # opacity of the line between two regions
 VEIL = 0.75  # opacity of a legend in the picture, 0..1
 INK, GREY, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 LONGEST_NAME = 24  # characters
-MAX_ABSENT = 12  # classes of a list whose absent ones are named each; of a longer list they are counted
-ORDERED = 256  # colours in the order of their difference, which takes time; more are rarely seen together
+MAX_ABSENT = 12  # up to so many classes, the legend names each absent class; beyond, it counts them
+ORDERED = 256  # colours sorted by difference, which takes time; more are rarely seen together
 
 
 def palette(count: int, *, background: bool = False) -> Colours:
-    """Choose colours for classes: the same ones every time, the first ones as different as possible.
+    """Return the colours of the classes: always the same, the first ones as different as possible.
+
+    Example:
+        >>> palette(3, background=True).tolist()[0]
+        [0, 0, 0]
 
     Args:
-        count: how many labels there are.
-        background: label 0 is the background, which is black.
+        count: number of labels.
+        background: label 0 is the background and becomes black.
 
-    Shape: (count, 3) RGB. Beyond some 2,000 the colours begin again.
+    Shape: (count, 3) RGB. Beyond about 2,000 labels the colours repeat.
     """
     colours = _distinct_colours()
     chosen = colours[np.arange(count) % len(colours)]
@@ -38,9 +42,9 @@ def palette(count: int, *, background: bool = False) -> Colours:
 
 
 def draw_overlay(segmentation: Segmentation) -> "Image":
-    """Tint each region, draw lines between regions, and add a legend beneath or, on upright photos, beside.
+    """Tint each region, draw lines between regions, and add a legend below or, on upright photos, beside.
 
-    The photo keeps its size. The background stays as it is in the photo.
+    The photo keeps its size; the background is not tinted.
     """
     from PIL import Image
 
@@ -60,7 +64,7 @@ def draw_overlay(segmentation: Segmentation) -> "Image":
 
 
 def draw_frame(segmentation: Segmentation) -> "Image":
-    """Tint each region as `draw_overlay` does, with the legend in the picture: every frame has its size."""
+    """Tint each region like `draw_overlay`, with the legend inside the picture: the frame keeps its size."""
     from PIL import Image
 
     colours = palette(len(segmentation.classes), background=segmentation.background is not None)
@@ -96,7 +100,7 @@ def _tint(segmentation: Segmentation, colours: Colours, *, background: bool) -> 
 
 
 def _lines(labels: Labels, *, thickness: int) -> npt.NDArray[np.bool_]:
-    """Mark the pixels above and left of which another region begins. Shape: (H, W)."""
+    """Mark the pixels whose upper or left neighbour belongs to another region. Shape: (H, W)."""
     lines = np.zeros(labels.shape, np.bool_)
     lines[1:] |= labels[1:] != labels[:-1]
     lines[:, 1:] |= labels[:, 1:] != labels[:, :-1]
@@ -108,7 +112,7 @@ def _lines(labels: Labels, *, thickness: int) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Legend:
-    """Entries in columns; all sizes in px."""
+    """A legend's entries and layout; all sizes in px."""
 
     entries: tuple[tuple[int | None, str, str], ...]  # label, name, share
     font: Any
@@ -183,7 +187,7 @@ def _percent(share: float) -> str:
 
 @lru_cache(maxsize=1)
 def _distinct_colours() -> Colours:
-    """Order vivid colours so that each is as far as possible, in Oklab, from all before it.
+    """Sort vivid colours so that each is as far as possible, in Oklab, from all colours before it.
 
     Source: Oklab is B. Ottosson, "A perceptual color space for image processing", 2020.
     """

@@ -1,4 +1,4 @@
-"""Where the runtime keeps what it can make again."""
+"""The runtime's cache folder."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ def cache_dir() -> Path:
     """Return the user's cache directory.
 
     It is ``$OVSDINO_CACHE``, else ``$XDG_CACHE_HOME/ovsdino``, else ``~/.cache/ovsdino``. It may not exist
-    yet, and everything in it can be deleted at any time.
+    yet. Its content can be deleted at any time.
     """
     if own := os.environ.get("OVSDINO_CACHE"):
         return Path(own)

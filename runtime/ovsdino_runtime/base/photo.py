@@ -1,4 +1,4 @@
-"""Read photos as people have them: turned, grey, indexed, transparent, of any depth and profile."""
+"""Decode photos of any orientation, mode, transparency, bit depth and colour profile."""
 
 import warnings
 from collections.abc import Iterator
@@ -40,19 +40,23 @@ LAST_BYTES = "its last bytes are missing: read up to there"
 
 
 def load_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) -> Photo:
-    """Decode a photo, upright and without transparency (white shines through).
+    """Decode a photo, upright, with transparent pixels on white.
 
-    Warns with `PhotoWarning` where something about the pixels had to be decided; see `decode_photo`.
+    Issues a `PhotoWarning` for each choice made while decoding, such as a guessed bit depth.
+
+    Example:
+        >>> load_photo("street.jpg").shape
+        (480, 640, 3)
 
     Args:
-        path: a file in any format that Pillow reads, or the address of one (http, https); of an
-            animation, the first picture.
-        options: what the file does not say about its pixels.
+        path: a file in any format that Pillow reads, or its address (http, https). Of an animation the
+            first picture is read.
+        options: how to read pixels that the file does not describe.
 
     Shape: (H, W, 3) RGB.
 
     Raises:
-        PhotoError: there is no such file, it is broken or truncated, or too large to be a photo.
+        PhotoError: the file is missing, broken, truncated or too large.
     """
     decoded = decode_photo(path, options=options)
     decoded.warn(str(path))
@@ -60,14 +64,14 @@ def load_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTION
 
 
 def decode_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) -> DecodedPhoto:
-    """Decode a photo, and tell what had to be decided and which pixels hold no data.
+    """Decode a photo; return its pixels, its pixels without data, and notes.
 
     Args:
-        path: as in `load_photo`.
-        options: what the file does not say about its pixels.
+        path: see `load_photo`.
+        options: how to read pixels that the file does not describe.
 
     Raises:
-        PhotoError: there is no such file, it is broken or truncated, or too large to be a photo.
+        PhotoError: the file is missing, broken, truncated or too large.
     """
     file: Path | BinaryIO
     if isinstance(path, str) and is_address(path):
@@ -91,18 +95,18 @@ def decode_file(
     formats: tuple[str, ...] | None = None,
     limits: SizeLimits = NO_LIMITS,
 ) -> DecodedPhoto:
-    """Decode a photo that may come from a stranger: its format and size are checked before it is decoded.
+    """Decode an untrusted photo: its format and size are checked before its pixels are decoded.
 
     Args:
-        file: a file that exists, or one that is open.
-        options: what the file does not say about its pixels.
-        formats: Pillow's names of those that are welcome; None takes all.
-        limits: larger photos are rejected.
+        file: an existing file, or an open one.
+        options: how to read pixels that the file does not describe.
+        formats: Pillow's names of the accepted formats; None accepts all.
+        limits: the largest accepted photo.
 
     Raises:
-        NotAPhotoError: of none of the formats.
-        TooLargeError: it is larger than the limits.
-        PhotoError: broken or truncated.
+        NotAPhotoError: the format is not accepted.
+        TooLargeError: the photo exceeds the limits.
+        PhotoError: the photo is broken or truncated.
     """
     with photo_errors():
         layout = read_tiff_layout(file)
@@ -118,18 +122,18 @@ def decode_file(
 
 @contextmanager
 def photo_errors() -> Iterator[None]:
-    """Turn whatever a decoder raises into a `PhotoError`: a broken file may raise anything.
+    """Turn every exception of a decoder into a `PhotoError`; broken files raise many kinds.
 
     Raises:
         NotAPhotoError: no decoder knows the format.
-        TooLargeError: there are more pixels than Pillow takes.
+        TooLargeError: the photo has more pixels than Pillow accepts.
         PhotoError: the file is broken or truncated.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a large photo and odd metadata are no reason to complain
+            warnings.simplefilter("ignore")  # large photos and odd metadata need no warning
             yield
     except PhotoError:
         raise
@@ -164,10 +168,10 @@ def to_photo(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Photo
 
 
 def decode_image(image: "Image") -> DecodedPhoto:
-    """Turn a Pillow image upright and bring any mode to 8-bit RGB.
+    """Turn a Pillow image upright and convert it to 8-bit RGB.
 
     Raises:
-        PhotoError: the pixels are of a kind without a natural range, such as 32-bit floats.
+        PhotoError: the pixel values have no natural range, such as 32-bit floats.
     """
     with photo_errors():
         return _finish(image, DEFAULT_PHOTO_OPTIONS)
@@ -200,7 +204,7 @@ def _decode_plain_tiff(
     from PIL import Image
 
     if layout.orientation != 1:
-        file = BytesIO(read_all(file))  # Pillow does not turn what it maps into memory
+        file = BytesIO(read_all(file))  # Pillow does not turn images that it maps into memory
     with Image.open(file, formats=formats) as image:
         image.load()
         upright = upright_image(image)
@@ -266,7 +270,7 @@ def _finish(
     icc: bytes | None = None,
     valid: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None" = None,
 ) -> DecodedPhoto:
-    """Turn an image upright, and bring any mode and profile to 8-bit sRGB on white."""
+    """Turn an image upright and convert any mode and profile to 8-bit sRGB on white."""
     icc = icc or image.info.get("icc_profile")
     notes: tuple[str, ...] = ()
     if image.mode == "F" or image.mode.startswith("I"):
@@ -301,7 +305,7 @@ def _on_white(image: "Image") -> "Image":
 
 
 def _declared_bits(image: "Image", layout: TiffLayout | None) -> int | None:
-    """How many bits the values of a grey image use, as far as its file or its maker says so."""
+    """Return the bit depth of a grey image, if its file or the code that made it declares one."""
     if layout is not None:
         return layout.declared_bits
     if image.format in ("JPEG2000", "PPM"):
@@ -316,7 +320,7 @@ def _declared_bits(image: "Image", layout: TiffLayout | None) -> int | None:
 def _from_wide_grey(
     image: "Image", layout: TiffLayout | None, *, declared: int | None, bits: int | None
 ) -> "tuple[Image, tuple[str, ...]]":
-    """Bring grey of 16 bits to 8, where Pillow's conversion clips; before Pillow 11 a 16-bit PNG is "I"."""
+    """Convert 16-bit grey to 8 bits; Pillow would clip it. Before Pillow 11 a 16-bit PNG has mode "I"."""
     from PIL import Image as PillowImage
 
     values = np.asarray(image)
@@ -338,7 +342,7 @@ def max_pixels() -> int:
 
 
 def register_formats(file: Path | BinaryIO) -> None:
-    """Let Pillow read HEIC, where a file is one.
+    """Register Pillow's HEIC reader if a file is HEIC.
 
     Raises:
         PhotoError: pillow-heif is not installed.

@@ -1,4 +1,4 @@
-"""Fetch photos behind ``http://`` and ``https://`` addresses, within bounds."""
+"""Fetch photos from ``http://`` and ``https://`` addresses, with limits on size and time."""
 
 import re
 import time
@@ -14,28 +14,28 @@ PIECE = 1 << 16  # [bytes]
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text is the address of something on the web."""
+    """Tell whether a text is an http or https address."""
     return re.match(r"https?://", text, re.IGNORECASE) is not None
 
 
 def address_path(address: str) -> PurePosixPath:
-    """Return the path of an address, which ends in the file's name."""
+    """Return the path of an address; it ends with the file's name."""
     from urllib.parse import unquote, urlsplit
 
     return PurePosixPath(unquote(urlsplit(address).path))
 
 
 def without_password(address: str) -> str:
-    """Return an address as it may be shown."""
+    """Return an address without its password, for messages."""
     return re.sub(r"^(\w+://)[^/@]*@", r"\1", address)
 
 
 def fetch_photo(address: str) -> BytesIO:
-    """Read the file behind an address.
+    """Download a file.
 
     Raises:
-        TooLargeError: it has more than 200 megabytes.
-        PhotoError: nobody answers, there is no such file, or it takes more than a minute.
+        TooLargeError: the file has more than 200 megabytes.
+        PhotoError: the host does not answer, has no such file, or takes more than a minute.
     """
     from http.client import HTTPException
     from urllib.error import HTTPError

@@ -1,4 +1,4 @@
-"""Files of photos: which ones are, and what their headers say."""
+"""Find photo files in a folder, and read their sizes from their headers."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from ovsdino_runtime.base.tiff_layout import read_tiff_layout
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """List the photos in a folder and below it, sorted; our own results are none.
+    """List the photos in a folder and its subfolders, sorted, without our own results.
 
     Raises:
-        PhotoError: there is no such folder, or no photo in it.
+        PhotoError: the folder does not exist, or holds no photos.
     """
     if not folder.is_dir():
         raise PhotoError(
@@ -30,7 +30,7 @@ def photo_size(photo: Path) -> tuple[int, int]:
     """Read the width and height [px] of a photo, upright, from its header.
 
     Raises:
-        PhotoError: it cannot be read.
+        PhotoError: the file cannot be read.
     """
     try:
         with photo_errors():

@@ -1,23 +1,26 @@
-"""How the files of photos are read, where they leave a choice."""
+"""Options for reading photo files that do not describe their pixels fully."""
 
 from dataclasses import dataclass
 
 from ovsdino_runtime.base.errors import OptionError
 
 MIN_BITS, MAX_BITS = 8, 32
-MAX_DIGITS = 5  # of the number of a band
+MAX_DIGITS = 5  # largest number of a band
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoOptions:
-    """What a file does not say about its pixels.
+    """How to read pixels that a photo file does not describe.
+
+    Example:
+        >>> segmenter("sentinel.tif", "forest, water", photo_options=PhotoOptions(bands=(4, 3, 2)))
 
     Args:
         bands: which bands of a TIFF are red, green and blue, or which one is grey; the first is 1. Choose it
-            for rasters whose bands have no colours, such as those of satellites.
-        bits: how many bits of each value are used, 8..32. Choose it for cameras that store 10, 12 or 14 bits
-            in 16 and do not declare it.
-        strict: refuse a JPEG that lacks its last bytes. Choose it where a damaged file must not pass.
+            for rasters whose bands are not marked as colours, such as satellite images.
+        bits: bit depth of the values, 8..32. Choose it for cameras that store 10, 12 or 14 bits in 16 and do
+            not declare it.
+        strict: reject a JPEG whose last bytes are missing. Choose it where no damaged file may pass.
     """
 
     bands: tuple[int, ...] | None = None
@@ -25,10 +28,10 @@ class PhotoOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        """Reject values that no option can have.
+        """Reject invalid values.
 
         Raises:
-            OptionError: the message names the option, its value, and what it may be.
+            OptionError: the message names the option, its value, and the valid values.
         """
         bands = self.bands
         if bands is not None and not (
@@ -45,10 +48,10 @@ class PhotoOptions:
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
-    """Read bands as they are typed: "3,2,1" or "4".
+    """Parse bands such as "3,2,1" or "4".
 
     Raises:
-        OptionError: it is no list of numbers.
+        OptionError: the text is not a list of numbers.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) <= MAX_DIGITS for part in parts):
@@ -57,10 +60,10 @@ def parse_bands(text: str) -> tuple[int, ...]:
 
 
 def parse_bits(text: str) -> int:
-    """Read a number of bits as it is typed.
+    """Parse a bit depth such as "12".
 
     Raises:
-        OptionError: it is no whole number.
+        OptionError: the text is not a whole number.
     """
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         raise OptionError(f"bits are {text[:40]!r}: expected {MIN_BITS}..{MAX_BITS}")

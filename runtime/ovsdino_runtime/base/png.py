@@ -1,4 +1,4 @@
-"""Write a PNG of colours in a third of Pillow's time, which tries five filters on each row.
+"""Write RGB PNGs in a third of Pillow's time: one fixed filter, where Pillow tries five on each row.
 
 Source: PNG specification, third edition (W3C, 2025), sections 5.3 (chunks), 9.2 (filters) and 11.
 """
@@ -13,17 +13,17 @@ import numpy as np
 from ovsdino_runtime.geometry.types import Photo
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SUB = 1  # the filter that takes from each byte the same colour of the pixel on its left
-LEVEL = 1  # of zlib: after the filter, more effort saves 3 % and takes twice the time
+SUB = 1  # "Sub": each byte minus the same colour of the pixel to its left
+LEVEL = 1  # zlib's level: after the filter, a higher level saves 3 % and takes twice the time
 
 
 def write_png(file: BinaryIO, pixels: Photo, *, text: Mapping[str, str]) -> None:
-    """Write colours as a PNG without loss.
+    """Write a photo as a lossless PNG.
 
     Args:
         file: open for writing.
         pixels: (H, W, 3) RGB.
-        text: keywords and what they say, in Latin-1.
+        text: keyword -> text of the PNG's text chunks, in Latin-1.
     """
     height, width, _ = pixels.shape
     file.write(SIGNATURE)
@@ -35,7 +35,7 @@ def write_png(file: BinaryIO, pixels: Photo, *, text: Mapping[str, str]) -> None
 
 
 def _filter_rows(pixels: Photo) -> bytes:
-    """Put the filter's number and the differences to the left into each row."""
+    """Return each row as the filter's number followed by the differences to the left."""
     flat = pixels.reshape(len(pixels), -1)  # (H, 3 * W)
     rows = np.empty((len(flat), 1 + flat.shape[1]), np.uint8)
     rows[:, 0] = SUB

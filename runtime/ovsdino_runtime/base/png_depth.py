@@ -1,4 +1,4 @@
-"""Read all bits of PNGs with 16-bit colours, of which Pillow gives the upper 8 (extra ``tiff``)."""
+"""Read 16-bit colour PNGs that use fewer bits; Pillow keeps only the upper 8 (extra ``tiff``)."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,7 @@ GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 
 
 def read_png_header(file: Path | BinaryIO) -> tuple[int, int] | None:
-    """Read the bits of a sample and the colour type of a PNG; None for another format."""
+    """Read the bits per sample and the colour type of a PNG; None for another format."""
     start = read_start(file)
     if not start.startswith(SIGNATURE) or len(start) <= COLOUR_TYPE:
         return None
@@ -25,16 +25,16 @@ def read_png_header(file: Path | BinaryIO) -> tuple[int, int] | None:
 
 
 def has_wide_colours(file: Path | BinaryIO) -> bool:
-    """Tell whether a file is a PNG of 16 bits of which Pillow keeps 8."""
+    """Tell whether a file is a 16-bit colour PNG, of which Pillow keeps only 8 bits."""
     return read_png_header(file) in ((16, RGB), (16, RGBA), (16, GREY_ALPHA))
 
 
 def read_wide_png(file: Path | BinaryIO, bits: int | None) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """Read a PNG with 16-bit colours that uses fewer bits.
+    """Read a 16-bit colour PNG that uses fewer bits, as 8 bits.
 
     Args:
         file: the PNG.
-        bits: how many are used; None guesses by the largest value, see `to_8_bits`.
+        bits: bit depth; None guesses it from the largest value, see `to_8_bits`.
 
     Shape: (H, W, 3) or (H, W, 4).
 

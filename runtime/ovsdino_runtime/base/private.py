@@ -1,4 +1,4 @@
-"""Keep caches private: files of a cache that another user can write are not trusted."""
+"""Keep caches private: a cached file that another user can write is not trusted."""
 
 import os
 import stat
@@ -8,10 +8,10 @@ from ovsdino_runtime.base.paths import cache_dir
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder of the cache, closed to other users; one that exists stays as it is.
+    """Create a cache folder that other users cannot open; an existing folder stays unchanged.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     if folder != cache_dir() and folder.is_relative_to(cache_dir()):
         make_private(folder.parent)
@@ -19,15 +19,15 @@ def make_private(folder: Path) -> None:
 
 
 def find_foreign_writer(path: Path) -> str | None:
-    """Say who else can write a file of the cache, or one of its folders up to the cache's own.
+    """Find out whether another user can write a cached file or a folder between it and the cache's root.
 
-    What lies in a folder that is closed to other users cannot be written by them, whatever its own bits.
+    Content of a folder that is closed to other users is safe, whatever its own permissions.
 
     Args:
-        path: a file or folder in the cache; of others nothing is said.
+        path: a file or folder in the cache; paths outside the cache are not checked.
 
     Returns:
-        A phrase such as "/cache/engines can be written by other users; chmod go-w it", or None.
+        A phrase such as "/cache/engines can be written by other users; run: chmod go-w …"; None if safe.
     """
     root = cache_dir()
     if os.name == "nt" or not path.is_relative_to(root):  # on Windows the user's profile is closed

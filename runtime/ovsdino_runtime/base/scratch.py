@@ -1,6 +1,6 @@
-"""Temporary folders that do not outlive a killed process for long: the next one removes them.
+"""Temporary folders; those of a killed process are removed by the next process.
 
-The process that made a folder holds a lock on a file in it. A folder whose lock is free belongs to nobody.
+A process holds a lock on a file in each of its folders. A folder whose lock is free is abandoned.
 """
 
 import os
@@ -20,16 +20,16 @@ STALE_S = 1.0  # [s] a younger folder may not be locked yet
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """Make an empty folder, closed to other users, for the time of the block.
+    """Create an empty folder that other users cannot open, and remove it at the end of the block.
 
-    It lies among the system's temporary files (``TMPDIR``). Folders of the same purpose that killed processes
-    of this user left there are removed.
+    It lies among the system's temporary files (``TMPDIR``). Abandoned folders of this user with the same
+    purpose are removed.
 
     Args:
-        purpose: one word for the folder's name, such as "export".
+        purpose: a word for the folder's name, such as "export".
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     root, prefix = Path(tempfile.gettempdir()), f"ovsdino-{purpose}."
     sweep_folders(root, prefix)
@@ -40,15 +40,15 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 @contextmanager
 def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Make a folder with an unpredictable name for the time of the block; the file ``lock`` in it is locked.
+    """Create a folder with a random name for the block, and lock the file ``lock`` in it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with suppress(OSError):  # the disk knows no locks: a killed process's folder stays
+        with suppress(OSError):  # the file system has no locks: the folder of a killed process stays
             lock_handle(handle)
         yield folder
     finally:
@@ -57,7 +57,7 @@ def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def sweep_folders(parent: Path, prefix: str) -> None:
-    """Remove this user's folders of `locked_folder` whose processes have died."""
+    """Remove this user's abandoned folders of `locked_folder`."""
     for folder in abandoned_folders(parent, prefix):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -70,7 +70,7 @@ def abandoned_folders(parent: Path, prefix: str) -> list[Path]:
 
 
 def _is_abandoned(entry: "os.DirEntry[str]", prefix: str) -> bool:
-    """Tell whether a folder is of `locked_folder` and nobody's."""
+    """Tell whether `locked_folder` made a folder that no process uses any more."""
     random = entry.name.removeprefix(prefix)
     if not entry.name.startswith(prefix) or len(random) != 8 or not entry.is_dir(follow_symlinks=False):
         return False

@@ -1,4 +1,4 @@
-"""Results: a photo with a class for each of its pixels."""
+"""The result of a segmentation: a photo with a class for each pixel."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,15 @@ class Region:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
-    """A photo with a class for each of its pixels."""
+    """A photo with a class for each pixel; a `Segmenter` returns it.
+
+    Example:
+        >>> segmentation = segmenter("street.jpg", "car, road, sky")
+        >>> segmentation.coverage()
+        {'road': 0.41, 'sky': 0.33, 'car': 0.26}
+        >>> cars = segmentation.mask("car")  # (H, W) bool
+        >>> segmentation.save("overlay.png")
+    """
 
     photo: Photo  # (H, W, 3) RGB
     labels: Labels  # (H, W): indices into `classes`; no data: `no_data_label` of their number
@@ -58,8 +66,8 @@ class Segmentation:
         """List the classes that occur, the largest first.
 
         Args:
-            absent: list the other classes as well, in their order, with 0 pixels and no score; an empty
-                background is left out.
+            absent: append the classes that do not occur, with 0 pixels and no score; an empty background
+                is left out.
         """
         count, total = self._count()
         scores = np.full(len(count), None) if total is None else total / np.maximum(count, 1)
@@ -73,7 +81,7 @@ class Segmentation:
         ]
 
     def _count(self) -> tuple[Indices, npt.NDArray[np.float64] | None]:
-        """Count each class' pixels and add up their scores, run by run. Shape: (classes,) each."""
+        """Count the pixels of each class and sum their scores. Shape: (classes,) each."""
         size, labels = len(self.classes), self.labels.ravel()
         begins = np.ones(len(labels), np.bool_)
         np.not_equal(labels[1:], labels[:-1], out=begins[1:])
@@ -88,13 +96,13 @@ class Segmentation:
         return count, np.bincount(of_run[known], sums[known], minlength=size)
 
     def absent(self) -> list[str]:
-        """Name the classes that were asked for and not found; the background is none of them."""
+        """Return the names of the classes that do not occur, without the background."""
         return [region.name for region in self.regions(absent=True) if not region.pixels]
 
     def doubtful(self) -> Region | None:
-        """Return the class with the least mean confidence, if that is below the model's own threshold.
+        """Return the class with the lowest mean confidence, if that is below the model's own threshold.
 
-        Without a background the best of the classes wins each pixel, however little it fits.
+        Without a background each pixel takes its best class, even if that fits badly.
         """
         scored = [region for region in self.regions() if region.score is not None]
         if self.background is not None or not scored:
@@ -103,14 +111,14 @@ class Segmentation:
         return weakest if (weakest.score or 0) < self.doubt else None
 
     def coverage(self) -> dict[str, float]:
-        """Give the share of the photo, 0..1, of each class that occurs, the largest first."""
+        """Return class -> share of the photo, 0..1, of each class that occurs, largest first."""
         return {region.name: region.coverage for region in self.regions()}
 
     def label_of(self, name: str) -> int:
         """Return the label of a class by its name.
 
         Raises:
-            ClassesError: the class was not asked for; the message lists those that were.
+            ClassesError: the result has no such class; the message lists its classes.
         """
         if name not in self.classes:
             shown = ", ".join(self.classes[:MAX_SHOWN]) + (", ..." if len(self.classes) > MAX_SHOWN else "")
@@ -121,26 +129,26 @@ class Segmentation:
         """Return the pixels of a class. Shape: (H, W).
 
         Raises:
-            ClassesError: the class was not asked for.
+            ClassesError: the result has no such class.
         """
         mask: Mask = self.labels == self.label_of(name)
         return mask
 
     def polygons(self, name: str) -> list[Polygon]:
-        """Return the outlines of a class: each the outer ring, then its holes; corners are (x, y) [px].
+        """Return the outlines of a class, each the outer ring, then its holes; corners are (x, y) [px].
 
         Raises:
-            ClassesError: the class was not asked for.
+            ClassesError: the result has no such class.
         """
         return outline(self.mask(name))
 
     def crop(self, name: str) -> Photo | None:
-        """Return the part of the photo that holds a class; None where the class does not occur.
+        """Return the part of the photo inside a class's bounding box; None if the class does not occur.
 
         Shape: (h, w, 3) RGB.
 
         Raises:
-            ClassesError: the class was not asked for.
+            ClassesError: the result has no such class.
         """
         mask = self.mask(name)
         if not mask.any():
@@ -151,14 +159,14 @@ class Segmentation:
     def objects(
         self, classes: Sequence[str] | None = None, *, min_area: float = MIN_AREA
     ) -> list[SegmentedObject]:
-        """Find the connected components of the classes as instances; see `find_objects`.
+        """Find the objects of the classes: their connected components, largest first; see `find_objects`.
 
         Args:
-            classes: names of the classes to take; None takes all but the background.
-            min_area: share of the photo, 0..1; smaller components are left out.
+            classes: names of classes; None takes all but the background.
+            min_area: share of the photo, 0..1, below which components are left out.
 
         Raises:
-            ClassesError: a class was not asked for.
+            ClassesError: the result has no class of that name.
         """
         return find_objects(self, classes, min_area=min_area)
 
@@ -169,10 +177,10 @@ class Segmentation:
         return draw_overlay(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the overlay as an image; its format is that of the suffix.
+        """Write the overlay as an image in the format of the path's suffix.
 
         Raises:
-            OutputError: the file cannot be written, or the suffix is of no image.
+            OutputError: the file cannot be written, or the suffix names no image format.
         """
         from PIL import Image
 
@@ -185,7 +193,7 @@ class Segmentation:
         write_whole(path, lambda file: image.save(file, form))
 
     def __repr__(self) -> str:
-        """Say in a line what was found."""
+        """Summarise the classes in one line."""
         height, width = self.labels.shape
         shown = [f"{region.name} {region.coverage:.1%}" for region in self.regions()]
         rest = f", {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
@@ -212,14 +220,14 @@ class Segmentation:
 
 
 def no_data_label(classes: int) -> int:
-    """Return the label of pixels that hold no data, which is that of no class."""
+    """Return the label of pixels without data; it belongs to no class."""
     return 255 if classes <= 255 else 65535
 
 
 def without_no_data(segmentation: Segmentation, valid: npt.NDArray[np.bool_]) -> Segmentation:
-    """Take the class from the pixels that hold no data, and add a note of how many they are.
+    """Set pixels without data to `no_data_label`, and add a note with their number.
 
-    Shape: valid (H, W), False where there are none.
+    Shape: valid (H, W), False for pixels without data.
     """
     nothing = no_data_label(len(segmentation.classes))
     labels = np.where(valid, segmentation.labels, nothing)

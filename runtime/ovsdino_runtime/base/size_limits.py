@@ -1,4 +1,4 @@
-"""How large a photo may be, checked against its header before any pixel is decoded."""
+"""Size limits of photos, checked against the header before any pixel is decoded."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,15 @@ from ovsdino_runtime.base.errors import TooLargeError
 
 @dataclass(frozen=True, kw_only=True)
 class SizeLimits:
-    """The largest photo that is decoded; None does not limit.
+    """The largest photo that is decoded; None sets no limit.
 
-    A photo of one row has few pixels and a small file, but memory of later stages grows with its longer side.
+    Side and aspect matter because a photo of one row has few pixels, yet the memory of later stages grows
+    with its longer side.
 
     Args:
-        pixels: most pixels.
-        side: most of the longer side [px].
-        aspect: most of the longer side divided by the shorter one.
+        pixels: largest number of pixels.
+        side: largest longer side [px].
+        aspect: largest ratio of the longer to the shorter side.
     """
 
     pixels: int | None = None
@@ -22,14 +23,14 @@ class SizeLimits:
     aspect: int | None = None
 
     def check(self, size: tuple[int, int], *, max_pixels: int | None = None) -> None:
-        """Reject a photo that is larger.
+        """Reject a photo that exceeds a limit.
 
         Args:
             size: width and height [px].
-            max_pixels: limit where ``pixels`` is None.
+            max_pixels: limit of pixels if ``pixels`` is None.
 
         Raises:
-            TooLargeError: the message says by which measure.
+            TooLargeError: the message names the limit.
         """
         width, height = size
         pixels = self.pixels if self.pixels is not None else max_pixels

@@ -1,6 +1,6 @@
-"""JSON to frozen dataclasses and back: no key too many, none missing, every value of its declared type.
+"""Convert JSON to frozen dataclasses and back; unknown keys, missing keys and wrong types are errors.
 
-Only a field whose default is None may be left out: a part that older files do not have.
+Only a field whose default is None may be missing, so that older files can still be read.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ Record = TypeVar("Record")
 
 
 def dumps(record: object) -> str:
-    """Write a dataclass as readable JSON, its keys in the order of its fields.
+    """Write a dataclass as indented JSON, its keys in the order of its fields.
 
     Raises:
-        ValueError: it holds something that JSON cannot, such as NaN.
+        ValueError: a value has no form in JSON, such as NaN.
     """
     if not dataclasses.is_dataclass(record) or isinstance(record, type):
         raise TypeError(f"expected a dataclass instance, got {record!r}")
@@ -24,10 +24,10 @@ def dumps(record: object) -> str:
 
 
 def loads(text: str) -> object:
-    """Read JSON; refuse a key that occurs twice and numbers that are not numbers.
+    """Read JSON; reject repeated keys, NaN and infinity.
 
     Raises:
-        ValueError: the text is not valid JSON in this sense.
+        ValueError: the text is not valid JSON, or is rejected.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)

@@ -1,4 +1,4 @@
-"""Which files are photos, videos, rubbish of an operating system, or results of an earlier run."""
+"""Recognise photos, videos, system files and results of earlier runs by their names."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,36 +49,36 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 RUBBISH = {"thumbs.db", "desktop.ini", ".ds_store"}
-RESULT_MARK = b"Software\0ovsdino"  # a text chunk of the PNGs that we write
+RESULT_MARK = b"Software\0ovsdino"  # keyword of a text chunk in the PNGs that we write
 MARK_WITHIN = 4096  # [bytes] of the file
 RESULT_ENDS = ("_overlay", "_labels")  # of the names of results that are pictures or videos
 
 
 def is_photo(path: Path) -> bool:
-    """Tell whether a file is named like a photo."""
+    """Tell whether a file has the suffix of a photo."""
     return path.suffix.lower() in PHOTO_SUFFIXES and not is_rubbish(path)
 
 
 def is_video(path: Path) -> bool:
-    """Tell whether a file is named like a video."""
+    """Tell whether a file has the suffix of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not is_rubbish(path)
 
 
 def is_rubbish(path: Path) -> bool:
-    """Tell whether an operating system left a file: ``._photo.jpg`` of macOS, ``Thumbs.db`` of Windows."""
+    """Tell whether a file is an operating system's: ``._photo.jpg`` (macOS), ``Thumbs.db`` (Windows)."""
     return path.name.startswith("._") or path.name.lower() in RUBBISH
 
 
 def without_results(files: Iterable[Path]) -> list[Path]:
-    """Leave out the overlays and labels that an earlier run wrote among the photos."""
+    """Remove the overlays and labels of earlier runs from a list of files."""
     return [path for path in files if not is_result(path)]
 
 
 def is_result(path: Path) -> bool:
-    """Tell whether a file is the result of an earlier run.
+    """Tell whether a file is a result of an earlier run.
 
-    It is named like one, and either holds our mark (PNG), or lies beside the JSON of that run or
-    beside the video that it was made of.
+    A result has the name of one, and either holds our mark (PNG) or lies beside that run's JSON or the
+    video that it was made from.
     """
     stem = next((path.stem.removesuffix(end) for end in RESULT_ENDS if path.stem.endswith(end)), "")
     if not stem or path.suffix.lower() not in (".png", ".mp4"):

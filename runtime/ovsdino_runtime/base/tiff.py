@@ -1,4 +1,4 @@
-"""Read the TIFFs that Pillow cannot, with rasterio (extra ``geo``) or tifffile (extra ``tiff``)."""
+"""Read TIFFs that Pillow cannot read, with rasterio (extra ``geo``) or tifffile (extra ``tiff``)."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 Samples = npt.NDArray[Any]  # (H, W, samples), as stored
 NOT_ALPHA = "its last band is marked as alpha and does not look like it: read without that band"
-ALPHA_SHARE = 0.9  # of the pixels of a band that is an alpha are clear or opaque
+ALPHA_SHARE = 0.9  # least share of clear or opaque pixels in an alpha band
 
 
 def has_tiff_reader(file: Path | BinaryIO) -> bool:
-    """Tell whether something is installed that reads the samples of this file."""
+    """Tell whether a package that can read this file is installed."""
     return find_spec("tifffile") is not None or (isinstance(file, Path) and find_spec("rasterio") is not None)
 
 
 def refuse_layout(layout: TiffLayout) -> PhotoError:
-    """Name a layout that cannot be read without another package."""
+    """Return the error for a layout that needs another package."""
     return PhotoError(
         f"a TIFF of {layout.describe()} cannot be read without tifffile or rasterio: "
         f"{install_command('tiff')} or {install_command('geo')}"
@@ -41,11 +41,12 @@ def read_tiff(
     """Read the samples of a TIFF's first page, upright.
 
     Returns:
-        A Pillow image of mode L, RGB, RGBA or CMYK; where there are data, or None; and notes.
+        A Pillow image of mode L, RGB, RGBA or CMYK; the mask of pixels with data, or None; and notes.
 
     Raises:
-        PhotoError: no reader is installed, the bands have no colours, or the values no natural range.
-        Exception: the file is broken; whatever the reader raises.
+        PhotoError: no reader is installed, the bands are not marked as colours, or the values have no
+            natural range.
+        Exception: the file is broken; any exception of the reader.
     """
     chosen = choose_bands(layout, options)
     samples = upright_array(read_samples(file, layout), layout.orientation)  # (H, W, samples)
@@ -66,16 +67,16 @@ def read_tiff(
 
 
 def looks_like_alpha(values: npt.NDArray[Any], largest: int) -> bool:
-    """Tell whether nearly all pixels of a band are clear or opaque: true of alpha, not of near infrared."""
+    """Tell whether nearly all pixels of a band are clear or opaque, as in alpha but not in near infrared."""
     return float(np.mean((values == 0) | (values == largest))) >= ALPHA_SHARE
 
 
 def read_samples(file: Path | BinaryIO, layout: TiffLayout) -> Samples:
-    """Read the first page's samples as they are stored. Shape: (H, W, samples).
+    """Read the first page's samples as stored. Shape: (H, W, samples).
 
     Raises:
-        PhotoError: no reader is installed, or it gives another shape.
-        Exception: the file is broken; whatever the reader raises.
+        PhotoError: no reader is installed, or it returns another shape.
+        Exception: the file is broken; any exception of the reader.
     """
     if isinstance(file, Path) and find_spec("rasterio") is not None:
         samples = _read_by_rasterio(file)
@@ -94,7 +95,7 @@ def _read_by_rasterio(file: Path) -> Samples:
     import rasterio
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # most photos have no place on the ground
+        warnings.simplefilter("ignore")  # most photos have no geographic reference
         with rasterio.open(file, driver="GTiff") as raster:
             return np.moveaxis(raster.read(), 0, 2)  # (samples, H, W) -> (H, W, samples)
 
@@ -135,9 +136,9 @@ def choose_bands(layout: TiffLayout, options: PhotoOptions, *, converted: bool =
 
 
 def find_valid(colours: Samples, nodata: float | None) -> npt.NDArray[np.bool_] | None:
-    """Find the pixels that hold data: not all of their bands have the value that means none.
+    """Find the pixels with data: those where not all bands have the nodata value.
 
-    Shape: (H, W, C) -> (H, W); None where all pixels do.
+    Shape: (H, W, C) -> (H, W); None if all pixels hold data.
     """
     if nodata is None:
         return None
@@ -147,7 +148,7 @@ def find_valid(colours: Samples, nodata: float | None) -> npt.NDArray[np.bool_] 
 
 
 def _read_alpha(band: Samples, used: int) -> tuple[npt.NDArray[np.uint8] | None, str]:
-    """Bring an alpha to 8 bits; a note instead where it does not look like one."""
+    """Convert an alpha band to 8 bits; return a note instead if the band does not look like alpha."""
     bits = used if int(band.max()) < 1 << used else 8 * band.dtype.itemsize
     if band.dtype.kind != "u" or not looks_like_alpha(band, (1 << bits) - 1):
         return None, NOT_ALPHA
@@ -165,7 +166,7 @@ def _with_alpha(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], *, 
 
 
 def _image(pixels: npt.NDArray[np.uint8]) -> "Image":
-    """Make a Pillow image: one sample is grey, three are RGB, four CMYK."""
+    """Create a Pillow image: one sample is grey, three are RGB, four are CMYK."""
     from PIL import Image
 
     height, width, count = pixels.shape

@@ -1,4 +1,4 @@
-"""What a TIFF's first directory says about how its pixels are stored.
+"""Read the pixel layout from a TIFF's first directory.
 
 Source: TIFF 6.0; BigTIFF; GDAL's tag 42113 for pixels without data.
 """
@@ -29,25 +29,25 @@ COLOURS = {
 SAMPLES_OF = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 COMPRESSIONS = {1: "no", 5: "LZW", 7: "JPEG", 8: "Deflate", 32946: "Deflate", 34887: "LERC", 50000: "ZSTD"}
 NUMBERS = {1: "uint", 2: "int", 3: "float"}
-ALPHA = (1, 2)  # associated (colours are multiplied by it) and unassociated
+ALPHA = (1, 2)  # associated alpha (colours are multiplied by it) and unassociated alpha
 MAX_PAGES = 10_000
 
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """How the pixels of a TIFF's first page are stored."""
+    """The pixel layout of a TIFF's first page."""
 
     width: int  # [px] as stored
     height: int  # [px] as stored
-    bits: tuple[int, ...]  # of each sample
+    bits: tuple[int, ...]  # bits of each sample
     number: str  # "uint", "int", "float" or another
     photometric: int
-    samples: int  # of a pixel
-    extra: tuple[int, ...]  # what the samples behind the colours are
-    by_bands: bool  # each band on its own, not pixel by pixel
+    samples: int  # samples per pixel
+    extra: tuple[int, ...]  # meaning of the samples after the colours
+    by_bands: bool  # stored band by band, not pixel by pixel
     compression: int
     orientation: int  # 1..8
-    max_value: int | None  # that the file declares
+    max_value: int | None  # bits in use, as the file declares
     nodata: float | None  # the value of pixels without data
     icc: bytes | None
     pages: int  # without thumbnails and masks
@@ -59,12 +59,12 @@ class TiffLayout:
 
     @property
     def colours(self) -> int:
-        """How many samples are colours; 0 where the photometric interpretation is unknown."""
+        """Number of samples that are colours; 0 if the photometric interpretation is unknown."""
         return SAMPLES_OF.get(self.photometric, 0)
 
     @property
     def declared_bits(self) -> int | None:
-        """How many bits of a value are used, where the file says so."""
+        """Bits of a value that are in use, if the file declares them."""
         bits = max(self.bits)
         if self.number == "int" and bits <= 16:
             return bits - 1
@@ -74,7 +74,7 @@ class TiffLayout:
 
     @property
     def is_plain(self) -> bool:
-        """Tell whether Pillow reads it right: whole numbers of at most 8 bits, the colours that are named."""
+        """Tell whether Pillow reads it correctly: whole numbers of at most 8 bits, known colours."""
         same = len(set(self.bits)) == 1
         small = self.bits[0] == 8 or (self.bits[0] in (1, 2, 4) and self.samples == 1)
         return (
@@ -89,7 +89,7 @@ class TiffLayout:
 
     @property
     def is_wide(self) -> bool:
-        """Tell whether Pillow reads it right in 16 bits, of which it keeps the upper 8 of colours."""
+        """Tell whether Pillow reads it correctly as 16 bits; of colours it keeps the upper 8."""
         return (
             set(self.bits) == {16}
             and self.number == "uint"
@@ -98,7 +98,7 @@ class TiffLayout:
         )
 
     def describe(self) -> str:
-        """Name the layout for a message."""
+        """Describe the layout for a message."""
         bands = f"{self.samples} band{'s' * (self.samples > 1)} of {max(self.bits)}-bit {self.number}"
         order = ", band by band" if self.by_bands and self.samples > 1 else ""
         packed = COMPRESSIONS.get(self.compression, f"number {self.compression}")
@@ -110,7 +110,7 @@ def read_tiff_tags(file: Path) -> Mapping[int, Any] | None:
     """Read the tags of a TIFF's first directory; None for a file of another format.
 
     Raises:
-        Exception: the directory is damaged; any of the exceptions of Pillow's reader.
+        Exception: the directory is damaged; any exception of Pillow's reader.
     """
     with file.open("rb") as opened:
         start = opened.read(16)
@@ -118,11 +118,11 @@ def read_tiff_tags(file: Path) -> Mapping[int, Any] | None:
 
 
 def read_tiff_layout(file: Path | BinaryIO) -> TiffLayout | None:
-    """Read the layout of a TIFF; None for a file of another format. An open file is left where it was.
+    """Read the layout of a TIFF; None for a file of another format. An open file keeps its position.
 
     Raises:
-        PhotoError: it is a BigTIFF in big-endian order.
-        Exception: the directory is damaged; any of the exceptions of Pillow's reader.
+        PhotoError: the file is a big-endian BigTIFF.
+        Exception: the directory is damaged; any exception of Pillow's reader.
     """
     with _opened(file) as opened:
         start = opened.read(16)

@@ -1,7 +1,7 @@
-"""A Chrome trace: when each stage ran, and on which thread or stream. Perfetto shows it.
+"""Record a Chrome trace for Perfetto: when each stage ran, and on which thread or stream.
 
-The file is written as it grows, in the format's array form, of which readers forgive a missing end: the
-trace of a run that was killed is read like any other.
+The file uses the format's array form and is written as it grows. Readers accept an array without its end,
+so that the trace of a killed run can be opened too.
 """
 
 import json
@@ -20,10 +20,15 @@ log = logging.getLogger(__name__)
 
 
 class Trace:
-    """Takes down spans from any thread. Close it, or use it in a ``with`` statement.
+    """Records spans from any thread. Close it, or use it in a ``with`` statement.
+
+    Example:
+        >>> with Trace(Path("trace.json")) as trace:
+        ...     segmenter = Segmenter.load("nano", trace=trace)
+        ...     segmenter("street.jpg", "car, road, sky")
 
     Args:
-        path: the file; None takes nothing down.
+        path: the file to write; None records nothing.
 
     Raises:
         OutputError: the file cannot be written.
@@ -45,7 +50,7 @@ class Trace:
             self._write("[")
 
     def __enter__(self) -> "Trace":
-        """Give the trace itself."""
+        """Return the trace itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,17 +58,17 @@ class Trace:
         self.close()
 
     def __reduce__(self) -> "tuple[type[Trace], tuple[()]]":
-        """Let options go to another process, where nothing is taken down."""
+        """Pickle as an empty trace: another process records nothing."""
         return Trace, ()
 
     @property
     def on(self) -> bool:
-        """Tell whether anything is taken down."""
+        """Tell whether spans are recorded."""
         return self._file is not None
 
     @contextmanager
     def span(self, stage: str, **details: int | float | str) -> Iterator[None]:
-        """Take down a stage of the calling thread, even one that fails."""
+        """Record a stage of the calling thread, also if it fails."""
         start = time.perf_counter()
         try:
             yield
@@ -74,13 +79,13 @@ class Trace:
     def add(
         self, stage: str, *, track: str, start: float, seconds: float, **details: int | float | str
     ) -> None:
-        """Take down a stage that was timed elsewhere, such as on a stream of a GPU.
+        """Record a stage that was timed elsewhere, such as on a GPU stream.
 
         Args:
-            stage: its name.
-            track: the thread or stream; each is a line of the picture.
-            start: when it began, on the clock of `time.perf_counter` [s].
-            seconds: how long it took [s].
+            stage: name of the stage.
+            track: the thread or stream; each is a row in Perfetto.
+            start: begin on the clock of `time.perf_counter` [s].
+            seconds: duration [s].
             details: shown when the stage is clicked.
         """
         with self._lock:
@@ -95,7 +100,7 @@ class Trace:
             self._put({"name": stage, "ph": "X", "tid": number, **times, "args": details})
 
     def close(self) -> None:
-        """End the file; what comes later is not taken down."""
+        """Complete the file; later spans are not recorded."""
         with self._lock:
             self._write("\n]\n")
             self._end()
@@ -108,7 +113,7 @@ class Trace:
         try:
             if self._file is not None:
                 self._file.write(text)
-        except OSError as error:  # the work goes on without its trace
+        except OSError as error:  # the run continues without a trace
             log.warning("%s: %s; the trace ends here", self._path, error)
             self._end()
 

@@ -1,4 +1,4 @@
-"""ROS bags in, ROS 2 bags out, with rosbags (extra ``ros``); needs no ROS."""
+"""Read ROS bags and write ROS 2 bags with rosbags (extra ``ros``); needs no ROS installation."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ from ovsdino_runtime.integrations.ros_images import image_fields, photo_of_messa
 from ovsdino_runtime.stream import Result
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-LABEL_INFO = {  # of vision_msgs, which rosbags does not bring
+LABEL_INFO = {  # definitions of vision_msgs, which rosbags does not contain
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
     "vision_msgs/msg/LabelInfo": "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\n"
     "float32 threshold\n",
@@ -27,17 +27,17 @@ MAX_LABELS_8_BIT = 256
 
 @dataclass(frozen=True, eq=False)
 class BagFrame(Frame):
-    """A picture of a bag, with what its message says of its time and place."""
+    """A picture from a bag, with the time and frame of its message."""
 
     recorded: int = 0  # [ns] when the message was recorded
     header: Any = None  # std_msgs/Header: stamp and frame_id
 
 
 def import_rosbags() -> None:
-    """Check that rosbags is here.
+    """Check that rosbags is installed.
 
     Raises:
-        PhotoError: it is not installed.
+        PhotoError: rosbags is not installed.
     """
     try:
         import rosbags.highlevel  # noqa: F401
@@ -46,10 +46,10 @@ def import_rosbags() -> None:
 
 
 def find_bags(paths: Sequence[str]) -> list[Source]:
-    """Name bags as sources: ``.mcap``, ``.db3`` and ``.bag`` files, or the folders of ROS 2 bags.
+    """Return bags as sources: ``.mcap``, ``.db3`` and ``.bag`` files, or folders of ROS 2 bags.
 
     Raises:
-        PhotoError: one does not exist, or is none of these.
+        PhotoError: a path does not exist, or is not a bag.
     """
     for path in map(Path, paths):
         if not path.exists():
@@ -63,11 +63,11 @@ def find_bags(paths: Sequence[str]) -> list[Source]:
 
 
 def read_bags(sources: Sequence[Source], topic: str) -> Iterator[Frame]:
-    """Read the pictures of a topic in the order of the bag; a broken one comes with its error.
+    """Read the pictures of a topic in the bag's order; the frame of a broken one holds its error.
 
     Args:
-        sources: as `find_bags` gives them.
-        topic: of type ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
+        sources: bags, from `find_bags`.
+        topic: topic of type ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
 
     Raises:
         PhotoError: rosbags is not installed, a bag is broken, or it has no such topic.
@@ -103,16 +103,16 @@ def _read_topic(reader: Any, source: Source, topic: str) -> Iterator[BagFrame]: 
 
 
 class BagFiles:
-    """Writes results as a ROS 2 bag for each bag; use it in a ``with`` statement.
+    """Writes a ROS 2 bag of results for each input bag; use it in a ``with`` statement.
 
     ``OUT/NAME_labels`` is a bag with the topics ``TOPIC/labels`` (``mono8``; ``mono16`` beyond 256 classes),
     ``TOPIC/overlay`` (``rgb8``) and ``TOPIC/label_info`` (``vision_msgs/LabelInfo``, whenever the classes
-    change). Every message keeps the header of its picture and the time at which that was recorded.
+    change). Each message keeps its picture's header and recording time.
 
     Args:
-        sources: the bags that are read.
-        topic: of their pictures.
-        out: the folder of results.
+        sources: the input bags.
+        topic: topic of the pictures.
+        out: folder of the results.
 
     Raises:
         OutputError: two bags have the same name, or a result exists already.
@@ -134,11 +134,11 @@ class BagFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Complete the bag that is being written, also after an error: what is in it is of use."""
+        """Complete the open bag, also after an error, so that its messages can be read."""
         self._stack.close()
 
     def write(self, result: Result) -> Result:
-        """Add a result to the bag of its source; an error adds nothing.
+        """Add a result to the bag of its source; a failed frame adds nothing.
 
         Raises:
             OutputError: the bag cannot be written.
@@ -159,7 +159,7 @@ class BagFiles:
 
 
 class _Bag:
-    """One bag that is being written."""
+    """An open bag of results."""
 
     def __init__(self, path: Path, topic: str, stack: ExitStack) -> None:
         from rosbags.rosbag2 import StoragePlugin, Writer
@@ -181,7 +181,7 @@ class _Bag:
         self._classes: tuple[str, ...] = ()
 
     def write(self, frame: BagFrame, segmentation: Segmentation) -> None:
-        """Add the class names where they changed, the labels, and the coloured picture."""
+        """Add the labels, the coloured picture, and the class names if they changed."""
         if segmentation.classes != self._classes:
             self._classes = segmentation.classes
             self._add("label_info", frame, **self._label_info(segmentation))

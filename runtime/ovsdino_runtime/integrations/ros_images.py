@@ -30,13 +30,13 @@ def photo_of_message(message: Any) -> Photo:  # noqa: ANN401 - of rclpy or of ro
     """Read the pixels of a ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
 
     Args:
-        message: an object with its fields, of rclpy or rosbags. 16-bit values keep their upper byte.
+        message: a message of rclpy or rosbags. Of 16-bit values the upper byte is kept.
 
     Returns:
         (H, W, 3) RGB.
 
     Raises:
-        PhotoError: the encoding cannot be converted without a guess, or the data does not fit the size.
+        PhotoError: the encoding is not supported, or the data does not match the size.
     """
     if hasattr(message, "format"):
         return as_photo(io.BytesIO(bytes(message.data)))
@@ -60,7 +60,7 @@ def photo_of_message(message: Any) -> Photo:  # noqa: ANN401 - of rclpy or of ro
 
 
 def image_fields(pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Give the fields of a ``sensor_msgs/Image``, without its header.
+    """Return the fields of a ``sensor_msgs/Image``, without its header.
 
     Args:
         pixels: (H, W, 3) uint8 for ``rgb8``; (H, W) uint8 or uint16 for ``mono8`` or ``mono16``.

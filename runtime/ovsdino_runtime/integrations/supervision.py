@@ -1,4 +1,4 @@
-"""Results as ``supervision.Detections`` (extra ``supervision``): trackers, zones, annotators."""
+"""Convert results to ``supervision.Detections`` (extra ``supervision``) for trackers, zones, annotators."""
 
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ def to_supervision(segmentation: Segmentation) -> "supervision.Detections":
         >>> picture = sv.MaskAnnotator().annotate(picture, detections)
 
     Args:
-        segmentation: the result. Its background is no detection.
+        segmentation: the result; its background is left out.
 
     Returns:
-        ``mask`` (n, H, W), ``xyxy`` [px] around each mask, ``class_id`` the labels, ``confidence`` the mean
-        confidence (None without scores), ``data["class_name"]``; the largest class first.
+        Detections, largest class first: ``mask`` (n, H, W), ``xyxy`` [px] around each mask, ``class_id``
+        (labels), ``confidence`` (mean confidence, None without scores) and ``data["class_name"]``.
 
     Raises:
         OutputError: supervision is not installed.

@@ -1,6 +1,6 @@
-"""What a person who opens the server in a browser sees: what it is, and a page on which to try it.
+"""The server's pages for browsers: a short description at ``/`` and Swagger UI at ``/docs``.
 
-The page is Swagger UI. Its files come from the package fastapi-offline; nothing is loaded from another host.
+Swagger UI's files come from the package fastapi-offline; nothing is loaded from another host.
 """
 
 import html
@@ -17,7 +17,7 @@ from ovsdino_runtime.serve.service import Service
 
 DOCS, OPENAPI = "/docs", "/openapi.json"
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
-POLICY = "; ".join(  # Swagger UI has one inline script, and draws with inline styles
+POLICY = "; ".join(  # Swagger UI needs an inline script and inline styles
     (
         "default-src 'none'",
         "connect-src 'self'",
@@ -52,7 +52,7 @@ pre {{ overflow-x: auto; padding: 1rem; font-size: 0.875rem; color: #18181b; bac
 
 
 class About(BaseModel):
-    """What a server is."""
+    """Description of a server."""
 
     program: str
     model: str
@@ -63,10 +63,10 @@ class About(BaseModel):
 
 
 def add_pages(app: FastAPI, service: Service, *, path: str) -> None:
-    """Add ``/``, ``/docs`` and the files of the latter to an application that segments photos at a path."""
+    """Add ``/`` and ``/docs`` to an application whose route ``path`` segments photos."""
 
     async def welcome(request: Request) -> Response:
-        """Say what this server is: a page for browsers, JSON for programs."""
+        """Describe this server: a page for browsers, JSON for programs."""
         about = About(
             program=f"ovsdino {version()}",
             model=service.segmenter.bundle.manifest.name,
@@ -91,7 +91,9 @@ def add_pages(app: FastAPI, service: Service, *, path: str) -> None:
             swagger_js_url=f"{root}{DOCS}/{ASSETS[0]}",
             swagger_css_url=f"{root}{DOCS}/{ASSETS[1]}",
             swagger_favicon_url=f"{root}{DOCS}/{ASSETS[2]}",
-            swagger_ui_parameters={"validatorUrl": None},  # else it asks a server of Swagger's
+            swagger_ui_parameters={
+                "validatorUrl": None
+            },  # otherwise Swagger UI sends the schema to Swagger's validator
         )
         answer.headers.update(HEADERS)
         return answer
@@ -110,7 +112,7 @@ def add_pages(app: FastAPI, service: Service, *, path: str) -> None:
 
 
 def _asset(name: str) -> Any:  # noqa: ANN401 - a route's function
-    """Make the route of one of the page's files."""
+    """Return a route that serves a file of Swagger UI."""
 
     async def asset() -> FileResponse:
         import fastapi_offline

@@ -1,7 +1,8 @@
-"""Fetch photos whose address a client sends, from public hosts only and within bounds.
+"""Fetch photos from addresses that clients send: public hosts only, with limits on size, time and redirects.
 
-A server that reads any address can be made to read its own network. So each host name is resolved once, every
-address that it has must be public, the connection goes to that same address, and redirects are checked alike.
+A server that fetches any address can be used to read its own network. Therefore each host name is resolved
+once, all its IP addresses must be public, the connection goes to the resolved address, and each redirect is
+checked in the same way.
 """
 
 import ipaddress
@@ -19,12 +20,12 @@ from ovsdino_runtime.base.errors import PhotoError, TooLargeError
 
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # leads to any IPv4 address, local ones included
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # translated to any IPv4 address, also local ones
 PIECE = 1 << 16  # [bytes]
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is of the internet: not of this machine, its network or its cloud."""
+    """Tell whether an IP address is public: not of this machine, its network or its cloud."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
     return ip.is_global and inner.is_global and not ip.is_multicast and ip not in NAT64
@@ -32,12 +33,13 @@ def is_public(address: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteOptions:
-    """Bounds of what is fetched.
+    """Limits of a download.
 
     Args:
-        seconds: for all of it, redirects included.
-        redirects: how many are followed.
-        allowed: decides on an IP address. Choose another function only where all clients are trusted.
+        seconds: time limit, including redirects [s].
+        redirects: largest number of redirects.
+        allowed: tells whether an IP address may be read. Choose another function only if you trust all
+            clients.
     """
 
     seconds: float = 10.0
@@ -49,16 +51,16 @@ DEFAULT = RemoteOptions()
 
 
 def fetch_public_photo(url: str, *, max_bytes: int, options: RemoteOptions = DEFAULT) -> bytes:
-    """Read the file at an address.
+    """Download a file from a public host.
 
     Args:
-        url: begins with http:// or https://.
-        max_bytes: more are not read.
-        options: time, redirects and hosts.
+        url: an http or https address.
+        max_bytes: largest size of the file [bytes].
+        options: limits of time, redirects and hosts.
 
     Raises:
-        TooLargeError: the file has more bytes.
-        PhotoError: the address is invalid, not public, or does not answer with a file in time.
+        TooLargeError: the file has more than ``max_bytes``.
+        PhotoError: the address is invalid or not public, or its host sends no file in time.
     """
     end = time.monotonic() + options.seconds
     for _ in range(options.redirects + 1):
@@ -66,7 +68,7 @@ def fetch_public_photo(url: str, *, max_bytes: int, options: RemoteOptions = DEF
         channel = _connect(parts, options.allowed, end)
         closing = threading.Timer(max(end - time.monotonic(), 0.001), _shut, [channel])
         closing.daemon = True
-        closing.start()  # ends a host that sends a byte now and then
+        closing.start()  # stops a host that sends a byte now and then
         try:
             answer = _ask(channel, parts)
             if answer.status not in REDIRECTS:
@@ -86,7 +88,7 @@ def _parse(url: str) -> SplitResult:
     """Split an address.
 
     Raises:
-        PhotoError: it is none of the web, or carries a name and password.
+        PhotoError: it is not an http or https address, or holds a user name and password.
     """
     try:
         parts = urlsplit(url)
@@ -100,7 +102,7 @@ def _parse(url: str) -> SplitResult:
 
 
 def _connect(parts: SplitResult, allowed: Callable[[str], bool], end: float) -> socket.socket:
-    """Connect to a host, all of whose addresses are allowed; with TLS, before the handshake.
+    """Connect to a host if all its IP addresses are allowed; TLS's handshake follows later.
 
     Raises:
         PhotoError: the host is unknown, not public, or does not answer.
@@ -117,7 +119,7 @@ def _connect(parts: SplitResult, allowed: Callable[[str], bool], end: float) -> 
             return channel
         context = ssl.create_default_context()
         return context.wrap_socket(channel, server_hostname=host, do_handshake_on_connect=False)
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+    except (OSError, ValueError) as error:  # ValueError: not a valid host name
         raise PhotoError(unreachable) from error
 
 
@@ -133,11 +135,11 @@ def _ask(channel: socket.socket, parts: SplitResult) -> HTTPResponse:
 
 
 def _read(answer: HTTPResponse, max_bytes: int, end: float) -> bytes:
-    """Read the body of an answer.
+    """Read the body of a response.
 
     Raises:
-        TooLargeError: it has more bytes.
-        PhotoError: the answer is no file, or not whole.
+        TooLargeError: the body has more than ``max_bytes``.
+        PhotoError: the response is not a file, or incomplete.
     """
     if answer.status != 200:
         raise PhotoError(f"url: the host answers {answer.status}")
@@ -152,5 +154,7 @@ def _read(answer: HTTPResponse, max_bytes: int, end: float) -> bytes:
 
 
 def _shut(channel: socket.socket) -> None:
-    with suppress(OSError):  # it has been closed
-        socket.socket.shutdown(channel, socket.SHUT_RDWR)  # not TLS's own, which would read on without it
+    with suppress(OSError):  # already closed
+        socket.socket.shutdown(
+            channel, socket.SHUT_RDWR
+        )  # not TLS's own shutdown, which would wait for the host
