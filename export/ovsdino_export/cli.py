@@ -170,7 +170,7 @@ def packaged_bundle(model: str) -> Path:
     """Find the bundle of a packaged or kept model; nothing is exported, torch is not needed.
 
     Raises:
-        BundleError: there is none of that name.
+        BundleError: there is no bundle of that name.
     """
     from ovsdino_runtime.bundle.models import find_bundle
 

@@ -37,7 +37,7 @@ BUNDLE = Path(__file__).resolve().parents[2] / "{name}_vision" / "{version}"
 
 
 class TritonPythonModel:
-    """What Triton's Python backend calls."""
+    """The model class that Triton's Python backend calls."""
 
     def initialize(self, args):
         self.step = {step}({arguments})

@@ -103,7 +103,7 @@ class LocalGlobalConfig:
     fusion: Literal["features", "probabilities"] = "features"  # the latter is CAT-Seg's
     whole: Literal["view", "window"] = "view"  # reconstructed: the size at which the whole photo is seen
     unit_length: bool = True  # reconstructed: normalise local and global features before their average
-    background: float = 0.5  # reconstructed: probability of a class below which a pixel is none of them
+    background: float = 0.5  # reconstructed: a pixel whose best class has a lower probability is background
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class ShardMaker:
         self.source: MaskSource | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make a shard. Return its number of photos, or why it cannot be made.
+        """Make a shard. Return its number of photos, or the reason why it failed.
 
         Errors that the user can fix are returned as data, because Ray prints a traceback for exceptions.
         """

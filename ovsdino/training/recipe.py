@@ -105,7 +105,7 @@ class Recipe:
 
     @property
     def needs_hed(self) -> bool:
-        """Whether HED must encode the squares."""
+        """Tell whether HED must encode the squares."""
         return self.data.structure_target == "hed" and self.weights.align
 
     @property

@@ -31,7 +31,7 @@ class EnergyMeter:
             return None
 
     def since(self, before: float | None) -> float | None:
-        """Return the energy since an earlier reading [J]; None if a counter is unreadable or wrapped around."""
+        """Return the energy since a reading [J]; None if a counter is unreadable or wrapped around."""
         now = self.read()
         if before is None or now is None or now < before:
             return None

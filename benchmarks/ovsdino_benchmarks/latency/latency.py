@@ -43,7 +43,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Turns:
-    """What all rounds of a way took."""
+    """Measured times of all rounds of a way to run the model."""
 
     times: list[float]  # [ms]
     engine: str | None

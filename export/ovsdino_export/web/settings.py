@@ -1,4 +1,4 @@
-"""What the page knows of a model: its manifest's numbers, class lists and colours, as JSON."""
+"""The model's settings for the web page: manifest, class lists and colours, as JSON."""
 
 from __future__ import annotations
 

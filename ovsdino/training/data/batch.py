@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 UNKNOWN = -1  # label of a pixel of which nothing is said
-OTHER = -2  # label of a pixel that is none of the photo's closed words
+OTHER = -2  # label of a pixel with none of the photo's closed words
 
 
 @dataclass(frozen=True, slots=True)

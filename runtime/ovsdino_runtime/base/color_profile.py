@@ -9,9 +9,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONVERTIBLE = ("L", "RGB", "CMYK")
-MAX_DEVIATION = (
-    2  # of 255: a profile that changes colours by less counts as sRGB, and the pixels stay unchanged
-)
+MAX_DEVIATION = 2  # of 255: a profile that changes colours by less counts as sRGB
 
 
 def to_srgb(image: "Image", profile: bytes | None) -> "tuple[Image, tuple[str, ...]]":

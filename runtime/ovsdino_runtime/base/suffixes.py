@@ -56,15 +56,15 @@ RESULT_ENDS = ("_overlay", "_labels")  # of the names of results that are pictur
 
 def is_photo(path: Path) -> bool:
     """Tell whether a file has the suffix of a photo."""
-    return path.suffix.lower() in PHOTO_SUFFIXES and not is_rubbish(path)
+    return path.suffix.lower() in PHOTO_SUFFIXES and not is_system_file(path)
 
 
 def is_video(path: Path) -> bool:
     """Tell whether a file has the suffix of a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES and not is_rubbish(path)
+    return path.suffix.lower() in VIDEO_SUFFIXES and not is_system_file(path)
 
 
-def is_rubbish(path: Path) -> bool:
+def is_system_file(path: Path) -> bool:
     """Tell whether a file is an operating system's: ``._photo.jpg`` (macOS), ``Thumbs.db`` (Windows)."""
     return path.name.startswith("._") or path.name.lower() in RUBBISH
 

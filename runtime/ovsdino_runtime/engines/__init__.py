@@ -1,1 +1,1 @@
-"""What runs a graph: ONNX Runtime, TensorRT and TensorRT for RTX, and the cache of built engines."""
+"""Engines that run a graph: ONNX Runtime, OpenVINO, TensorRT, TensorRT for RTX; and their cache."""

@@ -1,4 +1,4 @@
-"""What a measurement or a check holds for: the processor, and the versions of engines."""
+"""Identify the machine of a measurement or a check: its processor and its engines' versions."""
 
 import platform
 from functools import cache

@@ -14,7 +14,7 @@ from ovsdino_runtime.base.photo import decode_photo, photo_errors
 from ovsdino_runtime.base.photo_files import photo_size
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.png_depth import GREY, read_png_header
-from ovsdino_runtime.base.suffixes import is_photo, is_rubbish
+from ovsdino_runtime.base.suffixes import is_photo, is_system_file
 from ovsdino_runtime.geometry.metrics import IGNORED
 from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.text.class_lists import read_classes
@@ -165,7 +165,7 @@ def photos_by_stem(folder: Path, wanted: Set[str] | None = None) -> dict[str, Pa
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.is_file() and not is_rubbish(path))
+    return sorted(path for path in folder.glob("*") if path.is_file() and not is_system_file(path))
 
 
 def require_same_size(photo: Path, size: tuple[int, int], labels: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.base.photo import decode_photo
 from ovsdino_runtime.base.photo_address import address_path, is_address
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
-from ovsdino_runtime.base.suffixes import is_photo, is_result, is_rubbish, is_video
+from ovsdino_runtime.base.suffixes import is_photo, is_result, is_system_file, is_video
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
 LIST = ".txt"
@@ -111,7 +111,7 @@ def find_skipped(arguments: Iterable[str | Path]) -> list[Path]:
 
 
 def _is_expected(file: Path) -> bool:
-    hidden = file.name.startswith(".") or is_rubbish(file)
+    hidden = file.name.startswith(".") or is_system_file(file)
     return hidden or is_photo(file) or is_video(file) or file.suffix.lower() in RESULT_SUFFIXES
 
 

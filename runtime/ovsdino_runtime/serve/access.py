@@ -22,7 +22,7 @@ OPEN = ("/", "/healthz", "/openapi.json", "/docs")  # paths that need no key, as
 
 @dataclass(frozen=True, kw_only=True)
 class AccessOptions:
-    """Which requests the server answers.
+    """Conditions that a request must meet.
 
     Args:
         hosts: allowed names in the Host header; () allows every name. Give the public name if browsers can
