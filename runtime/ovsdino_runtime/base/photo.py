@@ -335,7 +335,7 @@ def _from_wide_grey(
 
 
 def max_pixels() -> int:
-    """Return the number of pixels above which Pillow refuses a photo."""
+    """Return the largest number of pixels that Pillow accepts."""
     from PIL import Image
 
     return 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62)

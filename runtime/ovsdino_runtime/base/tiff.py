@@ -112,7 +112,7 @@ def _read_by_tifffile(file: Path | BinaryIO) -> Samples:
 
 
 def choose_bands(layout: TiffLayout, options: PhotoOptions, *, converted: bool = False) -> tuple[int, ...]:
-    """Which samples are the colours, counted from 0."""
+    """Return the indices of the samples that hold colours, from 0."""
     if options.bands is not None:
         if max(options.bands) > layout.samples:
             raise PhotoError(f"band {max(options.bands)} was asked for, it has {layout.samples}; see --bands")
