@@ -16,10 +16,10 @@ from ovsdino.dinov3seg.tokenizer import tokenize
 def embed_classes(
     model: Dinov3Seg, classes: Sequence[Sequence[str]], templates: Sequence[str] | None = None
 ) -> Tensor:
-    """Embed classes: every word in every template, each half of unit length, then the mean.
+    """Embed classes: embed each word in each template, normalise both halves, then average.
 
-    The network brings the halves of the mean to unit length again (`correlation.text_halves`). The paper has
-    one word and one template, where this changes nothing; several are our reconstruction.
+    The network normalises the halves of the mean again (`correlation.text_halves`). The paper has one word
+    and one template, for which this changes nothing; several are our reconstruction.
 
     Source: facebookresearch/dinov3, ``notebooks/dinotxt_segmentation_inference.ipynb`` (each half is
     normalised before and after the mean).
@@ -27,7 +27,7 @@ def embed_classes(
     Args:
         model: its text tower embeds the prompts.
         classes: the words of each class.
-        templates: prompts around each word; None takes the model's own.
+        templates: prompts around each word; None uses the model's own.
 
     Shape: -> (N, text width).
     """

@@ -1,4 +1,4 @@
-"""``ovsdino-run`` on rasters that are too large for memory: progress, a table, and what failed."""
+"""``ovsdino-run`` for rasters larger than memory: progress, a table of classes, and errors."""
 
 import sys
 import threading
@@ -22,21 +22,21 @@ from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.class_lists import Background
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
-MAX_ROWS = 20  # of a table
+MAX_ROWS = 20  # lines of a table
 
 
 @dataclass(frozen=True, kw_only=True)
 class RasterRun:
-    """How rasters are segmented: the model, the classes, and what is written.
+    """Settings of a run over rasters.
 
     Args:
         model: a name, or the path of a bundle.
         options: how the model runs.
-        photo_options: how the files are read.
+        photo_options: how to read the files.
         vocabulary: the classes.
         background: the threshold below which pixels are background, or "none".
-        kinds: what to write.
-        out: the folder.
+        kinds: the kinds of results to write.
+        out: folder of the results.
         quiet: print errors only.
     """
 
@@ -51,18 +51,18 @@ class RasterRun:
 
 
 def label_rasters(run: RasterRun, stems: Mapping[Source, str], stop: threading.Event) -> tuple[int, int]:
-    """Segment rasters one after the other; print a table of each, or what is wrong with it.
+    """Segment rasters one after the other; print a table or an error for each.
 
     Args:
-        run: how.
-        stems: the rasters, and what their results are named after.
-        stop: ends the work.
+        run: settings of the run.
+        stems: raster -> file name of its results, without suffix.
+        stop: set it to stop.
 
     Returns:
-        How many are done, and how many failed.
+        Numbers of finished and failed rasters.
 
     Raises:
-        OvsdinoError: the model cannot do it, or a result cannot be written.
+        OvsdinoError: the model does not support rasters, or a result cannot be written.
     """
     manifest = load_bundle(find_bundle(run.model)).manifest
     tiles = plan_tiles(manifest)
@@ -127,7 +127,7 @@ def _label(job: RasterJob, segmenter: Segmenter, run: RasterRun, stop: threading
 
 
 def plan_tiles(manifest: Manifest) -> TilePlan:
-    """Plan the tiles of a model: as large as it resizes photos, with room for the windows at their edges."""
+    """Plan the tiles for a model: its working size, with margins for the windows at their edges."""
     if manifest.dinov3seg is not None:
         return plan_for_view(manifest.dinov3seg.view)
     windows = manifest.windows
@@ -135,10 +135,10 @@ def plan_tiles(manifest: Manifest) -> TilePlan:
 
 
 def tile_options(manifest: Manifest, options: RuntimeOptions, tiles: TilePlan) -> RuntimeOptions:
-    """Return options under which a tile keeps its size, and its labels do not depend on the tile.
+    """Return options that keep a tile's size and make its labels independent of the tiling.
 
     Raises:
-        OptionError: an option would make labels differ from tile to tile.
+        OptionError: with an option, labels would depend on the tiling.
     """
     if options.short_side is not None or options.inference != "slide":
         wrong = "--short-side" if options.short_side is not None else f"--inference {options.inference}"
@@ -154,7 +154,7 @@ def tile_options(manifest: Manifest, options: RuntimeOptions, tiles: TilePlan) -
 
 
 def _table(job: RasterJob, result: RasterResult, segmenter: Segmenter) -> str:
-    """Write a raster's classes, how they were found, and the files, in lines."""
+    """Format a raster's classes, model, time and files as lines."""
     height, width = result.size
     regions = result.regions(job.classes)[:MAX_ROWS]
     wide = max(len(str(region["name"])) for region in regions)

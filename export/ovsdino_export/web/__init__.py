@@ -1,1 +1,1 @@
-"""A page that segments photos in the browser, without a server; `page` writes it."""
+"""Write a web page that segments photos in the browser, without a server."""

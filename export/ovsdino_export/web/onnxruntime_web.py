@@ -1,6 +1,6 @@
-"""Fetch ONNX Runtime Web from the npm registry: one version, known by its hash.
+"""Fetch a fixed version of ONNX Runtime Web from the npm registry and check its hash.
 
-To move to another version: ``npm view onnxruntime-web@VERSION dist.integrity`` gives the hash; then run
+To change the version, read its hash with ``npm view onnxruntime-web@VERSION dist.integrity``, then run
 ``pytest -m browser -n 0 tests/web``.
 """
 
@@ -43,17 +43,17 @@ FILES: dict[Provider, dict[str, str]] = {  # name in the page -> file of the pac
 
 
 class WebRuntimeError(OvsdinoError):
-    """ONNX Runtime Web cannot be fetched, or a file is not what was published."""
+    """ONNX Runtime Web cannot be fetched, or its hash differs from the published one."""
 
 
 def find_package(file: Path | None = None) -> bytes:
-    """Return the npm package: the given file, else the one in the cache, else fetch it.
+    """Return the npm package: from the given file, else from the cache, else from npm.
 
     Args:
-        file: a package that was fetched elsewhere; None looks in the cache and asks npm.
+        file: a package that was fetched earlier; None reads the cache or asks npm.
 
     Raises:
-        WebRuntimeError: npm is not there or fails, or the file is not the package of this version.
+        WebRuntimeError: npm is not installed or fails, or the file is not this version's package.
     """
     if file is not None:
         return _check(_read(file), str(file))
@@ -72,14 +72,14 @@ def find_package(file: Path | None = None) -> bytes:
 
 
 def read_files(package: bytes, provider: Provider) -> dict[str, bytes]:
-    """Read what a provider needs from the npm package.
+    """Read the files of an execution provider from the npm package.
 
     Args:
-        package: what `find_package` returned.
-        provider: what runs the graphs.
+        package: content of the package, from `find_package`.
+        provider: execution provider that runs the graphs.
 
     Returns:
-        The contents by their names in the page: ort.js, ort.mjs and ort.wasm.
+        File name in the page (ort.js, ort.mjs, ort.wasm) -> content.
     """
     with tarfile.open(fileobj=BytesIO(package)) as archive:
         return {name: _member(archive, f"package/dist/{file}") for name, file in FILES[provider].items()}

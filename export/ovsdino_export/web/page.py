@@ -1,14 +1,14 @@
-"""Write the page: sources as they are, and the model's and the engine's files as scripts.
+"""Write the page: its sources unchanged, and the files of model and engine as scripts.
 
 DIR/
-  index.html style.css page.js view.js png.js     what a person sees
-  program.js                                      what computes, in a worker: the files of `worker` joined
-  data/settings.js                                the model's numbers, class lists and colours
+  index.html style.css page.js view.js png.js     user interface
+  program.js                                      computation in a worker: the files of `worker`, joined
+  data/settings.js                                the model's settings, class lists and colours
   data/NAME.PART.js                               files: gzip in base64, at most 16 MiB each
   LICENSES.txt
 
-A page that is opened from a disk may load scripts and styles, but may not fetch, import or start workers from
-files. So everything is a classic script, and the worker is made from the text of a function.
+Browsers let a page opened from a disk load scripts and styles, but not fetch, import or start workers from
+files. Therefore every file is a classic script, and the worker starts from the text of a function.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ovsdino_runtime.bundle.bundle import TOKENIZER, Bundle
 from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
 from ovsdino_runtime.engines.onnxruntime import read_golden
 
-PART_BYTES = 12 << 20  # of gzip in a script: 16 MiB in base64, below the 25 MiB that some hosts take
-WORKER = (  # the order in which they are joined
+PART_BYTES = 12 << 20  # of gzip in a script: 16 MiB in base64, below the limit of 25 MiB on some hosts
+WORKER = (  # in the order in which they are joined
     "errors.js",
     "assets.js",
     "tokenizer.js",
@@ -54,7 +54,7 @@ MIT = "licence_mit.txt"
 
 @dataclass(frozen=True)
 class Script:
-    """A script that brings a part of a file."""
+    """A script that holds a part of a file."""
 
     file: str  # in data/
     bytes: int
@@ -63,19 +63,19 @@ class Script:
 def write_page(
     bundle: Bundle, folder: Path, *, runtime: Path | None = None, overwrite: bool = False
 ) -> list[Path]:
-    """Write a page that runs a model in the browser: all of it or nothing.
+    """Write a page that runs a model in the browser; an error leaves no partial page.
 
     Args:
         bundle: the model.
-        folder: the page's; it is made.
+        folder: folder of the page; it is created.
         runtime: the npm package of ONNX Runtime Web; None fetches it once.
-        overwrite: replace a page that is there already.
+        overwrite: replace an existing page.
 
     Returns:
         The files of the page.
 
     Raises:
-        OutputError: the model does not run in a browser, the folder is taken, or it cannot be written.
+        OutputError: the model does not run in a browser, or the folder exists or cannot be written.
         WebRuntimeError: see `find_package`.
     """
     check_supported(bundle)
@@ -95,7 +95,7 @@ def write_page(
 
 
 def program_source() -> str:
-    """Join the worker's files to one function, whose text the page starts a worker from."""
+    """Join the worker's files into a function; the page starts its worker from the function's text."""
     parts = [f"// {name}\n{_source('worker', name)}" for name in WORKER]
     return "function program() {\n" + "\n".join(parts) + "}\n"
 
@@ -144,7 +144,7 @@ def _model_files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def _write_group(folder: Path, group: str, files: Mapping[str, bytes]) -> list[Script]:
-    """Write files as scripts; those of an engine have its name, as both engines have the same files."""
+    """Write files as scripts; an engine's scripts have its name, because both engines have the same files."""
     scripts = []
     prefix = f"{group}." if group in FILES else ""
     for name, data in files.items():

@@ -13,16 +13,18 @@ from ovsdino_runtime.bundle.bundle import TOKENIZER, Bundle
 from ovsdino_runtime.segmenter import SINGLE_CLASS_THRESHOLD
 from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
 
-CLASSES = "person, animal, building, road, tree, grass, sky, water, sand"  # in the form at first
-SURROUNDINGS = "surroundings"  # the packaged list that counts as background where it is asked for
+CLASSES = (
+    "person, animal, building, road, tree, grass, sky, water, sand"  # classes in the form when the page opens
+)
+SURROUNDINGS = "surroundings"  # packaged list of classes that count as background
 COLOURS = 256
 GRAPHS = ("vision", "text")
-TOKENIZERS = ("BPE", "WordLevel", "WordPiece")  # that worker/tokenizer.js knows
+TOKENIZERS = ("BPE", "WordLevel", "WordPiece")  # supported by worker/tokenizer.js
 
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """The files of a graph in a bundle: the ONNX file, and those that hold its weights."""
+    """A graph's files in a bundle: the ONNX file and its weights' files."""
 
     file: str
     weights: tuple[str, ...]
@@ -32,7 +34,7 @@ def check_supported(bundle: Bundle) -> None:
     """Reject models that the page cannot run.
 
     Raises:
-        OutputError: the model has a decoder, a projection, or a tokenizer of another kind.
+        OutputError: the model has a decoder, a projection, or an unsupported tokenizer.
     """
     manifest = bundle.manifest
     if manifest.dinov3seg is not None:
@@ -54,7 +56,7 @@ def check_supported(bundle: Bundle) -> None:
 
 
 def graph_files(bundle: Bundle) -> dict[str, GraphFiles]:
-    """Find the files of the graphs that the page runs."""
+    """Return the files of each graph that the page runs."""
     found = {}
     for name in GRAPHS:
         file = bundle.manifest.graphs[name].file
@@ -65,7 +67,7 @@ def graph_files(bundle: Bundle) -> dict[str, GraphFiles]:
 
 
 def page_settings(bundle: Bundle, grid: tuple[int, int]) -> dict[str, object]:
-    """Collect what the page's scripts need to know of a model.
+    """Collect a model's settings for the page's scripts.
 
     Args:
         bundle: the model.

@@ -18,8 +18,7 @@ class RuntimeOptions:
     """Options of how a model runs: device, engine, windows and outlines.
 
     Example:
-        >>> options = RuntimeOptions(device="cuda", engine="tensorrt", short_side=672)
-        >>> segmenter = Segmenter.load("nano", options=options)
+        >>> segmenter = Segmenter.load("nano", RuntimeOptions(engine="openvino", short_side=672))
 
     Args:
         device: "cpu", "cuda", or "cuda:1" for the second GPU in CUDA's order.
@@ -34,8 +33,7 @@ class RuntimeOptions:
             more time. None takes the model's own.
         refine: align outlines with the photo's edges and merge small regions. Choose False for thin objects
             such as poles, and for speed. None takes the model's own.
-        min_area: share of the photo, 0..0.5, below which a refined region takes its neighbour's label; 0
-            keeps every region. None takes the model's own.
+        min_area: share of the photo, 0..0.5, below which a refined region takes its neighbour's label.
         presence: least confidence, 0..1, that a class must reach at some pixel to be labelled at all; without
             a background only. Choose it for long class lists. None keeps every class.
         antialias: average when shrinking photos. Choose False to follow a benchmark's protocol.

@@ -10,7 +10,7 @@ PACKAGES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("ope
 
 @cache
 def processor_name() -> str:
-    """Name the processor as Linux does, with its model; elsewhere as Python knows it."""
+    """Return the processor's model name on Linux, elsewhere the name from Python's `platform`."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -20,8 +20,8 @@ def processor_name() -> str:
 
 
 def engine_version(name: str) -> str:
-    """Return the version of an installed engine without importing it; "" where it is not known."""
-    from importlib import metadata  # takes 15 ms, which only this needs
+    """Return the version of an installed engine without importing it; "" if unknown."""
+    from importlib import metadata  # the import takes 15 ms, and only this function needs it
 
     found = (next(iter(metadata.distributions(name=package)), None) for package in PACKAGES[name])
     return next((package.version for package in found if package is not None), "")

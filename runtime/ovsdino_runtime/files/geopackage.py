@@ -1,4 +1,4 @@
-"""Regions as polygons in a GeoPackage, for QGIS and other programs of maps (extra ``geo``: pyogrio)."""
+"""Write regions as polygons in a GeoPackage, for QGIS and other GIS (extra ``geo``: pyogrio)."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,21 @@ from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.base.install import install_command
 
 LAYER = "regions"
-AT_ONCE = 5000  # polygons that are written at once
+AT_ONCE = 5000  # polygons per write
 GroundRing = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class GroundPolygon:
-    """One connected region on the ground."""
+    """A connected region in ground coordinates."""
 
-    rings: Sequence[GroundRing]  # the outer ring, then its holes; the first corner again at the end
+    rings: Sequence[
+        GroundRing
+    ]  # the outer ring, then its holes; each ring repeats its first corner at the end
     name: str
     label: int
     pixels: int
-    area_m2: float | None  # None where the coordinate system has no metres
+    area_m2: float | None  # None if the coordinate system's unit is not a length
     score: float | None  # mean confidence, 0..1
 
     def wkb(self) -> bytes:
@@ -40,15 +42,15 @@ class GroundPolygon:
 
 
 def ring_area(ring: GroundRing) -> float:
-    """Compute the area of a ring in the squared unit of its coordinates, whatever its direction."""
+    """Compute the area of a ring of any direction, in squared units of its coordinates."""
     corners = np.asarray(ring, np.float64)
-    corners = corners - corners[0]  # coordinates of maps are large numbers
+    corners = corners - corners[0]  # map coordinates are large: subtract an offset to keep precision
     x, y = corners[:, 0], corners[:, 1]
     return abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
 
 
 def polygon_area(rings: Sequence[GroundRing]) -> float:
-    """Compute the area of a polygon without its holes."""
+    """Compute the area of a polygon, excluding its holes."""
     return ring_area(rings[0]) - sum(ring_area(ring) for ring in rings[1:])
 
 
@@ -56,9 +58,9 @@ def save_geopackage(polygons: Iterator[GroundPolygon], path: Path, *, wkt: str) 
     """Write polygons as a layer; the file appears when it is complete.
 
     Args:
-        polygons: in any order.
-        path: the file.
-        wkt: their coordinate system as well-known text.
+        polygons: polygons in any order.
+        path: the file to write.
+        wkt: coordinate system of the polygons as well-known text.
 
     Raises:
         OutputError: pyogrio is not installed, or the file cannot be written.
@@ -70,7 +72,7 @@ def save_geopackage(polygons: Iterator[GroundPolygon], path: Path, *, wkt: str) 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial_file(path) as partial:
-            partial.unlink()  # GDAL makes it anew
+            partial.unlink()  # GDAL creates the file itself
             first = True
             for batch in _batches(polygons):
                 pyogrio.raw.write(
@@ -103,7 +105,7 @@ def _columns(batch: Sequence[GroundPolygon]) -> list[np.ndarray[tuple[int, ...],
 
 
 def _batches(polygons: Iterator[GroundPolygon]) -> Iterator[list[GroundPolygon]]:
-    """Cut into lists; an empty layer has one empty list."""
+    """Split polygons into lists; no polygons give one empty list."""
     batch: list[GroundPolygon] = []
     empty = True
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""Read rasters by windows, with rasterio (extra ``geo``), as `base.photo` reads whole photos."""
+"""Read rasters window by window with rasterio (extra ``geo``), converted like photos in `base.photo`."""
 
 import warnings
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from ovsdino_runtime.geometry.types import Array, Mask
 from ovsdino_runtime.geometry.windows import Window
 
 RasterFile = Any  # rasterio's DatasetReader; the library has no types
-CACHE_MB = 64  # of decoded blocks that GDAL keeps; its default is a share of the machine's memory
+CACHE_MB = 64  # GDAL's cache of decoded blocks; its default is a share of the machine's memory
 
 
 def is_large_raster(source: Source) -> bool:
-    """Tell whether a source is a TIFF with more pixels than a photo may have."""
+    """Tell whether a source is a TIFF with more pixels than the limit of photos."""
     if source.kind != "photo" or is_address(source.address) or not Path(source.address).is_file():
         return False
     try:
@@ -43,7 +43,7 @@ def open_raster(path: Path, options: PhotoOptions) -> Iterator["RasterReader"]:
 
     Args:
         path: a TIFF that rasterio reads.
-        options: what the file does not say about its pixels.
+        options: how to read pixels that the file does not describe.
 
     Raises:
         PhotoError: rasterio is not installed, or the raster cannot be read.
@@ -57,7 +57,7 @@ def open_raster(path: Path, options: PhotoOptions) -> Iterator["RasterReader"]:
         ) from error
     try:
         with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-            warnings.simplefilter("ignore")  # most photos have no place on the ground
+            warnings.simplefilter("ignore")  # most photos have no geographic reference
             with rasterio.open(path, driver="GTiff") as raster:
                 layout = read_tiff_layout(path)
                 if layout is None:
@@ -73,12 +73,12 @@ class RasterReader:
     """An open raster.
 
     Args:
-        raster: rasterio's.
-        layout: of its first page.
-        options: what the file does not say about its pixels.
+        raster: rasterio's dataset.
+        layout: pixel layout of its first page.
+        options: how to read pixels that the file does not describe.
 
     Raises:
-        PhotoError: its bands have no colours, or it is stored turned.
+        PhotoError: the bands are not marked as colours, or the raster is stored turned.
     """
 
     def __init__(self, raster: RasterFile, layout: TiffLayout, options: PhotoOptions) -> None:
@@ -108,7 +108,7 @@ class RasterReader:
         """Read a part of the raster.
 
         Raises:
-            PhotoError: its values cannot be brought to 8 bits.
+            PhotoError: the values cannot be converted to 8 bits.
             rasterio.errors.RasterioError: the file is broken.
         """
         place = (
@@ -146,13 +146,13 @@ class RasterReader:
         return np.asarray(image.convert("RGB"))
 
     def _largest(self) -> int:
-        """Find the largest value of the colours, block by block: it tells how many bits are used."""
+        """Find the largest colour value, block by block; the bit depth is guessed from it."""
         largest = 0
         for _, place in self.raster.block_windows(self._bands[0]):
             samples = np.moveaxis(self.raster.read(self._bands, window=place), 0, 2)
             valid = self._find_valid(samples, place)
             known = samples if valid is None else samples[valid]
             if samples.dtype.kind not in "iu":
-                return 65535  # refused with its own message when the first tile is read
+                return 65535  # reading the first tile reports the error
             largest = max(largest, int(known.max()) if known.size else 0)
         return largest

@@ -1,4 +1,4 @@
-"""Outlines of a label raster on the ground, read row by row: GeoJSON and GeoPackage (extra ``geo``)."""
+"""Write the regions of label rasters as ground polygons: GeoJSON and GeoPackage (extra ``geo``)."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from ovsdino_runtime.files.geojson import NO_EPSG, NO_SYSTEM, Unplaced, crs_memb
 from ovsdino_runtime.files.geopackage import GroundPolygon, polygon_area, save_geopackage
 
 RasterFile = Any  # rasterio's DatasetReader; the library has no types
-System = Any  # its CRS
+System = Any  # rasterio's CRS
 
 
 def save_raster_vectors(
@@ -26,12 +26,12 @@ def save_raster_vectors(
 
     Args:
         labels: the label raster.
-        path: the file.
-        classes: the names of the labels.
-        kind: of the file.
+        path: the file to write.
+        classes: names of the labels.
+        kind: format of the file.
 
     Returns:
-        Why nothing was written; None where it was.
+        The reason why nothing was written; None if the file was written.
 
     Raises:
         OutputError: the file cannot be written.
@@ -64,7 +64,7 @@ def save_photo_geopackage(segmentation: Segmentation, photo: str, path: Path) ->
         path: the GeoPackage.
 
     Returns:
-        Why nothing was written; None where it was.
+        The reason why nothing was written; None if the file was written.
 
     Raises:
         OutputError: the file cannot be written, or the extra ``geo`` is not installed.
@@ -94,11 +94,11 @@ def save_photo_geopackage(segmentation: Segmentation, photo: str, path: Path) ->
 
 
 def read_place(photo: str) -> tuple[tuple[float, ...] | None, str, float | None]:
-    """Read where a photo lies.
+    """Read a photo's geographic reference.
 
     Returns:
-        The transformation from pixels to the ground, the coordinate system as well-known text, and how many
-        square metres a squared unit has; or None and why that is not known.
+        The transform from pixels to the ground, the coordinate system as well-known text, and the square
+        metres of a squared unit; or None, the reason why there is no reference, and None.
 
     Raises:
         OutputError: rasterio is not installed.
@@ -118,10 +118,10 @@ def read_place(photo: str) -> tuple[tuple[float, ...] | None, str, float | None]
 
 
 def write_prj(photo: str, path: Path) -> str:
-    """Write the coordinate system of a photo beside its results, where rasterio can read it.
+    """Write a photo's coordinate system beside its results, if rasterio can read it.
 
     Returns:
-        What is to be said of it; empty where nothing was written.
+        A note for the user; empty if nothing was written.
     """
     if find_spec("rasterio") is None:
         return ""
@@ -154,7 +154,7 @@ def _polygons(raster: RasterFile, classes: Sequence[str]) -> Iterator[GroundPoly
 
 
 def square_metres(crs: System) -> float | None:
-    """Return how many square metres a squared unit of coordinates has; None for degrees."""
+    """Return the square metres of a squared coordinate unit; None for degrees."""
     if not crs.is_projected:
         return None
     return float(crs.linear_units_factor[1]) ** 2

@@ -1,6 +1,6 @@
-"""Segment rasters that are too large for memory: read, labelled and written tile by tile.
+"""Segment rasters larger than memory: read, segment and write them tile by tile.
 
-Memory depends on the size of a tile, not on that of the raster.
+Memory depends on the size of a tile, not of the raster.
 """
 
 import json
@@ -36,21 +36,21 @@ ENDS: Mapping[Kind, str] = {
 
 
 class StoppedError(OvsdinoError):
-    """The work was ended before the raster was done."""
+    """The run was stopped before the raster was complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RasterJob:
-    """What is made of a raster.
+    """A raster to segment, and the results to write.
 
     Args:
         path: the raster.
-        stem: of the results' files.
-        classes: the names of the labels, "background" first where there is one.
+        stem: file name of the results, without suffix.
+        classes: names of the labels; "background" first, if there is one.
         background: the threshold below which a pixel is background; None: every pixel has a class.
-        kinds: what to write; the labels are always written.
-        photo_options: what the file does not say about its pixels.
-        tiles: how the raster is cut.
+        kinds: kinds of results to write; the labels are always written.
+        photo_options: how to read pixels that the file does not describe.
+        tiles: how the raster is cut into tiles.
     """
 
     path: Path
@@ -68,11 +68,11 @@ class RasterJob:
 
 @dataclass
 class RasterResult:
-    """What was found in a raster."""
+    """Counts and confidences of a segmented raster."""
 
     size: tuple[int, int]  # height and width [px]
-    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"  # of each label
-    scores: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"  # sums of the confidences of each label
+    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"  # pixels of each label
+    scores: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"  # sum of the confidences of each label
     missing: int = 0  # pixels without data
     seconds: float = 0.0
     files: list[Path] = field(default_factory=list)
@@ -89,7 +89,7 @@ class RasterResult:
             self.scores += np.bincount(labels[known], weights, minlength=len(self.pixels))
 
     def regions(self, classes: Sequence[str]) -> list[dict[str, object]]:
-        """Describe the classes, the largest first, as the JSON of a photo does."""
+        """Describe the classes, largest first, in the format of a photo's JSON."""
         total = max(int(self.pixels.sum()), 1)
         return [
             {
@@ -113,22 +113,22 @@ def label_raster(
     done: Callable[[int, int], None] = lambda *_: None,
     stop: threading.Event | None = None,
 ) -> RasterResult:
-    """Segment a raster into a label raster of the same place, size and coordinate system.
+    """Segment a raster into a label raster with the same position, size and coordinate system.
 
     The label raster is a tiled, compressed GeoTIFF in which 255 (65535 beyond 255 classes) means no data. It
     appears when it is complete.
 
     Args:
-        job: the raster, and what is made of it.
-        segment: segments one tile, a photo of ``job.tiles.side`` pixels a side.
-        about: more fields of the JSON, such as the model.
-        done: told how many tiles of how many are done.
-        stop: ends the work; nothing is written then.
+        job: the raster and its results.
+        segment: segments a tile, a photo of ``job.tiles.side`` pixels a side.
+        about: further fields of the JSON, such as the model.
+        done: called with the number of finished tiles and of all tiles.
+        stop: set it to stop; then nothing is written.
 
     Raises:
         PhotoError: the raster cannot be read, or rasterio is not installed.
         OutputError: a result cannot be written.
-        StoppedError: the work was ended.
+        StoppedError: ``stop`` was set.
     """
     stop = stop or threading.Event()
     began = time.monotonic()
@@ -184,7 +184,7 @@ def _label_tile(
         result.missing += tile.core.height * tile.core.width
         return np.full((tile.core.height, tile.core.width), nothing, kind)
     side = job.tiles.side
-    padding = (0, side - height), (0, side - width), (0, 0)  # mirrored at the raster's end
+    padding = (0, side - height), (0, side - width), (0, 0)  # padded by mirroring at the raster's end
     segmentation = segment(np.pad(decoded.photo, padding, mode="symmetric"))
     labels = segmentation.labels[core]
     if decoded.valid is not None:
@@ -195,7 +195,7 @@ def _label_tile(
 
 @contextmanager
 def _labels_file(job: RasterJob, reader: RasterReader) -> Iterator[LabelsFile]:
-    """Open the label raster; it gets its name when the block ends without an error."""
+    """Open a new label raster; it gets its final name if the block ends without an error."""
     import rasterio
 
     nothing = no_data_label(len(job.classes))

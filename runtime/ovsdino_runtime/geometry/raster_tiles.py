@@ -1,8 +1,8 @@
-"""How a raster that does not fit into memory is cut into tiles, so that no seam shows where they join.
+"""Cut a raster larger than memory into tiles, without seams between them.
 
-A tile is segmented with a margin around its core; only the core's labels are kept. Tiles begin at multiples
-of the windows' stride, and the margin covers every window that reaches into the core: the core's labels are
-those that the whole raster would get at once.
+A tile is segmented with a margin around its core, and only the core's labels are kept. Tiles begin at
+multiples of the windows' stride, and the margin covers every window that reaches into the core. The core
+therefore gets the same labels as if the whole raster were segmented at once.
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from ovsdino_runtime.geometry.windows import Window
 
-MAX_SIDE = 2048  # [px] of a tile
-BLOCK_UNIT = 16  # [px] sides of a TIFF's blocks are multiples of it
+MAX_SIDE = 2048  # [px] largest side of a tile
+BLOCK_UNIT = 16  # [px] the sides of TIFF blocks are multiples of this
 
 
 @dataclass(frozen=True)
 class RasterTile:
-    """One tile of a raster [px]."""
+    """A tile of a raster [px]."""
 
-    read: Window  # what is read: the core with its margin, inside the raster
-    core: Window  # whose labels are kept; the cores of all tiles cover the raster once
+    read: Window  # the pixels to read: the core with its margin, clipped to the raster
+    core: Window  # the pixels whose labels are kept; the cores of all tiles cover the raster exactly once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class TilePlan:
     """The size of tiles.
 
     Args:
-        step: side of a core, and the step from one tile to the next [px].
-        before, after: margins before and after a core, in both directions [px].
+        step: side of a core, which is also the distance between tiles [px].
+        before, after: margins before and after a core, along both axes [px].
     """
 
     step: int
@@ -39,7 +39,7 @@ class TilePlan:
         """Reject a tile without a core, and negative margins.
 
         Raises:
-            ValueError: the message has the numbers.
+            ValueError: the message contains the numbers.
         """
         if self.step < 1 or min(self.before, self.after) < 0:
             raise ValueError(f"no tile has a core of {self.step} px and margins {self.before}, {self.after}")
@@ -51,7 +51,7 @@ class TilePlan:
 
     @property
     def block(self) -> int:
-        """Side of the blocks in which labels are written [px]: cores are whole blocks where they can be."""
+        """Side of the blocks of the label raster [px]; a core is a whole number of blocks if possible."""
         sides = (side for side in range(1024, 127, -BLOCK_UNIT) if self.step % side == 0)
         return next(sides, 256)
 
@@ -75,7 +75,7 @@ class TilePlan:
                 )
 
     def _along(self, core: int, length: int) -> tuple[int, int]:
-        """Return where a tile begins along one side, and how long it is [px]."""
+        """Return a tile's start and length along an axis [px]."""
         start = max(0, core - self.before)
         return start, min(self.side, length - start)
 
@@ -83,13 +83,13 @@ class TilePlan:
 def plan_for_windows(size: int, stride: int, *, max_side: int = MAX_SIDE) -> TilePlan:
     """Plan tiles for a model that slides windows over a photo.
 
-    Tiles begin at multiples of the stride and end where a window ends, and the margins hold every window that
+    Tiles begin at multiples of the stride and end where a window ends; the margins contain every window that
     reaches into the core.
 
     Args:
         size: side of a window [px].
         stride: step between windows [px].
-        max_side: of a tile [px], where that leaves room for a core.
+        max_side: largest side of a tile [px]; exceeded only if a core would not fit.
     """
     after = size - stride
     before = -(-after // stride) * stride
@@ -98,5 +98,5 @@ def plan_for_windows(size: int, stride: int, *, max_side: int = MAX_SIDE) -> Til
 
 
 def plan_for_view(view: int) -> TilePlan:
-    """Plan tiles for a model that sees a square of one size [px]: a quarter of it is margin on each side."""
+    """Plan tiles for a model whose input is a square of ``view`` px: a quarter is margin on each side."""
     return TilePlan(step=view - view // 4 * 2, before=view // 4, after=view // 4)
