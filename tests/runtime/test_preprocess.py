@@ -119,3 +119,20 @@ def test_windows_are_cut_and_stretched():
 def test_impossible_preprocessing_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing(**change)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_colours_lie_as_the_network_reads_them_and_are_those_of_the_formula(dtype):
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(dtype)
+    rules = Preprocessing()
+    mean, std = np.array(rules.mean, np.float32), np.array(rules.std, np.float32)
+    normalised = normalise(image, rules)
+    np.testing.assert_array_equal(normalised, image * (1 / (255 * std)) - mean / std)
+    assert normalised.transpose(2, 0, 1).flags.c_contiguous  # what engines take: not copied again
+
+
+def test_a_window_of_the_models_size_is_the_photo_itself():
+    image = normalise(np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8), Preprocessing())
+    whole, stretched = cut_windows(image, [Window(3, 5, 32, 32), Window(0, 0, 40, 32)], 32)
+    np.testing.assert_array_equal(whole, image[3:35, 5:37].transpose(2, 0, 1))
+    np.testing.assert_array_equal(stretched, resize_bilinear(image[:, :32], 32, 32).transpose(2, 0, 1))

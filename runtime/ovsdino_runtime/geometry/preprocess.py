@@ -113,7 +113,13 @@ def normalise(image: npt.NDArray[np.uint8] | Floats, preprocessing: Preprocessin
     """
     mean = np.array(preprocessing.mean, np.float32)
     std = np.array(preprocessing.std, np.float32)
-    return image * (1 / (255 * std)) - mean / std
+    planes = np.empty(
+        (3, *image.shape[:2]), np.float32
+    )  # a colour after the other, as the network reads them
+    for index, (scale, shift) in enumerate(zip(1 / (255 * std), mean / std, strict=True)):
+        np.multiply(image[..., index], scale, out=planes[index], dtype=np.float32)
+        planes[index] -= shift
+    return planes.transpose(1, 2, 0)
 
 
 def cut_windows(image: Floats, windows: Sequence[Window], size: int) -> Floats:
@@ -124,5 +130,6 @@ def cut_windows(image: Floats, windows: Sequence[Window], size: int) -> Floats:
     batch = np.empty((len(windows), 3, size, size), np.float32)
     for pixels, window in zip(batch, windows, strict=True):
         crop = image[window.top : window.top + window.height, window.left : window.left + window.width]
-        pixels[:] = resize_bilinear(crop, size, size).transpose(2, 0, 1)  # (3, size, size)
+        whole = crop.shape[:2] == (size, size)
+        pixels[:] = (crop if whole else resize_bilinear(crop, size, size)).transpose(2, 0, 1)
     return batch
