@@ -282,11 +282,41 @@ def test_a_graph_and_a_workspace_can_be_named(made, empty_cache):
     said = refusal(*given, "--graph", "vision.bf16")
     assert "--graph vision.bf16: expected one of vision, vision.fp16" in said
     assert "--graph and --workspace are for an engine" in refusal("--graph", "vision")
-    result = invoke(*given, "--graph", "vision", "--workspace", 512)
+    result = invoke(*given[:-1], "sm_75,sm_89", "--graph", "vision", "--workspace", 512)
     assert result.exit_code == 0, result.output
+    assert "no fp32 products for sm_75: left out, the engine is built for sm_89" in result.output
     (record,), _ = list_engines()
-    assert record.graph == "vision"
+    assert (record.graph, record.key.capabilities) == ("vision", ("sm_89",))
     assert {name for name in record.layers if "MATRIX" in name} == {"MATRIX_MULTIPLY FLOAT"}
+
+
+def test_the_configuration_has_no_tf32_one_profile_and_the_workspace():
+    builder = RTX.Builder(RTX.Logger(RTX.Logger.ERROR))
+    network = builder.create_network(1 << int(RTX.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network.add_input("pixels", RTX.float32, (-1, 3, 8, 8))
+    target = choose_target("tensorrt-rtx", "sm_86,sm_89", workspace=512)
+    config = engine_build.configure(RTX, builder, network, target, (1, 4, 4))
+    assert builder.create_builder_config().get_flag(RTX.BuilderFlag.TF32)  # TensorRT's default
+    assert not config.get_flag(RTX.BuilderFlag.TF32)
+    assert config.get_memory_pool_limit(RTX.MemoryPoolType.WORKSPACE) == 512 << 20
+    assert config.num_optimization_profiles == 1
+    assert config.num_compute_capabilities == 2
+
+
+def test_fused_kernels_in_the_network_are_counted(made):
+    bundle = load_bundle(made[0])
+    kernel = SimpleNamespace(operator=FUSED[0], target="sm_89", file="vision.onnx")
+    bundle = replace(bundle, manifest=replace(bundle.manifest, kernels=(kernel,)))
+    target = EngineTarget("tensorrt", "10.10.0.31", ("sm_89",), Gpu("L4", "sm_89", "580.1"), ahead=False)
+    layers = [Layer("gate", "PLUGIN_V3", "HALF"), Layer("product", "MATRIX_MULTIPLY", "HALF")]
+    said = []
+    engine_build.report_plugins(layers * 2, bundle, target, said.append)
+    engine_build.report_plugins(layers[1:], bundle, target, said.append)
+    engine_build.report_plugins(layers, bundle, replace(target, flavour="tensorrt-rtx"), said.append)
+    assert said == [
+        "2 fused kernels in the network",
+        "0 fused kernels in the network; the functions' bodies run instead, which is slower",
+    ]
 
 
 def test_the_inspectors_layers_are_read():

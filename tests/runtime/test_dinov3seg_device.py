@@ -66,7 +66,7 @@ class Engine(OrtStreamEngine):
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
     """The bundle; do not change it."""
-    return colour_bundle(tmp_path_factory.mktemp("dense"))
+    return colour_bundle(tmp_path_factory.mktemp("colours"))
 
 
 def open_device(bundle, *, seed=0, options=DEFAULT_OPTIONS):

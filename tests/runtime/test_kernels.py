@@ -7,7 +7,9 @@ import pytest
 
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.bundle.bundle import load_bundle, write_bundle
-from ovsdino_runtime.bundle.kernels import GridAxis, Kernel, KernelArgument, choose_kernel
+from ovsdino_runtime.bundle.kernels import FUSED, GridAxis, Kernel, KernelArgument, choose_kernel
+from ovsdino_runtime.bundle.models import find_bundle
+from ovsdino_runtime.device.stages import AROUND, choose_kernels
 
 GATE = Kernel(
     operator="PreservationGate",
@@ -70,6 +72,19 @@ def test_ptx_of_one_gpu_alone_is_not_chosen_for_a_newer_one():
     for gpu in ("sm_89", "sm_100", "sm_120"):
         with pytest.raises(EngineError, match=f"no kernel PreservationGate runs on {gpu}.*sm_90a"):
             choose_kernel([tied], "PreservationGate", gpu=gpu, **wanted)
+
+
+@pytest.mark.parametrize("gpu", [75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121])
+def test_the_packaged_model_has_kernels_for_every_gpu_since_turing(gpu):
+    bundle = load_bundle(find_bundle("nano"))
+    around = choose_kernels(bundle, f"sm_{gpu}")
+    assert set(around) == set(AROUND)
+    fused = [
+        choose_kernel(bundle.manifest.kernels, operator, gpu=f"sm_{gpu}", dtype="float16", constants={})
+        for operator in FUSED
+    ]
+    newest = "sm_75" if gpu < 80 else "sm_80"
+    assert {kernel.target for kernel in (*around.values(), *fused)} == {newest}
 
 
 def test_a_grid_covers_every_value():

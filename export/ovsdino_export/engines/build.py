@@ -237,23 +237,7 @@ def _build(
     report_plugins(layers, bundle, target, report)
     check_layers(layers, spec.precision, f"{spec.file} as {target.flavour} {target.version} reads it")
     check_tensors(network_tensors(network), spec, f"{spec.file} as {target.flavour} reads it")
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector shows types only then
-    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: FP32 products would have 10 bits of mantissa
-    if target.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
-    profile, sizes = builder.create_optimization_profile(), engine_cache.profile(bundle, graph)
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        sides = tuple(tensor.shape)
-        profile.set_shape(
-            tensor.name, *(tuple(size if side == -1 else side for side in sides) for size in sizes)
-        )
-    config.add_optimization_profile(profile)
-    if target.flavour == "tensorrt-rtx":
-        config.num_compute_capabilities = len(target.capabilities)
-        for index, name in enumerate(target.capabilities):
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{name[3:]}"), index)
+    config = configure(trt, builder, network, target, engine_cache.profile(bundle, graph))
     timings = None if target.flavour == "tensorrt-rtx" else TimingCache(config, target)
     expected = expected_seconds(target, bundle.manifest.name, graph)
     build = build_watched(trt, builder, network, config, expected=expected, report=report)
@@ -265,6 +249,38 @@ def _build(
     if timings is not None:
         timings.keep()
     return build.data, layers, build.seconds
+
+
+def configure(
+    trt: ModuleType, builder: Trt, network: Trt, target: EngineTarget, sizes: tuple[int, int, int]
+) -> Trt:
+    """Return the builder's configuration: FP32 without TF32, one profile, workspace and GPUs of the target.
+
+    Args:
+        trt: the module of TensorRT.
+        builder: makes the configuration.
+        network: its dynamic sides get the sizes of the profile.
+        target: what the engine is built with and for.
+        sizes: the profile's least, best and largest batch.
+    """
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector shows types only then
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: FP32 products would have 10 bits of mantissa
+    if target.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        sides = tuple(tensor.shape)
+        profile.set_shape(
+            tensor.name, *(tuple(size if side == -1 else side for side in sides) for size in sizes)
+        )
+    config.add_optimization_profile(profile)
+    if target.flavour == "tensorrt-rtx":
+        config.num_compute_capabilities = len(target.capabilities)
+        for index, name in enumerate(target.capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{name[3:]}"), index)
+    return config
 
 
 def network_flags(trt: ModuleType, bundle: Bundle, target: EngineTarget) -> int:
