@@ -1,4 +1,4 @@
-"""How fast the vision graph's forms are on a CPU: one window, one thread, in turns, medians (docs/export.md).
+"""Measure the vision graph's variants on a CPU: time per window in one thread, medians (docs/export.md).
 
 Speed does not depend on the weights' values, so a preset without weights gets random ones.
 """
@@ -30,7 +30,7 @@ from ovsdino_runtime.geometry.preprocess import Preprocessing
 
 
 def open_graphs(name: str, pixels: np.ndarray, shares: tuple[float, ...]) -> dict[str, onnx.ModelProto]:
-    """Export the vision graph: FP32, that less what ONNX Runtime fuses, INT8 with shares in two passes."""
+    """Export the vision graph: FP32, FP32 without the fused operators, and INT8 with two-pass softmax."""
     torch.manual_seed(0)
     model = load_model(name, None) if name == "nano" else OVSDINO(PRESETS[name]).eval()
     size = model.config.image_size
@@ -67,7 +67,7 @@ def measure(engine: OnnxRuntimeEngine, pixels: np.ndarray) -> float:
 @click.option("--turns", default=9, show_default=True)
 @click.option("--shares", default="0,0.083,0.25,1", show_default=True, help="Of the products, in two passes.")
 def main(model: str, turns: int, shares: str) -> None:
-    """Print the CPU time of one window for each graph, and how many times faster than FP32 it is."""
+    """Print each graph's CPU time per window and its speed-up over FP32."""
     config = PRESETS[model]
     rules = Preprocessing(config.image_size, mean=config.mean, std=config.std)
     pixels = gather_photos(None, config.image_size).pixels(rules)[:1]

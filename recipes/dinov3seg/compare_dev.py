@@ -1,4 +1,4 @@
-"""What dinov3seg-tiny is worth on DATA/dev: beside cosines of the same backbone, untrained and trained.
+"""Compare dinov3seg-tiny on DATA/dev with cosines of the same backbone, untrained and trained.
 
 All see a photo by the network's own local-global inference, so that only the head differs. The sets are
 those of recipes/nano without a background, since a plain cosine has no threshold to offer.
@@ -41,19 +41,19 @@ Scores = Callable[[Tensor, Tensor], Tensor]  # photo (1, 3, H, W), text (N, D) -
 
 @dataclass(frozen=True)
 class Answer:
-    """What the measuring function of recipes/nano reads."""
+    """Arguments of the measuring function in recipes/nano."""
 
     labels: Labels
 
 
 class Way:
-    """Label photos by a network's own classes and some way to score them."""
+    """Segment photos with a network and a way to score its classes."""
 
     def __init__(self, model: Dinov3Seg, score: Scores) -> None:
         self.model, self.score = model, score
 
     def __call__(self, photo: Path, words: Vocabulary, *, background: float | None) -> Answer:
-        """Label one photo; there is no background."""
+        """Segment a photo, without background."""
         if background is not None:
             raise ValueError("these sets have no background")
         pixels = load_photo(photo)
@@ -65,7 +65,7 @@ class Way:
 
 
 def cosine_of_halves(model: Dinov3Seg) -> Scores:
-    """Score by the mean cosine with both halves of the text, without any refinement."""
+    """Score by the mean cosine with both halves of the text, without refinement."""
 
     def score(photo: Tensor, text: Tensor) -> Tensor:
         patches = fuse_features(model, resize(photo, model.config.inference.view))
@@ -75,7 +75,7 @@ def cosine_of_halves(model: Dinov3Seg) -> Scores:
 
 
 def linear(model: Dinov3Seg) -> Scores:
-    """Score by the cosine of mapped patches with the whole text."""
+    """Score by the cosine between mapped patches and the whole text embedding."""
 
     def score(photo: Tensor, text: Tensor) -> Tensor:
         return cosine(fuse_features(model, resize(photo, model.config.inference.view)), text)
@@ -84,7 +84,7 @@ def linear(model: Dinov3Seg) -> Scores:
 
 
 def untrained(init: Path) -> Dinov3Seg:
-    """Return the network as its training begins."""
+    """Return the network at the start of its training."""
     torch.manual_seed(0)
     model = Dinov3Seg(PRESETS[PRESET])
     load_public(model, PublicWeights(backbone=init))
@@ -100,7 +100,7 @@ def untrained(init: Path) -> Dinov3Seg:
 def main(
     data: Path, init: Path, linear_head: Path | None, checkpoint: Path | None, names: tuple[str, ...]
 ) -> None:
-    """Print mIoU and Boundary IoU [%] of each way on each set."""
+    """Print the mIoU and Boundary IoU [%] of each model on each set."""
     first = untrained(init)
     ways = {"cosine, untrained": Way(first, cosine_of_halves(first))}
     if linear_head is not None:

@@ -1,4 +1,4 @@
-"""A plain baseline for dinov3seg-tiny: ViT-Ti's own patches and one linear map into the space of nano's text.
+"""Train a linear baseline for dinov3seg-tiny: from ViT-Ti's patches to the space of nano's text embeddings.
 
 The same photos, crops, words, steps and rates as the preset's run, and its cross-entropy over cosines; the
 backbone and the text tower stay as they are.
@@ -33,7 +33,7 @@ ALONE = Team(0, 1, torch.device("cpu"))
 
 
 class LinearHead(nn.Module):
-    """Patches of a backbone, each mapped into the text's space. Shape: (B, 3, H, W) -> (B, D, h, w)."""
+    """A backbone whose patches are mapped into the text's space. Shape: (B, 3, H, W) -> (B, D, h, w)."""
 
     def __init__(self, tower: DinoTxtVision, width: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LinearHead(nn.Module):
 
 
 def batches(system: Dinov3segInputs) -> Iterator[Batch]:
-    """Load what the preset's own run learns from, step by step."""
+    """Load the training batches of the preset's run."""
     recipe = system.job.recipe
     loader = Loader(system.make_dataset(recipe.data_of(recipe.phases[0])), 1, ALONE)
     for epoch in plan_epochs(recipe, system.photos, ALONE.size):
@@ -64,7 +64,7 @@ def batches(system: Dinov3segInputs) -> Iterator[Batch]:
 @click.option("--init", type=FILE, required=True, help="ViT-Ti/16, as timm publishes it.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .safetensors file.")
 def main(photos: Path, masks: Path, init: Path, out: Path) -> None:
-    """Train the map."""
+    """Train the linear map."""
     recipe = RECIPES["dinov3seg-tiny"]
     job = TrainingJob(recipe, photos, masks, out.parent, init=init)
     system = open_dinov3seg_inputs(job, ALONE)

@@ -1,4 +1,4 @@
-"""Stages 11, 13 and 22 of nano: the mean of two weights, of which one began where the other ended.
+"""Stages 11, 13 and 22 of nano: average the weights of two runs, the second started from the first.
 
 Usage: python recipes/nano/average.py FIRST SECOND --share 0.7 --out nano.safetensors
 """
@@ -22,7 +22,7 @@ FOUND = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--add-bias", type=float, default=0.0, help="Added to the head's bias: moves every confidence.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets the mean, in FP16.")
 def main(first: Path, second: Path, share: float, add_bias: float, out: Path) -> None:
-    """Write the mean of two checkpoints of nano."""
+    """Write the average of two checkpoints of nano."""
     model, other = (load_model("nano", path) for path in (first, second))
     with torch.no_grad():
         for mine, theirs in zip(model.state_dict().values(), other.state_dict().values(), strict=True):

@@ -1,4 +1,4 @@
-"""Label captioned photos with nano itself, told by the captions which words are there.
+"""Label captioned photos with nano itself, using the nouns in their captions as classes.
 
 Writes a labelled set for `ovsdino pseudo-masks --source sets`: OUT/images, OUT/labels (255 = unsure) and
 OUT/names.txt. Every pixel chooses among the nouns that at least two captions of its photo share, and common
@@ -39,7 +39,7 @@ FOUND = click.Path(path_type=Path, exists=True)
 
 
 def named_nouns(captions: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """Return the nouns that at least two captions name; longer names first, so that a hot dog is no dog.
+    """Return the nouns in at least two captions, longer nouns first, so that "hot dog" is not read as "dog".
 
     Args:
         captions: of one photo.
@@ -71,7 +71,7 @@ def choose(
 
 
 def read_names(sets: Path, folders: Sequence[Path]) -> dict[str, str]:
-    """Return what the nouns of some labelled sets may be called -> the noun."""
+    """Return name -> noun for all names of the nouns in labelled sets."""
     file = json.loads(sets.read_text(encoding="utf-8"))
     names: dict[str, str] = {}
     for folder in folders:
@@ -89,7 +89,7 @@ def read_names(sets: Path, folders: Sequence[Path]) -> dict[str, str]:
 @click.option("--checkpoint", type=FOUND, required=True, help="nano's.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(photos: Path, sets: Path, words_of: tuple[Path, ...], checkpoint: Path, out: Path) -> None:
-    """Write the masks that nano finds for the words of the captions of PHOTOS."""
+    """Write nano's masks of the nouns in the captions of PHOTOS."""
     names = read_names(sets, words_of)
     nouns = sorted({*names.values(), *SURROUNDINGS})
     model = load_model("nano", checkpoint)

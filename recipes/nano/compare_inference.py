@@ -1,4 +1,4 @@
-"""Compare ways of inference of one bundle on DATA/dev, in turns: scores, seams of windows, and time.
+"""Compare inference modes of a bundle on DATA/dev: scores, seams between windows, and time.
 
 Each photo is encoded once; what differs is how windows are merged and whether labels are refined, so that the
 ways meet the same features and the same machine.
@@ -29,7 +29,7 @@ REACH = 1  # [px] of the resized photo on both sides of a window's edge
 
 @dataclass(frozen=True)
 class Way:
-    """One way from windows to labels."""
+    """A way to merge windows into labels."""
 
     taper: float | None = None
     refinement: Refinement | None = None
@@ -54,7 +54,7 @@ WAYS = {
 
 @dataclass
 class Tally:
-    """What one way did on a set so far."""
+    """Accumulated scores, seams and times of a mode on a set."""
 
     counts: Counts
     edges: list[float] = field(default_factory=list)  # share of label changes at windows' edges, by photo
@@ -62,7 +62,7 @@ class Tally:
     milliseconds: list[float] = field(default_factory=list)
 
     def line(self) -> str:
-        """Return the figures in one line."""
+        """Format the figures in one line."""
         figures = scores(self.counts)
         seams = sum(self.edges) / max(sum(self.elsewhere), 1e-9)
         return (
@@ -72,7 +72,7 @@ class Tally:
 
 
 def seam_rates(labels: Labels, prepared: Prepared) -> tuple[float, float]:
-    """Return the shares of neighbouring columns and rows that differ: at windows' edges, and elsewhere."""
+    """Return how often neighbouring pixels differ in label: at the edges of windows, and elsewhere."""
     at, other = [], []
     for axis in (0, 1):
         changes = (np.diff(labels.astype(np.int32), axis=axis) != 0).mean(axis=1 - axis)  # (side - 1,)
@@ -92,7 +92,7 @@ def seam_rates(labels: Labels, prepared: Prepared) -> tuple[float, float]:
 def run_ways(
     pipelines: Mapping[bool, HostPipeline], text: Floats, photo: Labels, threshold: float | None
 ) -> dict[str, tuple[Labels, Prepared, float]]:
-    """Label one photo in every way: labels, what was prepared, and the time of the merge [ms]."""
+    """Segment a photo in every mode: labels, the prepared photo, and the time of the merge [ms]."""
     prepared = {both: pipeline.prepare(photo) for both, pipeline in pipelines.items()}
     features = {both: pipeline.encode_windows(prepared[both]) for both, pipeline in pipelines.items()}
     labelled = {}
@@ -110,7 +110,7 @@ def run_ways(
 @click.option("--bench", "names", multiple=True, default=("ADE20K-31", "CamVid-11", "VOC20", "VOC21"))
 @click.option("--threads", type=int, default=1, show_default=True)
 def main(data: Path, model: str, names: tuple[str, ...], threads: int) -> None:
-    """Print mIoU, Boundary IoU [%], seams and time of each way on sets of DATA/dev."""
+    """Print the mIoU, Boundary IoU [%], seams and time of each mode on the sets of DATA/dev."""
     segmenter = Segmenter.load(model, antialias=False, threads=threads, templates=load_templates("name"))
     whole = Segmenter.load(model, antialias=False, threads=threads, inference="both")
     pipelines = {both: s.pipeline for both, s in ((False, segmenter), (True, whole))}

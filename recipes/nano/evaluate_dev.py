@@ -1,4 +1,4 @@
-"""Stage 15 of nano: the exported bundle's mIoU on DATA/dev, beside the teachers' own figures.
+"""Stage 15 of nano: measure the exported bundle's mIoU on DATA/dev, next to the teachers' mIoU.
 
 The whole benchmarks are `ovsdino-bench quality`'s; here are also the classes that the teachers know.
 """
@@ -47,7 +47,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True)
 class Bench:
-    """One small labelled set: its folder, its words, and its teacher's mIoU (`evaluate_teachers.py`)."""
+    """A small labelled set: its folder, its words, and its teacher's mIoU (`evaluate_teachers.py`)."""
 
     folder: str
     vocabulary: str
@@ -72,7 +72,7 @@ BENCHES = {
 
 
 def words_of(bench: Bench, *, synonyms: bool) -> Vocabulary:
-    """Return the words of a set, each alone or with its packaged synonyms."""
+    """Return the words of a set, optionally with their packaged synonyms."""
     whole = load_vocabulary(bench.vocabulary)
     classes = whole.classes[: bench.words]
     background = whole.background and not bench.without_background
@@ -80,7 +80,7 @@ def words_of(bench: Bench, *, synonyms: bool) -> Vocabulary:
 
 
 def read_pairs(bench: Bench, data: Path, words: int) -> Iterator[tuple[Photo, Truth]]:
-    """Read a set's photos and their truth as numbers of its words. Shape: (H, W, 3), (H, W)."""
+    """Read a set's photos and true labels (indices of its words). Shape: (H, W, 3), (H, W)."""
     folder = data / "dev" / bench.folder
     for path in track(sorted((folder / "labels").glob("*.png")), description=bench.folder):
         truth = np.asarray(Image.open(path)).astype(np.int32)
@@ -93,7 +93,7 @@ def read_pairs(bench: Bench, data: Path, words: int) -> Iterator[tuple[Photo, Tr
 
 
 def label_in_torch(checkpoint: Path) -> Label:
-    """Return what labels photos with a checkpoint of nano, in the paper's windows; nothing is exported."""
+    """Return a function that segments photos with a checkpoint of nano in the paper's windows."""
     model = load_model("nano", checkpoint)
     prompter = load_prompter(model.config)
     scale, bias = float(model.head.scale.detach()), float(model.head.bias.detach())
@@ -116,7 +116,7 @@ def label_in_torch(checkpoint: Path) -> Label:
 def measure(
     label: Label, bench: Bench, data: Path, words: Vocabulary, cut: float | None
 ) -> tuple[Counts, float]:
-    """Label every photo of a set and compare it with its truth.
+    """Segment every photo of a set and compare the labels with the truth.
 
     Returns:
         The counts, and the mean share of a photo's area that goes to words which its truth does not hold.
@@ -137,7 +137,7 @@ def nearly_never_found(words: Vocabulary, counts: Counts) -> list[str]:
 
 
 def each_word(words: Vocabulary, counts: Counts) -> str:
-    """List the words that occur in the truth with their IoU [%], the best first."""
+    """List the words that occur in the truth with their IoU [%], best first."""
     occurs = counts.confusion.sum(axis=1) > 0
     ious = zip(words.names, scores(counts).iou, occurs, strict=True)
     ranked = sorted(((100 * (iou or 0), name) for name, iou, here in ious if here), reverse=True)
@@ -145,14 +145,14 @@ def each_word(words: Vocabulary, counts: Counts) -> str:
 
 
 def taught_words(masks: Path) -> set[str]:
-    """Return every name by which training may have called a region: the masks' nouns and their synonyms."""
+    """Return all names of regions in training: the masks' nouns and their synonyms."""
     nouns = json.loads((masks / "vocabulary.json").read_text(encoding="utf-8"))
     synonyms = read_synonyms(masks)
     return {name for noun in nouns for name in (noun, *synonyms.names_of(noun))}
 
 
 def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
-    """Say the mIoU [%] of the classes whose word was taught, and of the others, over those that occur."""
+    """Format the mIoU [%] of the classes whose word was trained, and of the others, if they occur."""
     ious: dict[bool, list[float]] = {True: [], False: []}
     occurs = counts.confusion.sum(axis=1) > 0
     for name, iou, here in zip(words.names, scores(counts).iou, occurs, strict=True):

@@ -1,4 +1,4 @@
-"""The teachers' own mIoU and Boundary IoU on DATA/dev: what nano's are held against.
+"""Measure the teachers' mIoU and Boundary IoU on DATA/dev, for comparison with nano.
 
 A teacher sees each photo once, as a whole, resized to its own square; its labels are resized back by nearest
 neighbour. A label for which a set has no class is wrong wherever the truth is known.
@@ -44,7 +44,7 @@ CAMVID = {
 
 @dataclass(frozen=True)
 class Task:
-    """A set, the teacher that knows it, and the set's class of each of the teacher's labels."""
+    """A set, its teacher, and the set's class for each label of the teacher."""
 
     bench: str
     teacher: str
@@ -52,7 +52,7 @@ class Task:
 
 
 def tasks() -> list[Task]:
-    """List what is measured; labels are matched by name."""
+    """List the pairs of set and teacher to measure; labels are matched by name."""
     camvid, cityscapes, voc = (load_vocabulary(v).names for v in ("camvid11", "cityscapes19", "voc21"))
     return [
         Task("ADE20K-31", "ade", (-1, *range(31))),
@@ -67,7 +67,7 @@ def tasks() -> list[Task]:
 
 
 def measure(network: TfliteSegmenter, task: Task, data: Path) -> Counts:
-    """Label every photo of a set and compare it with its truth; the last class is none of the set's."""
+    """Segment every photo of a set and compare with the truth; the last class stands for all others."""
     bench = BENCHES[task.bench]
     names = len(words_of(bench, synonyms=False).names)
     total = Counts.zero(names + 1)
@@ -81,7 +81,7 @@ def measure(network: TfliteSegmenter, task: Task, data: Path) -> Counts:
 @click.option("--data", type=FOLDER, required=True)
 @click.option("--teachers", type=FOLDER, required=True, help="The TFLite files.")
 def main(data: Path, teachers: Path) -> None:
-    """Print each teacher's mIoU and Boundary IoU [%] on the sets that it knows."""
+    """Print each teacher's mIoU and Boundary IoU [%] on its sets."""
     for task in tasks():
         teacher = TEACHERS[task.teacher]
         network = TfliteSegmenter(teachers / teacher.file, floating=teacher.floating)

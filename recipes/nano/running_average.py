@@ -1,4 +1,4 @@
-"""Stage 21 of nano: the running average of the weights of a run that was stopped before its end.
+"""Stage 21 of nano: write the running average of the weights of a run that was stopped early.
 
 Usage: python recipes/nano/running_average.py RUN/state.safetensors --out stopped.safetensors
 """
@@ -22,7 +22,7 @@ PREFIX = "average."
 @click.argument("state", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets the weights, in FP16.")
 def main(state: Path, out: Path) -> None:
-    """Write the running average that a training state holds."""
+    """Write the running average in a training state as a checkpoint."""
     model = OVSDINO(NANO)
     tensors = load_file(state)
     model.load_state_dict(

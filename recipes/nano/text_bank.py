@@ -1,4 +1,4 @@
-"""Encode phrases with the finished text tower: what the vision recipe trains against."""
+"""Encode phrases with the trained text tower, as targets of the vision training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PhraseEncoder:
 
     @torch.inference_mode()
     def embed(self, phrases: Sequence[str], *, raw: bool = False, batch: int = 512) -> np.ndarray:
-        """Encode phrases, centred as the vision head wants them or ``raw`` in the teacher's space.
+        """Encode phrases: centred, for the vision head, or ``raw`` in the teacher's space.
 
         Returns:
             (N, 384) float32, unit length, in the order given.

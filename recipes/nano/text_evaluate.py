@@ -1,4 +1,4 @@
-"""Stage 6 of the text tower: measure it on the phrases that training never saw.
+"""Stage 6 of the text tower: measure it on phrases withheld from training.
 
 Usage: python recipes/nano/text_evaluate.py --work WORK --out OUT
 """
@@ -26,7 +26,7 @@ phrase is left out.""".replace("\n", " ")
 
 
 def nearest(phrases: list[str], embeddings: np.ndarray, names: list[str], bank: np.ndarray) -> np.ndarray:
-    """Index of each phrase's most similar name that is not the phrase itself."""
+    """Return the index of each phrase's most similar name other than itself."""
     similar = embeddings @ bank.T  # (N, 1203)
     place = {name: index for index, name in enumerate(names)}
     for row, phrase in enumerate(phrases):
@@ -36,13 +36,13 @@ def nearest(phrases: list[str], embeddings: np.ndarray, names: list[str], bank: 
 
 
 def centred(embeddings: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Subtract the centre and bring to unit length."""
+    """Subtract the centre and normalise to unit length."""
     moved = embeddings - centre
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
 def measure(encoder: PhraseEncoder, work: Path) -> dict[str, dict[str, float]]:
-    """Compare with the teacher by source and over all withheld phrases."""
+    """Compare with the teacher, per source and over all withheld phrases."""
     phrases = read_phrases(work / "phrases.jsonl")
     chosen = [i for i, phrase in enumerate(phrases) if phrase.withheld]
     texts = [phrases[i].text for i in chosen]
@@ -64,7 +64,7 @@ def measure(encoder: PhraseEncoder, work: Path) -> dict[str, dict[str, float]]:
 
 
 def groups(phrases: list[Phrase]) -> dict[str, np.ndarray]:
-    """Rows of every source, of templated phrases by whether their core was trained, and of all."""
+    """Return the rows of each source, of templated phrases with and without trained core, and of all."""
     sources = np.array([phrase.source for phrase in phrases])
     unseen = np.array([Phrase(p.core, "wordnet", p.core, 1.0).withheld for p in phrases])
     masks = {source: sources == source for source in dict.fromkeys(sources.tolist())}
@@ -74,7 +74,7 @@ def groups(phrases: list[Phrase]) -> dict[str, np.ndarray]:
 
 
 def neighbours(encoder: PhraseEncoder, names: list[str]) -> dict[str, str]:
-    """The name nearest to each of the words of `WANTED`, in the centred space that the vision head uses."""
+    """Return the name nearest to each word of `WANTED`, in the vision head's centred space."""
     bank = encoder.embed(names)
     result = {}
     for word, similar in zip(WANTED, encoder.embed(list(WANTED)) @ bank.T, strict=True):

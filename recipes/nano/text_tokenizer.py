@@ -1,4 +1,4 @@
-"""Stage 3 of the text tower: prune MiniLM's word pieces to those that the phrases need.
+"""Stage 3 of the text tower: reduce MiniLM's word pieces to those that the phrases need.
 
 Usage: python recipes/nano/text_tokenizer.py --work WORK --out OUT
 """
@@ -31,7 +31,7 @@ WORTH = {
 
 
 def piece_worth(teacher: Tokenizer, phrases: list[Phrase]) -> Counter[str]:
-    """Sum over the trained phrases what each of the teacher's pieces is worth."""
+    """Weight each of the teacher's pieces by its use in the training phrases."""
     worth: Counter[str] = Counter()
     trained = [phrase for phrase in phrases if not phrase.withheld]
     for phrase, encoded in zip(trained, teacher.encode_batch([p.text for p in trained]), strict=True):
@@ -41,7 +41,7 @@ def piece_worth(teacher: Tokenizer, phrases: list[Phrase]) -> Counter[str]:
 
 
 def choose_pieces(teacher: Tokenizer, worth: Counter[str]) -> list[str]:
-    """Pad, unknown, every plain character (so that any Latin word is spelled), then the worthiest pieces."""
+    """Choose padding, unknown, all single characters (to spell any Latin word), then pieces by weight."""
     known = teacher.get_vocab()
     characters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     spelled = [piece for c in characters for piece in (c, f"##{c}") if piece in known]
@@ -55,7 +55,7 @@ def choose_pieces(teacher: Tokenizer, worth: Counter[str]) -> list[str]:
 
 
 def make_tokenizer(pieces: list[str]) -> Tokenizer:
-    """Lower-casing WordPiece, no pieces around the phrase; truncates at the context, pads to the longest."""
+    """Build a lower-case WordPiece tokenizer without special pieces; it truncates to the context and pads."""
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=60))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)

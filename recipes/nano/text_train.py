@@ -1,4 +1,4 @@
-"""Stages 4 and 5 of the text tower: train it to give the teacher's embeddings.
+"""Stages 4 and 5 of the text tower: train it to reproduce the teacher's embeddings.
 
 On a GPU it takes minutes (--device cuda). On a CPU passive waiting matters: PyTorch's backward pass has a
 thread pool of its own, and two spinning pools on two cores make a step several times slower. A killed run
@@ -61,7 +61,7 @@ BANK_WEIGHTS = 0.1, 0.4
 
 @dataclass(frozen=True)
 class Data:
-    """What training draws from: word pieces (N, T) padded with 0, targets (N, D) float16, chances (N,)."""
+    """Training phrases: word pieces (N, T) padded with 0, targets (N, D) float16, probabilities (N,)."""
 
     ids: Tensor
     lengths: np.ndarray
@@ -71,7 +71,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Bank:
-    """The LVIS names that training may see: word pieces (M, T), the teacher's embeddings (M, D)."""
+    """The LVIS names in the training split: word pieces (M, T), the teacher's embeddings (M, D)."""
 
     ids: Tensor
     targets: Tensor
@@ -80,7 +80,7 @@ class Bank:
 def load_data(
     work: Path, phrases: list[Phrase], tokenizer: Tokenizer, shares: dict[str, float], device: str
 ) -> Data:
-    """Read the phrases training may see; a phrase's chance is its source's share times its weight there."""
+    """Read the training phrases; a phrase's probability is its source's share times its weight there."""
     seen = [i for i, phrase in enumerate(phrases) if not phrase.withheld]
     encoded = tokenizer.encode_batch([phrases[i].text for i in seen])  # padded to the longest
     sources = np.array([phrases[i].source for i in seen])
@@ -97,7 +97,7 @@ def load_data(
 
 
 def load_bank(work: Path, phrases: list[Phrase], tokenizer: Tokenizer, device: str) -> Bank:
-    """Read the names that are phrases which training may see."""
+    """Read the LVIS names that are training phrases."""
     seen = {phrase.text for phrase in phrases if not phrase.withheld}
     names = (work / "bank.txt").read_text().splitlines()
     encoded = tokenizer.encode_batch([name for name in names if name in seen])
@@ -106,7 +106,7 @@ def load_bank(work: Path, phrases: list[Phrase], tokenizer: Tokenizer, device: s
 
 
 def draw_batches(data: Data, first_step: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Draw batches of similar length, for ever; the same step always draws the same batch."""
+    """Yield batches of similar length without end; a step always draws the same batch."""
     chunk, skipped = divmod(first_step, CHUNK)
     while True:
         rng = np.random.default_rng((SEED, chunk))
@@ -119,7 +119,7 @@ def draw_batches(data: Data, first_step: int, batch: int) -> Iterator[tuple[Tens
 
 
 def new_tower(work: Path, tokenizer: Tokenizer) -> TextTower:
-    """Start from the principal components of the teacher's own word embeddings."""
+    """Initialise the token table with the principal components of the teacher's token embeddings."""
     torch.manual_seed(SEED)
     config = TextConfig(pieces=tokenizer.get_vocab_size(), pad=tokenizer.token_to_id("[PAD]"))
     tower = TextTower(config)
@@ -138,7 +138,7 @@ def new_tower(work: Path, tokenizer: Tokenizer) -> TextTower:
 
 
 def make_optimizers(tower: TextTower) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the token table, the ends and all vectors."""
+    """Create Muon for the layers' matrices, AdamW for the token table, the projections and all vectors."""
     matrices = [p for name, p in tower.named_parameters() if p.ndim == 2 and name.startswith("layers")]
     known = {id(p) for p in matrices}
     others = [p for p in tower.parameters() if id(p) not in known]
@@ -149,7 +149,7 @@ def make_optimizers(tower: TextTower) -> list[torch.optim.Optimizer]:
 
 
 def schedule(step: int, steps: int) -> float:
-    """Share of the highest learning rate: up over the warm-up, then down a half cosine to nothing."""
+    """Return the learning rate's share of its maximum: linear warm-up, then a half cosine to 0."""
     if step < WARM_UP:
         return (step + 1) / WARM_UP
     return 0.5 * (1 + float(np.cos(np.pi * (step - WARM_UP) / (steps - WARM_UP))))
@@ -158,7 +158,7 @@ def schedule(step: int, steps: int) -> float:
 def distillation_loss(
     raw: Tensor, target: Tensor, *, centre: Tensor, names: Tensor, bank: Tensor, bank_weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Cosine distance to the target, raw and centred, and the divergence of similarities to names.
+    """Compute the loss: cosine distance to the target, raw and centred, and the divergence of similarities.
 
     The student's phrases meet the student's own names, as in use; ``bank`` holds the teacher's.
 
@@ -174,7 +174,7 @@ def distillation_loss(
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to learn."""
+    """Duration and learning rate of training."""
 
     steps: int
     batch: int  # [phrases]
@@ -183,7 +183,7 @@ class Plan:
 
 
 def train(tower: TextTower, data: Data, bank: Bank, plan: Plan, state: Path) -> None:
-    """Train in place, saving everything a continuation needs to ``state``."""
+    """Train in place; save everything that resuming needs to ``state``."""
     device, steps = bank.ids.device, plan.steps
     optimizers, first = make_optimizers(tower), 0
     if state.exists():

@@ -62,7 +62,7 @@ DETERMINERS = frozenset(
 
 
 def noun_phrases(tagged: list[tuple[str, str]]) -> list[str]:
-    """Cut runs of determiner, adjectives and nouns, and pairs of such runs around a preposition.
+    """Return runs of determiner, adjectives and nouns, and pairs of such runs around a preposition.
 
     >>> noun_phrases([("a", "DT"), ("red", "JJ"), ("bus", "NN"), ("on", "IN"), ("the", "DT"), ("road", "NN")])
     ['a red bus', 'the road', 'a red bus on the road']
@@ -84,7 +84,7 @@ def _code(word: str, tag: str) -> str:
 
 
 def caption_phrases(captions: Path, tag: Tagger) -> list[Phrase]:
-    """Noun phrases of COCO's captions, with and without determiner, weighted by the root of their count."""
+    """Return noun phrases of COCO's captions, with and without determiner, weighted by their count's root."""
     split = NLTKWordTokenizer().tokenize
     counts: Counter[str] = Counter()
     for annotation in json.loads(captions.read_text())["annotations"]:
@@ -99,13 +99,13 @@ def caption_phrases(captions: Path, tag: Tagger) -> list[Phrase]:
 
 
 def without_determiner(phrase: str) -> str:
-    """Drop the first word where it is a determiner or a count."""
+    """Remove the first word if it is a determiner or a number."""
     first, _, rest = phrase.partition(" ")
     return rest if rest and first in DETERMINERS else phrase
 
 
 def wordnet_phrases(archive: Path, common: Counter[str]) -> list[Phrase]:
-    """Nouns of Open English WordNet without proper names and binomials (both have capitals) or long terms."""
+    """Return nouns of Open English WordNet, without long terms and without capitals (names, binomials)."""
     weights: dict[str, float] = {}
     with tarfile.open(archive) as files:
         for member in files:
@@ -123,7 +123,7 @@ def wordnet_phrases(archive: Path, common: Counter[str]) -> list[Phrase]:
 
 
 def lvis_phrases(categories: Path) -> list[Phrase]:
-    """LVIS names and synonyms, as published and without what stands in brackets."""
+    """Return LVIS names and synonyms, as published and without the text in brackets."""
     names = [name for category in json.loads(categories.read_text()) for name in category["synonyms"]]
     texts = {normalise(name): normalise(name).split(" (")[0] for name in names}
     texts |= {bare: bare for bare in texts.values()}
@@ -131,7 +131,7 @@ def lvis_phrases(categories: Path) -> list[Phrase]:
 
 
 def class_phrases(shared: Path) -> list[Phrase]:
-    """Class names of the public data sets, their prompt-engineering synonyms, and ImageNet's labels."""
+    """Return class names of public data sets, their synonyms from prompt engineering, ImageNet's labels."""
     folder = shared / "data/classnames"
     listed = json.loads((folder / "classes.json").read_text()).values()
     groups = [v if isinstance(v, list) else [*v.keys(), *map(str, v.values())] for v in listed]
@@ -144,7 +144,7 @@ def class_phrases(shared: Path) -> list[Phrase]:
 
 
 def filled_templates(templates: Path, cores: list[Phrase], count: int, rng: random.Random) -> list[Phrase]:
-    """Put drawn phrases into drawn prompt templates."""
+    """Put random phrases into random prompt templates."""
     known = sorted({text for group in json.loads(templates.read_text()).values() for text in group})
     drawn = rng.choices(cores, [core.weight for core in cores], k=count)
     filled = [(rng.choice(known), core) for core in drawn]
@@ -152,7 +152,7 @@ def filled_templates(templates: Path, cores: list[Phrase], count: int, rng: rand
 
 
 def combinations(cores: list[Phrase], count: int, rng: random.Random) -> list[Phrase]:
-    """Put colours, materials, states and counts, one or two, before drawn phrases."""
+    """Put one or two colours, materials, states or counts before random phrases."""
     made = []
     for core in rng.choices(cores, [core.weight for core in cores], k=count):
         words = rng.choice((COLOURS, MATERIALS, STATES, COUNTS, COLOURS + STATES))
@@ -162,7 +162,7 @@ def combinations(cores: list[Phrase], count: int, rng: random.Random) -> list[Ph
 
 
 def hybrids(words: list[Phrase], count: int, rng: random.Random) -> list[Phrase]:
-    """Invent words and compounds out of the halves of drawn ones, to learn how the teacher reads the unknown.
+    """Invent words and compounds from halves of random words, to learn how the teacher embeds unknown words.
 
     None is withheld, and none is made of a withheld phrase, so what is measured stays as it was.
     """
@@ -181,7 +181,7 @@ def hybrids(words: list[Phrase], count: int, rng: random.Random) -> list[Phrase]
 
 
 def without_duplicates(phrases: list[Phrase]) -> list[Phrase]:
-    """Keep the first of equal texts."""
+    """Remove duplicates; keep the first of equal texts."""
     kept: dict[str, Phrase] = {}
     for phrase in phrases:
         kept.setdefault(phrase.text, phrase)
@@ -189,7 +189,7 @@ def without_duplicates(phrases: list[Phrase]) -> list[Phrase]:
 
 
 def collect(shared: Path) -> list[Phrase]:
-    """Collect every phrase; of two equal ones the first source's is kept."""
+    """Collect all phrases; of equal phrases the first source's is kept."""
     words, rng = shared / "weights/words", random.Random(SEED)
     captions = caption_phrases(words / "coco_captions_val2017.json", open_tagger([words]))
     common = Counter({phrase.text: int((phrase.weight - 1) ** 2) for phrase in captions})
