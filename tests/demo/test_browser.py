@@ -62,7 +62,7 @@ def test_a_bad_file_is_one_line_and_the_next_photo_is_named(visit, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_text("this is no photo")
     visit.upload(bad)
-    assert visit.error() == "not a photo, or of a format that Pillow cannot read"
+    assert visit.error() == "not a photo, or of a format that Pillow cannot read; convert it to PNG or JPEG"
     assert visit.page.locator("#view .answer").is_hidden()
     torn = tmp_path / "torn.png"
     torn.write_bytes(CAT.read_bytes()[:100_000])

@@ -140,7 +140,11 @@ def test_a_file_that_ends_early_gives_what_it_has(torn, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"no video at all", "cannot be read: Invalid data"), (None, "cannot be read: No such file")],
+    [
+        (b"no video at all", "processing input; get the file again, or convert it with ffmpeg"),
+        (b"", "cannot be read: the file is empty; get it again"),
+        (None, "cannot be read: No such file or directory; check the path"),
+    ],
 )
 def test_what_is_no_video_is_reported(tmp_path, content, message):
     if content is not None:

@@ -29,7 +29,7 @@ from ovsdino_runtime.base.tiff import (
     read_tiff,
     refuse_layout,
 )
-from ovsdino_runtime.base.tiff_layout import MIN_IS_WHITE, TiffLayout, read_tiff_layout
+from ovsdino_runtime.base.tiff_layout import MIN_IS_WHITE, WEBP, TiffLayout, read_tiff_layout
 from ovsdino_runtime.geometry.types import Photo
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def decode_file(
         PhotoError: the photo is broken or truncated.
     """
     with photo_errors():
+        if not read_start(file):
+            raise NotAPhotoError("the file is empty; get it again")
         layout = read_tiff_layout(file)
         if layout is not None and (formats is None or "TIFF" in formats):
             limits.check(layout.size, max_pixels=max_pixels())
@@ -143,10 +145,12 @@ def photo_errors() -> Iterator[None]:
     except MemoryError as error:
         raise TooLargeError("too little memory to decode it; scale the photo down first") from error
     except UnidentifiedImageError as error:
-        raise NotAPhotoError("not a photo, or of a format that Pillow cannot read") from error
+        raise NotAPhotoError(
+            "not a photo, or of a format that Pillow cannot read; convert it to PNG or JPEG"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PhotoError(f"broken photo: {reason:.200}") from error
+        raise PhotoError(f"broken photo: {reason:.200}; get the file again") from error
 
 
 def to_photo(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Photo:
@@ -184,6 +188,8 @@ def _decode_tiff(
 
     pages = (f"it has {layout.pages} pages: only the first was read",) if layout.pages > 1 else ()
     by_pillow = layout.is_plain or (layout.is_wide and not has_tiff_reader(file))
+    if layout.compression == WEBP and has_tiff_reader(file):
+        by_pillow = False  # libtiff would write its complaints to standard error
     if by_pillow and options.bands is None:
         try:
             return _decode_plain_tiff(file, layout, options, formats).with_notes(*pages)

@@ -56,7 +56,7 @@ class OnnxRuntimeEngine:
         except ImportError as error:
             raise EngineError(
                 f"ONNX Runtime cannot be imported ({error}); {install_command('cpu')} "
-                "(or 'ovsdino[cuda]' with a GPU)"
+                "(or '.[cuda]' with a GPU)"
             ) from error
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or available_threads()

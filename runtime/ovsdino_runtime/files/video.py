@@ -115,7 +115,15 @@ def _reason(av: ModuleType, error: Exception, patience: Patience) -> str:
 
 
 def _unreadable(source: Source, reason: str) -> Frame:
-    return Frame(source, None, PhotoError(f"{source.name}: cannot be read: {reason}"))
+    if source.kind == "live":
+        cure = "check that it runs, and its address"
+    elif Path(source.address).is_file() and not Path(source.address).stat().st_size:
+        reason, cure = "the file is empty", "get it again"
+    elif Path(source.address).is_file():
+        cure = "get the file again, or convert it with ffmpeg"
+    else:
+        cure = "check the path"
+    return Frame(source, None, PhotoError(f"{source.name}: cannot be read: {reason}; {cure}"))
 
 
 def import_av(address: str) -> ModuleType:
@@ -168,11 +176,13 @@ def _decode(av: ModuleType, container: Container, source: Source, trace: Trace) 
         try:
             pictures = packet.decode()
         except av.InvalidDataError as error:
-            yield Frame(source, None, PhotoError(f"{source.name}: a broken picture: {error.strerror}"))
+            yield Frame(
+                source, None, PhotoError(f"{source.name}: a broken picture: {error.strerror}; it is left out")
+            )
             continue
         for picture in pictures:
             if picture.is_corrupt:
-                what = f"{source.name}: picture {count} is broken"
+                what = f"{source.name}: picture {count} is broken and left out"
                 yield Frame(source, None, PhotoError(what), time=_seconds(picture, count, rate))
                 continue
             photo = _upright(picture)
