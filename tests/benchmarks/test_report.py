@@ -247,5 +247,5 @@ def test_engines_stand_side_by_side(tmp_path):
     one = replace(latency(), medians=medians, baselines=(way,))
     results.save(Report(latency=(one,)), tmp_path / "latency.json")
     text = write_report([tmp_path], tmp_path / "report")[1].read_text(encoding="utf-8")
-    assert "| nano | 640x480 | 171 | ONNX Runtime | 5.25 | 1.5 | 141 | 0 | 20.5 | - |" in text
-    assert "| nano | 640x480 | 171 | OpenVINO 9 | 5.25 | 1.5 | 141 | 0 | 20.5 | 3.25 |" in text
+    assert "| nano | 640x480 | 171 | runtime (ONNX Runtime) | 5.25 | 1.5 | 141 | 0 | 20.5 | - |" in text
+    assert "| nano | 640x480 | 171 | the runtime on OpenVINO | 5.25 | 1.5 | 141 | 0 | 20.5 | 3.25 |" in text

@@ -204,8 +204,8 @@ def _engine_sections(measured: Sequence[Latency]) -> Iterable[Section]:
     names = [field.name for field in fields(StageMedians)]
     rows = []
     for latency in measured:
-        ways = [(latency.engine, latency.medians, latency.joules)]
-        ways += [(way.engine or way.how, way.stages, way.joules) for way in latency.baselines if way.stages]
+        ways = [(f"runtime ({latency.engine})", latency.medians, latency.joules)]
+        ways += [(way.how, way.stages, way.joules) for way in latency.baselines if way.stages]
         if len(ways) > 1:
             base = (latency.model, latency.size, str(latency.classes))
             rows += [
