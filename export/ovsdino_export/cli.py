@@ -40,7 +40,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--int8-data",
     type=FILE,
-    help="With --int8: labelled photos on which it may cost a point of mIoU at most.",
+    help="With --int8: labelled photos on which INT8 may lose at most a point of mIoU.",
     metavar="FOLDER",
 )
 @click.option(
@@ -50,14 +50,12 @@ FILE = click.Path(path_type=Path)
     help="The bundle becomes DIR/NAME.ovs.  [default: here]",
     metavar="DIR",
 )
-@click.option(
-    "--name", metavar="NAME", help="Of the bundle, where its weights are your own.  [default: MODEL]"
-)
+@click.option("--name", metavar="NAME", help="Name of the bundle, for your own weights.  [default: MODEL]")
 @click.option(
     "--photos", type=FILE, help="Photos on which the graphs are compared with torch.", metavar="DIR"
 )
 @with_photo_options
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--inline", is_flag=True, help="Write the fused operators without local functions.")
 @click.option(
     "--kernels",
@@ -69,7 +67,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--serve-repository",
     type=FILE,
-    help="Write a model repository of Triton Inference Server; with --bundle of one that is there.",
+    help="Write a model repository for Triton Inference Server; with --bundle of an existing bundle.",
     metavar="DIR",
 )
 @click.option(
@@ -81,7 +79,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--web-runtime",
     type=FILE,
-    help="ONNX Runtime Web for --web, where there is no network: the .tgz of its npm package.",
+    help="ONNX Runtime Web for --web without a network: the .tgz of its npm package.",
     metavar="FILE",
 )
 @engine_options

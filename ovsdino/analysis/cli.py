@@ -36,8 +36,10 @@ def _common(command: Command) -> Command:
     for option in (
         click.option("--out", type=PATH, default="ovsdino-analysis", show_default=True, help="Folder."),
         click.option("--device", help="Where torch computes.  [default: cuda where it is, else cpu]"),
-        click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Photos."),
-        click.option("--limit", type=click.IntRange(min=1), help="Take so many photos, evenly spaced."),
+        click.option(
+            "--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Photos per batch."
+        ),
+        click.option("--limit", type=click.IntRange(min=1), help="Largest number of photos, evenly spaced."),
         click.argument("photos", type=PATH),
     ):
         command = option(command)
@@ -63,7 +65,9 @@ def analyze() -> None:
 )
 @_common
 @click.option("--encoder", "encoders", multiple=True, default=("nano",), show_default=True, metavar=ENCODER)
-@click.option("--layers", callback=_read_layers, default="all", show_default=True, help="Blocks: 2,4,6.")
+@click.option(
+    "--layers", callback=_read_layers, default="all", show_default=True, help="Blocks, such as 2,4,6."
+)
 @click.option("--bins", default=16, show_default=True, help="Rings of the spectrum.")
 @click.option("--cutoff", default=0.5, show_default=True, help="Radius where high frequencies begin.")
 @click.option("--centred", is_flag=True, help="Leave out frequency 0.")

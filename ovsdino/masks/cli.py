@@ -29,9 +29,21 @@ COUNT = click.IntRange(min=1)
         ),
     ),
 )
-@click.option("--photos", type=FOLDER, required=True, metavar="DIR", help="The photos, in it and below it.")
+@click.option(
+    "--photos",
+    type=FOLDER,
+    required=True,
+    metavar="DIR",
+    help="Folder of the photos; subfolders are included.",
+)
 @click.option("--captions", type=FOLDER, metavar="FILE", help="Their captions, in COCO's format.")
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Where the shards go; goes on there.")
+@click.option(
+    "--out",
+    type=FOLDER,
+    required=True,
+    metavar="DIR",
+    help="Folder of the shards; an earlier run in it is continued.",
+)
 @click.option(
     "--source",
     type=click.Choice(["grounded-sam", "segmenters", "labels", "sets"]),
@@ -53,10 +65,18 @@ COUNT = click.IntRange(min=1)
 )  # fmt: skip
 @click.option("--box-threshold", type=SHARE, default=0.25, show_default=True, help="Least score of a box.")
 @click.option(
-    "--text-threshold", type=SHARE, default=0.20, show_default=True, help="Of each token of a noun."
+    "--text-threshold",
+    type=SHARE,
+    default=0.20,
+    show_default=True,
+    help="Least score of each token of a noun.",
 )
 @click.option(
-    "--nms-iou", type=SHARE, default=0.5, show_default=True, help="Largest overlap of two boxes that stay."
+    "--nms-iou",
+    type=SHARE,
+    default=0.5,
+    show_default=True,
+    help="Largest overlap (IoU) of two boxes that are kept.",
 )
 @click.option(
     "--selection",
@@ -71,22 +91,28 @@ COUNT = click.IntRange(min=1)
     type=SHARE,
     default=0.001,
     show_default=True,
-    help="Smaller masks are dropped, of the photo.",
+    help="Share of the photo below which masks are dropped.",
 )
 @click.option(
-    "--min-captions", type=COUNT, default=100, show_default=True, help="A noun must stand in so many."
+    "--min-captions",
+    type=COUNT,
+    default=100,
+    show_default=True,
+    help="Least number of captions that contain a noun.",
 )
 @click.option("--nltk-data", type=FOLDER, metavar="DIR", help="NLTK's tagger and WordNet, if elsewhere.")
 @click.option(
     "--wordnet", type=FOLDER, metavar="FILE", help="Open English WordNet in YAML instead of NLTK's."
 )
 @click.option("--teachers", type=FOLDER, metavar="DIR", help="The segmenters' TFLite files and word lists.")
-@click.option("--concepts", type=FOLDER, metavar="FILE", help="What the segmenters' labels mean.")
+@click.option(
+    "--concepts", type=FOLDER, metavar="FILE", help="File with the meaning of the segmenters' labels."
+)
 @click.option("--lvis", type=FOLDER, metavar="FILE", help="LVIS's categories, for more words of captions.")
 @click.option("--classifier", type=FOLDER, metavar="FILE", help="ViT-Ti/16, to name boxes with finer words.")
-@click.option("--labels", type=FOLDER, metavar="DIR", help="Label maps, a PNG for each photo.")
+@click.option("--labels", type=FOLDER, metavar="DIR", help="Label maps, one PNG per photo.")
 @click.option(
-    "--names", type=FOLDER, metavar="FILE", help="What their values mean: one class a line, from 0."
+    "--names", type=FOLDER, metavar="FILE", help="Classes of the label values, one per line, from 0."
 )
 @click.option(
     "--sets",
@@ -99,10 +125,12 @@ COUNT = click.IntRange(min=1)
     help="With --source sets: add finished masks of the photos in FOLDER below --photos. May be repeated.",
 )  # fmt: skip
 @click.option(
-    "--max-photos", type=COUNT, metavar="N", help="Take so many photos only, spread over the folder."
+    "--max-photos", type=COUNT, metavar="N", help="Take only N photos, evenly spread over the folder."
 )
-@click.option("--shard-size", type=COUNT, default=64, show_default=True, help="Photos a shard.")
-@click.option("--sheet", type=click.IntRange(min=0), default=12, show_default=True, help="Samples to draw.")
+@click.option("--shard-size", type=COUNT, default=64, show_default=True, help="Photos per shard.")
+@click.option(
+    "--sheet", type=click.IntRange(min=0), default=12, show_default=True, help="Samples in the contact sheet."
+)
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cuda where there is one]")
 @click.option("--ray", metavar="ADDRESS", help="Ray cluster that sees the same paths; `local` starts one.")
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Ray workers, with a GPU each.")

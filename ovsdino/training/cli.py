@@ -33,13 +33,15 @@ COUNT = click.IntRange(min=1)
         ),
     ),
 )
-@click.option("--photos", required=True, type=PATH, metavar="DIR", help="The photos that the masks are of.")
-@click.option("--masks", required=True, type=PATH, metavar="DIR", help="What `ovsdino pseudo-masks` made.")
+@click.option("--photos", required=True, type=PATH, metavar="DIR", help="Folder of the training photos.")
+@click.option(
+    "--masks", required=True, type=PATH, metavar="DIR", help="Folder of masks from `ovsdino pseudo-masks`."
+)
 @click.option(
     "--preset", default="ovsdino-vitb14", show_default=True,
     help="ovsdino-vitb14, nano, dinov3seg-vitl16 or dinov3seg-tiny.",
 )  # fmt: skip
-@click.option("--out", required=True, type=PATH, metavar="DIR", help="Gets weights, state and logs.")
+@click.option("--out", required=True, type=PATH, metavar="DIR", help="Folder for weights, state and logs.")
 @click.option("--variant", default="ours", show_default=True, help="A row of the paper's tables.")
 @click.option(
     "--checkpoint",
@@ -47,7 +49,7 @@ COUNT = click.IntRange(min=1)
     "init",
     type=PATH,
     metavar="FILE",
-    help="Weights to begin with: a backbone's or a network's.",
+    help="Initial weights: of a backbone or of a whole network.",
 )
 @click.option(
     "--text", type=PATH, metavar="FILE",
@@ -63,35 +65,42 @@ COUNT = click.IntRange(min=1)
 )  # fmt: skip
 @click.option("--anyup", type=PATH, metavar="FILE", help="AnyUp, for dinov3.seg.  [default: random weights]")
 @click.option("--sam-cache", type=PATH, metavar="DIR", help="Encode fixed squares once and keep them there.")
-@click.option("--crops", type=COUNT, help="Fixed squares of a photo.  [default with --sam-cache: 1]")
-@click.option("--validate", type=PATH, metavar="DIR", help="images/, labels/*.png, names.txt.")
-@click.option("--epochs", type=COUNT, help="Of all phases.  [default: the preset's]")
-@click.option("--steps", type=COUNT, help="In place of epochs.  [default: the preset's]")
-@click.option("--batch", type=COUNT, help="Photos of a step, over all processes.  [default: the preset's]")
+@click.option("--crops", type=COUNT, help="Number of fixed squares per photo.  [default with --sam-cache: 1]")
+@click.option(
+    "--validate",
+    type=PATH,
+    metavar="DIR",
+    help="Validation set: a folder with images/, labels/*.png and names.txt.",
+)
+@click.option("--epochs", type=COUNT, help="Epochs of all phases.  [default: the preset's]")
+@click.option("--steps", type=COUNT, help="Steps, instead of epochs.  [default: the preset's]")
+@click.option("--batch", type=COUNT, help="Photos per step, over all processes.  [default: the preset's]")
 @click.option("--micro-batch", type=COUNT, help="Photos in memory together.  [default: the preset's]")
 @click.option(
     "--phase", "phases", multiple=True, metavar="SIZExEPOCHS@BATCH|SIZExSTEPSs@BATCH",
-    help="In place of the preset's; such as 288x5@16 or 288x500s@16. May be repeated.",
+    help="Replaces the preset's phases; such as 288x5@16 or 288x500s@16. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--share", "shares", multiple=True, metavar="FOLDER=WEIGHT",
-    help="How often each photo below FOLDER is drawn, in place of the preset's shares. May be repeated.",
+    help="How often each photo below FOLDER is drawn; replaces the preset's shares. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--distractors",
     type=click.IntRange(min=0),
-    help="Nouns of all photos that join each batch.  [default: the preset's]",
+    help="Number of nouns of all photos added to each batch.  [default: the preset's]",
 )
 @click.option(
     "--listed-distractors", type=click.IntRange(min=0),
-    help="Words of the masks' distractors.json that join each batch.  [default: the preset's]",
+    help="Number of words of the masks' distractors.json added to each batch.  [default: the preset's]",
 )  # fmt: skip
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True),
-    help="Factor on the preset's peak rates; below 1 to tune weights that are trained already.  [default: 1]",
+    help="Factor on the preset's peak learning rates; choose below 1 to fine-tune.  [default: 1]",
 )  # fmt: skip
 @click.option(
-    "--warmup", type=click.FloatRange(min=0), help="Of the first phase's epochs.  [default: the preset's]"
+    "--warmup",
+    type=click.FloatRange(min=0),
+    help="Warm-up, in epochs of the first phase.  [default: the preset's]",
 )
 @click.option(
     "--average", type=click.FloatRange(0, 1, max_open=True),
@@ -99,7 +108,7 @@ COUNT = click.IntRange(min=1)
 )  # fmt: skip
 @click.option(
     "--loss", "losses", multiple=True, metavar="TERM=FACTOR",
-    help="A term's factor in the sum of losses, such as bce=4, in place of the preset's. May be repeated.",
+    help="Weight of a loss term, such as bce=4; replaces the preset's. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--structure", type=click.Choice(["none", "sam", "hed", "gradients"]),
@@ -109,14 +118,22 @@ COUNT = click.IntRange(min=1)
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: the preset's]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Load photos.")
-@click.option("--save-every", type=click.FloatRange(min=0), default=120, show_default=True, help="[s]")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Processes that load photos."
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(min=0),
+    default=120,
+    show_default=True,
+    help="Time between saved states [s].",
+)
 @click.option(
     "--resume",
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
     show_default=True,
-    help="Go on with the run in OUT: where there is one, only then, or never.",
+    help="Continue the run in OUT: auto if there is one; yes fails without one; no fails with one.",
 )
 def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Train a network on photos with pseudo-masks.

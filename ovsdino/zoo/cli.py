@@ -93,10 +93,10 @@ def prepare(context: click.Context, name: str, first_use: bool) -> None:
 @click.option(
     "--bundle",
     type=PATH,
-    help="What `ovsdino-export` made of it, so that `--model OWNER/NAME` runs it without torch.",
+    help="The model's bundle from `ovsdino-export`, so that `--model OWNER/NAME` runs without torch.",
 )
-@click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
-@click.option("--folder", type=PATH, help="Write what would be uploaded there, and upload nothing.")
+@click.option("--private", is_flag=True, help="Create the repository as private, if it is new.")
+@click.option("--folder", type=PATH, help="Write the files there instead of uploading them.")
 def push(
     run: Path, repo: str, licence: str | None, bundle: Path | None, private: bool, folder: Path | None
 ) -> None:
@@ -120,7 +120,9 @@ def push(
     examples=("ovsdino models pull me/my-model --out weights.safetensors",),
 )
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--out", type=PATH, required=True, metavar="FILE", help="Such as weights.safetensors.")
+@click.option(
+    "--out", type=PATH, required=True, metavar="FILE", help="The file to write, such as weights.safetensors."
+)
 @click.option("--revision", help="A commit, tag or branch.  [default: the newest]")
 def pull(repo: str, out: Path, revision: str | None) -> None:
     """Download a network that `ovsdino models push` uploaded."""

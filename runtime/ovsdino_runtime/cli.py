@@ -113,9 +113,9 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
 @click.option("--ray", metavar="ADDRESS", help="Share the work in a Ray cluster; local: on this machine.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of --ray.  [default: as many as fit]")
 @click.option(
-    "--prefetch", metavar="FILE", help="Encode the class names of a file, one a line, for later runs."
+    "--prefetch", metavar="FILE", help="Encode the class names of a file, one per line, for later runs."
 )
-@click.option("--example", is_flag=True, help="Segment a packaged street photo, to see that it works.")
+@click.option("--example", is_flag=True, help="Segment a packaged street photo, to check the installation.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @version_option("ovsdino-run")
 def run(  # noqa: PLR0913 - one argument for each option

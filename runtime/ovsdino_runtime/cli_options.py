@@ -27,17 +27,19 @@ OPTIONS = (
         type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
         default="onnxruntime",
         show_default=True,
-        help="Runs the graphs; TensorRT needs cuda; auto takes the fastest on the processor.",
+        help="Engine of the graphs; TensorRT needs cuda; auto takes the fastest on the processor.",
     ),
     click.option(
-        "--threads", type=click.IntRange(min=1), help="Threads that compute.  [default: all processors]"
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Number of computing threads.  [default: all processors]",
     ),
     click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
         default="fp32",
         show_default=True,
-        help="Of the vision graph; fp16 and bf16 need cuda or OpenVINO.",
+        help="Number format of the vision graph; fp16 and bf16 need cuda or OpenVINO.",
     ),
     click.option(
         "--templates",
@@ -74,7 +76,7 @@ OPTIONS = (
         "--presence",
         type=click.FloatRange(0, 1),
         metavar="CONFIDENCE",
-        help="Without a background, leave out classes that nowhere in the photo reach it; such as 0.2.",
+        help="Without a background, leave out classes whose confidence is lower everywhere; such as 0.2.",
     ),
 )
 NAMES = (

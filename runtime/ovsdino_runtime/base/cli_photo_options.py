@@ -31,9 +31,9 @@ OPTIONS = (
     click.option(
         "--bits",
         type=click.IntRange(8, 32),
-        help="Bits that each value of a 16-bit photo uses.  [default: as declared, or by the largest value]",
+        help="Bit depth of a 16-bit photo.  [default: as declared, else guessed from the largest value]",
     ),
-    click.option("--strict", is_flag=True, help="Refuse a JPEG without its last bytes."),
+    click.option("--strict", is_flag=True, help="Reject a JPEG whose last bytes are missing."),
 )
 
 

@@ -39,28 +39,28 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Photos that are labelled at the same time.",
+    help="Number of photos segmented at the same time.",
 )
 @click.option(
     "--batch",
     type=click.IntRange(1, 256),
     default=1,
     show_default=True,
-    help="Largest number of their windows in one run of the model.",
+    help="Largest number of windows in a run of the model.",
 )
 @click.option(
     "--queue",
     type=click.IntRange(1, 10_000),
     default=16,
     show_default=True,
-    help="Requests that may wait or be answered at once.",
+    help="Largest number of requests that run or wait.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True, max=86_400),
     default=30,
     show_default=True,
-    help="Most time from a request's first byte to its answer.",
+    help="Time limit from a request's first byte to its answer.",
 )
 @click.option(
     "--megabytes",
@@ -81,14 +81,14 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 65_535),
     default=2000,
     show_default=True,
-    help="Most classes of a request; all their words may be four times as many.",
+    help="Largest number of classes per request; the limit of words is four times as high.",
 )
 @click.option(
     "--connections-per-client",
     type=click.IntRange(1, 100_000),
     default=64,
     show_default=True,
-    help="Most connections of one address. Behind a proxy all clients have the proxy's address.",
+    help="Largest number of connections per address. Behind a proxy all clients have the proxy's address.",
 )
 @click.option(
     "--allow-host",
@@ -100,26 +100,26 @@ if TYPE_CHECKING:
 @click.option(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with keys, one a line, of which requests must carry one.",
+    help="File with keys, one per line; each request must send one of them.",
 )
 @click.option(
     "--cors-origin",
     "origins",
     multiple=True,
     metavar="ORIGIN",
-    help="Site whose pages may ask from a browser, such as https://example.org, or '*'; repeat it.",
+    help="Site whose pages may send requests, such as https://example.org, or '*'. May be repeated.",
 )
 @click.option(
     "--allow-url",
     is_flag=True,
-    help="Accept a photo's address in place of its file; only public hosts are asked, for 10 s.",
+    help="Also accept a photo's address; only public hosts, time limit 10 s.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     help="Serve /metrics on this port instead; 0 switches it off.  [default: the same port]",
 )
-@click.option("--access-log", is_flag=True, help="Write a line about each request.")
+@click.option("--access-log", is_flag=True, help="Write one line per request.")
 def serve(  # noqa: PLR0913 - one argument for each option
     host: str,
     port: int,
