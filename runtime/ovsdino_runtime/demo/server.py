@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import gradio as gr
 import uvicorn
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.demo.page import build_page, read_asset
 from ovsdino_runtime.demo.responses import LIMITS, Responder
+from ovsdino_runtime.demo.upload_limit import UploadLimit
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SESSIONS = 64  # whose state Gradio keeps
@@ -76,6 +78,7 @@ def build_app(responder: Responder, *, host: str = LOOPBACK[0]) -> FastAPI:
     page = build_page(responder)
     page.state_session_capacity = SESSIONS
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(UploadLimit, folder=Path(gr.utils.get_upload_folder()))
     app.add_middleware(Headers)
     if host in LOOPBACK:  # no other site's name may point here
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
