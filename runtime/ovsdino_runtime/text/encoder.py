@@ -135,7 +135,7 @@ class TextEncoder:
             self._cache.store(key, {w: v for w, v in fresh.items() if is_embedding(v, self._max_length)})
             known |= fresh
             report(len(portion))
-        return known
+        return {word: known[word] for word in words}  # in this order, whatever was known before
 
     def _average(
         self, words: Sequence[str], templates: Sequence[str], wanted: Callable[[], bool]
