@@ -56,7 +56,9 @@ def fetch_photo(address: str) -> BytesIO:
             if (missing := answer.length) is not None and missing > 0:
                 raise PhotoError(f"{shown}: {missing} bytes are missing; try again")
     except HTTPError as error:
-        raise PhotoError(f"{shown}: the server answers {error.code} {error.reason}") from error
+        raise PhotoError(
+            f"{shown}: the server answers {error.code} {error.reason}; check the address"
+        ) from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise PhotoError(f"{shown}: cannot be read: {' '.join(str(reason).split())}") from error

@@ -203,7 +203,8 @@ def read_labels(file: Path) -> npt.NDArray[np.int32]:
         )
     if raw.ndim != 2 or raw.dtype.kind not in "iu" or raw.min() < 0:
         raise LabelError(
-            f"{file}: a picture of shape {raw.shape}, {raw.dtype}: expected an indexed or grey PNG"
+            f"{file}: a picture of shape {raw.shape}, {raw.dtype}: expected an indexed or grey PNG "
+            "whose values are the labels; convert colours to labels first"
         )
     if header is not None and header in ((2, GREY), (4, GREY)):
         raw = raw // (255 // ((1 << header[0]) - 1))  # Pillow stretches grey of 2 and 4 bits to 0..255
