@@ -18,7 +18,7 @@ PICTURES = {
         "street.jpg",
         "road, car|taxi, bus, building, tree, person",
     ),
-    "browser-phone.png": (PHONE, "cat.png", "cat, sofa|couch, wall"),
+    "browser-phone.png": (PHONE, "beach.jpg", "rider, horse, beach|sand, sea, sky"),
 }
 
 
@@ -31,7 +31,6 @@ def main() -> None:
             target = ROOT / "docs" / "images" / name
             visit = Visit(browser, folder.as_uri(), **window)
             visit.segment(ROOT / "examples" / photo, classes)
-            visit.page.evaluate("document.activeElement.blur()")
             visit.page.screenshot(path=target)
             visit.close()
             with Image.open(target) as image:

@@ -108,7 +108,7 @@ def test_other_words_backgrounds_and_files(visit, segmenter, tmp_path):
 
     visit.begin()
     page.fill("#classes", "ade150")
-    page.click("#start")
+    page.locator("#classes").blur()  # other words are segmented at once
     assert visit.wait().startswith("Done")
     assert len(page.evaluate("shown.names")) == 151  # with the background
 

@@ -11,6 +11,7 @@ let photo = null; // the photo on the page: {name, height, width, data}
 let known = null; // the photo that the worker has encoded
 let asked = false; // a question is being answered
 let waiting = false; // another was asked meanwhile
+let answered = null; // the last question that was answered: {photo, classes, onlyClasses}
 
 /** Called by data/settings.js. */
 function receiveSettings(given) {
@@ -135,43 +136,57 @@ async function choosePhoto(file) {
   }
 }
 
+function question() {
+  return { photo, classes: element("classes").value, onlyClasses: element("only").checked };
+}
+
+function isAnswered() {
+  const now = question();
+  return answered !== null && Object.keys(now).every((key) => now[key] === answered[key]);
+}
+
 /** Segment the photo on the page into the classes of the form; a question that comes meanwhile is asked after. */
 async function segment() {
   if (!photo) throw new UserError("no photo is chosen; choose one first");
   waiting = true;
   if (asked) return;
   asked = true;
+  answered = null;
   element("picture").classList.add("busy");
   try {
-    while (waiting) {
+    while (waiting && !isAnswered()) {
       waiting = false;
-      await segmentOnce();
+      await segmentOnce(question());
     }
   } finally {
-    asked = false;
+    asked = waiting = false;
     element("picture").classList.remove("busy");
   }
 }
 
-async function segmentOnce() {
-  const current = photo;
+async function segmentOnce(current) {
   opening ??= openModel();
   const { worker, engine } = await opening.catch((error) => {
     opening = null;
     throw error;
   });
-  const { name, ...pixels } = current;
-  const question = { classes: element("classes").value, onlyClasses: element("only").checked };
+  const { width, height, data } = current.photo;
+  const fresh = known === current.photo ? {} : { photo: { width, height, data } };
   showState("Looking at the photo");
-  if (known !== current) question.photo = pixels;
   known = null;
-  const { result } = await ask(worker, { segment: question });
-  known = current;
-  if (photo !== current) return; // another photo was chosen meanwhile
-  showResult(current, result, settings.palette);
+  const { result } = await ask(worker, { segment: { ...current, photo: fresh.photo } });
+  known = current.photo;
+  if (photo !== current.photo) return; // another photo was chosen meanwhile
+  answered = current;
+  showResult(photo, result, settings.palette);
   const { photo: first, words } = result.seconds;
   const parts = first >= 0.05 ? [`photo ${first.toFixed(1)} s`] : [];
   showState(`Done: ${[...parts, `classes ${words.toFixed(1)} s`].join(", ")}. ${engine}.`, "done");
+}
+
+/** Segment again where the form has changed. */
+function follow() {
+  if (photo && !isAnswered()) segment().catch(showError);
 }
 
 /** Say what is going on: `kind` is busy, done or error. */
@@ -192,8 +207,8 @@ element("settings").addEventListener("submit", (event) => {
   event.preventDefault();
   segment().catch(showError);
 });
-element("only").addEventListener("change", () => photo && segment().catch(showError));
-element("classes").addEventListener("change", () => photo && segment().catch(showError));
+element("only").addEventListener("change", follow);
+element("classes").addEventListener("change", follow);
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
