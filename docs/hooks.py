@@ -2,10 +2,14 @@
 
 Links are written as they work in the repository (``../recipes/nano/README.md``). Markdown files keep their
 path; other files become pages below ``source/`` that show their text.
+
+With ``OVSDINO_LIVE_PAGE=1`` the site also holds the page of `ovsdino-export --web`, which needs npm and a
+network, and the home page shows it.
 """
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -22,6 +26,11 @@ ALWAYS = (  # in the navigation, whether a page links to them or not
     "CHANGELOG.md",
     *RECIPES,
 )
+LIVE = "live"  # the folder of the page in the site
+LIVE_MARK = "<!-- live page -->"
+LIVE_FRAME = f"""Try it here. Photos stay in your browser; the model (31 MB) is loaded with the first one.
+
+<iframe src="{LIVE}/index.html" title="ovsdino in the browser" loading="lazy" class="live"></iframe>"""
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE_IN_TABLE = re.compile(r"`[^`\n]*\\\|[^`\n]*`")  # GitHub needs bars in code escaped, MkDocs does not
@@ -51,7 +60,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Turn links of the repository into links of the site."""
+    """Turn links of the repository into links of the site; show the live page if the site holds it."""
+    markdown = markdown.replace(LIVE_MARK, LIVE_FRAME if has_live_page() else "")
     here = page.file.src_uri
     origin = repository_path(here)
 
@@ -63,6 +73,21 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return f"{match[1]}{place}{match[3] or ''}{match[4]}"
 
     return LINK.sub(to_site, CODE_IN_TABLE.sub(lambda code: code[0].replace(r"\|", "|"), markdown))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the live page into the site."""
+    if has_live_page():
+        from ovsdino_export.web.page import write_page
+        from ovsdino_runtime.bundle.bundle import load_bundle
+        from ovsdino_runtime.bundle.models import packaged_models
+
+        write_page(load_bundle(packaged_models()["nano"]), Path(config.site_dir) / LIVE)
+
+
+def has_live_page() -> bool:
+    """Say whether the site is to hold the live page."""
+    return os.environ.get("OVSDINO_LIVE_PAGE") == "1"
 
 
 def add_page(files: Files, config: MkDocsConfig, path: str) -> str:
