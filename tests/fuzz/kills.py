@@ -168,6 +168,7 @@ def main(kills: int, seed: int, only: tuple[str, ...], keep: Path | None) -> Non
             if wrong and keep:
                 shutil.copytree(case, keep / f"{name}-{number}", symlinks=True)
             shutil.rmtree(case)
+            click.echo(f"so far: {dict(done)}", err=True)
         click.echo(f"killed: {dict(done)}; wrong: {dict(bad) or 0}")
     sys.exit(bool(bad))
 
