@@ -242,7 +242,14 @@ def test_what_cannot_be_compared_is_refused():
 def test_engines_stand_side_by_side(tmp_path):
     medians = StageMedians(decode=5.25, resize=1.5, vision=140.75, text=0.0, merge=20.5)
     way = Baseline(
-        "openvino", "OpenVINO", TIMES, FRESH, 1.0, engine="OpenVINO 9", stages=medians, joules=3.25
+        "openvino",
+        "the runtime on OpenVINO",
+        TIMES,
+        FRESH,
+        1.0,
+        engine="OpenVINO 9",
+        stages=medians,
+        joules=3.25,
     )
     one = replace(latency(), medians=medians, baselines=(way,))
     results.save(Report(latency=(one,)), tmp_path / "latency.json")

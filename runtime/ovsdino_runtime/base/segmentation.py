@@ -93,7 +93,8 @@ class Segmentation:
         if self.scores is None:
             return count, None
         sums = np.add.reduceat(self.scores.ravel(), starts, dtype=np.float64)
-        return count, np.bincount(of_run[known], sums[known], minlength=size)
+        total = np.bincount(of_run[known], sums[known], minlength=size)
+        return count, total.astype(np.float64, copy=False)
 
     def absent(self) -> list[str]:
         """Return the names of the classes that do not occur, without the background."""

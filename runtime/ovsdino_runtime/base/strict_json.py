@@ -50,7 +50,7 @@ def parse(kind: type[Record], raw: object, where: str = "") -> Record:
     """
     if not isinstance(raw, dict):
         raise ValueError(f"{where or 'the top level'}: expected an object, got {_name(raw)}")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type] # a class is hashable
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     names = [field.name for field in fields if field.name in raw or field.default is not None]
     _check_keys(set(names), set(raw), where)
