@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovsdino.masks.store.shards import MaskReader, PhotoMasks
+from ovsdino_runtime.base.overlay import palette
 from ovsdino_runtime.base.photo import load_photo
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 CELL = 320  # [px] side of a sample
 TEXT = 44  # [px] height of the words beneath it
 TINT = 0.5  # opacity of a mask
-COLOURS = ((230, 60, 60), (40, 140, 240), (60, 180, 75), (245, 180, 30), (150, 80, 210), (20, 190, 190))
 INK, PAPER = (24, 24, 27), (255, 255, 255)
 
 
@@ -49,10 +49,11 @@ def draw_sample(masks: PhotoMasks, photos: Path) -> Image:
     from PIL import Image, ImageDraw
 
     pixels = load_photo(photos / masks.image).astype(np.float32)
+    colours = palette(len(masks.regions))  # the overlays' colours
     for place, region in enumerate(masks.regions):
         if region.rle is not None:
             inside = region.rle.decode()
-            pixels[inside] = (1 - TINT) * pixels[inside] + TINT * np.array(COLOURS[place % len(COLOURS)])
+            pixels[inside] = (1 - TINT) * pixels[inside] + TINT * colours[place]
     photo = Image.fromarray(pixels.astype(np.uint8))
     scale = min((CELL - 4) / masks.width, (CELL - 4) / masks.height)
     photo = photo.resize((max(1, round(masks.width * scale)), max(1, round(masks.height * scale))))
@@ -64,7 +65,8 @@ def draw_sample(masks: PhotoMasks, photos: Path) -> Image:
 
 def _write_words(draw: ImageDraw, masks: PhotoMasks) -> None:
     """Write the nouns in the colours of their masks, others in black; count those that do not fit."""
-    words = {r.noun: COLOURS[i % len(COLOURS)] if r.rle else INK for i, r in enumerate(masks.regions)}
+    colours = palette(len(masks.regions)).tolist()
+    words = {r.noun: tuple(colours[i]) if r.rle else INK for i, r in enumerate(masks.regions)}
     x, y, left = 4, CELL + 4, len(words)
     for noun, colour in (words or {"no masks": INK}).items():
         width = int(draw.textlength(f"{noun}  "))
