@@ -1,4 +1,4 @@
-"""Stages 11, 13 and 22 of nano: average the weights of two runs, the second started from the first.
+"""Stages 11, 13, 22 and 24 of nano: average the weights of two runs, the second started from the first.
 
 Usage: python recipes/nano/average.py FIRST SECOND --share 0.7 --out nano.safetensors
 """

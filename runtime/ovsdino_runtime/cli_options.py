@@ -76,7 +76,7 @@ OPTIONS = (
         "--presence",
         type=click.FloatRange(0, 1),
         metavar="CONFIDENCE",
-        help="Without a background, leave out classes whose confidence is lower everywhere; such as 0.2.",
+        help="Without a background, leave out classes whose confidence is lower everywhere; such as 0.3.",
     ),
 )
 NAMES = (
