@@ -62,13 +62,18 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """The tiny model, with a cache of its own."""
+def tiny_path(tmp_path_factory):
+    """The tiny model's bundle, with a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVSDINO_CACHE", str(tmp_path_factory.mktemp("cache")))
         _stage(folder := tmp_path_factory.mktemp("staging"))
-        bundle = write_bundle(tmp_path_factory.mktemp("bundles") / "tiny.ovs", tiny_manifest(), folder)
-        yield Segmenter.load(bundle.path, threads=1)
+        yield write_bundle(tmp_path_factory.mktemp("bundles") / "tiny.ovs", tiny_manifest(), folder).path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path):
+    """The tiny model."""
+    return Segmenter.load(tiny_path, threads=1)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """The page as a person uses it, in Chromium."""
 
+import json
 import re
 
 import pytest
+from PIL import Image
 
 from tests.demo.browser import DESKTOP, PHONE, Visit, chromium
 from tests.demo.conftest import ROOT
@@ -90,6 +92,31 @@ def test_many_words_are_named_and_too_many_are_refused(visit):
     visit.wait_for_names("cat")
 
 
+def test_what_is_downloaded_and_copied(visit, tmp_path):
+    page = visit.page
+    visit.upload(CAT)
+    page.wait_for_selector("#view .pending, #view:has(.pending)")  # the state while it works
+    visit.wait_for_answer("This answer in", "photo ")
+    assert "NaN" not in page.inner_text("#view .facts")
+    sizes = {}
+    for name, file in (("overlay", "overlay.png"), ("labels", "labels.png"), ("json", "result.json")):
+        with page.expect_download() as download:
+            page.click(f"#view [data-file={name}]")
+        assert download.value.suggested_filename == file
+        download.value.save_as(tmp_path / file)
+    for name in ("overlay", "labels"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            sizes[name] = image.size
+    about = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert sizes["labels"] == (about["width"], about["height"])
+    assert sizes["overlay"][0] == about["width"]
+    assert sizes["overlay"][1] > about["height"]  # the legend is beneath
+    page.click("#view .python summary")
+    assert "Segmenter.load('nano', threads=1)" in page.inner_text("#view .python pre")
+    page.click("#view [data-copy]")
+    assert page.inner_text("#view [data-copy]") in ("Copied", "Selected")
+
+
 def test_a_photo_from_the_camera(visit):
     page = visit.page
     page.click("[aria-label='Capture from camera']")
@@ -107,4 +134,8 @@ def test_an_example_on_a_phone(browser, server):
     assert visit.chips() == ["parrot", "plant"]
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390  # nothing is cut off
     assert re.fullmatch(r"(parrot|plant) +\d+ %", visit.point_at(0.5, 0.6))
+    tops = [visit.page.locator(f"#{name}").bounding_box()["y"] for name in ("result", "settings", "ask")]
+    assert tops == sorted(tops)  # the result is above the settings
+    visit.page.locator("#view .python summary").tap()
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
     visit.close()

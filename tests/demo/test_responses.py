@@ -1,4 +1,8 @@
 import base64
+import json
+import os
+import subprocess
+import sys
 from io import BytesIO
 
 import numpy as np
@@ -6,8 +10,10 @@ import pytest
 from PIL import Image
 
 from ovsdino_runtime.base.errors import ClassesError, NotAPhotoError, TooLargeError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.demo import responses as module
 from ovsdino_runtime.demo.responses import Responder, fit_photo, split_words
+from ovsdino_runtime.demo.snippet import python_program
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.serve.upload import UploadLimits
@@ -38,6 +44,24 @@ def test_an_answer_is_the_segmenters(tiny, flag, background):
     assert np.abs(decode(answer.photo).astype(int) - expected.photo).mean() < 10  # it is a JPEG
     assert (answer.model, answer.engine) == ("tiny", expected.engine)
     assert answer.total >= answer.image_features + answer.naming > 0
+
+
+def test_the_files_are_those_of_the_command(tiny, flag):
+    files = Responder(tiny)(flag, WORDS, 0.6).files
+    expected = tiny(flag, WORDS, background=0.6)
+    np.testing.assert_array_equal(decode(files["labels"]), expected.labels)
+    about = json.loads(base64.b64decode(files["json"].partition(",")[2]))
+    assert (about["photo"], tuple(about["classes"])) == ("flag.png", expected.classes)
+
+
+def test_the_program_names_what_differs_from_the_defaults():
+    text = python_program(
+        "my.ovs", RuntimeOptions(short_side=576), "a'b.jpg", ["cat"], background_classes="surroundings"
+    )
+    assert "Segmenter.load('my.ovs', short_side=576)" in text
+    assert """segmenter("a'b.jpg", ['cat'], background_classes='surroundings')""" in text
+    assert "0 is the background" in text
+    compile(text, "shown", "exec")
 
 
 def test_what_others_win_is_background(tiny, flag):
@@ -129,6 +153,26 @@ def test_what_is_refused(tiny, flag, tmp_path):
     Image.new("1", (200, 101)).save(bad, "png")
     with pytest.raises(TooLargeError, match="megapixels"):
         answers(bad, WORDS, 0)
+
+
+@pytest.mark.parametrize("background", [0, 0.6])
+def test_the_program_that_is_shown_gives_the_same_labels(tiny, flag, tiny_path, tmp_path, background):
+    options = RuntimeOptions(threads=1, antialias=False)
+    segmenter = Segmenter.load(tiny_path, options)
+    answer = Responder(segmenter, model=str(tiny_path), options=options)(flag, WORDS, background, None)
+    done = subprocess.run(
+        [sys.executable, "-c", answer.python + "import numpy; numpy.save('labels.npy', labels)"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "runtime"), "OVSDINO_CACHE": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("<Segmentation 150x90")
+    shown = decode(answer.labels).astype(int)
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), shown[..., 0] + 256 * shown[..., 1])
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.width >= 150
 
 
 def test_known_words_on_a_photo_that_was_seen_run_no_graph(tmp_path, monkeypatch):

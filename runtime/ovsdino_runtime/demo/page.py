@@ -16,10 +16,13 @@ from ovsdino_runtime.text.vocabulary import load_vocabulary, vocabulary_names
 LOG = logging.getLogger(__name__)
 WAITING = 32  # requests in the queue; more are rejected
 CLEANED, FORGOTTEN = 300, 3600  # [s] interval at which old uploads are deleted, and their age
-FIRST_WORDS = ("person", "animal", "building", "road", "tree", "grass", "sky", "water", "sand")
+FIRST_WORDS = (  # for a street as well as a room
+    *("person", "animal", "vehicle|car|bus|truck", "building|house", "wall", "floor"),
+    *("furniture|table|sofa|bed|cabinet", "road", "tree|plant", "grass", "sky", "water"),
+)
 EXAMPLES = {
     "beach.jpg": ("person", "horse", "sand", "sea", "rock"),
-    "street.jpg": ("road", "car", "building", "sky", "person", "tree"),
+    "street.jpg": ("road", "car", "bus", "building", "person", "tree", "grass"),
     "lighthouse.jpg": ("lighthouse", "house", "grass", "rock", "sea", "sky", "fence"),
     "parrots.jpg": ("parrot", "plant"),
     "cat.jpg": ("cat", "sofa|couch|blanket"),
@@ -40,11 +43,13 @@ def build_page(responder: Responder) -> gr.Blocks:
 
     with page:
         gr.Markdown("# ovsdino\nSegment a photo into classes that you name.", elem_id="heading")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                photo, words, background, around = _photo(), _words(), _background(), _around()
-            with gr.Column(scale=3, min_width=320):
+        with gr.Row(elem_id="layout"):  # in the order of a phone; page.css puts them side by side
+            with gr.Column(elem_id="ask"):
+                photo = _photo()
+            with gr.Column(elem_id="result"):
                 view = _view()
+            with gr.Column(elem_id="settings"):
+                words, background, around = _words(), _background(), _around()
         examples = gr.Dataset(
             components=[photo],
             samples=[[str(asset_path(name))] for name in EXAMPLES],
@@ -58,7 +63,8 @@ def build_page(responder: Responder) -> gr.Blocks:
             [photo, words, background, around],
             [words, view],
             preprocess=False,  # we reject a broken photo ourselves, with a message
-            show_progress="hidden",
+            show_progress="minimal",
+            show_progress_on=view,
             trigger_mode="always_last",
             concurrency_limit=1,
             api_name="ask",

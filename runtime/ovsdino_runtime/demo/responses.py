@@ -1,6 +1,7 @@
 """Responses for the demo page: each photo is encoded once, then segmented with any number of class lists."""
 
 import base64
+import json
 import threading
 import time
 from collections import OrderedDict
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.base.options import RuntimeOptions
 from ovsdino_runtime.base.overlay import palette
 from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.demo.snippet import python_program
+from ovsdino_runtime.files.output import describe_segmentation, labels_image
 from ovsdino_runtime.geometry.preprocess import resize_photo
 from ovsdino_runtime.geometry.types import Photo
 from ovsdino_runtime.pipelines.pipeline import ImageFeatures
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 LIMITS = UploadLimits(megabytes=20, megapixels=50, classes=300)
 SIDE = 960  # [px] longest side of a photo on the page; larger photos are resized
+DEFAULT_OPTIONS = RuntimeOptions()
 KEPT = 8  # number of recent photos whose features are kept
 SCORE_STEPS = 100  # steps of a confidence in 0..1
 
@@ -48,6 +53,8 @@ class PageResponse:
 
     photo: str  # JPEG as a data URL
     labels: str  # see `pack_labels`
+    files: dict[str, str]  # to download, as data URLs: "labels", the indexed PNG, and "json"
+    python: str  # a program that does the same
     entries: tuple[LegendEntry, ...]  # the largest first
     background: bool  # label 0 is the background
     model: str
@@ -66,10 +73,20 @@ class Responder:
     Args:
         segmenter: the model.
         limits: limits on photos and words.
+        model: the model's name or path, as programs that the page shows load it.
+        options: how it runs, for the same programs.
     """
 
-    def __init__(self, segmenter: Segmenter, limits: UploadLimits = LIMITS) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        limits: UploadLimits = LIMITS,
+        *,
+        model: str = "nano",
+        options: RuntimeOptions = DEFAULT_OPTIONS,
+    ) -> None:
         self._segmenter = segmenter
+        self._model, self._options = model, options
         self._limits = limits
         # features of a photo, and the photo as a data URL, by file and time of change
         self._recent: OrderedDict[object, tuple[ImageFeatures, str]] = OrderedDict()
@@ -103,6 +120,15 @@ class Responder:
         return PageResponse(
             photo,
             labels,
+            pack_files(segmentation, photo=file.name),
+            python_program(
+                self._model,
+                self._options,
+                file.name,
+                words,
+                background=background,
+                background_classes=background_classes,
+            ),
             entries,
             background=segmentation.background is not None,
             model=segmentation.model,
@@ -176,6 +202,16 @@ def pack_labels(segmentation: Segmentation) -> str:
     packed[..., 1] = segmentation.labels >> 8
     packed[..., 2] = np.rint(segmentation.scores.astype(np.float32) * SCORE_STEPS)
     return _data_url(Image.fromarray(packed), "png", compress_level=1)
+
+
+def pack_files(segmentation: Segmentation, *, photo: str) -> dict[str, str]:
+    """Write the files of `ovsdino-run --save labels,json` as data URLs."""
+    about = json.dumps(describe_segmentation(segmentation, photo=photo), indent=2, ensure_ascii=False) + "\n"
+    text = base64.b64encode(about.encode()).decode()
+    return {
+        "labels": _data_url(labels_image(segmentation), "png", compress_level=1),
+        "json": f"data:application/json;base64,{text}",
+    }
 
 
 def list_entries(segmentation: Segmentation) -> tuple[LegendEntry, ...]:

@@ -65,8 +65,8 @@ const percent = (share) => (share < 0.001 ? "< 0.1 %" : (100 * share).toFixed(sh
 const time = (ms) => (ms < 10 ? ms.toFixed(1) : Math.round(ms)) + " ms";
 
 function describe(answer) {
-  const now = answer.new ? "photo " + time(answer.seen) + ", " : "";
-  const before = answer.new ? "" : " Photo seen before, in " + time(answer.seen) + ".";
+  const now = answer.new ? "photo " + time(answer.image_features) + ", " : "";
+  const before = answer.new ? "" : " Photo seen before, in " + time(answer.image_features) + ".";
   const parts = now + "words " + time(answer.words) + ", naming " + time(answer.naming);
   const took = time(answer.total) + ": " + parts + ", drawing " + time(answer.drawing);
   return answer.model + " on " + answer.engine + "." + before + " This answer in " + took + ".";
@@ -86,6 +86,69 @@ function list(answer) {
       return item;
     }),
   );
+}
+
+// What is downloaded: labels and JSON come with the answer, the overlay is drawn as it is seen.
+function offer(answer) {
+  for (const [name, file] of Object.entries(answer.files)) {
+    const link = find("files").querySelector("[data-file=" + name + "]");
+    link.href = file;
+    link.download = name === "labels" ? "labels.png" : "result.json";
+  }
+  find("python").querySelector("pre").textContent = answer.python;
+}
+
+const GAP = 12; // [px] around a legend's entries
+function overlay() {
+  const { answer, width, height } = shown;
+  const size = Math.max(13, Math.round(Math.sqrt(width * height) / 36)); // [px] of the letters
+  const canvas = document.createElement("canvas");
+  const context = canvas.getContext("2d");
+  const font = size + "px system-ui, sans-serif";
+  context.font = font;
+  const texts = answer.entries.map((entry) => entry.name + "  " + percent(entry.share));
+  const column = Math.max(...texts.map((text) => context.measureText(text).width)) + 2 * size + GAP;
+  const columns = Math.max(1, Math.floor((width - GAP) / column));
+  const line = Math.round(1.6 * size);
+  [canvas.width, canvas.height] = [width, height + 2 * GAP + line * Math.ceil(texts.length / columns)];
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(find("photo"), 0, 0, width, height);
+  context.globalAlpha = opacity / 100;
+  context.drawImage(find("regions"), 0, 0, width, height);
+  context.globalAlpha = 1;
+  context.font = font;
+  context.textBaseline = "middle";
+  answer.entries.forEach((entry, i) => {
+    const left = GAP + column * (i % columns);
+    const middle = height + GAP + line * (Math.floor(i / columns) + 0.5);
+    context.fillStyle = "rgb(" + entry.colour.join(" ") + ")";
+    context.fillRect(left, middle - size / 2, size, size);
+    context.fillStyle = "#18181b";
+    context.fillText(texts[i], left + 1.5 * size, middle);
+  });
+  return canvas.toDataURL("image/png");
+}
+
+function press(event) {
+  if (event.target.closest("[data-file=overlay]") && shown) {
+    const link = document.createElement("a");
+    [link.href, link.download] = [overlay(), "overlay.png"];
+    link.click();
+  }
+  const copy = event.target.closest("[data-copy]");
+  if (!copy) return;
+  const text = find("python").querySelector("pre");
+  const told = (word) => {
+    copy.textContent = word;
+    setTimeout(() => (copy.textContent = "Copy"), 1500);
+  };
+  const select = () => {
+    getSelection().selectAllChildren(text); // no clipboard without https: the reader copies what is marked
+    told("Selected");
+  };
+  if (navigator.clipboard) navigator.clipboard.writeText(text.textContent).then(() => told("Copied"), select);
+  else select();
 }
 
 function say(text, error) {
@@ -115,6 +178,7 @@ async function show() {
   find("answer").hidden = false;
   paint();
   list(answer);
+  offer(answer);
   find("facts").textContent = describe(answer);
 }
 
@@ -156,6 +220,7 @@ element.addEventListener("pointerleave", (event) => {
   if (event.pointerType === "mouse") find("tip").hidden = true;
   mark(event);
 });
+element.addEventListener("click", press);
 element.addEventListener("input", (event) => {
   if (!event.target.closest(".opacity")) return;
   opacity = Number(event.target.value);
