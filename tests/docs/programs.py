@@ -77,6 +77,13 @@ def check_files(words: tuple[str, ...]) -> None:
             assert (ROOT / word).exists(), f"{word} is not there"
 
 
+def check_hub(words: tuple[str, ...]) -> None:
+    """``hf upload``: a repository's name, a folder, and the kind of the repository."""
+    assert words[1] == "upload"
+    assert words[2].count("/") == 1
+    assert words[4:] == ("--repo-type", "space")
+
+
 def check_python(words: tuple[str, ...]) -> None:
     """``python -m venv``, or a script or package of the repository that knows its options."""
     if words[1:3] == ("-m", "venv"):
@@ -160,6 +167,8 @@ OTHERS: dict[str, Check] = {
     "curl": check_curl,
     "cvat-cli": check_cvat,
     "docker": check_docker,
+    "hf": check_hub,
+    "labelme": check_files,
     "export": nothing,
     "mkdocs": check_tools,
     "mypy": check_tools,
