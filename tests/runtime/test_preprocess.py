@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ovsdino_runtime.geometry.preprocess import (
     Preprocessing,
@@ -136,3 +137,8 @@ def test_a_window_of_the_models_size_is_the_photo_itself():
     whole, stretched = cut_windows(image, [Window(3, 5, 32, 32), Window(0, 0, 40, 32)], 32)
     np.testing.assert_array_equal(whole, image[3:35, 5:37].transpose(2, 0, 1))
     np.testing.assert_array_equal(stretched, resize_bilinear(image[:, :32], 32, 32).transpose(2, 0, 1))
+
+
+def test_colours_are_normalised_as_imagenet_is():
+    assert Preprocessing().mean == IMAGENET_DEFAULT_MEAN
+    assert Preprocessing().std == IMAGENET_DEFAULT_STD

@@ -28,4 +28,4 @@ def present_classes(features: Floats, text: Floats, threshold: float) -> npt.NDA
         ]
     )
     present = np.flatnonzero(best >= threshold)
-    return present if len(present) else best.argmax(keepdims=True)
+    return present if len(present) else np.array([best.argmax()])

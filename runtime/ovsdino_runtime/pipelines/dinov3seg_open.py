@@ -26,8 +26,10 @@ GOLDEN_AGREEMENT = 0.98  # share of places with the same best class; FP16 on pho
 class Dinov3segModel(Protocol):
     """What the check needs of a pipeline; see `Dinov3segPipeline`."""
 
-    vision: Engine
     choose: ChooseClasses
+
+    @property
+    def vision(self) -> Engine: ...
 
     def encode(self, photo: Photo) -> Dinov3segFeatures: ...
 
