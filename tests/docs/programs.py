@@ -78,7 +78,9 @@ def check_files(words: tuple[str, ...]) -> None:
 
 
 def check_hub(words: tuple[str, ...]) -> None:
-    """``hf upload``: a repository's name, a folder, and the kind of the repository."""
+    """``hf auth login``, or ``hf upload``: a repository's name, a folder, and the kind of the repository."""
+    if words[1:] == ("auth", "login"):
+        return
     assert words[1] == "upload"
     assert words[2].count("/") == 1
     assert words[4:] == ("--repo-type", "space")
@@ -89,10 +91,11 @@ def check_python(words: tuple[str, ...]) -> None:
     if words[1:3] == ("-m", "venv"):
         return
     name, options = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
-    file = f"{name.replace('.', '/')}/__main__.py" if words[1] == "-m" else name
-    found = [path for path in (ROOT / file, *ROOT.glob(f"recipes/*/{file}")) if path.is_file()]
-    assert found, f"{name} is not there"
-    source = found[0].read_text(encoding="utf-8")
+    module = name.replace(".", "/")
+    files = (f"{module}/__main__.py", f"{module}.py") if words[1] == "-m" else (name, f"recipes/*/{name}")
+    programs = [path for file in files for path in ROOT.glob(file)]
+    assert programs, f"{name} is not there"
+    source = programs[0].read_text(encoding="utf-8")
     for option in (word for word in options if word.startswith("--")):
         assert f'"{option}"' in source, f"{name} knows no {option}"
 
