@@ -44,7 +44,8 @@ def test_spectrum_writes_tables_and_plots(photos, tmp_path):
     out = tmp_path / "out"
     result = run("spectrum", photos, "--layers", "2,12", "--out", out, "--device", "cpu", "--batch", 2)
     assert result.exit_code == 0, result.output
-    assert "broken.jpg: not a photo, or of a format that Pillow cannot read; left out\n" in result.stderr
+    assert "broken.jpg: not a photo, or of a format that Pillow cannot read; " in result.stderr
+    assert "convert it to PNG or JPEG; left out\n" in result.stderr
     assert result.stdout.startswith("nano: 2: -")
     names = {"spectrum.csv", "spectrum.png", "log_ratio.csv", "log_ratio.png"}
     assert {path.name for path in out.iterdir()} == names

@@ -18,6 +18,7 @@ from tests.docs.programs import OURS, our_command
 PARSED = {
     r"rtsp://|ovsdino-run 0 ": "needs a camera",
     r"--device cuda|--gpu current|--engine tensorrt |bench (kernels|device)": "needs an NVIDIA GPU",
+    r"--web": "needs npm and its registry: tests/web does the same",
     r"--kernels|--engine tensorrt-rtx|--int8|--inline": "takes long: tests/export does the same",
     r"--engine (openvino|auto)": "needs OpenVINO: tests/runtime/test_openvino.py does the same",
     r"bench latency|--out results": "takes minutes: tests/benchmarks does the same",
@@ -149,7 +150,9 @@ def test_the_robots_loop(reader):
     assert CAMERA in code
     robot = Robot()
     exec(code.replace(CAMERA, PICTURES), {"robot": robot})
-    assert robot.notes == ["torn.jpg: not a photo, or of a format that Pillow cannot read"]
+    assert robot.notes == [
+        "torn.jpg: not a photo, or of a format that Pillow cannot read; convert it to PNG or JPEG"
+    ]
     assert robot.halts + len(robot.ways) == 2
     cat = robot.ways[-1]  # label 0 of the words that it heard
     assert cat.dtype == np.bool_

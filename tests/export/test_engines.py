@@ -395,6 +395,7 @@ def test_a_vit_b_of_two_blocks_is_built_for_two_gpus(weights, tmp_path, monkeypa
     config = replace(
         vitb,
         name="short",
+        image_size=224,
         backbone_depth=2,
         trained_blocks=1,
         taps=(1, 2),

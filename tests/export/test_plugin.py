@@ -38,10 +38,10 @@ class StandInPlugins:
             self.count = count
 
     def __init__(self):
-        self.describe_job, self.launched = {}, {}
+        self.described, self.launched = {}, {}
 
     def register(self, name):
-        return lambda function: self.describe_job.setdefault(name, function)
+        return lambda function: self.described.setdefault(name, function)
 
     def aot_impl(self, name):
         return lambda function: self.launched.setdefault(name, function)
@@ -72,7 +72,7 @@ def plugins(bundle, monkeypatch):
 
 def test_each_function_of_the_graph_has_its_plugin(plugins):
     names = {"ovsdino::DepthwiseBlock", "ovsdino::DepthwiseBlockStride2", "ovsdino::PreservationGate"}
-    assert set(plugins.describe_job) == set(plugins.launched) == names
+    assert set(plugins.described) == set(plugins.launched) == names
 
 
 def test_signatures_are_what_tensorrt_reads(plugins, bundle):
@@ -80,14 +80,14 @@ def test_signatures_are_what_tensorrt_reads(plugins, bundle):
     for name, launch in plugins.launched.items():
         kernel = next(k for k in bundle.manifest.kernels if k.operator == name.partition("::")[2])
         inputs = [argument.name for argument in kernel.arguments if argument.role == "input"]
-        describe_job = inspect.signature(plugins.describe_job[name])
+        described = inspect.signature(plugins.described[name])
         launched = inspect.signature(launch)
-        assert list(describe_job.parameters) == inputs
+        assert list(described.parameters) == inputs
         assert list(launched.parameters) == [*inputs, "outputs", "tactic"]
         kinds = [parameter.annotation for parameter in launched.parameters.values()]
         assert kinds[: len(inputs)] == [plugins.TensorDesc] * len(inputs)
         assert kinds[-1] is int
-        assert get_args(kinds[-2]) == get_args(describe_job.return_annotation) == (plugins.TensorDesc,)
+        assert get_args(kinds[-2]) == get_args(described.return_annotation) == (plugins.TensorDesc,)
         text = Union[str, bytes]  # noqa: UP007 - as TensorRT writes it
         expected = (text, text, plugins.KernelLaunchParams, plugins.SymExprs)
         assert get_args(launched.return_annotation) == expected
@@ -104,7 +104,7 @@ def test_signatures_are_what_tensorrt_reads(plugins, bundle):
 def test_outputs_and_launches_follow_the_manifest(plugins, name, shape, out, grid, threads):
     for dtype, text in (("DataType.HALF", "float16"), ("DataType.FLOAT", "float32")):
         inputs = [plugins.TensorDesc(dtype, shape) for _ in range(4)]
-        (description,) = plugins.describe_job[f"ovsdino::{name}"](*inputs)
+        (description,) = plugins.described[f"ovsdino::{name}"](*inputs)
         assert description.shape_expr == out
         launch = plugins.launched[f"ovsdino::{name}"]
         entry, ptx, parameters, extra = launch(*inputs, (description,), 0)

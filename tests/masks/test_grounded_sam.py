@@ -105,7 +105,7 @@ def test_the_scripts_selection_is_the_scripts(detector, photo):
 
 
 def test_the_selection_is_part_of_what_masks_depend_on(detector, sam_file):
-    assert options(detector, sam_file).describe_job()["selection"] == "noun"
+    assert options(detector, sam_file).describe()["selection"] == "noun"
     assert options(detector, sam_file, selection="script").open().boxes.selection == "script"
 
 
@@ -299,6 +299,6 @@ def test_a_photo_without_nouns_or_boxes_has_no_regions(detector, sam_file, photo
 
 
 def test_what_is_recorded_tells_two_runs_apart(detector, sam_file):
-    first = options(detector, sam_file).describe_job()
+    first = options(detector, sam_file).describe()
     assert json.loads(json.dumps(first)) == first
-    assert options(detector, sam_file, min_area=0.01).describe_job() != first
+    assert options(detector, sam_file, min_area=0.01).describe() != first

@@ -54,21 +54,21 @@ def test_labels_are_those_of_the_command(address, tiny, tmp_path, fields, option
     arguments = [str(tmp_path / "flag.png"), "--model", str(tiny), "--out", str(out), *options]
     done = CliRunner().invoke(run, [*arguments, "--save", "labels,json,rle"])
     assert done.exit_code == 0, done.output
-    written, describe_job = Image.open(out / "flag_labels.png"), json.loads((out / "flag.json").read_text())
+    written, described = Image.open(out / "flag_labels.png"), json.loads((out / "flag.json").read_text())
     labels, names = read_png(answer := ask(address, png(FLAG), **fields))
     assert np.array_equal(labels, np.asarray(written))
     assert Image.open(BytesIO(answer.content)).getpalette() == written.getpalette()
-    assert names == describe_job["classes"]
+    assert names == described["classes"]
     record = ask(address, png(FLAG), format="rle", **fields).json()
     lines = [json.loads(line) for line in (out / "flag_rle.jsonl").read_text().splitlines()]
     assert [region["segmentation"] for region in record["regions"]] == [one["segmentation"] for one in lines]
     assert [region["score"] for region in record["regions"]] == [one["score"] for one in lines]
-    assert record["background"] == describe_job["background"]
+    assert record["background"] == described["background"]
     assert [(one["name"], one["area"]) for one in record["regions"]] == [
-        (one["name"], one["pixels"]) for one in describe_job["regions"] if one["pixels"]
+        (one["name"], one["pixels"]) for one in described["regions"] if one["pixels"]
     ]
-    assert record["not_found"] == [one["name"] for one in describe_job["regions"] if not one["pixels"]]
-    assert record["model_digest"] == describe_job["model_digest"]
+    assert record["not_found"] == [one["name"] for one in described["regions"] if not one["pixels"]]
+    assert record["model_digest"] == described["model_digest"]
 
 
 def test_fields_say_how_a_photo_is_read_and_notes_what_was_decided(address):
