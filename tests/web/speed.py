@@ -22,8 +22,7 @@ from tests.web.test_browser import PHOTOS
 
 
 def seconds(action) -> float:
-    """Wall time of the second of two calls."""
-    action()
+    """Wall time of a call."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
@@ -39,13 +38,18 @@ def main() -> None:
         folder = Path(temporary) / "page"
         write_page(load_bundle(packaged_models()["nano"]), folder)
         visit = Visit(browser, folder.as_uri())
-        click.echo("| photo | browser | runtime |\n|---|---|---|")
-        for name, classes in PHOTOS.items():
-            photo = ROOT / "examples" / name
-            in_browser = seconds(partial(visit.segment, photo, classes))
-            in_runtime = seconds(partial(segmenter, photo, classes))
-            click.echo(f"| {name} | {in_browser:.1f} s | {in_runtime:.2f} s |")
+        rows = {}
+        for _ in range(2):  # the first round loads the model
+            for name, classes in PHOTOS.items():
+                photo = ROOT / "examples" / name
+                rows[name] = (
+                    seconds(partial(visit.segment, photo, classes)),
+                    seconds(partial(segmenter, photo, classes)),
+                )
         visit.close()
+    click.echo("| photo | browser | runtime |\n|---|---|---|")
+    for name, (in_browser, in_runtime) in rows.items():
+        click.echo(f"| {name} | {in_browser:.1f} s | {in_runtime:.2f} s |")
 
 
 if __name__ == "__main__":
