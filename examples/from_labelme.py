@@ -42,13 +42,16 @@ def write_set(photos: Path, out: Path, *, partial: bool) -> str:
     """Write a labelled set; say what is in it.
 
     Raises:
-        ValueError: a file is not labelme's, or its photo is missing.
+        ValueError: a file is not labelme's, its photo is missing, or two photos have the same name.
         OSError: a file cannot be read, or the folder exists.
     """
     files = sorted(photos.glob("*.json"))
     if not files:
         raise ValueError(f"{photos}: no JSON files of labelme in it")
     outlines = {file: read_outlines(file) for file in files}
+    sources = {file: find_photo(file) for file in files}
+    if len({source.stem for source in sources.values()}) < len(files):
+        raise ValueError(f"{photos}: two JSON files name photos of the same name; rename one of them")
     labels = sorted({label for shapes in outlines.values() for label, _ in shapes})
     if not 0 < len(labels) <= MAX_CLASSES:
         raise ValueError(f"{photos}: {len(labels)} classes; expected 1..{MAX_CLASSES}")
@@ -56,7 +59,7 @@ def write_set(photos: Path, out: Path, *, partial: bool) -> str:
     for folder in ("images", "labels"):
         (out / folder).mkdir(parents=True)
     for file, shapes in outlines.items():
-        source = photos / json.loads(file.read_text(encoding="utf-8"))["imagePath"].replace("\\", "/")
+        source = sources[file]
         height, width = load_photo(source).shape[:2]  # turned as its EXIF says, as labelme shows it
         mask = Image.new("L", (width, height), UNLABELLED if partial else 0)
         for label, points in shapes:
@@ -65,6 +68,18 @@ def write_set(photos: Path, out: Path, *, partial: bool) -> str:
         shutil.copy(source, out / "images" / source.name)
     (out / "names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     return f"{out}: {len(files)} photos, {len(labels)} classes: {', '.join(labels)}"
+
+
+def find_photo(file: Path) -> Path:
+    """Return the photo that a JSON file of labelme names.
+
+    Raises:
+        ValueError: the photo is missing.
+    """
+    photo = file.parent / json.loads(file.read_text(encoding="utf-8"))["imagePath"].replace("\\", "/")
+    if not photo.is_file():
+        raise ValueError(f"{file}: its photo {photo} is missing; put it there")
+    return photo
 
 
 def read_outlines(file: Path) -> list[tuple[str, list[tuple[float, float]]]]:
