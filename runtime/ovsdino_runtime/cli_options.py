@@ -80,7 +80,14 @@ OPTIONS = (
     ),
 )
 NAMES = (
-    *("device", "engine", "threads", "precision", "inference", "short_side", "refine", "min_area"),
+    "device",
+    "engine",
+    "threads",
+    "precision",
+    "inference",
+    "short_side",
+    "refine",
+    "min_area",
     "presence",
 )
 

@@ -32,6 +32,15 @@ def chromium(*flags):
         browser.close()
 
 
+def watch(page, address):
+    """Collect requests to anyone but the address, and faults of the page's scripts, from now on."""
+    strangers, faults = [], []
+    ours = (address, "data:", "blob:")
+    page.on("request", lambda request: request.url.startswith(ours) or strangers.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    return strangers, faults
+
+
 class Visit:
     """One visit of the page; `strangers` are the requests to anyone but the server."""
 
@@ -39,12 +48,7 @@ class Visit:
         self.context = browser.new_context(permissions=["camera"], **window)
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
-        self.strangers, self.faults = [], []
-        ours = (address, "data:", "blob:")
-        self.page.on(
-            "request", lambda request: request.url.startswith(ours) or self.strangers.append(request.url)
-        )
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.strangers, self.faults = watch(self.page, address)
         self.page.goto(address)
         self.page.wait_for_selector("#view .message")
 

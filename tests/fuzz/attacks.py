@@ -70,11 +70,11 @@ def form(photo: bytes, **fields: str) -> tuple[bytes, dict[str, str]]:
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
-def flat_png(width: int, height: int) -> bytes:
-    """Write a black photo of 8 bits a pixel, small whatever its size."""
-    row = bytes(1 + width)
+def flat_png(width: int, height: int, *, bits: int = 8) -> bytes:
+    """Write a black grey photo, small whatever its size."""
+    row = bytes(1 + (width * bits + 7) // 8)
     parts = [
-        (b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)),
+        (b"IHDR", struct.pack(">2I5B", width, height, bits, 0, 0, 0, 0)),
         (b"IDAT", zlib.compress(row * height)),
         (b"IEND", b""),
     ]

@@ -15,20 +15,11 @@ from ovsdino_runtime.base.errors import OptionError, PhotoError, PhotoWarning
 from ovsdino_runtime.base.orientation import upright_array
 from ovsdino_runtime.base.photo import decode_image, decode_photo, load_photo
 from ovsdino_runtime.base.photo_options import PhotoOptions
+from tests.runtime.orientations import UPRIGHT
 
 tifffile = pytest.importorskip("tifffile")
 pytest.importorskip("imagecodecs")
 
-UPRIGHT = {  # EXIF's orientations, one by one, in plain indexing
-    1: lambda p: p,
-    2: lambda p: p[:, ::-1],
-    3: lambda p: p[::-1, ::-1],
-    4: lambda p: p[::-1],
-    5: lambda p: p.swapaxes(0, 1),
-    6: lambda p: np.rot90(p, -1),
-    7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
-    8: np.rot90,
-}
 READERS = [("rasterio", "tifffile"), ("tifffile",), ()]  # that are installed
 
 

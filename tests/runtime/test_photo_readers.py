@@ -9,21 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovsdino_runtime.base.photo import decode_file
+from tests.runtime.orientations import UPRIGHT
 
 imagecodecs = pytest.importorskip("imagecodecs")
 cv2 = pytest.importorskip("cv2")
 
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-UPRIGHT = {  # EXIF's orientations, in plain indexing
-    1: lambda p: p,
-    2: lambda p: p[:, ::-1],
-    3: lambda p: p[::-1, ::-1],
-    4: lambda p: p[::-1],
-    5: lambda p: p.swapaxes(0, 1),
-    6: lambda p: np.rot90(p, -1),
-    7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
-    8: np.rot90,
-}
 
 
 def by_opencv(data):

@@ -1,10 +1,8 @@
 """What one client sends to stop the server for the others, and how little it achieves."""
 
 import socket
-import struct
 import threading
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +15,7 @@ from ovsdino_runtime.serve.connections import ConnectionLimits
 from ovsdino_runtime.serve.metrics import Metrics
 from ovsdino_runtime.serve.service import Service, ServiceOptions
 from ovsdino_runtime.serve.upload import UploadLimits, read_upload
+from tests.fuzz.attacks import flat_png
 from tests.serve.running import ask, png, running
 
 PHOTO = np.zeros((64, 64, 3), np.uint8) + np.uint8([255, 0, 0])
@@ -36,18 +35,6 @@ def test_a_long_field_is_refused_at_once(address, field):
     assert long.json()["error"].startswith(f"{field}: String should have at most")
 
 
-def flat_png(width: int, height: int) -> bytes:
-    """A black photo of 1 bit a pixel: small, whatever its size."""
-    row = bytes(1 + (width + 7) // 8)
-    parts = [
-        (b"IHDR", struct.pack(">2I5B", width, height, 1, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(row * height)),
-        (b"IEND", b""),
-    ]
-    chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 @pytest.mark.parametrize(
     ("size", "reason"),
     [
@@ -59,8 +46,8 @@ def flat_png(width: int, height: int) -> bytes:
 )
 def test_a_photo_with_a_long_side_is_not_decoded(size, reason):
     with pytest.raises(TooLargeError, match=reason):
-        read_upload(flat_png(*size), UploadLimits())
-    assert read_upload(flat_png(8000, 40), UploadLimits()).photo.shape == (40, 8000, 3)
+        read_upload(flat_png(*size, bits=1), UploadLimits())
+    assert read_upload(flat_png(8000, 40, bits=1), UploadLimits()).photo.shape == (40, 8000, 3)
 
 
 def connect(address) -> socket.socket:

@@ -7,6 +7,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+from tests.demo.browser import watch
+
 PATIENCE = 240_000  # [ms]
 ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
@@ -41,12 +43,7 @@ class Visit:
         self.context = browser.new_context(**window)
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
-        self.strangers, self.faults = [], []
-        ours = (address, "data:", "blob:")
-        self.page.on(
-            "request", lambda request: request.url.startswith(ours) or self.strangers.append(request.url)
-        )
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.strangers, self.faults = watch(self.page, address)
         self.page.goto(f"{address}/index.html")
 
     def segment(self, photo, classes=None):

@@ -37,7 +37,6 @@ NO_ACCESS = AccessOptions()
 PATH = "/segment"
 CLIENT_GONE = 499  # nginx's status of a request whose client closed the connection
 MAX_TEXT, MAX_NAME, MAX_URL = 200_000, 40, 2000  # characters of a field, before anything else reads it
-LEFT_OUT: dict[str, Any] = {"example": ""}  # of a field: the page of the description does not fill it in
 STATUS: dict[type[OvsdinoError], int] = {  # the first that fits
     TooLargeError: 413,
     NotAPhotoError: 415,
@@ -61,6 +60,50 @@ PNG_ANSWER = {
     "description": "A PNG of the labels (indexed, 16-bit grey above 256 classes) or of the overlay; or JSON.",
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
 }
+
+
+def _text_field(limit: int, description: str, example: str = "") -> Any:  # noqa: ANN401 - FastAPI's own type
+    """Describe a form field of at most ``limit`` characters; /docs fills in the example."""
+    return Form(max_length=limit, description=description, json_schema_extra={"example": example})
+
+
+Bands = Annotated[
+    str | None,
+    _text_field(
+        MAX_NAME, "Of a TIFF: which bands are red, green and blue, such as '3,2,1', or which is grey."
+    ),
+]
+Bits = Annotated[str | None, _text_field(MAX_NAME, "Bits that each value of a 16-bit photo uses.")]
+Strict = Annotated[bool, Form(description="Refuse a JPEG without its last bytes.")]
+PhotoFile = Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, ...")]
+Url = Annotated[
+    str | None,
+    _text_field(MAX_URL, "Address of the photo, in place of `photo`; where the server allows it."),
+]
+ClassWords = Annotated[
+    str | None,
+    _text_field(
+        MAX_TEXT,
+        "Words such as 'cat, car|automobile, sky', or a JSON array; or give a vocabulary.",
+        "road, car, building, sky",
+    ),
+]
+VocabularyName = Annotated[str | None, _text_field(MAX_NAME, "A packaged vocabulary, such as ade150.")]
+BackgroundText = Annotated[
+    str | None,
+    _text_field(MAX_NAME, "'none', or a confidence in 0..1 below which a pixel is background."),
+]
+BackgroundWords = Annotated[
+    str | None,
+    _text_field(MAX_TEXT, "Classes that count as background: words, or a vocabulary such as surroundings."),
+]
+AnswerFormat = Annotated[
+    Format,
+    Form(
+        description="png: a label each pixel; overlay: a picture to look at; rle: JSON with each "
+        "region's mask in COCO's run lengths; base64: JSON with both PNGs."
+    ),
+]
 
 
 def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bool = True) -> FastAPI:
@@ -118,25 +161,7 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     return app
 
 
-def _read_photo_options(
-    bands: Annotated[
-        str | None,
-        Form(
-            max_length=MAX_NAME,
-            description="Of a TIFF: which bands are red, green and blue, such as '3,2,1', or which is grey.",
-            json_schema_extra=LEFT_OUT,
-        ),
-    ] = None,
-    bits: Annotated[
-        str | None,
-        Form(
-            max_length=MAX_NAME,
-            description="Bits that each value of a 16-bit photo uses.",
-            json_schema_extra=LEFT_OUT,
-        ),
-    ] = None,
-    strict: Annotated[bool, Form(description="Refuse a JPEG without its last bytes.")] = False,
-) -> PhotoOptions:
+def _read_photo_options(bands: Bands = None, bits: Bits = None, strict: Strict = False) -> PhotoOptions:
     """Read how the photo is to be decoded.
 
     Raises:
@@ -153,54 +178,13 @@ async def _segment(  # noqa: PLR0913 - one argument for each field
     request: Request,
     photo_options: Annotated[PhotoOptions, Depends(_read_photo_options)],
     # None where it was not sent; written so that OpenAPI describes a file, not "a file or null"
-    photo: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, ...")] = None,  # type: ignore[assignment]
-    url: Annotated[
-        str | None,
-        Form(
-            max_length=MAX_URL,
-            description="Address of the photo, in place of `photo`; where the server allows it.",
-            json_schema_extra=LEFT_OUT,
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        Form(
-            max_length=MAX_TEXT,
-            description="Words such as 'cat, car|automobile, sky', or a JSON array; or give a vocabulary.",
-            json_schema_extra={"example": "road, car, building, sky"},
-        ),
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        Form(
-            max_length=MAX_NAME,
-            description="A packaged vocabulary, such as ade150.",
-            json_schema_extra=LEFT_OUT,
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        Form(
-            max_length=MAX_NAME,
-            description="'none', or a confidence in 0..1 below which a pixel is background.",
-            json_schema_extra=LEFT_OUT,
-        ),
-    ] = None,
-    background_classes: Annotated[
-        str | None,
-        Form(
-            max_length=MAX_TEXT,
-            description="Classes that count as background: words, or a vocabulary such as surroundings.",
-            json_schema_extra=LEFT_OUT,
-        ),
-    ] = None,
-    format: Annotated[  # noqa: A002
-        Format,
-        Form(
-            description="png: a label each pixel; overlay: a picture to look at; rle: JSON with each "
-            "region's mask in COCO's run lengths; base64: JSON with both PNGs."
-        ),
-    ] = "png",
+    photo: PhotoFile = None,  # type: ignore[assignment]
+    url: Url = None,
+    classes: ClassWords = None,
+    vocabulary: VocabularyName = None,
+    background: BackgroundText = None,
+    background_classes: BackgroundWords = None,
+    format: AnswerFormat = "png",  # noqa: A002
 ) -> Response:
     """Segment a photo into the given classes."""
     service: Service = request.app.state.service
