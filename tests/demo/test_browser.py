@@ -114,7 +114,7 @@ def test_what_is_downloaded_and_copied(visit, tmp_path):
     page.click("#view .python summary")
     assert "Segmenter.load('nano', threads=1)" in page.inner_text("#view .python pre")
     page.click("#view [data-copy]")
-    assert page.inner_text("#view [data-copy]") in ("Copied", "Selected")
+    page.wait_for_selector("#view [data-copy]:text-matches('^(Copied|Selected)$')")
 
 
 def test_a_photo_from_the_camera(visit):
