@@ -1,6 +1,7 @@
 """ROS bags in and out: written and read by rosbags, which shares no code with ROS."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,13 @@ from PIL import Image
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.cli import run
-from ovsdino_runtime.integrations.ros_images import image_fields, photo_of_message
+from ovsdino_runtime.integrations.ros_bags import LABEL_INFO
+from ovsdino_runtime.integrations.ros_images import image_fields, label_pixels, photo_of_message
 from ovsdino_runtime.segmenter import Segmenter
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
 from rosbags.highlevel import AnyReader  # noqa: E402
-from rosbags.typesys import Stores, get_typestore  # noqa: E402
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore  # noqa: E402
 
 TOPIC = "/camera/image_raw"
 STORE = get_typestore(Stores.ROS2_HUMBLE)
@@ -91,6 +93,31 @@ def test_a_bag_becomes_a_bag_of_labels(invoke, photos, shared_bundle, tmp_path, 
     assert [(each.class_id, each.class_name) for each in info.class_map] == list(
         enumerate(["red", "green", "blue"])
     )
+
+
+# What rosidl generates from vision_msgs 4 for these types; it depends on each field's name, type and order.
+TYPE_HASHES = {
+    "vision_msgs/msg/VisionClass": "RIHS01_1e4a11f0fed50b5623cb8ff26ca0e37952a48a9c074d16f804b44e9164c2037a",
+    "vision_msgs/msg/LabelInfo": "RIHS01_3d37df4015cdf660cc851c51897f2acd957e1ca6205ba0a99aebffb9406b0783",
+}
+
+
+def test_label_info_is_laid_out_as_in_ros():
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name, text in LABEL_INFO.items():
+        store.register(get_types_from_msg(text, name))
+    assert {name: store.hash_rihs01(name) for name in LABEL_INFO} == TYPE_HASHES
+
+
+@pytest.mark.parametrize(("count", "kind"), [(3, np.uint8), (255, np.uint8), (256, np.uint16)])
+def test_the_largest_label_is_kept_free(shared_bundle, flag, count, kind):
+    with Segmenter.load(shared_bundle.path, threads=1) as segmenter:
+        segmentation = segmenter(flag, "red, green, blue")
+    segmentation = replace(segmentation, classes=tuple(map(str, range(count))))
+    labels = label_pixels(segmentation)
+    assert labels.dtype == kind
+    assert np.array_equal(labels, segmentation.labels)
+    assert count - 1 < np.iinfo(kind).max
 
 
 def test_a_single_mcap_file_is_a_bag(invoke, photos, tmp_path):

@@ -13,16 +13,15 @@ from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.overlay import draw_frame
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.integrations.ros_images import image_fields, photo_of_message
+from ovsdino_runtime.integrations.ros_images import image_fields, label_pixels, photo_of_message
 from ovsdino_runtime.stream import Result
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-LABEL_INFO = {  # definitions of vision_msgs, which rosbags does not contain
+LABEL_INFO = {  # definitions of vision_msgs 4 (ROS 2 Humble and later), which rosbags does not contain
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
     "vision_msgs/msg/LabelInfo": "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\n"
     "float32 threshold\n",
 }
-MAX_LABELS_8_BIT = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ def _read_topic(reader: Any, source: Source, topic: str) -> Iterator[BagFrame]: 
 class BagFiles:
     """Writes a ROS 2 bag of results for each input bag; use it in a ``with`` statement.
 
-    ``OUT/NAME_labels`` is a bag with the topics ``TOPIC/labels`` (``mono8``; ``mono16`` beyond 256 classes),
+    ``OUT/NAME_labels`` is a bag with the topics ``TOPIC/labels`` (``mono8``; ``mono16`` beyond 255 classes),
     ``TOPIC/overlay`` (``rgb8``) and ``TOPIC/label_info`` (``vision_msgs/LabelInfo``, whenever the classes
     change). Each message keeps its picture's header and recording time.
 
@@ -185,9 +184,7 @@ class _Bag:
         if segmentation.classes != self._classes:
             self._classes = segmentation.classes
             self._add("label_info", frame, **self._label_info(segmentation))
-        small = len(segmentation.classes) <= MAX_LABELS_8_BIT
-        labels = segmentation.labels.astype(np.uint8 if small else np.uint16)
-        self._add("labels", frame, **image_fields(labels))
+        self._add("labels", frame, **image_fields(label_pixels(segmentation)))
         self._add("overlay", frame, **image_fields(np.asarray(draw_frame(segmentation))))
 
     def _label_info(self, segmentation: Segmentation) -> dict[str, Any]:

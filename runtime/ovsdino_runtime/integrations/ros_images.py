@@ -8,7 +8,8 @@ import numpy as np
 
 from ovsdino_runtime.base.errors import PhotoError
 from ovsdino_runtime.base.image_input import as_photo
-from ovsdino_runtime.geometry.types import Photo
+from ovsdino_runtime.base.segmentation import Segmentation, no_data_label
+from ovsdino_runtime.geometry.types import Labels, Photo
 
 # sensor_msgs/image_encodings.hpp: name -> (bytes a value, channels of red, green and blue, channels in all).
 ENCODINGS = {
@@ -57,6 +58,17 @@ def photo_of_message(message: Any) -> Photo:  # noqa: ANN401 - of rclpy or of ro
     values = data.reshape(height, step)[:, :row].reshape(height, width, channels, width_bytes)
     high = 0 if message.is_bigendian or width_bytes == 1 else 1
     return np.ascontiguousarray(values[:, :, list(rgb), high])
+
+
+def label_pixels(segmentation: Segmentation) -> Labels:
+    """Return the labels in the type of a label topic: uint8, or uint16 beyond 255 classes.
+
+    The largest value of either type is no class: `vision_msgs/LabelInfo` reserves it for unlabelled pixels.
+
+    Shape: (H, W).
+    """
+    small = no_data_label(len(segmentation.classes)) == 255
+    return segmentation.labels.astype(np.uint8 if small else np.uint16)
 
 
 def image_fields(pixels: np.ndarray[Any, Any]) -> dict[str, Any]:

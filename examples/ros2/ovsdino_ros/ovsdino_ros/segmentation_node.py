@@ -18,10 +18,8 @@ from vision_msgs.msg import LabelInfo, VisionClass
 from ovsdino_runtime import Segmenter
 from ovsdino_runtime.base.errors import ClassesError, PhotoError
 from ovsdino_runtime.base.overlay import draw_frame
-from ovsdino_runtime.integrations.ros_images import image_fields, photo_of_message
+from ovsdino_runtime.integrations.ros_images import image_fields, label_pixels, photo_of_message
 from ovsdino_runtime.text.class_lists import choose_classes
-
-MAX_LABELS_8_BIT = 256
 
 
 class SegmentationNode(Node):
@@ -56,8 +54,7 @@ class SegmentationNode(Node):
             entries = [VisionClass(class_id=label, class_name=name) for label, name in names]
             threshold = float(segmentation.background or 0.0)
             self._label_info.publish(LabelInfo(header=message.header, class_map=entries, threshold=threshold))
-        kind = np.uint8 if len(segmentation.classes) <= MAX_LABELS_8_BIT else np.uint16
-        self._labels.publish(_image(message.header, segmentation.labels.astype(kind)))
+        self._labels.publish(_image(message.header, label_pixels(segmentation)))
         self._overlay.publish(_image(message.header, np.asarray(draw_frame(segmentation))))
 
     def hear(self, message: Any) -> None:  # noqa: ANN401
