@@ -34,6 +34,14 @@ def segmentation(labels, *, background=0.3, classes=CLASSES):
     )
 
 
+@pytest.mark.parametrize(("background", "classes"), [(0.3, CLASSES), (None, ("cat", "dog"))])
+def test_pixels_without_data_are_no_object(background, classes):
+    labels = np.full((10, 12), 255, np.uint16)  # as `without_no_data` sets it
+    labels[2:5, 3:9] = 1
+    objects = segmentation(labels, background=background, classes=classes).objects(min_area=0)
+    assert [(item.name, item.box) for item in objects] == [(classes[1], (3, 2, 6, 3))]
+
+
 @pytest.fixture
 def two_cats_and_a_ring():
     """Two cats that touch at a corner, and a dog with a hole, (60, 80)."""

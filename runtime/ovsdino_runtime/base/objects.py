@@ -51,7 +51,7 @@ class SegmentedObject:
 def find_objects(
     segmentation: "Segmentation", classes: Sequence[str] | None = None, *, min_area: float = MIN_AREA
 ) -> list[SegmentedObject]:
-    """Find the connected components of the classes, largest first; the background has none.
+    """Find the connected components of the classes, largest first; background and no data have none.
 
     Objects of one class that touch are one component.
 
@@ -76,7 +76,7 @@ def find_objects(
     areas = np.bincount(flat)
     _, firsts = np.unique(flat, return_index=True)
     labels = segmentation.labels.ravel()[firsts]
-    kept = areas >= max(1, min_area * flat.size)
+    kept = (areas >= max(1, min_area * flat.size)) & (labels < len(segmentation.classes))  # without no data
     if segmentation.background is not None:
         kept &= labels != 0
     if wanted is not None:

@@ -76,8 +76,6 @@ def save_photo_geopackage(segmentation: Segmentation, photo: str, path: Path) ->
 
     def polygons() -> Iterator[GroundPolygon]:
         for item in segmentation.objects(min_area=0):
-            if item.label >= len(segmentation.classes):
-                continue
             rings = [[(a * x + b * y + c, d * x + e * y + f) for x, y in ring] for ring in item.polygon()]
             area = None if metres is None else item.area * abs(a * e - b * d) * metres
             yield GroundPolygon(
