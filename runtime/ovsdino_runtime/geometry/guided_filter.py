@@ -9,7 +9,7 @@ Source: K. He, J. Sun, X. Tang, "Guided Image Filtering", PAMI 2013, equations 1
 
 import importlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,14 +18,15 @@ from ovsdino_runtime.geometry.types import Array, Floats
 
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric 3x3 matrix
 ROWS = ((0, 1, 2), (1, 3, 4), (2, 4, 5))  # of that matrix, as numbers of `PAIRS`
-STRIP_PIXELS = 1 << 13  # whose matrices are inverted at once: they stay in the processor's cache
+STRIP_PIXELS = 1 << 13  # computed at once: their values of all planes stay in the processor's cache
+BOX_PIXELS = 48 << 10  # likewise in sums over squares, of one plane
 
 
 class BoxSum(Protocol):
     """Compute sums over squares of side ``2 * radius + 1``; outside the image values are 0."""
 
-    def __call__(self, planes: Floats, radius: int) -> Floats:
-        """Return the sums. Shape: (n, H, W), kept."""
+    def __call__(self, planes: Floats, radius: int, *, out: Floats | None = None) -> Floats:
+        """Return the sums, in ``out`` if it is given. Shape: (n, H, W), kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,37 +44,49 @@ class GuidedFilter:
         """Filter maps one after another, in the same memory. Shape: (n, H, W), kept."""
         filtered = np.empty_like(maps)
         planes = np.empty((4, *maps.shape[1:]), np.float32)
-        spare = np.empty(maps.shape[1:], np.float32)
-        for index, scores in enumerate(maps):
+        sums = np.empty_like(planes)
+        strips = _strips(*maps.shape[1:])
+        spare = np.empty_like(planes[0, strips[0]])
+        for scores, result in zip(maps, filtered, strict=True):
             np.multiply(self.guide, scores, out=planes[:3])
             planes[3] = scores
-            sums = self.box_sum(planes, self.radius)  # (4, H, W)
-            self._fit(sums, planes, spare)
-            sums = self.box_sum(planes, self.radius)  # of each window's slopes and shift
-            np.multiply(sums[:3], self.guide, out=sums[:3])
-            sums[0] += sums[1]
-            sums[2] += sums[3]
-            sums[0] += sums[2]
-            np.multiply(sums[0], self.share, out=filtered[index])
+            self.box_sum(planes, self.radius, out=sums)
+            for strip in strips:
+                self._fit(strip, sums[:, strip], planes[:, strip], spare[: strip.stop - strip.start])
+            self.box_sum(planes, self.radius, out=sums)  # of each window's slopes and shift
+            for strip in strips:
+                self._apply(strip, sums[:, strip], result[strip])
         return filtered
 
-    def _fit(self, sums: Floats, linear: Floats, spare: Floats) -> None:
-        """Fit each window's scores by its colours: three slopes and a shift. Shape: (4, H, W) each.
+    def _fit(self, strip: slice, sums: Floats, linear: Floats, spare: Floats) -> None:
+        """Fit the scores of a strip's windows by their colours: three slopes and a shift.
 
         Args:
+            strip: the rows.
             sums: over each window, of scores times colour and of scores; overwritten.
             linear: is filled.
             spare: of one plane, overwritten.
+
+        Shape: (4, rows, W) each.
         """
-        for index, mean in enumerate(self.mean):  # covariances, times the pixels of a window
+        means, inverse = self.mean[:, strip], self.inverse[:, strip]
+        for index, mean in enumerate(means):  # covariances, times the pixels of a window
             sums[index] -= np.multiply(mean, sums[3], out=spare)
-        np.multiply(sums[3], self.share, out=linear[3])
+        np.multiply(sums[3], self.share[strip], out=linear[3])
         for index, row in enumerate(ROWS):
-            slope = np.multiply(self.inverse[row[0]], sums[0], out=linear[index])
-            slope += np.multiply(self.inverse[row[1]], sums[1], out=spare)
-            slope += np.multiply(self.inverse[row[2]], sums[2], out=spare)
-        for slope, mean in zip(linear, self.mean, strict=False):
+            slope = np.multiply(inverse[row[0]], sums[0], out=linear[index])
+            slope += np.multiply(inverse[row[1]], sums[1], out=spare)
+            slope += np.multiply(inverse[row[2]], sums[2], out=spare)
+        for slope, mean in zip(linear, means, strict=False):
             linear[3] -= np.multiply(slope, mean, out=spare)
+
+    def _apply(self, strip: slice, sums: Floats, result: Floats) -> None:
+        """Apply the mean of the windows' functions to the guide. Shape: (4, rows, W), overwritten."""
+        sums[:3] *= self.guide[:, strip]
+        sums[0] += sums[1]
+        sums[2] += sums[3]
+        sums[0] += sums[2]
+        np.multiply(sums[0], self.share[strip], out=result)
 
 
 def guided_filter(
@@ -94,7 +107,7 @@ def guided_filter(
     channels = np.ascontiguousarray(guide.transpose(2, 0, 1), dtype=np.float32)  # (3, H, W)
     channels *= np.float32(1 / 255)
     channels -= channels.mean(axis=(1, 2), keepdims=True)  # of small numbers float32 holds the squares
-    share = 1 / add(np.ones((1, *guide.shape[:2]), np.float32), radius)[0]  # (H, W)
+    share = 1 / np.outer(*(_window_lengths(length, radius) for length in guide.shape[:2]))  # (H, W)
     mean = add(channels, radius)
     mean *= share
     squares = np.empty((len(PAIRS), *share.shape), np.float32)
@@ -106,19 +119,92 @@ def guided_filter(
         squares[index] -= mean[i] * mean[j]
         if i == j:
             squares[index] += np.float32(epsilon)
-    step = max(1, STRIP_PIXELS // share.shape[1])
-    for top in range(0, len(share), step):
-        squares[:, top : top + step] = _invert(squares[:, top : top + step])
+    for strip in _strips(*share.shape):
+        squares[:, strip] = _invert(squares[:, strip])
     squares *= share
     return GuidedFilter(channels, mean, share, squares, add, radius)
 
 
-def add_squares(planes: Floats, radius: int) -> Floats:
+def _window_lengths(length: int, radius: int) -> Floats:
+    """Return how many pixels of an axis lie in the window around each. Shape: (length,)."""
+    pixels = np.arange(length)
+    inside = np.minimum(pixels + radius, length - 1) - np.maximum(pixels - radius, 0) + 1
+    return inside.astype(np.float32)
+
+
+def _strips(height: int, width: int) -> list[slice]:
+    """Split an image into strips of rows that are computed at once, the first one the largest."""
+    rows = max(1, STRIP_PIXELS // width)
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def add_squares(planes: Floats, radius: int, *, out: Floats | None = None) -> Floats:
     """Compute sums over squares, one axis after the other; time grows with the logarithm of the radius.
+
+    A sum is composed of sums of 1, 2, 4, ... values. That is faster than running sums, in which each value
+    depends on the previous one, and loses no digits. Rows are padded with zeros and lie one after another, so
+    that a neighbour along either axis is at a fixed distance.
 
     Shape: (n, H, W), kept.
     """
-    return _add_runs(_add_runs(planes, radius, axis=2), radius, axis=1)
+    sums = np.empty_like(planes) if out is None else out
+    _, height, width = planes.shape
+    line = width + 2 * radius  # of a padded row
+    count = -(-height // max(BOX_PIXELS // line, 4 * radius))  # of strips
+    rows = -(-height // count)  # of each
+    memory = np.zeros((5, (rows + 2 * radius) * line), np.float32)
+    for plane, result in zip(planes, sums, strict=True):
+        for top in range(0, height, rows):
+            _add_strip(plane, radius, slice(top, min(top + rows, height)), memory, result)
+    return sums
+
+
+def _add_strip(plane: Floats, radius: int, strip: slice, memory: Floats, result: Floats) -> None:
+    """Compute the sums of a strip of rows.
+
+    Args:
+        plane: (H, W).
+        radius: of the squares [px].
+        strip: the rows.
+        memory: five padded strips; columns that pad the first one are 0.
+        result: (H, W); these rows are filled.
+    """
+    height, width = plane.shape
+    line, rows = width + 2 * radius, strip.stop - strip.start
+    padded = memory[0].reshape(-1, line)
+    first, stop = max(0, strip.start - radius), min(height, strip.stop + radius)
+    begin = first - (strip.start - radius)  # rows of zeros above
+    padded[:begin] = 0
+    padded[begin : begin + stop - first, radius : radius + width] = plane[first:stop]
+    padded[begin + stop - first : rows + 2 * radius] = 0
+    spare, along_rows, along_both = memory[1:3], memory[3], memory[4]
+    _add_runs(memory[0], 2 * radius + 1, 1, spare, out=along_rows)
+    _add_runs(along_rows, 2 * radius + 1, line, spare, out=along_both)
+    result[strip] = along_both[: rows * line].reshape(rows, line)[:, :width]
+
+
+def _add_runs(values: Floats, count: int, distance: int, spare: Floats, *, out: Floats) -> None:
+    """Compute sums of ``count`` values that lie ``distance`` apart, each from its first one.
+
+    Args:
+        values: (n,). The sums near its end are not valid.
+        count: values of a sum, an odd number above 1.
+        distance: from one value of a sum to the next.
+        spare: (2, n), overwritten.
+        out: (n,), is filled.
+    """
+    runs, total = values, values  # sums of `size` and of `taken` values each
+    size, taken = 1, 1
+    longer, shorter = spare
+    while 2 * size <= count:
+        end = len(values) - size * distance
+        longer, shorter = shorter, longer
+        np.add(runs[:end], runs[size * distance :], out=longer[:end])
+        runs, size = longer, 2 * size
+        if count & size:
+            end = len(values) - taken * distance
+            np.add(total[:end], runs[taken * distance :], out=out[:end])
+            total, taken = out, taken + size
 
 
 @cache
@@ -128,58 +214,26 @@ def best_box_sum() -> BoxSum:
         cv2 = importlib.import_module("cv2")
     except ImportError:
         return add_squares
-    return lambda planes, radius: _add_by_opencv(cv2, planes, radius)
+    return partial(_add_by_opencv, cv2)
 
 
-def _add_by_opencv(cv2: Any, planes: Floats, radius: int) -> Floats:  # noqa: ANN401 - it ships no types
-    sums = np.empty_like(planes)
+def _add_by_opencv(cv2: Any, planes: Floats, radius: int, *, out: Floats | None = None) -> Floats:  # noqa: ANN401 - it ships no types
+    sums = np.empty_like(planes) if out is None else out
     side = (2 * radius + 1, 2 * radius + 1)
-    for plane, out in zip(planes, sums, strict=True):
-        cv2.boxFilter(plane, -1, side, dst=out, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    for plane, result in zip(planes, sums, strict=True):
+        cv2.boxFilter(plane, -1, side, dst=result, normalize=False, borderType=cv2.BORDER_CONSTANT)
     return sums
-
-
-def _add_runs(planes: Floats, radius: int, *, axis: int) -> Floats:
-    """Compute sums of ``2 * radius + 1`` adjacent values along an axis; outside it values are 0.
-
-    A sum is composed of sums of 1, 2, 4, ... values. That is faster than running sums, in which each value
-    depends on the previous one, and loses no digits.
-    """
-    length = planes.shape[axis]
-    size = list(planes.shape)
-    size[axis] += 2 * radius
-    runs = np.zeros(size, np.float32)  # of `count` values each
-    runs[_along(axis, radius, radius + length)] = planes
-    count, begin, left = 1, 0, 2 * radius + 1
-    total = np.zeros_like(planes)
-    while left:
-        if left & 1:
-            total += runs[_along(axis, begin, begin + length)]
-            begin += count
-        left >>= 1
-        if left:
-            runs = runs[_along(axis, 0, -count)] + runs[_along(axis, count, None)]
-            count *= 2
-    return total
-
-
-def _along(axis: int, start: int, stop: int | None) -> tuple[slice, ...]:
-    return tuple(slice(start, stop) if side == axis else slice(None) for side in range(3))
 
 
 def _invert(matrices: Floats) -> Floats:
     """Invert symmetric 3x3 matrices, in float64: colours are often nearly grey. Shape: (6, H, W), kept."""
     rr, rg, rb, gg, gb, bb = matrices.astype(np.float64)
-    adjugate = np.stack(
-        (
-            gg * bb - gb * gb,
-            rb * gb - rg * bb,
-            rg * gb - rb * gg,
-            rr * bb - rb * rb,
-            rb * rg - rr * gb,
-            rr * gg - rg * rg,
-        )
-    )
-    determinant = rr * adjugate[0] + rg * adjugate[1] + rb * adjugate[2]
-    inverse: Floats = (adjugate / determinant).astype(np.float32)
+    first = gg * bb - gb * gb
+    second = rb * gb - rg * bb
+    third = rg * gb - rb * gg
+    share = 1 / (rr * first + rg * second + rb * third)
+    inverse = np.empty_like(matrices)
+    others = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
+    for entry, cofactor in zip(inverse, (first, second, third, *others), strict=True):
+        np.multiply(cofactor, share, out=entry, casting="same_kind")
     return inverse

@@ -7,10 +7,10 @@ All three steps are linear and separable, and windows form a grid, so for each c
     scores (H, W) = rows @ mosaic @ columns.T
 
 with the mosaic of the nodes of all windows (window rows * h, window columns * w) and two banded matrices that
-depend only on the geometry. Their entries are >= 0 and each row sums to 1. Within a tile of the photo, no
-class scores more than its best node there; a class whose best node is below another's worst node cannot win
-and is skipped. Classes are processed in portions with a running best, the photo in tiles and the matrices in
-bands, so that memory grows only with the number of pixels.
+depend only on the geometry. Their entries are >= 0 and each row sums to 1. Within a tile of the photo, a
+class that scores less than another one at each node cannot win, nor one whose best node is below all scores
+so far; both are skipped. Classes are processed in portions with a running best, the photo in tiles and the
+matrices in bands, so that memory grows only with the number of pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ovsdino_runtime.geometry.best_class import keep_best
 from ovsdino_runtime.geometry.preprocess import bilinear_taps
 from ovsdino_runtime.geometry.types import Floats, Labels
 from ovsdino_runtime.geometry.windows import Window, window_weights
 
 MOSAIC_BYTES = 8 << 20  # scores of all nodes for the classes that are taken at once
-# Scores interpolated at once: few enough to fit the CPU cache, and for OpenBLAS to use one thread. Its
-# threads wait for each other, which on a busy machine takes 30 times as long as the work itself.
-TILE_SCORES = 1 << 15
+TILE_SCORES = 1 << 17  # interpolated at once: they stay in the processor's cache
+# Pixels of a product of matrices: too few for OpenBLAS to use threads, which wait for each other; on a busy
+# machine that takes 30 times as long as the work itself.
+PRODUCT_PIXELS = 1 << 15
 SLACK = 1e-5  # on what cannot win: more than rounding can add to a score
 TILE_NODES = 4, 8  # of a tile, down and across: fewer make more tiles, more let more classes compete
 MIN_BAND, MAX_BAND = 16, 4096  # [px] along one side of a tile
@@ -122,12 +124,10 @@ def merge_argmax(features: Floats, text: Floats, geometry: MergeGeometry) -> tup
 
     Shape: (B, D, h, w), (N, D) -> (H, W) in 0..N-1, (H, W).
     """
-    mosaic = _mosaic(features, geometry)  # (window rows * h, window columns * w, D)
-    flat = mosaic.reshape(-1, mosaic.shape[2])
     best = BestClass(geometry)
     for first in range(0, len(text), best.max_count):
-        # In one product: many small ones are slower.
-        best.take((flat @ text[first : first + best.max_count].T).reshape(*mosaic.shape[:2], -1), first=first)
+        part = text[first : first + best.max_count]
+        best.take(np.moveaxis(_node_scores(features, part, geometry), 0, 2), first=first)
     return best.labels, best.scores
 
 
@@ -136,10 +136,9 @@ def merge_scores(features: Floats, text: Floats, geometry: MergeGeometry) -> Flo
 
     Shape: (B, D, h, w), (N, D) -> (N, H, W).
     """
-    mosaic = _mosaic(features, geometry)  # (window rows * h, window columns * w, D)
     rows = geometry.rows.weights(0, geometry.rows.length)
     columns = geometry.columns.weights(0, geometry.columns.length)
-    cosines = np.moveaxis(mosaic @ text.T, 2, 0)  # (N, window rows * h, window columns * w)
+    cosines = _node_scores(features, text, geometry)  # (N, window rows * h, window columns * w)
     scores: Floats = np.matmul(rows, np.matmul(cosines, columns.T))
     return scores
 
@@ -206,34 +205,30 @@ def _average_windows(
     return merged
 
 
-def _mosaic(features: Floats, geometry: MergeGeometry) -> Floats:
-    _, width, h, w = features.shape
+def _node_scores(features: Floats, text: Floats, geometry: MergeGeometry) -> Floats:
+    """Compute the cosine of each class at the nodes of all windows.
+
+    Shape: (B, D, h, w), (N, D) -> (N, window rows * h, window columns * w).
+    """
+    count, width, h, w = features.shape
     down, across = geometry.rows.nodes // h, geometry.columns.nodes // w
-    tiles = features.reshape(down, across, width, h, w).transpose(0, 3, 1, 4, 2)  # (down, h, across, w, D)
-    return tiles.reshape(down * h, across * w, width)
+    cosines = np.matmul(text, features.reshape(count, width, h * w))  # (B, N, h * w)
+    tiles = cosines.reshape(down, across, len(text), h, w).transpose(2, 0, 3, 1, 4)  # (N, down, h, across, w)
+    return tiles.reshape(len(text), down * h, across * w)
 
 
 def _take_best(
     scores: Floats, rows: Band, columns: Band, *, first: int, labels: Labels, best: Floats
 ) -> None:
     nodes = scores[rows.nodes[:, None], columns.nodes]  # (k, k', n)
-    floor = max(nodes.min(axis=(0, 1)).max(), best.min()) - SLACK
-    classes = np.flatnonzero(nodes.max(axis=(0, 1)) >= floor)
+    rival = nodes[:, :, [nodes.min(axis=(0, 1)).argmax()]]  # (k, k', 1)
+    can_win = (nodes >= rival - SLACK).any(axis=(0, 1)) & (nodes.max(axis=(0, 1)) >= best.min() - SLACK)
+    classes = np.flatnonzero(can_win)
     if not len(classes):
         return
-    spread = columns.weights @ nodes[:, :, classes]  # (k, tile's W, n')
-    flat = spread.reshape(len(rows.nodes), -1)
-    step = max(1, TILE_SCORES // flat.shape[1])
+    spread = np.matmul(nodes[:, :, classes].transpose(2, 0, 1), columns.weights.T)  # (n', k, tile's W)
+    step = max(1, min(PRODUCT_PIXELS, TILE_SCORES // len(classes)) // best.shape[1])
     for top in range(0, len(best), step):
-        part = best[top : top + step]
-        merged = (rows.weights[top : top + step] @ flat).reshape(-1, len(classes))  # (part's pixels, n')
-        winner = merged.argmax(axis=1)
-        value = merged[np.arange(len(merged)), winner].reshape(part.shape)
-        better = value > part
-        np.copyto(part, value, where=better)
-        np.copyto(
-            labels[top : top + step],
-            (classes[winner] + first).reshape(part.shape),
-            where=better,
-            casting="unsafe",
-        )
+        part = slice(top, top + step)
+        merged = np.matmul(rows.weights[part], spread)  # (n', part's H, tile's W)
+        keep_best(merged, classes + first, labels=labels[part], best=best[part])

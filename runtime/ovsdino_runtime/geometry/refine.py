@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ovsdino_runtime.geometry.best_class import best_class
 from ovsdino_runtime.geometry.guided_filter import guided_filter
 from ovsdino_runtime.geometry.merge import MergeGeometry, merge_argmax, merge_scores
 from ovsdino_runtime.geometry.preprocess import bilinear_taps
@@ -124,19 +125,6 @@ def upsample_argmax(scores: Floats, size: tuple[int, int]) -> tuple[Labels, Floa
             columns = slice(column, min(column + width, size[1]))
             _upsample_part(scores, best, top, size, (rows, columns), labels, values)
     return labels, values
-
-
-def best_class(scores: Floats) -> tuple[Labels, Floats]:
-    """Find the best class of each pixel, of equals the first, and its score.
-
-    Shape: (K, h, w) -> (h, w) each.
-    """
-    best, top = np.zeros(scores.shape[1:], np.uint16), scores[0].copy()
-    for number, plane in enumerate(scores[1:], start=1):  # far faster than argmax along the first axis
-        better = plane > top
-        np.copyto(best, np.uint16(number), where=better)
-        np.copyto(top, plane, where=better)
-    return best, top
 
 
 def _winners(labels: Labels, sure: Mask, min_pixels: float) -> Indices:
