@@ -10,6 +10,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from ovsdino_runtime.geometry.preprocess import (
     Preprocessing,
     cut_windows,
+    fill_windows,
     fit_size,
     normalise,
     resize_bilinear,
@@ -137,6 +138,15 @@ def test_a_window_of_the_models_size_is_the_photo_itself():
     whole, stretched = cut_windows(image, [Window(3, 5, 32, 32), Window(0, 0, 40, 32)], 32)
     np.testing.assert_array_equal(whole, image[3:35, 5:37].transpose(2, 0, 1))
     np.testing.assert_array_equal(stretched, resize_bilinear(image[:, :32], 32, 32).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_windows_filled_one_by_one_are_those_of_the_normalised_photo(dtype):
+    image = np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(dtype)
+    windows = [Window(3, 5, 32, 32), Window(0, 0, 40, 32)]
+    pixels = np.full((2, 3, 32, 32), np.nan, np.float32)
+    fill_windows(pixels, image, windows, Preprocessing())
+    np.testing.assert_array_equal(pixels, cut_windows(normalise(image, Preprocessing()), windows, 32))
 
 
 def test_colours_are_normalised_as_imagenet_is():
