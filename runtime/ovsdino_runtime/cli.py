@@ -205,7 +205,10 @@ class _RunRequest:
 
 def _label_here(request: _RunRequest, trace: Path | None) -> None:
     """Segment photos, videos and rasters in this process."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from ovsdino_runtime.base.trace import Trace
+    from ovsdino_runtime.files.import_ahead import import_ahead
     from ovsdino_runtime.files.report import ProgressReport, leave
     from ovsdino_runtime.files.result_writer import ResultFiles, name_results
     from ovsdino_runtime.files.sources import find_skipped, read_frames
@@ -219,7 +222,9 @@ def _label_here(request: _RunRequest, trace: Path | None) -> None:
         leave(*before)
         return
     with Trace(trace) as tracer:
-        segmenter = Segmenter.load(request.model, replace(request.options, trace=tracer))
+        with ThreadPoolExecutor(1, "imports") as beside:
+            beside.submit(import_ahead)
+            segmenter = Segmenter.load(request.model, replace(request.options, trace=tracer))
         read = partial(read_frames, sources, options=request.photo_options, trace=tracer)
         files = ResultFiles(sources, request.out, request.save, trace=tracer, stems=stems)
         skipped = find_skipped(request.photos)

@@ -57,7 +57,7 @@ def test_an_engine_that_does_not_reproduce_the_model_is_refused(staging, manifes
             EngineError, match=r"does not reproduce .*golden\.npz: mean cosine 0\.\d+, expected"
         ):
             vision(bundle)
-    assert not cache.exists()
+    assert not (cache / "verified").exists()
 
 
 def test_a_cache_that_cannot_be_written_does_not_matter(shared_bundle, tmp_path, monkeypatch):

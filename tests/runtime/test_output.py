@@ -45,6 +45,7 @@ def test_colours_are_the_same_every_time_and_differ():
     colours = palette(1000)
     assert colours.dtype == np.uint8
     np.testing.assert_array_equal(colours[:40], palette(40))
+    np.testing.assert_array_equal(colours[:20], palette(20))
     assert len({tuple(colour) for colour in colours.tolist()}) == 1000
     first = colours[:20].astype(int)
     distance = np.abs(first[:, None] - first[None]).sum(axis=2) + 999 * np.eye(20, dtype=int)

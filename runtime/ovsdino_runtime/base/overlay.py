@@ -21,6 +21,7 @@ INK, GREY, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 LONGEST_NAME = 24  # characters
 MAX_ABSENT = 12  # up to so many classes, the legend names each absent class; beyond, it counts them
 ORDERED = 256  # colours sorted by difference, which takes time; more are rarely seen together
+FEW = 32  # colours that most lists of classes need; so many are sorted at first
 
 
 def palette(count: int, *, background: bool = False) -> Colours:
@@ -36,7 +37,7 @@ def palette(count: int, *, background: bool = False) -> Colours:
 
     Shape: (count, 3) RGB. Beyond about 2,000 labels the colours repeat.
     """
-    colours = _distinct_colours()
+    colours = _distinct_colours(FEW if count <= FEW else ORDERED)
     chosen = colours[np.arange(count) % len(colours)]
     return np.concatenate([np.zeros((1, 3), np.uint8), chosen])[:count] if background else chosen
 
@@ -185,11 +186,16 @@ def _percent(share: float) -> str:
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
-@lru_cache(maxsize=1)
-def _distinct_colours() -> Colours:
+@lru_cache(maxsize=2)
+def _distinct_colours(count: int) -> Colours:
     """Sort vivid colours so that each is as far as possible, in Oklab, from all colours before it.
 
     Source: Oklab is B. Ottosson, "A perceptual color space for image processing", 2020.
+
+    Args:
+        count: how many are sorted. With `ORDERED`, all others follow; with less, only these are returned.
+
+    Shape: (n, 3) RGB.
     """
     levels = np.linspace(0, 255, 14).round()
     rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -199,12 +205,12 @@ def _distinct_colours() -> Colours:
     rgb, lab = rgb[fit], lab[fit] * (0.7, 1, 1)  # lightness counts less: the photo shines through
     order = [int(np.abs(rgb - (60, 120, 216)).sum(axis=1).argmin())]
     distance = np.full(len(rgb), np.inf)
-    for _ in range(ORDERED - 1):
+    for _ in range(count - 1):
         distance = np.minimum(distance, ((lab - lab[order[-1]]) ** 2).sum(axis=1))
         distance[order[-1]] = -1
         order.append(int(distance.argmax()))
-    rest = np.setdiff1d(np.arange(len(rgb)), order)
-    colours: Colours = rgb[np.concatenate([order, rest])].astype(np.uint8)
+    rest = [] if count < ORDERED else np.setdiff1d(np.arange(len(rgb)), order)
+    colours: Colours = rgb[np.append(order, rest).astype(np.intp)].astype(np.uint8)
     return colours
 
 

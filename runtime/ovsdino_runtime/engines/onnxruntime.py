@@ -20,12 +20,20 @@ from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle, Graph
 from ovsdino_runtime.engines.allocator import return_large_blocks
 from ovsdino_runtime.engines.machine import processor_name
+from ovsdino_runtime.engines.optimized_graphs import (
+    WEIGHTS,
+    find_optimized,
+    keeping_optimized,
+    optimized_folder,
+)
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.geometry.types import Array
 
 GOLDEN_COSINE = 0.995  # FP16 on real photos has >= 0.999; a wrong graph or kernel is far below
 GOLDEN_COSINE_INT8 = 0.97
+MAX_KEPT_BYTES = 64 << 20  # of a graph whose optimised form is kept: larger ones would fill the cache
+MIN_WEIGHTS = 1024  # [bytes] of a tensor that is kept beside the graph
 log = logging.getLogger(__name__)
 
 
@@ -44,12 +52,14 @@ class OnnxRuntimeEngine:
     Args:
         file: the ONNX graph; external data lies beside it.
         threads: how many threads compute; None takes all processors that this process may use.
+        digest: hash of everything that decides what the graph computes. The optimised graph is kept under it
+            in the cache, so that the next process opens it faster; "" keeps nothing.
 
     Raises:
         EngineError: ONNX Runtime is not installed, or cannot load the graph.
     """
 
-    def __init__(self, file: Path, *, threads: int | None = None) -> None:
+    def __init__(self, file: Path, *, threads: int | None = None, digest: str = "") -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; it would leave files as well
         try:
             import onnxruntime as ort
@@ -58,24 +68,17 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime cannot be imported ({error}); {install_command('cpu')} "
                 "(or '.[cuda]' with a GPU)"
             ) from error
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or available_threads()
-        options.log_severity_level = 3  # errors only: they are raised as well
-        options.enable_cpu_mem_arena = False  # an arena keeps the peak of the first run for good
         return_large_blocks()
-        # Between two runs numpy needs the processors that waiting threads would spin on.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        count = threads or available_threads()
         try:
-            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self._session, self.is_kept = _open_session(ort, file, count, digest)
         except Exception as error:  # ONNX Runtime has a class for each status; a broken graph may cause any
             reason = " ".join(str(error).split())
             raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
-        self._file, self._threads, self._process = file, threads, os.getpid()
+        self._file, self._threads, self._digest, self._process = file, threads, digest, os.getpid()
         self.inputs = {tensor.name for tensor in self._session.get_inputs()}
         self.outputs = [tensor.name for tensor in self._session.get_outputs()]
-        self.description = (
-            f"ONNX Runtime {ort.__version__} on the CPU, {options.intra_op_num_threads} threads"
-        )
+        self.description = f"ONNX Runtime {ort.__version__} on the CPU, {count} threads"
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs of the graph from all its inputs, by name.
@@ -93,7 +96,52 @@ class OnnxRuntimeEngine:
         The parent's session is never freed here: its end would wait for those threads.
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
-        self.__init__(self._file, threads=self._threads)  # type: ignore[misc] # all of its state anew
+        self.__init__(self._file, threads=self._threads, digest=self._digest)  # type: ignore[misc] # all of its state anew
+
+
+def _open_session(ort: Any, file: Path, threads: int, digest: str) -> tuple[Any, bool]:  # noqa: ANN401
+    """Open a graph, in its optimised form if the cache holds it; return whether it does."""
+    if digest:
+        folder = optimized_folder(digest, f"{ort.__version__} {ort.get_build_info()}")
+        kept = find_optimized(folder) or _optimize(ort, file, threads, folder)
+        if kept is not None:
+            options = _options(ort, threads)
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done
+            try:
+                return _start(ort, kept, options), True
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the model's own graph is there
+                log.warning("%s: not used: %s", kept, " ".join(str(error).split()))
+    return _start(ort, file, _options(ort, threads)), False
+
+
+def _optimize(ort: Any, file: Path, threads: int, folder: Path) -> Path | None:  # noqa: ANN401
+    """Keep the optimised form of a graph; return its path, or None if that is not possible."""
+    try:
+        with keeping_optimized(folder) as path:
+            options = _options(ort, threads)
+            options.optimized_model_filepath = str(path)
+            entry = "session.optimized_model_external_initializers_"
+            options.add_session_config_entry(f"{entry}file_name", WEIGHTS)
+            options.add_session_config_entry(f"{entry}min_size_in_bytes", str(MIN_WEIGHTS))
+            _start(ort, file, options)
+    except Exception as error:  # noqa: BLE001 - of the disk or the graph: what is wrong with the graph is said later
+        log.debug("%s: %s", folder, " ".join(str(error).split()))
+        return None
+    return find_optimized(folder)
+
+
+def _options(ort: Any, threads: int) -> Any:  # noqa: ANN401
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: they are raised as well
+    options.enable_cpu_mem_arena = False  # an arena keeps the peak of the first run for good
+    # Between two runs numpy needs the processors that waiting threads would spin on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _start(ort: Any, file: Path, options: Any) -> Any:  # noqa: ANN401
+    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session: Any, inputs: Mapping[str, Array], description: str) -> dict[str, Array]:  # noqa: ANN401
@@ -112,7 +160,7 @@ def run_session(session: Any, inputs: Mapping[str, Array], description: str) -> 
     return dict(zip([tensor.name for tensor in session.get_outputs()], outputs, strict=True))
 
 
-def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> OnnxRuntimeEngine:
     """Open the engine that runs a graph of a bundle on the processor.
 
     Args:
@@ -128,9 +176,21 @@ def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> En
         raise EngineError(f"threads must be at least 1, got {threads}")
     spec = bundle.manifest.graphs[graph]
     file = bundle.file(spec.file)
-    engine = OnnxRuntimeEngine(file, threads=threads)
+    digest = bundle.graph_digest(graph) if _weigh(bundle, graph) <= MAX_KEPT_BYTES else ""
+    engine = OnnxRuntimeEngine(file, threads=threads, digest=digest)
     check_tensors(file, spec, engine.inputs, engine.outputs)
     return engine
+
+
+def _weigh(bundle: Bundle, graph: str) -> int:
+    """Return the size of a graph and its weights, at most [bytes]."""
+    file = bundle.manifest.graphs[graph].file
+    stem = file.partition(".")[0]
+    names = {
+        file,
+        *(name for name in bundle.manifest.files if name.startswith(f"{stem}.") and ".onnx" not in name),
+    }
+    return sum(bundle.file(name).stat().st_size for name in names)
 
 
 def check_tensors(file: Path, spec: Graph, inputs: set[str], outputs: Sequence[str]) -> None:
@@ -166,8 +226,8 @@ def open_vision(bundle: Bundle, *, threads: int | None, precision: Precision) ->
     engine = open_engine(bundle, graph, threads=threads)
     minimum = GOLDEN_COSINE_INT8 if precision == "int8" else GOLDEN_COSINE
     digests = bundle.graph_digest(graph), bundle.manifest.files[GOLDEN], bundle.manifest.digest
-    once_per_machine(
-        (*digests, engine.description),
+    once_per_machine(  # a kept graph is checked by itself
+        (*digests, engine.description, f"kept: {engine.is_kept}"),
         lambda: verify_golden(bundle, engine, minimum=minimum),
     )
     return engine

@@ -8,8 +8,8 @@ OUT/voc/names.txt, Annotations/STEM.xml, SegmentationClass/STEM.png
 
 import json
 import os
+from html import escape
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -173,8 +173,8 @@ def _voc_annotation(segmentation: Segmentation, photo: Path) -> str:
     height, width = segmentation.labels.shape
     objects = "".join(_voc_object(item) for item in segmentation.objects())
     return (
-        f"<annotation>\n  <folder>{escape(photo.parent.name)}</folder>\n"
-        f"  <filename>{escape(photo.name)}</filename>\n"
+        f"<annotation>\n  <folder>{escape(photo.parent.name, quote=False)}</folder>\n"
+        f"  <filename>{escape(photo.name, quote=False)}</filename>\n"
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
         f"  <segmented>1</segmented>\n{objects}</annotation>\n"
     )
@@ -185,7 +185,7 @@ def _voc_object(item: SegmentedObject) -> str:
     box = f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>"
     box += f"<xmax>{left + width}</xmax><ymax>{top + height}</ymax>"
     return (
-        f"  <object>\n    <name>{escape(item.name)}</name>\n    <pose>Unspecified</pose>\n"
+        f"  <object>\n    <name>{escape(item.name, quote=False)}</name>\n    <pose>Unspecified</pose>\n"
         "    <truncated>0</truncated>\n    <difficult>0</difficult>\n"
         f"    <bndbox>{box}</bndbox>\n  </object>\n"
     )

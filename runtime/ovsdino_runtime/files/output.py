@@ -13,11 +13,11 @@ from ovsdino_runtime.base.overlay import palette
 from ovsdino_runtime.base.png import write_png
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
-from ovsdino_runtime.files.geojson import Georeference, to_geojson
-from ovsdino_runtime.geometry.rle import encode_rle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ovsdino_runtime.files.geojson import Georeference
 
 Kind = Literal["overlay", "labels", "json", "rle", "geojson", "gpkg", "coco", "yolo", "labelme", "voc"]
 SUFFIXES: dict[Kind, str] = {
@@ -96,12 +96,14 @@ def save_rle(segmentation: Segmentation, path: str | Path, *, photo: str = "") -
     write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
-def save_geojson(segmentation: Segmentation, path: str | Path, place: Georeference) -> None:
+def save_geojson(segmentation: Segmentation, path: str | Path, place: "Georeference") -> None:
     """Write the outlines of regions in ground coordinates; see `to_geojson`.
 
     Raises:
         OutputError: the file cannot be written.
     """
+    from ovsdino_runtime.files.geojson import to_geojson
+
     text = json.dumps(to_geojson(segmentation, place), ensure_ascii=False) + "\n"
     write_whole(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
@@ -117,6 +119,8 @@ def rle_records(segmentation: Segmentation) -> list[dict[str, object]]:
 
     ``category_id`` is the label; ``bbox`` is left, top, width, height [px].
     """
+    from ovsdino_runtime.geometry.rle import encode_rle
+
     records: list[dict[str, object]] = []
     height, width = segmentation.labels.shape
     for region in segmentation.regions():

@@ -1,10 +1,13 @@
-"""Write the files of all results. Invalid requests are rejected before the first file is written."""
+"""Write the files of all results. Invalid requests are rejected before the first file is written.
+
+Modules of formats that are rarely asked for are imported when they are.
+"""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
@@ -13,8 +16,6 @@ from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.base.overlay import draw_frame
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
-from ovsdino_runtime.files.geojson import Georeference, read_georeference
-from ovsdino_runtime.files.object_sets import CocoSet, save_labelme, save_voc, save_yolo
 from ovsdino_runtime.files.output import (
     SUFFIXES,
     Kind,
@@ -26,10 +27,11 @@ from ovsdino_runtime.files.output import (
     save_overlay,
     save_rle,
 )
-from ovsdino_runtime.files.raster_vectors import save_photo_geopackage, write_prj
-from ovsdino_runtime.files.rasters import ENDS as RASTER_ENDS
-from ovsdino_runtime.files.video import VideoWriter
 from ovsdino_runtime.stream import Result
+
+if TYPE_CHECKING:
+    from ovsdino_runtime.files.object_sets import CocoSet
+    from ovsdino_runtime.files.video import VideoWriter
 
 MOVING: dict[Kind, str] = {
     "overlay": "_overlay.mp4",
@@ -58,7 +60,9 @@ def check_results(
     for source, stem in name_results(sources).items():
         ends: Mapping[Kind, str] = SUFFIXES if source.kind == "photo" else MOVING
         if source in rasters:
-            ends = RASTER_ENDS
+            from ovsdino_runtime.files.rasters import ENDS
+
+            ends = ENDS
         for kind in {*kinds, "labels"} if source in rasters else kinds:
             if kind in ends and (result := out / f"{stem}{ends[kind]}").resolve() in files:
                 raise OutputError(f"{result} is a source, and would be overwritten; choose another --out")
@@ -92,7 +96,7 @@ class ResultFiles:
         self._kinds = kinds
         self._trace = trace
         self._moving: _MovingFiles | None = None
-        self._coco = CocoSet(out / "coco.json")
+        self._coco = _open_coco(out / "coco.json") if "coco" in kinds else None
 
     def __enter__(self) -> "ResultFiles":
         """Return the object itself."""
@@ -134,7 +138,8 @@ class ResultFiles:
         moving, self._moving = self._moving, None
         if moving is not None:
             moving.close()
-        self._coco.close()
+        if self._coco is not None:
+            self._coco.close()
 
     def _write_photo(
         self, source: Source, segmentation: Segmentation
@@ -144,6 +149,9 @@ class ResultFiles:
         notes: list[str] = []
         for kind in self._kinds:
             if kind == "geojson":
+                from ovsdino_runtime.files.geojson import Georeference, read_georeference
+                from ovsdino_runtime.files.raster_vectors import write_prj
+
                 place = read_georeference(source.address)
                 file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
                 if not isinstance(place, Georeference):
@@ -154,6 +162,8 @@ class ResultFiles:
                 save_geojson(segmentation, file, place)
                 files.append(file)
             elif kind == "gpkg":
+                from ovsdino_runtime.files.raster_vectors import save_photo_geopackage
+
                 file = self._out / f"{self._stems[source]}{SUFFIXES[kind]}"
                 note = save_photo_geopackage(segmentation, source.address, file)
                 if note is None:
@@ -167,14 +177,10 @@ class ResultFiles:
     def _write_kind(self, kind: Kind, source: Source, segmentation: Segmentation) -> Path:
         photo, stem = Path(source.address), self._stems[source]
         name = source.path.name if stem == source.stem else source.name  # else names are not unique
-        if kind == "coco":
+        if self._coco is not None and kind == "coco":
             return self._coco.add(segmentation, name)
-        if kind == "yolo":
-            return save_yolo(segmentation, self._out / kind, stem)
-        if kind == "labelme":
-            return save_labelme(segmentation, self._out / kind, stem, photo=photo)
-        if kind == "voc":
-            return save_voc(segmentation, self._out / kind, stem, photo=photo)
+        if kind in ("yolo", "labelme", "voc"):
+            return self._write_objects(kind, photo, segmentation, stem)
         file = self._out / f"{stem}{SUFFIXES[kind]}"
         if kind == "overlay":
             save_overlay(segmentation, file)
@@ -185,6 +191,14 @@ class ResultFiles:
         else:
             save_rle(segmentation, file, photo=name)
         return file
+
+    def _write_objects(self, kind: Kind, photo: Path, segmentation: Segmentation, stem: str) -> Path:
+        from ovsdino_runtime.files.object_sets import save_labelme, save_voc, save_yolo
+
+        if kind == "yolo":
+            return save_yolo(segmentation, self._out / kind, stem)
+        save = save_labelme if kind == "labelme" else save_voc
+        return save(segmentation, self._out / kind, stem, photo=photo)
 
 
 class _MovingFiles:
@@ -197,7 +211,7 @@ class _MovingFiles:
         self._video: VideoWriter | None = None
         self._lines: dict[Kind, TextIO] = {}
         if file := self._files.get("overlay"):
-            self._video = VideoWriter(file, rate=rate)
+            self._video = _open_video(file, rate)
         if folder := self._files.get("labels"):
             _remove_old_labels(folder)
         for kind in self._files.keys() & {"json", "rle"}:
@@ -225,6 +239,18 @@ class _MovingFiles:
             file.close()
         if self._video:
             self._video.close()
+
+
+def _open_coco(path: Path) -> "CocoSet":
+    from ovsdino_runtime.files.object_sets import CocoSet
+
+    return CocoSet(path)
+
+
+def _open_video(path: Path, rate: float) -> "VideoWriter":
+    from ovsdino_runtime.files.video import VideoWriter
+
+    return VideoWriter(path, rate=rate)
 
 
 def _remove_old_labels(folder: Path) -> None:
