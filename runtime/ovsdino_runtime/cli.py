@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = ("overlay", "labels", "json")
 MORE_KINDS = ("rle", "geojson", "gpkg", "coco", "yolo", "labelme", "voc")
+BLAS_THREADS = {"OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"}
 INTERRUPTED = 130  # as shells report Ctrl-C
 
 EXAMPLE = Path(__file__).parent / "demo" / "assets" / "street.jpg"
@@ -145,6 +146,7 @@ def run(  # noqa: PLR0913 - one argument for each option
     One class a line in a file, with '|' between synonyms. One class alone is found where its confidence is
     0.2 or more; of several classes, each pixel gets the best.
     """
+    _leave_threads_to_the_engine()
     if example:
         photos, classes = (*photos, str(EXAMPLE)), classes or (None if vocabulary else EXAMPLE_CLASSES)
     with user_errors():
@@ -168,6 +170,16 @@ def run(  # noqa: PLR0913 - one argument for each option
             _label_on_cluster(request, ray, workers, fixed=classes != "-" and trace is None)
         else:
             _label_here(request, trace)
+
+
+def _leave_threads_to_the_engine() -> None:
+    """Let NumPy multiply matrices in one thread, unless the user set a number.
+
+    OpenBLAS reads the variable when NumPy is imported. Its threads would wait busily, at the import and after
+    each product, on the processors that the engine uses; the products here are small.
+    """
+    if "numpy" not in sys.modules and not BLAS_THREADS & os.environ.keys():
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 @dataclass(frozen=True)
@@ -205,10 +217,7 @@ class _RunRequest:
 
 def _label_here(request: _RunRequest, trace: Path | None) -> None:
     """Segment photos, videos and rasters in this process."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from ovsdino_runtime.base.trace import Trace
-    from ovsdino_runtime.files.import_ahead import import_ahead
     from ovsdino_runtime.files.report import ProgressReport, leave
     from ovsdino_runtime.files.result_writer import ResultFiles, name_results
     from ovsdino_runtime.files.sources import find_skipped, read_frames
@@ -222,9 +231,7 @@ def _label_here(request: _RunRequest, trace: Path | None) -> None:
         leave(*before)
         return
     with Trace(trace) as tracer:
-        with ThreadPoolExecutor(1, "imports") as beside:
-            beside.submit(import_ahead)
-            segmenter = Segmenter.load(request.model, replace(request.options, trace=tracer))
+        segmenter = Segmenter.load(request.model, replace(request.options, trace=tracer))
         read = partial(read_frames, sources, options=request.photo_options, trace=tracer)
         files = ResultFiles(sources, request.out, request.save, trace=tracer, stems=stems)
         skipped = find_skipped(request.photos)

@@ -31,7 +31,7 @@ TILE_SCORES = 1 << 17  # interpolated at once: they stay in the processor's cach
 PRODUCT_PIXELS = 1 << 15
 SLACK = 1e-5  # on what cannot win: more than rounding can add to a score
 TILE_NODES = 4, 8  # of a tile, down and across: fewer make more tiles, more let more classes compete
-MIN_BAND, MAX_BAND = 16, 4096  # [px] along one side of a tile
+MIN_BAND, MAX_BAND = 80, 4096  # [px] along one side of a tile
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,14 @@ def merge_scores(features: Floats, text: Floats, geometry: MergeGeometry) -> Flo
 
     Shape: (B, D, h, w), (N, D) -> (N, H, W).
     """
-    rows = geometry.rows.weights(0, geometry.rows.length)
-    columns = geometry.columns.weights(0, geometry.columns.length)
     cosines = _node_scores(features, text, geometry)  # (N, window rows * h, window columns * w)
-    scores: Floats = np.matmul(rows, np.matmul(cosines, columns.T))
+    length, width = geometry.rows.length, geometry.columns.length
+    spread = np.empty((*cosines.shape[:2], width), np.float32)
+    for band in geometry.columns.bands(_step(geometry.columns, TILE_NODES[1])):
+        np.matmul(cosines[:, :, band.nodes], band.weights.T, out=spread[:, :, band.pixels])
+    scores = np.empty((len(text), length, width), np.float32)
+    for band in geometry.rows.bands(_step(geometry.rows, TILE_NODES[0])):
+        np.matmul(band.weights, spread[:, band.nodes], out=scores[:, band.pixels])
     return scores
 
 
