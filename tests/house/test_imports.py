@@ -40,8 +40,8 @@ PACKAGES = {
     ),
     "ovsdino_runtime.integrations": Room(
         "runtime/ovsdino_runtime/integrations",
-        {"numpy", "PIL", "supervision"},  # the last for type checkers alone
-        {"cvat_sdk", "label_studio_sdk", "rosbags"},
+        {"numpy", "PIL", "fiftyone", "supervision"},  # the last two for type checkers alone
+        {"cvat_sdk", "rosbags"},
     ),
     "ovsdino_runtime.demo": Room(
         "runtime/ovsdino_runtime/demo",

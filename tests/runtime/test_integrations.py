@@ -9,7 +9,6 @@ from PIL import Image
 from ovsdino_runtime.base.errors import ClassesError, OutputError
 from ovsdino_runtime.integrations.class_masks import class_masks
 from ovsdino_runtime.integrations.cvat import CvatFunction, create
-from ovsdino_runtime.integrations.label_studio import to_label_studio
 from ovsdino_runtime.integrations.supervision import to_supervision
 from ovsdino_runtime.integrations.transformers import to_transformers
 from ovsdino_runtime.segmenter import Segmenter
@@ -83,20 +82,6 @@ def test_without_supervision_the_extra_is_named(segmentation, monkeypatch):
         to_supervision(segmentation)
 
 
-@pytest.mark.parametrize("which", ["segmentation", "with_background"])
-def test_label_studio_decodes_the_brush_masks(which, request):
-    brush = pytest.importorskip("label_studio_sdk.converter.brush")
-    segmentation = request.getfixturevalue(which)
-    expected = masks_by_loop(segmentation)
-    prediction = to_label_studio(segmentation, from_name="brush", to_name="photo")
-    assert {region["value"]["brushlabels"][0] for region in prediction["result"]} == set(expected)
-    for region in prediction["result"]:
-        assert (region["from_name"], region["to_name"], region["type"]) == ("brush", "photo", "brushlabels")
-        size = region["original_height"], region["original_width"]
-        decoded = brush.decode_rle(region["value"]["rle"]).reshape(*size, 4)[..., 3]
-        assert np.array_equal(decoded, 255 * expected[region["value"]["brushlabels"][0]])
-
-
 def asked(*, polygons=False, threshold=None):
     return SimpleNamespace(frame_name="0", conf_threshold=threshold, conv_mask_to_poly=polygons)
 
@@ -124,16 +109,9 @@ def test_cvat_needs_classes():
         create()
 
 
-def test_without_the_annotation_tools_their_extras_are_named(segmentation, monkeypatch, shared_bundle):
-    for name in (
-        "label_studio_sdk",
-        "label_studio_sdk.converter.brush",
-        "cvat_sdk",
-        "cvat_sdk.auto_annotation",
-    ):
+def test_without_cvat_its_extra_is_named(monkeypatch, shared_bundle):
+    for name in ("cvat_sdk", "cvat_sdk.auto_annotation"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(OutputError, match=r"pip install '\.\[label-studio\]'"):
-        to_label_studio(segmentation)
     segmenter = Segmenter.load(shared_bundle.path, threads=1)
     with segmenter, pytest.raises(OutputError, match=r"pip install '\.\[cvat\]'"):
         CvatFunction(segmenter, "red")

@@ -1,5 +1,6 @@
 """Access control: the host names under which the server answers, and the API keys that it accepts."""
 
+import base64
 import hmac
 import ipaddress
 import re
@@ -27,8 +28,8 @@ class AccessOptions:
     Args:
         hosts: allowed names in the Host header; () allows every name. Give the public name if browsers can
             reach the server: it prevents DNS rebinding, where another site points its own name here.
-        keys: accepted API keys, sent as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; () accepts
-            requests without a key.
+        keys: accepted API keys, sent as ``Authorization: Bearer KEY``, as ``X-API-Key: KEY``, or as the
+            password of Basic authentication; () accepts requests without a key.
         origins: sites whose pages may read the answers in a browser (CORS), such as "https://example.org";
             ("*",) allows every site, () allows none.
 
@@ -75,8 +76,20 @@ class Access:
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        given = headers.get("x-api-key", "")
+        if scheme.lower() == "bearer":
+            given = token.strip()
+        elif scheme.lower() == "basic":
+            given = _password(token.strip())
         return any(hmac.compare_digest(given.encode(), key) for key in self._keys)
+
+
+def _password(token: str) -> str:
+    """Return the password in a token of Basic authentication; empty if there is none."""
+    try:
+        return base64.b64decode(token, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def host_name(header: str) -> str:

@@ -25,6 +25,7 @@ from ovsdino_runtime.base.photo_options import PhotoOptions, parse_bands, parse_
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
 from ovsdino_runtime.serve.access import Access, AccessOptions
+from ovsdino_runtime.serve.label_studio import LabelStudioOptions, add_label_studio
 from ovsdino_runtime.serve.pages import add_pages
 from ovsdino_runtime.serve.request_limits import RequestLimiter, refusal
 from ovsdino_runtime.serve.responses import WRITERS, Format, Problem, SegmentationBody
@@ -106,13 +107,20 @@ AnswerFormat = Annotated[
 ]
 
 
-def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bool = True) -> FastAPI:
+def make_app(
+    service: Service,
+    access: AccessOptions = NO_ACCESS,
+    *,
+    metrics: bool = True,
+    label_studio: LabelStudioOptions | None = None,
+) -> FastAPI:
     """Build the application of a service.
 
     Args:
         service: answers the requests.
         access: which requests are answered.
         metrics: whether to serve ``GET /metrics``.
+        label_studio: the Label Studio to serve as its backend; None: none.
     """
 
     @asynccontextmanager
@@ -130,6 +138,8 @@ def make_app(service: Service, access: AccessOptions = NO_ACCESS, *, metrics: bo
     )
     app.state.service = service
     app.add_middleware(RequestLimiter, path=PATH, service=service)
+    if label_studio is not None:
+        add_label_studio(app, service, label_studio)
     app.add_middleware(Access, options=access)
     if access.origins:  # around the others: their refusals can be read as well
         app.add_middleware(

@@ -1,6 +1,7 @@
 """The command ``ovsdino serve``. Only click is imported before the command runs."""
 
 import ipaddress
+import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -115,6 +116,12 @@ if TYPE_CHECKING:
     help="Also accept a photo's address; only public hosts, time limit 10 s.",
 )
 @click.option(
+    "--label-studio",
+    metavar="ADDRESS",
+    help="Also be a backend of the Label Studio at this address, such as http://localhost:8080; its token is "
+    "taken from LABEL_STUDIO_API_KEY.",
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     help="Serve /metrics on this port instead; 0 switches it off.  [default: the same port]",
@@ -137,6 +144,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
     api_key_file: Path | None,
     origins: tuple[str, ...],
     allow_url: bool,
+    label_studio: str | None,
     metrics_port: int | None,
     access_log: bool,
 ) -> None:
@@ -150,6 +158,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
         from ovsdino_runtime.segmenter import Segmenter
         from ovsdino_runtime.serve.access import AccessOptions, default_hosts, read_keys
         from ovsdino_runtime.serve.connections import ConnectionLimits
+        from ovsdino_runtime.serve.label_studio import LabelStudioOptions
         from ovsdino_runtime.serve.metrics import Metrics
         from ovsdino_runtime.serve.remote_photo import RemoteOptions
         from ovsdino_runtime.serve.server import Server, listen
@@ -166,6 +175,9 @@ def serve(  # noqa: PLR0913 - one argument for each option
             hosts=hosts or default_hosts(host),
             keys=read_keys(api_key_file) if api_key_file else (),
             origins=origins,
+        )
+        backend = label_studio and LabelStudioOptions(
+            address=label_studio, token=os.environ.get("LABEL_STUDIO_API_KEY", "")
         )
         door = listen(host, port)
         offer_download(model)
@@ -187,6 +199,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
             connections=ConnectionLimits(per_client=connections_per_client),
             access=access,
             metrics=metrics_port is None,
+            label_studio=backend or None,
         )
         server.run([door])
 

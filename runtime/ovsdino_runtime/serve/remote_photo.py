@@ -10,9 +10,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -31,6 +31,27 @@ def is_public(address: str) -> bool:
     return ip.is_global and inner.is_global and not ip.is_multicast and ip not in NAT64
 
 
+class UnreachableError(PhotoError):
+    """A host is unknown, not public, or does not answer."""
+
+
+@dataclass(frozen=True)
+class TrustedHost:
+    """A server of the operator's, which may be local.
+
+    Args:
+        address: ``SCHEME://HOST[:PORT]``; a path behind it plays no role.
+        headers: sent to this host alone, such as a key.
+    """
+
+    address: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def has(self, parts: SplitResult) -> bool:
+        """Tell whether an address has this scheme, host and port."""
+        return _origin(parts) == _origin(urlsplit(self.address))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemoteOptions:
     """Limits of a download.
@@ -40,11 +61,17 @@ class RemoteOptions:
         redirects: largest number of redirects.
         allowed: tells whether an IP address may be read. Choose another function only if you trust all
             clients.
+        trusted: a host that may be read whatever its IP address is.
     """
 
     seconds: float = 10.0
     redirects: int = 3
     allowed: Callable[[str], bool] = is_public
+    trusted: TrustedHost | None = None
+
+    def is_trusted(self, parts: SplitResult) -> bool:
+        """Tell whether an address belongs to the trusted host."""
+        return self.trusted is not None and self.trusted.has(parts)
 
 
 DEFAULT = RemoteOptions()
@@ -65,15 +92,16 @@ def fetch_public_photo(url: str, *, max_bytes: int, options: RemoteOptions = DEF
     end = time.monotonic() + options.seconds
     for _ in range(options.redirects + 1):
         parts = _parse(url)
-        channel = _connect(parts, options.allowed, end)
+        trusted = options.trusted if options.is_trusted(parts) else None
+        channel = _connect(parts, options.allowed if trusted is None else (lambda _: True), end)
         closing = threading.Timer(max(end - time.monotonic(), 0.001), _shut, [channel])
         closing.daemon = True
         closing.start()  # stops a host that sends a byte now and then
         try:
-            answer = _ask(channel, parts)
-            if answer.status not in REDIRECTS:
-                return _read(answer, max_bytes, end)
-            url = urljoin(url, answer.headers.get("Location", ""))
+            with _ask(channel, parts, {} if trusted is None else trusted.headers) as answer:
+                if answer.status not in REDIRECTS:
+                    return _read(answer, max_bytes, end)
+                url = urljoin(url, answer.headers.get("Location", ""))
         except (OSError, HTTPException, ValueError) as error:
             late = f"url: not read within {options.seconds:g} s; send the photo itself"
             failed = "url: the host broke off; try again, or send the photo itself"
@@ -105,7 +133,7 @@ def _connect(parts: SplitResult, allowed: Callable[[str], bool], end: float) -> 
     """Connect to a host if all its IP addresses are allowed; TLS's handshake follows later.
 
     Raises:
-        PhotoError: the host is unknown, not public, or does not answer.
+        UnreachableError: the host is unknown, not public, or does not answer.
     """
     host, port = str(parts.hostname), parts.port or PORTS[parts.scheme]
     unreachable = f"url: {host[:60]!r} is no public host that answers; send the photo itself"
@@ -113,24 +141,28 @@ def _connect(parts: SplitResult, allowed: Callable[[str], bool], end: float) -> 
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [str(address[0]) for *_, address in found]
         if not addresses or not all(map(allowed, addresses)):
-            raise PhotoError(unreachable)
+            raise UnreachableError(unreachable)
         channel = socket.create_connection((addresses[0], port), max(end - time.monotonic(), 0.001))
         if parts.scheme == "http":
             return channel
         context = ssl.create_default_context()
         return context.wrap_socket(channel, server_hostname=host, do_handshake_on_connect=False)
     except (OSError, ValueError) as error:  # ValueError: not a valid host name
-        raise PhotoError(unreachable) from error
+        raise UnreachableError(unreachable) from error
 
 
-def _ask(channel: socket.socket, parts: SplitResult) -> HTTPResponse:
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)
+
+
+def _ask(channel: socket.socket, parts: SplitResult, headers: Mapping[str, str]) -> HTTPResponse:
     """Send the request over a connection."""
     if isinstance(channel, ssl.SSLSocket):
         channel.do_handshake()
     connection = HTTPConnection(str(parts.hostname), parts.port)
     connection.sock = channel
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection.request("GET", target, headers={"User-Agent": "ovsdino", "Host": parts.netloc})
+    connection.request("GET", target, headers={"User-Agent": "ovsdino", "Host": parts.netloc, **headers})
     return connection.getresponse()
 
 

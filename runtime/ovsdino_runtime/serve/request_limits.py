@@ -17,7 +17,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-FORM = "multipart/form-data"
+FORM, JSON = "multipart/form-data", "application/json"
+HINTS = {FORM: f"expected {FORM}, as curl -F sends it", JSON: f"expected {JSON}"}
 MORE_BYTES = 2_000_000  # of a request, for the words and the form around a photo
 DISCARDED = 12  # times that much is read on: a client that is still sending gets to read the answer
 RETRY = {"Retry-After": "1"}
@@ -36,12 +37,14 @@ class RequestLimiter:
         app: the wrapped application.
         path: path of the requests.
         service: holds the limits and whether it accepts requests.
+        kind: content type of the requests.
     """
 
-    def __init__(self, app: App, path: str, service: Service) -> None:
+    def __init__(self, app: App, path: str, service: Service, *, kind: str = FORM) -> None:
         self._app = app
         self._path = path
         self._service = service
+        self._kind = kind
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, or reject it."""
@@ -84,10 +87,8 @@ class RequestLimiter:
         if length.isdecimal() and int(length) > self._max_count:
             return refusal(413, self._too_large)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != FORM:
-            return refusal(
-                415, f"the request is {kind or 'of no type'}: expected {FORM}, as curl -F sends it"
-            )
+        if kind != self._kind:
+            return refusal(415, f"the request is {kind or 'of no type'}: {HINTS[self._kind]}")
         return None
 
     @property

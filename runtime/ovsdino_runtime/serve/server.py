@@ -12,6 +12,7 @@ from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.serve.access import AccessOptions
 from ovsdino_runtime.serve.app import NO_ACCESS, make_app
 from ovsdino_runtime.serve.connections import ConnectionLimits, LimitedProtocol
+from ovsdino_runtime.serve.label_studio import LabelStudioOptions
 from ovsdino_runtime.serve.service import Service
 
 KEPT_OPEN = 256  # connections beyond those that may wait
@@ -34,6 +35,7 @@ class Server(uvicorn.Server):
         connections: limits on connections; None uses the defaults.
         access: which requests are answered.
         metrics: whether to serve ``GET /metrics``.
+        label_studio: the Label Studio to serve as its backend; None: none.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class Server(uvicorn.Server):
         connections: ConnectionLimits | None = None,
         access: AccessOptions = NO_ACCESS,
         metrics: bool = True,
+        label_studio: LabelStudioOptions | None = None,
     ) -> None:
         connections = connections or ConnectionLimits()
         config = uvicorn.Config(
-            make_app(service, access, metrics=metrics),
+            make_app(service, access, metrics=metrics, label_studio=label_studio),
             log_level="info" if access_log else "warning",
             access_log=access_log,
             limit_concurrency=service.options.waiting + KEPT_OPEN,

@@ -54,6 +54,7 @@ class SegmentRequest:
     background: Background  # see `Segmenter`
     scores: bool
     photo_options: PhotoOptions = DEFAULT_PHOTO_OPTIONS
+    remote: RemoteOptions | None = None  # how to fetch this photo; None: as the service's options say
 
 
 class Service:
@@ -124,7 +125,7 @@ class Service:
         loop = asyncio.get_running_loop()
         if isinstance(request.photo, str):
             fetch = partial(fetch_public_photo, max_bytes=self.options.limits.bytes)
-            options = self.options.remote or RemoteOptions()
+            options = request.remote or self.options.remote or RemoteOptions()
             photo = await loop.run_in_executor(self._fetch, partial(fetch, request.photo, options=options))
             request = replace(request, photo=photo)
         start = time.perf_counter()
