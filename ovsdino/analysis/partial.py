@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovsdino_runtime.base.atomic import partial_file
+from ovsdino_runtime.base.regular_file import regular_file
 
 SECONDS = 30.0  # between two saves
 
@@ -58,7 +59,7 @@ class Partial:
         if self._file is None:
             return AnalysisProgress()
         try:
-            with safe_open(self._file, framework="pt") as file:
+            with safe_open(regular_file(self._file), framework="pt") as file:
                 about = file.metadata() or {}
                 if about.get("key") != self._key:
                     return AnalysisProgress()

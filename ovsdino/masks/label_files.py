@@ -16,6 +16,7 @@ from ovsdino.masks.nouns.captions import list_photos
 from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.store.shards import MaskRegion, PhotoMasks, Rle
 from ovsdino.masks.teachers.label_regions import bounds
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.files.labeled_folder import NOTHING, read_labels, require_same_size, to_classes
 from ovsdino_runtime.geometry.metrics import IGNORED
 from ovsdino_runtime.geometry.types import Photo
@@ -174,7 +175,9 @@ def read_names(file: Path) -> tuple[str, ...]:
         MaskError: there is no such file, or a line is empty or occurs twice.
     """
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines()]
+        names = [
+            line.strip() for line in regular_file(file).read_text(encoding="utf-8").rstrip().splitlines()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise MaskError(f"--names {file}: cannot be read ({error}); write one class a line") from error
     used = [name for name in names if name != UNUSED]

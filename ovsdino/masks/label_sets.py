@@ -21,6 +21,7 @@ from ovsdino.masks.nouns.nouns import PhotoNouns
 from ovsdino.masks.options import SYNONYMS, WIDER, spread
 from ovsdino.masks.store.shards import MaskReader, PhotoMasks
 from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.files.labeled_folder import (
     IMAGES,
     LABELS,
@@ -179,7 +180,7 @@ def read_sets(path: Path) -> SetsFile:
         MaskError: the file is missing or has another format.
     """
     try:
-        return strict_json.parse(SetsFile, strict_json.loads(path.read_text(encoding="utf-8")))
+        return strict_json.parse(SetsFile, strict_json.loads(regular_file(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise MaskError(f"--sets {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -229,7 +230,7 @@ def read_beside(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = strict_json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.loads(regular_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MaskError(f"{path}: damaged ({error}); make these masks again") from error
     if not isinstance(content, dict):

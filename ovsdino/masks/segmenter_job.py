@@ -16,6 +16,7 @@ from ovsdino.masks.teachers.agreement import SetRules
 from ovsdino.masks.teachers.concepts import Concepts, clean, read_concepts
 from ovsdino.masks.teachers.segmenters import SegmenterOptions, photo_set
 from ovsdino_runtime.base import strict_json
+from ovsdino_runtime.base.regular_file import regular_file
 
 if TYPE_CHECKING:
     from ovsdino.masks.options import MaskOptions
@@ -68,11 +69,11 @@ def read_rules(file: Path) -> dict[str, SetRules]:
     Raises:
         MaskError: a rule is unknown.
     """
-    raw = json.loads(file.read_text(encoding="utf-8")).get("sets", {})
+    raw = json.loads(regular_file(file).read_text(encoding="utf-8")).get("sets", {})
     defaults = asdict(SetRules())
     try:
         return {name: strict_json.parse(SetRules, {**defaults, **rules}, name) for name, rules in raw.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, TypeError, AttributeError) as error:
         raise MaskError(f"{file}: sets: {error}") from error
 
 

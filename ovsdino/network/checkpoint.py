@@ -19,6 +19,7 @@ from ovsdino.network.config import PRESETS, ModelConfig
 from ovsdino.network.model import OVSDINO
 from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.bundle.models import packaged_models
 
 PACKAGED = ("nano",)  # presets whose weights lie in the package, in their bundle
@@ -201,9 +202,9 @@ def refuse_torchscript(path: Path) -> None:
 def read_config(path: Path) -> ModelConfig:
     """Read the configuration that :func:`save_model` stored with the weights."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular_file(path), framework="pt") as file:
             return ModelConfig.from_dict(json.loads((file.metadata() or {})["config"]))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: no model configuration inside; was it written by ovsdino?") from error
 
 

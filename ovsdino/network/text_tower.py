@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ovsdino.network.checkpoint import CheckpointError, fill, read_tensors
 from ovsdino.network.config import require_fields
 from ovsdino_runtime.base.atomic import partial_file
+from ovsdino_runtime.base.regular_file import regular_file
 
 MASKED = -1e4  # added to the score of a pad; finite in FP16, and a row of pads alone stays finite too
 
@@ -162,9 +163,9 @@ def load_text_tower(weights: Path) -> TextTower:
     """
     tensors = read_tensors(weights)
     try:
-        with safe_open(weights, framework="pt") as file:
+        with safe_open(regular_file(weights), framework="pt") as file:
             config = TextConfig.from_dict(json.loads((file.metadata() or {})["config"]))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError, TypeError) as error:
         problem = f"no text tower's configuration inside ({error})"
         raise CheckpointError(f"{weights}: {problem}; was it written by ovsdino?") from error
     tower = TextTower(config)

@@ -16,6 +16,7 @@ from ovsdino import __version__
 from ovsdino.network.checkpoint import CheckpointError
 from ovsdino.training.run.checkpointing import BEST, LAST, Header, read_header
 from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.regular_file import regular_file
 
 WEIGHTS = "model.safetensors"  # as the Hub expects it
 LATEST = 100  # steps whose loss is averaged
@@ -61,9 +62,9 @@ def read_configuration(weights: Path) -> dict[str, Any]:
         CheckpointError: the file has no configuration.
     """
     try:
-        with safe_open(weights, framework="pt") as file:
+        with safe_open(regular_file(weights), framework="pt") as file:
             config: dict[str, Any] = json.loads((file.metadata() or {})["config"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{weights}: no model configuration inside; was it written by ovsdino?"
         ) from error

@@ -166,7 +166,9 @@ def main(kills: int, seed: int, only: tuple[str, ...], keep: Path | None) -> Non
                 bad[f"{name}: {reason.partition(':')[0]}"] += 1
                 click.echo(f"kill {number} of seed {seed}, {name}: {reason}")
             if wrong and keep:
-                shutil.copytree(case, keep / f"{name}-{number}", symlinks=True)
+                shutil.copytree(
+                    case, keep / f"{name}-{number}", symlinks=True, ignore=shutil.ignore_patterns("ray")
+                )
             shutil.rmtree(case)
             click.echo(f"so far: {dict(done)}", err=True)
         click.echo(f"killed: {dict(done)}; wrong: {dict(bad) or 0}")

@@ -19,11 +19,27 @@ Content = object
 
 def snapshot(folder: Path) -> dict[str, Content]:
     """Read every file below a folder, without what a clock decides."""
-    return {
-        file.relative_to(folder).as_posix(): read(file)
+    files = {
+        file.relative_to(folder).as_posix(): file
         for file in sorted(folder.rglob("*"))
-        if not file.is_dir() and not file.name.startswith("events.out.")  # TensorBoard's: names hold the time
+        if file.is_file() and not _is_foreign(file.relative_to(folder))
     }
+    journals = {name for name in files if "/.ovsdino-done/" in name and name.endswith(".jsonl")}
+    contents = {name: read(file) for name, file in files.items() if name not in journals}
+    if journals:  # their names differ in every run, their keys do not
+        contents["journals"] = sorted({key for name in journals for key in _keys(files[name])})
+    return contents
+
+
+def _keys(journal: Path) -> list[str]:
+    """Read the keys of a journal; the last line may be cut."""
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _is_foreign(name: Path) -> bool:
+    """Tell whether a library wrote a file, under a name that differs in every run: TensorBoard's or Ray's."""
+    return name.name.startswith("events.out.") or name.parts[:2] == ("tmp", "ray")
 
 
 def read(file: Path) -> Content:

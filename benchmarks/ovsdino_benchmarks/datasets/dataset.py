@@ -186,7 +186,7 @@ def _read_masks(base: Path, file: Path, photos: str) -> tuple[LabelledSample, ..
             for image in raw["images"]
             if image["phase"] == "val"
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"{file}: not Pascal Context's trainval_merged.json ({error!r}); download it again"
         ) from error

@@ -8,6 +8,7 @@ from ovsdino_benchmarks.results.environment import Environment
 from ovsdino_benchmarks.results.results import SkippedBaseline, Times
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.regular_file import regular_file
 
 KernelName = Literal["depthwise_block", "preservation_gate", "upsample_argmax"]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -75,7 +76,7 @@ def load_kernels(path: Path) -> KernelReport:
         KernelBenchError: the file is missing, damaged, or of another version or kind.
     """
     try:
-        raw = strict_json.loads(path.read_text(encoding="utf-8"))
+        raw = strict_json.loads(regular_file(path).read_text(encoding="utf-8"))
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
             raise ValueError(f"schema_version {version}, this program reads {SCHEMA_VERSION}")

@@ -11,6 +11,7 @@ from ovsdino_benchmarks.results.environment import Environment
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.regular_file import regular_file
 
 SCHEMA_VERSION = 1
 
@@ -189,7 +190,7 @@ def load(path: Path) -> Report:
             )
         return join(map(load, files))
     try:
-        raw = strict_json.loads(path.read_text(encoding="utf-8"))
+        raw = strict_json.loads(regular_file(path).read_text(encoding="utf-8"))
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
             raise ResultError(

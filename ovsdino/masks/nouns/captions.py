@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ovsdino.masks.errors import MaskError
 from ovsdino_runtime.base.photo_files import find_photos
+from ovsdino_runtime.base.regular_file import regular_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,12 @@ def read_captions(file: Path, folder: Path) -> Captions:
 def _read_annotations(file: Path) -> dict[str, list[str]]:
     """Return the captions of each file name."""
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(regular_file(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise MaskError(
             f"{file}: cannot be read ({error.strerror}); give captions in COCO's format"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MaskError(f"{file}: not JSON ({error}); give captions in COCO's format") from error
     expected = "expected COCO's captions, such as captions_train2017.json"
     try:

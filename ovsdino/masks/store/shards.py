@@ -29,6 +29,7 @@ from ovsdino.masks.store.photo_masks import (
 )
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.atomic import PARTIAL, write_bytes
+from ovsdino_runtime.base.regular_file import regular_file
 
 __all__ = ["MaskInfo", "MaskReader", "MaskRegion", "PhotoMasks", "Record", "Rle", "SkippedPhoto"]
 
@@ -153,8 +154,8 @@ class MaskReader:
         if not (folder / INDEX).exists():
             raise MaskError(_unfinished(folder, self.info))
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            counts = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
+            index = json.loads(regular_file(folder / INDEX).read_text(encoding="utf-8"))
+            counts = json.loads(regular_file(folder / VOCABULARY).read_text(encoding="utf-8"))
             self.vocabulary: dict[str, int] = {str(noun): int(count) for noun, count in counts.items()}
             self.skipped: dict[str, str] = dict(index["skipped"])
             sizes = [int(shard["bytes"]) for shard in index["shards"]]
@@ -163,7 +164,7 @@ class MaskReader:
                 for number, shard in enumerate(index["shards"])
                 for image, offset in shard["photos"]
             ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise MaskError(f"{folder}: {INDEX} or {VOCABULARY} is damaged ({error}); {AGAIN}") from error
         self.images = tuple(image for image, _, _ in self._places)
         for number, size in enumerate(sizes):
@@ -208,7 +209,7 @@ def read_info(folder: Path) -> MaskInfo:
                 f"{path}: schema_version {version}, this ovsdino reads {SCHEMA_VERSION}; make it again"
             )
         return strict_json.parse(MaskInfo, raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MaskError(f"{path}: damaged ({error}); make the masks again") from error
 
 
@@ -233,7 +234,7 @@ def _unfinished(folder: Path, info: MaskInfo) -> str:
 def _members(path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:
     """Yield the records of a shard from an offset on, each with its offset."""
     try:
-        with path.open("rb") as file:
+        with regular_file(path).open("rb") as file:
             file.seek(offset)
             rest = b""
             while chunk := rest or file.read(1 << 16):
@@ -246,7 +247,7 @@ def _members(path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:
                 rest = member.unused_data
                 yield offset, from_json(json.loads(line))
                 offset += used - len(rest)
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError, KeyError, TypeError) as error:
         raise MaskError(f"{path}: damaged ({error}); {AGAIN}") from error
 
 

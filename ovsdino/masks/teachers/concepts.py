@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovsdino.masks.errors import MaskError
+from ovsdino_runtime.base.regular_file import regular_file
 
 UNKNOWN = 0  # nobody can say
 OTHER = 1  # surely none of the segmenters' words
@@ -79,7 +80,7 @@ def read_concepts(file: Path, imagenet: Path, nouns: Path | None) -> Concepts:
         MaskError: a file is missing or has another format.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(regular_file(file).read_text(encoding="utf-8"))
         concepts = [Concept(**{**c, "names": tuple(c["names"])}) for c in raw["teachers"]]
         parents = {
             index: FIRST + next(i for i, c in enumerate(concepts) if c.voc == group["voc"])
@@ -87,17 +88,17 @@ def read_concepts(file: Path, imagenet: Path, nouns: Path | None) -> Concepts:
             for first, last in group["ranges"]
             for index in range(first, last + 1)
         }
-        lines = imagenet.read_text(encoding="utf-8").splitlines()[1:]
+        lines = regular_file(imagenet).read_text(encoding="utf-8").splitlines()[1:]
         numbers = range(FIRST + len(concepts), FIRST + len(concepts) + len(lines))
         concepts += [Concept(common_names(line), parent=parents.get(i)) for i, line in enumerate(lines)]
         known = {name for c in concepts for name in c.names}
-        for entry in json.loads(nouns.read_text(encoding="utf-8")) if nouns else ():
+        for entry in json.loads(regular_file(nouns).read_text(encoding="utf-8")) if nouns else ():
             names = tuple(dict.fromkeys(clean(s) for s in entry["synonyms"]))
             if not known & set(names):
                 concepts.append(Concept(names))
     except OSError as error:
         raise MaskError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, StopIteration) as error:
         raise MaskError(
             f"{file}, {imagenet}{f' or {nouns}' if nouns else ''}: not the expected list ({error!r})"
         ) from error

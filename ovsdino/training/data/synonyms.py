@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.regular_file import regular_file
 
 SYNONYMS, WIDER = "synonyms.json", "wider.json"
 PARTS, DISTRACTORS = "parts.json", "distractors.json"
@@ -122,6 +123,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _load(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(regular_file(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise SynonymError(f"{path}: damaged ({error}); make it again or delete it") from error

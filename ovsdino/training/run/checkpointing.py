@@ -103,7 +103,7 @@ def read_header(folder: Path) -> Header | None:
     try:
         with safe_open(path, framework="pt") as file:
             header = Header(**json.loads((file.metadata() or {})["state"]))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError, TypeError) as error:
         raise CheckpointError(
             f"{path}: not a readable state of a training ({error}); move it away to begin again"
         ) from error

@@ -26,6 +26,7 @@ from ovsdino.training.systems.ovsdino_losses import loss_terms
 from ovsdino.training.systems.validation import validate
 from ovsdino.training.targets.sam_features import hash_file
 from ovsdino.training.targets.word_bank import Prompter, WordBank, build_word_bank, load_prompter
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.files.labeled_folder import LabelledPhotos, open_labelled
 from ovsdino_runtime.geometry.metrics import Scores
 
@@ -209,7 +210,7 @@ def _open_hed(job: TrainingJob, team: Team) -> HedTeacher:
 def is_network(path: Path) -> bool:
     """Tell whether a file is a network that this package saved, not a bare backbone."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular_file(path), framework="pt") as file:
             return "config" in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False

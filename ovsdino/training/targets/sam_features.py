@@ -210,7 +210,7 @@ def check_key(folder: Path, key: dict[str, Any]) -> None:
     try:
         stored = json.loads(_file(folder, KEY).read_text(encoding="utf-8"))
         differing = [name for name in sorted({*stored, *key}) if stored.get(name) != key.get(name)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError, TypeError) as error:
         raise CacheError(f"{folder / KEY}: damaged ({error}); delete the folder, it is made again") from error
     if differing:
         name = differing[0]

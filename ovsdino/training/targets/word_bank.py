@@ -19,6 +19,7 @@ from ovsdino.network.checkpoint import TEXT, packaged_file
 from ovsdino.network.config import ModelConfig
 from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.text.vocabulary import load_templates
 
 CLIP_SOURCE = "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors --local-dir ."
@@ -167,13 +168,13 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         return {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular_file(path), framework="pt") as file:
             words = json.loads((file.metadata() or {})["words"])
             vectors: Tensor = file.get_tensor("vectors")  # (n, D)
             if not vectors.dtype.is_floating_point or not torch.isfinite(vectors).all():
                 raise ValueError("its vectors are not finite numbers")
             return dict(zip(words, vectors, strict=True))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise WordError(f"{path}: damaged ({error}); delete it, it is made again") from error
 
 

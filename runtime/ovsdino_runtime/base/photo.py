@@ -20,6 +20,7 @@ from ovsdino_runtime.base.orientation import image_orientation, upright_array, u
 from ovsdino_runtime.base.photo_address import fetch_photo, is_address, without_password
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
 from ovsdino_runtime.base.png_depth import has_wide_colours, read_wide_png
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.base.size_limits import NO_LIMITS, SizeLimits
 from ovsdino_runtime.base.tiff import (
     NOT_ALPHA,
@@ -80,12 +81,24 @@ def decode_photo(path: str | Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTI
         file = path = Path(path)
         shown = str(path)
         if not path.is_file():
-            wrong = "a directory, expected a photo" if path.is_dir() else "no such file"
-            raise PhotoError(f"{path}: {wrong}")
+            raise PhotoError(f"{path}: {_why_no_file(path)}")
     try:
         return decode_file(file, options=options)
     except PhotoError as error:
         raise type(error)(f"{shown}: {error}") from error
+
+
+def _why_no_file(path: Path) -> str:
+    """Say what a path is that is not a file."""
+    try:
+        regular_file(path)
+    except IsADirectoryError:
+        return "a directory, expected a photo"
+    except OSError as error:
+        return "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+    except ValueError:  # a NUL in the name
+        pass
+    return "no such file"
 
 
 def decode_file(

@@ -36,6 +36,7 @@ from pathlib import Path, PurePosixPath
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.options import Precision
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
 from ovsdino_runtime.bundle.manifest import (
     DINOV3SEG_STAGES,
@@ -77,6 +78,7 @@ __all__ = [
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.npz"
+MAX_MANIFEST = 16_000_000  # [bytes]; of our largest model 40,000
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,11 @@ def _with_digest(manifest: Manifest) -> str:
 
 
 def _read_manifest(path: Path) -> Manifest:
-    if not path.is_file():
+    if not path.exists():
         raise BundleError(f"{path}: no such file; a bundle is a directory that `ovsdino-export` wrote")
     try:
+        if (size := regular_file(path).stat().st_size) > MAX_MANIFEST:
+            raise ValueError(f"it has {size} bytes, expected at most {MAX_MANIFEST}")
         raw = strict_json.loads(path.read_text(encoding="utf-8"))
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if isinstance(raw, dict) and version != SCHEMA_VERSION:

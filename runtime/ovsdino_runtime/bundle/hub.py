@@ -12,6 +12,7 @@ from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.locks import hold_lock
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer, make_private
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.bundle.bundle import MANIFEST, load_bundle
 
 FOLDER = "bundle"  # of the repository, beside the weights that `ovsdino models push` uploads
@@ -70,8 +71,8 @@ def _trusted(path: Path, pin: Path) -> Path:
 
 def _read_pin(pin: Path) -> str | None:
     try:
-        commit = pin.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+        commit = regular_file(pin).read_text(encoding="ascii").strip()
+    except (OSError, ValueError, RecursionError):
         return None
     return commit if COMMIT.fullmatch(commit) else None
 
@@ -89,7 +90,7 @@ def _newest_commit(repo: str, revision: str) -> str:
     try:
         url = hf_hub_url(repo, f"{FOLDER}/{MANIFEST}", revision=revision, endpoint=_endpoint())
         commit = get_hf_file_metadata(url).commit_hash
-    except (*broken, OSError, ValueError) as error:
+    except (*broken, OSError, ValueError, RecursionError) as error:
         raise _not_fetched(repo, f"{FOLDER}/{MANIFEST} at {revision}", error) from error
     if not commit or not COMMIT.fullmatch(commit):
         raise BundleError(f"{repo}: the Hub names no commit for {revision}: got {commit!r}")
@@ -115,7 +116,7 @@ def _fetch(repo: str, commit: str, path: Path) -> None:
         try:
             file = f"{FOLDER}/{name}"
             came = hf_hub_download(repo, file, revision=commit, local_dir=staging, endpoint=_endpoint())
-        except (*broken, OSError, ValueError) as error:
+        except (*broken, OSError, ValueError, RecursionError) as error:
             raise _not_fetched(repo, f"{FOLDER}/{name} at {commit[:12]}", error) from error
         return Path(came)
 
@@ -134,9 +135,9 @@ def _fetch(repo: str, commit: str, path: Path) -> None:
 
 def _listed_files(repo: str, manifest: Path) -> list[str]:
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = json.loads(regular_file(manifest).read_text(encoding="utf-8"))["files"]
         names = [str(name) for name in dict(files)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise BundleError(f"{repo}: {FOLDER}/{MANIFEST} is no manifest of a bundle: {error}") from error
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:

@@ -47,7 +47,7 @@ class Journal:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             lines = [line for file in self._folder.glob("*.jsonl") for line in _lines(file)]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else "damaged"
             raise OutputError(f"{path}: {reason}; choose another --out, or delete {self._folder}") from error
         self._compare(before, json.loads(_write(job)))
@@ -101,5 +101,5 @@ def _read(line: str) -> str | None:
     """Parse the key of a line; None if the line is incomplete."""
     try:
         return str(json.loads(line))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -22,6 +22,7 @@ from ovsdino_runtime.base.errors import EngineError, OutputError
 from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer, make_private
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.bundle.bundle import Bundle
 from ovsdino_runtime.bundle.kernels import FUSED
 from ovsdino_runtime.cuda.devices import Gpu
@@ -143,7 +144,9 @@ def read_record(path: Path) -> EngineRecord:
         EngineError: the record is damaged or of another version of this program, or its engine is missing.
     """
     try:
-        record = strict_json.parse(EngineRecord, strict_json.loads(path.read_text(encoding="utf-8")))
+        record = strict_json.parse(
+            EngineRecord, strict_json.loads(regular_file(path).read_text(encoding="utf-8"))
+        )
     except (OSError, ValueError) as error:
         raise EngineError(f"{path}: {error}; `ovsdino-export --clear-engines` removes it") from error
     if record.record_version != RECORD_VERSION or path.stem != record.key.digest:

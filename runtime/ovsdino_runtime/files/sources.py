@@ -11,6 +11,7 @@ from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.base.photo import decode_photo
 from ovsdino_runtime.base.photo_address import address_path, is_address
 from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptions
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.base.suffixes import is_photo, is_result, is_system_file, is_video
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 
@@ -129,7 +130,7 @@ def _some(files: Iterable[str], message: str) -> Iterator[Source]:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular_file(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
         raise PhotoError(f"{path}: cannot be read: {reason}") from error

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from ovsdino_runtime.base.errors import OptionError
+from ovsdino_runtime.base.regular_file import regular_file
 
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Any, Any], Awaitable[None]]
@@ -115,7 +116,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
         OptionError: there is no key, or a key is too short or not ASCII.
         OSError: the file cannot be read.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    text = regular_file(path).read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise OptionError(f"{path}: no key in it; write one a line, such as `openssl rand -hex 32` makes")

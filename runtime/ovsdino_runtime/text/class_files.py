@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.errors import ClassesError
+from ovsdino_runtime.base.regular_file import regular_file
 
 Listed = Sequence[object] | Mapping[str, object]  # what `class_lists.read_listed` takes
 CURE = "write one class a line, with '|' between synonyms"
@@ -55,7 +56,7 @@ def read_text(path: Path) -> str:
         ClassesError: the file cannot be read, or has another encoding.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if regular_file(path).stat().st_size > MAX_BYTES:
             raise ClassesError(
                 f"{path}: {path.stat().st_size / 1e6:.0f} MB, expected a list of names; {CURE}"
             )

@@ -1,0 +1,28 @@
+"""Check that a path is a regular file before it is opened: opening a named pipe waits for its other end."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def regular_file(path: Path) -> Path:
+    """Return the path of a regular file, or of a link to one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is a folder, a named pipe, a socket or a device; ``strerror`` says which.
+    """
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind == stat.S_IFREG:
+        return path
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, f"{KINDS.get(kind, 'no regular file')}, expected a regular file", str(path))
