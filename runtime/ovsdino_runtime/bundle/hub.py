@@ -1,11 +1,11 @@
 """Bundles on the Hugging Face Hub, named OWNER/NAME (extra ``hub``): downloaded once, then used offline."""
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
 
+from ovsdino_runtime.base import strict_json
 from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.install import install_command
@@ -135,9 +135,9 @@ def _fetch(repo: str, commit: str, path: Path) -> None:
 
 def _listed_files(repo: str, manifest: Path) -> list[str]:
     try:
-        files = json.loads(regular_file(manifest).read_text(encoding="utf-8"))["files"]
+        files = strict_json.loads(regular_file(manifest).read_text(encoding="utf-8"))["files"]  # type: ignore[index] # TypeError
         names = [str(name) for name in dict(files)]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{repo}: {FOLDER}/{MANIFEST} is no manifest of a bundle: {error}") from error
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:

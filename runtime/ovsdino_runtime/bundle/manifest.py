@@ -14,6 +14,9 @@ from ovsdino_runtime.geometry.windows import WindowPolicy
 
 SCHEMA_VERSION = 2  # 2: the manifest carries a digest of itself
 MAX_SIDE = 8192  # [px] of windows and resized photos: more is a damaged or hostile manifest
+MAX_WINDOW = 4096  # [px]
+MAX_TEMPLATES = 1000
+MAX_TEMPLATE = 1000  # characters
 MAX_OVERLAP = 16  # windows over a pixel, along one side
 
 GraphName = Literal[
@@ -164,12 +167,19 @@ class Manifest:
             ValueError: a size or the overlap of windows is too large, or a size of the text graph is invalid.
         """
         sides = {
-            "windows.size": self.windows.size,
-            "preprocessing.long_side": self.preprocessing.long_side,
+            "windows.size": (self.windows.size, MAX_WINDOW),
+            "preprocessing.long_side": (self.preprocessing.long_side, MAX_SIDE),
+            "dinov3seg.view": (self.dinov3seg.view if self.dinov3seg else 0, MAX_WINDOW),
         }
-        for name, side in sides.items():
-            if side > MAX_SIDE:
-                raise ValueError(f"{name} must be at most {MAX_SIDE} px, got {side}")
+        for name, (side, limit) in sides.items():
+            if side > limit:
+                raise ValueError(f"{name} must be at most {limit} px, got {side}")
+        longest = max(map(len, self.templates), default=0)
+        if len(self.templates) > MAX_TEMPLATES or longest > MAX_TEMPLATE:
+            raise ValueError(
+                f"templates: expected at most {MAX_TEMPLATES} of at most {MAX_TEMPLATE} characters, got "
+                f"{len(self.templates)} of up to {longest}"
+            )
         if self.windows.size > MAX_OVERLAP * self.windows.stride:
             raise ValueError(
                 f"windows.stride must be at least a {MAX_OVERLAP}th of windows.size {self.windows.size}, "

@@ -4,14 +4,13 @@ import ctypes
 import hashlib
 import logging
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 
+from ovsdino_runtime.base.arrays import read_arrays
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.options import Precision
@@ -263,9 +262,8 @@ def read_golden(bundle: Bundle, **shapes: tuple[int | None, ...]) -> dict[str, A
         BundleError: an array is missing, has another shape, or is not numeric.
     """
     try:
-        with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
-            arrays = {name: golden[name] for name in shapes}
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        arrays = read_arrays(bundle.file(GOLDEN), shapes)
+    except (ValueError, OSError) as error:
         raise BundleError(
             f"{bundle.file(GOLDEN)}: damaged: {' '.join(str(error).split())}; export the model again"
         ) from error

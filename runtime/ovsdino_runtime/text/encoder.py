@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -155,7 +156,7 @@ class TextEncoder:
     def _encode(self, phrases: Sequence[str], wanted: Callable[[], bool]) -> dict[str, Floats]:
         with self._trace.span("text load"):
             (tokenizer, padding), engine = self._tokenizer, self._engine
-        tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(phrases))]
+        tokens = self._tokenize(tokenizer, phrases)
         order = sorted(range(len(phrases)), key=lambda index: len(tokens[index]))  # little padding in a batch
         vectors: dict[str, Floats] = {}
         for batch in _portions(order, BATCH):
@@ -169,6 +170,27 @@ class TextEncoder:
             self._check_embeddings(embeddings, len(batch), self._word_width)
             vectors |= {phrases[index]: vector for index, vector in zip(batch, embeddings, strict=True)}
         return vectors
+
+    def _tokenize(self, tokenizer: "Tokenizer", phrases: Sequence[str]) -> list[list[int]]:
+        with self._tokenizer_errors("it cannot split words"):
+            return [encoding.ids for encoding in tokenizer.encode_batch(list(phrases))]
+
+    @contextmanager
+    def _tokenizer_errors(self, what: str) -> Iterator[None]:
+        """Turn errors of the tokenizer, also a panic of its Rust code, which is no Exception.
+
+        Raises:
+            BundleError: the tokenizer failed.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:
+            reason = " ".join(str(error).split())
+            raise BundleError(
+                f"{self._bundle.file(TOKENIZER)}: {what}: {reason:.200}; export the model again"
+            ) from error
 
     def _check_embeddings(self, embeddings: Floats, count: int, width: int) -> None:
         if embeddings.shape != (count, width) or not np.isfinite(embeddings).all():
@@ -190,12 +212,8 @@ class TextEncoder:
     def _tokenizer(self) -> "tuple[Tokenizer, int]":
         from tokenizers import Tokenizer
 
-        try:
+        with self._tokenizer_errors("not a tokenizer"):
             tokenizer = Tokenizer.from_file(str(self._bundle.file(TOKENIZER)))
-        except Exception as error:  # tokenizers raises nothing more precise
-            raise BundleError(
-                f"{self._bundle.file(TOKENIZER)}: not a tokenizer: {error}; export the model again"
-            ) from error
         tokenizer.enable_truncation(self._bundle.manifest.text.context_length)
         padding = tokenizer.padding
         tokenizer.no_padding()  # batches are padded here, each to its own longest phrase

@@ -5,16 +5,15 @@ A pack is ``vocabularies/NAME.npz``: ``key`` identifies the text graph and templ
 """
 
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
+from ovsdino_runtime.base.arrays import read_arrays
 from ovsdino_runtime.base.errors import BundleError
 from ovsdino_runtime.base.scratch import scratch_folder
 from ovsdino_runtime.bundle.bundle import Bundle, write_bundle
@@ -54,16 +53,16 @@ class Packs:
         files = [name for name in self._bundle.manifest.files if Path(name).parts[0] == FOLDER]
         where: dict[tuple[str, str], str] = {}
         for name in files:
-            with _open(self._bundle, name) as pack:
-                where |= {(str(pack["key"]), word): name for word in pack["words"].tolist()}
+            pack = _read_pack(self._bundle, name, "key", "words")
+            where |= {(str(pack["key"]), word): name for word in _words(pack, self._bundle.file(name))}
         return where
 
     def _read(
         self, name: str, words: Sequence[str], width: int, max_length: float
     ) -> list[tuple[str, Floats]]:
-        with _open(self._bundle, name) as pack:
-            rows = {word: row for row, word in enumerate(pack["words"].tolist())}
-            vectors = pack["vectors"]  # (n, D)
+        pack = _read_pack(self._bundle, name, "words", "vectors")
+        rows = {word: row for row, word in enumerate(_words(pack, self._bundle.file(name)))}
+        vectors = pack["vectors"]  # (n, D)
         expected = len(rows), width
         if vectors.dtype != np.float32 or vectors.shape != expected:
             raise BundleError(
@@ -106,10 +105,17 @@ def add_packs(
         return write_bundle(out or bundle.path, bundle.manifest, staging, overwrite=out is None)
 
 
-@contextmanager
-def _open(bundle: Bundle, name: str) -> Iterator[Mapping[str, Any]]:
+def _read_pack(bundle: Bundle, name: str, *names: str) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(bundle.file(name), allow_pickle=False) as pack:
-            yield pack
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        return read_arrays(bundle.file(name), names)
+    except (ValueError, OSError) as error:
         raise BundleError(f"{bundle.file(name)}: not a pack of embeddings: {error}; export again") from error
+
+
+def _words(pack: Mapping[str, npt.NDArray[Any]], file: Path) -> list[str]:
+    words = pack["words"]
+    if words.dtype.kind != "U" or words.ndim != 1:
+        raise BundleError(
+            f"{file}: not a pack of embeddings: words are {words.dtype} of shape {words.shape}; export again"
+        )
+    return cast(list[str], words.tolist())
