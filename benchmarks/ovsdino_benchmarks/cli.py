@@ -243,7 +243,7 @@ def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
             options.pop("baselines"), compiled=options.pop("compiled"), engines=options.pop("engines")
         )
         out = options.pop("out")
-        request = LatencyRequest(ModelSpec(**names), baselines=ways, **options)
+        request = LatencyRequest(spec=ModelSpec(**names), baselines=ways, **options)
         file, measured = write_latency(request, out, lambda step: click.echo(step, err=True))
         click.echo("\n".join(map(describe_latency, measured)) + f"\n-> {file}")
 
@@ -393,7 +393,7 @@ def report(sources: tuple[Path, ...], gallery: bool, out: Path) -> None:
     help="Of a median.",
 )
 @click.option("--max-miou-drop", type=float, default=0.5, show_default=True, help="Points of 100.")
-def compare(old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> None:
+def compare(*, old: Path, new: Path, max_slowdown: float, max_miou_drop: float) -> None:
     """Compare the results NEW with OLD; exit with status 1 if a figure got worse by more than allowed."""
     with user_errors(extra="bench"):
         from ovsdino_benchmarks.results import results

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovsdino_export.engines.cli_options import build_for, engine_options, find_target, show_engines
+from ovsdino_export.engines.cli_options import engine_options, find_target, show_engines
 from ovsdino_runtime.base.cli_errors import UserError, user_errors
 from ovsdino_runtime.base.cli_help import CONTEXT, GroupedCommand, version_option
 from ovsdino_runtime.base.cli_photo_options import with_photo_options
@@ -85,6 +85,7 @@ FILE = click.Path(path_type=Path)
 @engine_options
 @version_option("ovsdino-export")
 def export(  # noqa: PLR0913 - one argument for each option
+    *,
     model: str,
     checkpoint: Path | None,
     text_checkpoint: Path | None,
@@ -115,6 +116,8 @@ def export(  # noqa: PLR0913 - one argument for each option
     with user_errors("ovsdino-export", extra="export,cpu"):
         if web_runtime is not None and web is None:
             raise UserError("--web-runtime is for a page: add --web DIR")
+        if int8_data is not None and not int8:
+            raise UserError("--int8-data is for INT8: give --int8 as well")
         own = (checkpoint, text_checkpoint, fp16, bf16, int8, inline, photos, name, serve_repository)
         if web is not None and bundle is None and not any(own):
             bundle = packaged_bundle(model)
@@ -122,46 +125,39 @@ def export(  # noqa: PLR0913 - one argument for each option
         target = find_target(engine, gpu, only_engines=only_engines, workspace=workspace)
         if target is None and (graphs or workspace):
             raise UserError("--graph and --workspace are for an engine: add --engine")
+        clock = Clock()
         if bundle is not None:
-            if target is not None:
-                build_for(bundle, target, Clock(), only=graphs)
-            if serve_repository is not None:
-                show_repository(bundle, serve_repository, fp16=fp16, overwrite=overwrite)
-            if web is not None:
-                show_page(bundle, web, runtime=web_runtime, overwrite=overwrite)
-            return
-        from ovsdino_export.engines.kernels import parse_gpus
-        from ovsdino_export.export import export_bundle
-        from ovsdino_export.request import ExportRequest
+            exported = load_bundle(bundle)
+        else:
+            from ovsdino_export.engines.kernels import parse_gpus
+            from ovsdino_export.export import export_bundle
+            from ovsdino_export.request import ExportRequest
 
-        if int8_data is not None and not int8:
-            raise UserError("--int8-data is for INT8: give --int8 as well")
-        gpus = parse_gpus(kernels)
-        request = ExportRequest(
-            model,
-            checkpoint,
-            text_checkpoint,
-            fp16,
-            out,
-            photos,
-            overwrite,
-            inline,
-            gpus,
-            bf16,
-            int8,
-            int8_data,
-            name,
-            photo_options,
-        )
-        written = export_bundle(request, clock := Clock())
-        show_parity(written)
-        show_files(written)
+            request = ExportRequest(
+                model=model,
+                checkpoint=checkpoint,
+                text_checkpoint=text_checkpoint,
+                fp16=fp16,
+                bf16=bf16,
+                int8=int8,
+                int8_data=int8_data,
+                out=out,
+                name=name,
+                photos=photos,
+                photo_options=photo_options,
+                overwrite=overwrite,
+                inline=inline,
+                kernels=parse_gpus(kernels),
+            )
+            exported = export_bundle(request, clock)
+            show_parity(exported)
+            show_files(exported)
         if target is not None:
-            show_engines(written, target, clock, only=graphs)
+            show_engines(exported, target, clock, only=graphs)
         if serve_repository is not None:
-            show_repository(written.path, serve_repository, fp16=fp16, overwrite=overwrite)
+            show_repository(exported, serve_repository, fp16=fp16, overwrite=overwrite)
         if web is not None:
-            show_page(written.path, web, runtime=web_runtime, overwrite=overwrite)
+            show_page(exported, web, runtime=web_runtime, overwrite=overwrite)
 
 
 def packaged_bundle(model: str) -> Path:
@@ -175,31 +171,40 @@ def packaged_bundle(model: str) -> Path:
     return find_bundle(model)
 
 
-def show_page(bundle: Path, folder: Path, *, runtime: Path | None, overwrite: bool) -> None:
+def load_bundle(path: Path) -> Bundle:
+    """Read an existing bundle; torch is not needed.
+
+    Raises:
+        BundleError: the bundle is damaged, or is none.
+    """
+    from ovsdino_runtime.bundle import bundle
+
+    return bundle.load_bundle(path)
+
+
+def show_page(bundle: Bundle, folder: Path, *, runtime: Path | None, overwrite: bool) -> None:
     """Write a page that runs a bundle in the browser, and print where it is.
 
     Raises:
-        OvsdinoError: the bundle is damaged, the page's engine cannot be fetched, or the folder is taken.
+        OvsdinoError: the page's engine cannot be fetched, or the folder is taken.
     """
     from ovsdino_export.web.page import write_page
-    from ovsdino_runtime.bundle.bundle import load_bundle
 
-    files = write_page(load_bundle(bundle), folder, runtime=runtime, overwrite=overwrite)
+    files = write_page(bundle, folder, runtime=runtime, overwrite=overwrite)
     size = sum(file.stat().st_size for file in files)
     click.echo(f"-> {folder / 'index.html'}: open it in a browser, or copy {folder} to any web server")
     click.echo(f"   {len(files)} files, {size / 2**20:.1f} MiB")
 
 
-def show_repository(bundle: Path, folder: Path, *, fp16: bool, overwrite: bool) -> None:
+def show_repository(bundle: Bundle, folder: Path, *, fp16: bool, overwrite: bool) -> None:
     """Write a Triton model repository of a bundle, and print its models.
 
     Raises:
-        OvsdinoError: the bundle is damaged, or the repository cannot be written.
+        OvsdinoError: the repository cannot be written.
     """
     from ovsdino_export.serve_repository import write_repository
-    from ovsdino_runtime.bundle.bundle import load_bundle
 
-    for model in write_repository(load_bundle(bundle), folder, fp16=fp16, overwrite=overwrite):
+    for model in write_repository(bundle, folder, fp16=fp16, overwrite=overwrite):
         click.echo(f"-> {model}")
 
 

@@ -83,21 +83,23 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
             )
         fit = partial(int8_ladder.fit, pixels=pixels, expected=expected, bank=bank, report=report)
         quantize = fit if request.int8 else None
-        graphs |= export_vision(model, staging, plans, report, inline=request.inline, quantize=quantize)
+        graphs |= export_vision(
+            model, staging, plans=plans, report=report, inline=request.inline, quantize=quantize
+        )
         report(f"comparing with torch on {photos.source}")
-        figures |= vision_parity(model, graphs, staging, pixels, expected=expected, bank=bank)
+        figures |= vision_parity(model, graphs, staging=staging, pixels=pixels, expected=expected, bank=bank)
         for name, figure in figures.items():
             parity.require(name, figure)
         write_golden(staging, photos, expected)
         text.tokenizer.save(str(staging / bundle.TOKENIZER), pretty=False)
-        manifest = make_manifest(model, text, graphs, figures, photos.source)
+        manifest = make_manifest(model, text, graphs=graphs, figures=figures, source=photos.source)
         manifest = replace(manifest, name=request.name or manifest.name)
         gpus = default_gpus(report) if request.kernels is None else request.kernels
         if gpus:
             fused = plan_kernels(model.config, [graph.precision for graph in graphs.values()])
-            manifest = replace(manifest, kernels=compile_kernels(fused, gpus, staging, report))
+            manifest = replace(manifest, kernels=compile_kernels(fused, gpus, staging=staging, report=report))
         if labelled:
-            int8_gate.gate(manifest, staging, labelled, report)
+            int8_gate.gate(manifest, staging, sets=labelled, report=report)
         report(f"writing {target}")
         return bundle.write_bundle(target, manifest, staging, overwrite=request.overwrite)
 
@@ -105,9 +107,9 @@ def export_bundle(request: ExportRequest, report: Report = lambda _: None) -> bu
 def export_vision(
     model: Network,
     staging: Path,
+    *,
     plans: Mapping[bundle.Precision, tuple[str, ...]],
     report: Report,
-    *,
     inline: bool = False,
     quantize: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
 ) -> dict[bundle.GraphName, bundle.Graph]:
@@ -131,12 +133,14 @@ def export_vision(
         example = torch.zeros(2, 3, size, size)
         pipeline = shipped_vision(model, precision, fp32=kept, inline=inline)
         models[file] = export_graph(pipeline, example, VISION, precision=precision, fp32=kept)
-        graphs[name] = describe_graph(models[file], file, precision, kept)
+        graphs[name] = describe_graph(models[file], file, precision=precision, fp32=kept)
     if quantize is not None:
         report("quantizing vision.int8.onnx")
         models["vision.int8.onnx"] = quantize(models["vision.onnx"])
         store_as_half(models["vision.int8.onnx"])
-        graphs["vision.int8"] = describe_graph(models["vision.int8.onnx"], "vision.int8.onnx", "int8")
+        graphs["vision.int8"] = describe_graph(
+            models["vision.int8.onnx"], "vision.int8.onnx", precision="int8"
+        )
     store_as_half(models["vision.onnx"])
     if isinstance(model, OVSDINO) and survives_half(model):
         save_model(model, staging / CHECKPOINT, dtype=torch.float16)
@@ -163,9 +167,9 @@ def features_of(model: Network, pixels: Floats) -> Floats:
 def vision_parity(
     model: Network,
     graphs: dict[bundle.GraphName, bundle.Graph],
+    *,
     staging: Path,
     pixels: Floats,
-    *,
     expected: Floats,
     bank: Floats,
 ) -> dict[bundle.GraphName, bundle.Parity]:
@@ -186,7 +190,7 @@ def vision_parity(
             encoders.append(parity.torch_encoder(pipeline))
         for encoder in encoders:
             actual = parity.in_batches(encoder, pixels)
-            figure = parity.compare(expected, actual, bank, parity.THRESHOLDS[name])
+            figure = parity.compare(expected, actual, bank=bank, thresholds=parity.THRESHOLDS[name])
             figures[name] = parity.worse(figures[name], figure) if name in figures else figure
     return figures
 
@@ -200,6 +204,7 @@ def write_golden(staging: Path, photos: TestPhotos, expected: Floats) -> None:
 def make_manifest(
     model: Network,
     text: TextHalf,
+    *,
     graphs: dict[bundle.GraphName, bundle.Graph],
     figures: dict[bundle.GraphName, bundle.Parity],
     source: str,

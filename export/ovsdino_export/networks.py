@@ -60,8 +60,16 @@ def load_network(name: str, weights: Path | None, text_weights: Path | None) -> 
         templates = load_templates(network.config.templates)
         if isinstance(tower, Talk2DinoText):
             raw, projection = RawText(tower), ProjectedText(tower)
-            return network, TextHalf(raw, clip_tokenizer(), CONTEXT, templates, projection)
-        return network, TextHalf(tower, clip_tokenizer(), CONTEXT, templates)
+            return network, TextHalf(
+                tower=raw,
+                tokenizer=clip_tokenizer(),
+                context_length=CONTEXT,
+                templates=templates,
+                projection=projection,
+            )
+        return network, TextHalf(
+            tower=tower, tokenizer=clip_tokenizer(), context_length=CONTEXT, templates=templates
+        )
     if name not in PRESETS:
         known = (*PRESETS, *DINOV3SEG_PRESETS, *TALK2DINO, *ZERO_SHOT)
         raise OvsdinoError(f"unknown model {name!r}; known: {', '.join(known)}")

@@ -43,7 +43,7 @@ class ParityError(OvsdinoError):
     """An exported graph differs too much from the torch model."""
 
 
-def compare(expected: Floats, actual: Floats, bank: Floats, thresholds: ParityThresholds) -> Parity:
+def compare(expected: Floats, actual: Floats, *, bank: Floats, thresholds: ParityThresholds) -> Parity:
     """Measure how close features are.
 
     Args:

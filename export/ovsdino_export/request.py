@@ -12,7 +12,7 @@ from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptio
 from ovsdino_runtime.bundle import bundle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportRequest:
     """The options of an export: model, weights, graphs, and output folder. Pass it to `export_bundle`."""
 

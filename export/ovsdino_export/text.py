@@ -63,11 +63,21 @@ def _load_nano(weights: Path) -> TextHalf:
 
     tower = load_text_tower(weights)
     file = find_tokenizer(weights)
-    return TextHalf(tower, Tokenizer.from_file(str(file)), tower.config.context, load_templates("name"))
+    return TextHalf(
+        tower=tower,
+        tokenizer=Tokenizer.from_file(str(file)),
+        context_length=tower.config.context,
+        templates=load_templates("name"),
+    )
 
 
 def _load_clip(weights: Path) -> TextHalf:
     from ovsdino.network.clip_text import CONTEXT, load_clip_text
     from ovsdino_export.clip import clip_tokenizer
 
-    return TextHalf(load_clip_text(weights), clip_tokenizer(), CONTEXT, load_templates("imagenet80"))
+    return TextHalf(
+        tower=load_clip_text(weights),
+        tokenizer=clip_tokenizer(),
+        context_length=CONTEXT,
+        templates=load_templates("imagenet80"),
+    )

@@ -31,18 +31,18 @@ def export_text(text: TextHalf, staging: Path, report: Report) -> dict[bundle.Gr
     example = torch.from_numpy(encode(text, ["a photo of a cat", "tree"]))
     graph = export_graph(TextPipeline(text.tower), example, TEXT)
     store_as_half(graph)
-    described = describe_graph(graph, "text.onnx", "fp32")
+    described = describe_graph(graph, "text.onnx", precision="fp32")
     if isinstance(text.tower, TextTower) and survives_half(text.tower):
         save_text_tower(text.tower, staging / CHECKPOINT)
         held = Checkpoint(staging / CHECKPOINT)
         save_sharing_weights({"text.onnx": graph}, staging, "text.data", checkpoint=held)
     else:
         save_alone(graph, staging / "text.onnx")
-    return {"text": described, **export_projection(text, staging, example, report)}
+    return {"text": described, **export_projection(text, staging, example=example, report=report)}
 
 
 def export_projection(
-    text: TextHalf, staging: Path, example: torch.Tensor, report: Report
+    text: TextHalf, staging: Path, *, example: torch.Tensor, report: Report
 ) -> dict[bundle.GraphName, bundle.Graph]:
     """Write projection.onnx, which maps averaged prompt features to class embeddings."""
     if text.projection is None:
@@ -52,7 +52,7 @@ def export_projection(
         means = text.tower(example)  # (2, C)
     graph = export_graph(ProjectionPipeline(text.projection), means.clone(), PROJECTION)
     save_alone(graph, staging / "projection.onnx")
-    return {"projection": describe_graph(graph, "projection.onnx", "fp32")}
+    return {"projection": describe_graph(graph, "projection.onnx", precision="fp32")}
 
 
 def text_parity(
@@ -70,7 +70,7 @@ def text_parity(
     if text.projection is not None:
         exported = parity.onnx_encoder(staging / "projection.onnx", PROJECTION)(exported)
     bank, actual = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (given, exported))
-    return given, {"text": parity.compare(bank, actual, bank, parity.THRESHOLDS["text"])}
+    return given, {"text": parity.compare(bank, actual, bank=bank, thresholds=parity.THRESHOLDS["text"])}
 
 
 def encode(text: TextHalf, phrases: Iterable[str]) -> npt.NDArray[np.int64]:

@@ -81,7 +81,7 @@ def spectrum(photos: Path, encoders: tuple[str, ...], **options: Any) -> None:  
         from ovsdino.analysis.output import write_spectra
         from ovsdino.analysis.spectrum import SpectrumOptions
 
-        chosen = SpectrumOptions(options["bins"], options["cutoff"], options["centred"])
+        chosen = SpectrumOptions(bins=options["bins"], cutoff=options["cutoff"], centred=options["centred"])
         with _running(photos, options) as run:
             opened = _open(encoders, run.device)
             spectra = measure_spectra(opened, run, layers=options["layers"], options=chosen)

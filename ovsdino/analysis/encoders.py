@@ -103,7 +103,14 @@ def _open_backbone(spec: str, config: ModelConfig, file: Path | None) -> Encoder
         return [taps[layer - 1] for layer in layers]
 
     colours = _colours(config.mean, config.std)
-    return Encoder(spec, config.backbone_depth, config.image_size, colours, backbone, layer_maps)
+    return Encoder(
+        name=spec,
+        depth=config.backbone_depth,
+        image_size=config.image_size,
+        colours=colours,
+        module=backbone,
+        layer_maps=layer_maps,
+    )
 
 
 def _open_sam(spec: str, kind: str, file: Path) -> Encoder:
@@ -129,7 +136,14 @@ def sam_encoder(name: str, module: Any) -> Encoder:  # noqa: ANN401 - segment-an
         return [outputs[layer - 1].permute(0, 3, 1, 2) for layer in layers]  # (B, C, h, w)
 
     colours = _colours(IMAGENET_MEAN, IMAGENET_STD)
-    return Encoder(name, len(module.blocks), module.img_size, colours, module, layer_maps)
+    return Encoder(
+        name=name,
+        depth=len(module.blocks),
+        image_size=module.img_size,
+        colours=colours,
+        module=module,
+        layer_maps=layer_maps,
+    )
 
 
 def _open_timm(spec: str, name: str, file: Path | None) -> Encoder:
@@ -151,7 +165,7 @@ def _open_timm(spec: str, name: str, file: Path | None) -> Encoder:
         for key, value in read_tensors(file).items()
         if not any(key.startswith(f"{head}.") for head in heads)
     }
-    _fill(module, tensors, file, f"timm/{name}")
+    _fill(module, tensors, file=file, name=f"timm/{name}")
 
     def layer_maps(pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
         wanted = sorted(layer - 1 for layer in layers)
@@ -163,17 +177,19 @@ def _open_timm(spec: str, name: str, file: Path | None) -> Encoder:
 
     data = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     return Encoder(
-        spec,
-        len(module.blocks),
-        data["input_size"][1],
-        _colours(data["mean"], data["std"]),
-        module,
-        layer_maps,
+        name=spec,
+        depth=len(module.blocks),
+        image_size=data["input_size"][1],
+        colours=_colours(data["mean"], data["std"]),
+        module=module,
+        layer_maps=layer_maps,
     )
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], file: Path, name: str) -> None:
-    check_keys({key: value.shape for key, value in module.state_dict().items()}, tensors, file, name)
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, file: Path, name: str) -> None:
+    check_keys(
+        {key: value.shape for key, value in module.state_dict().items()}, tensors, path=file, name=name
+    )
     module.load_state_dict(tensors, assign=True)
 
 

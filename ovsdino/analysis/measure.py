@@ -65,7 +65,7 @@ def measure_spectra(
             mean.add(blocks)
 
     pairs = list(zip(encoders, chosen, strict=True))
-    _go_through(run, pairs, add, _partial(run, pairs, means, options))
+    _go_through(run, pairs, add=add, partial=_partial(run, pairs, sums=means, settings=options))
     return [mean.result(encoder.name, blocks) for mean, (encoder, blocks) in zip(means, pairs, strict=True)]
 
 
@@ -96,23 +96,23 @@ def measure_similarity(first: Encoder, second: Encoder, run: AnalysisRun, *, las
         grid = coarser_grid(maps[0][0], maps[1][0])
         sums.add(to_examples(maps[0], grid), to_examples(maps[1], grid))
 
-    photos = _go_through(run, pairs, add, _partial(run, pairs, [sums], "cka"))
+    photos = _go_through(run, pairs, add=add, partial=_partial(run, pairs, sums=[sums], settings="cka"))
     (_, first_layers), (_, second_layers) = pairs
     names = first.name, second.name
     return Similarity(*names, first_layers, second_layers, photos, sums.count, sums.result(), sums.chance())
 
 
-def _partial(run: AnalysisRun, pairs: Sequence[Pair], sums: Sequence[Sums], settings: object) -> Partial:
+def _partial(run: AnalysisRun, pairs: Sequence[Pair], *, sums: Sequence[Sums], settings: object) -> Partial:
     if run.partial is None:
-        return Partial(None, "", sums)
+        return Partial(None, "", sums=sums)
     layers = [(encoder.name, blocks) for encoder, blocks in pairs]
     photos = [(str(photo), photo.stat().st_size) for photo in run.photos]
     key = hash_settings([encoder.module for encoder, _ in pairs], layers, photos, run.batch, settings)
-    return Partial(run.partial, key, sums)
+    return Partial(run.partial, key, sums=sums)
 
 
 def _go_through(
-    run: AnalysisRun, pairs: Sequence[Pair], add: Callable[[list[list[Tensor]]], None], partial: Partial
+    run: AnalysisRun, pairs: Sequence[Pair], *, add: Callable[[list[list[Tensor]]], None], partial: Partial
 ) -> int:
     """Call ``add`` with the maps of each batch, by encoder and layer; return the number of photos."""
     before = partial.load()

@@ -48,7 +48,12 @@ class Partial:
     """
 
     def __init__(
-        self, folder: Path | None, key: str, sums: Sequence[Sums], clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path | None,
+        key: str,
+        *,
+        sums: Sequence[Sums],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = None if folder is None else folder / f".partial-{key[:12]}.safetensors"
         self._key, self._sums, self._clock = key, sums, clock

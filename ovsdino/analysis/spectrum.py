@@ -18,7 +18,7 @@ CORNER = math.sqrt(0.5)  # [cycles a patch] the highest frequency of a grid, alo
 ON_THE_EDGE = 1e-9  # a radius that rounding put just below its bin's edge belongs to the bin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpectrumOptions:
     """Options that the paper does not state. The defaults are our reconstruction.
 
@@ -170,4 +170,13 @@ class SpectrumMean:
         means = self._sums.numpy() / photos
         energy, ratio, squares = means[:, :-2], means[:, -2], means[:, -1]
         deviation = np.sqrt(np.maximum(squares - ratio**2, 0))
-        return Spectrum(encoder, layers, photos, (rows, columns), self._options, energy, ratio, deviation)
+        return Spectrum(
+            encoder=encoder,
+            layers=layers,
+            photos=photos,
+            grid=(rows, columns),
+            options=self._options,
+            energy=energy,
+            log_ratio=ratio,
+            deviation=deviation,
+        )

@@ -131,7 +131,7 @@ def read_model(config: Dinov3segConfig, path: Path) -> Dinov3Seg:
             module.attn_mask = module.build_causal_mask()
         elif computed:
             module.init_non_persistent_buffers()  # type: ignore[operator]
-    check_keys(shapes(model), tensors, path, config.name)
+    check_keys(shapes(model), tensors, path=path, name=config.name)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     if model.prior is not None:
         model.prior.requires_grad_(not model.prior.config.frozen)
@@ -165,8 +165,13 @@ def fill_dinotxt(vlm: Vlm, tensors: dict[str, Tensor], path: Path) -> None:
     backbone = _take(tensors, "visual_model.backbone.")
     if tensors:
         raise CheckpointError(f"{path} is not a checkpoint of dino.txt: unexpected {sorted(tensors)[0]}")
-    fill(vision.head, {rename(key): value for key, value in head.items()}, path, "dino.txt's vision head")
-    fill(text, {rename(key): value for key, value in tower.items()}, path, "dino.txt's text tower")
+    fill(
+        vision.head,
+        {rename(key): value for key, value in head.items()},
+        path=path,
+        name="dino.txt's vision head",
+    )
+    fill(text, {rename(key): value for key, value in tower.items()}, path=path, name="dino.txt's text tower")
     if backbone:
         fill_backbone(vision, backbone, path)
 
@@ -180,15 +185,17 @@ def load_clip(vlm: Vlm, path: Path) -> None:
     visual = {key: value for key, value in tensors.items() if key.startswith("visual.")}
     if "visual.class_embedding" not in visual:
         raise CheckpointError(f"{path} is not a checkpoint of CLIP: no visual.class_embedding in it")
-    fill(vision.vit, checkpoint_filter_fn(visual, vision.vit), path, "CLIP ViT-L/14's image encoder")
+    fill(
+        vision.vit, checkpoint_filter_fn(visual, vision.vit), path=path, name="CLIP ViT-L/14's image encoder"
+    )
     words = {key: value for key, value in tensors.items() if key.startswith(TEXT_KEYS)}
-    fill(text.clip, words, path, "CLIP ViT-L/14's text encoder")
+    fill(text.clip, words, path=path, name="CLIP ViT-L/14's text encoder")
 
 
 def load_sam(prior: SemanticPrior, path: Path) -> None:
     """Load SAM's image encoder from an official SAM checkpoint."""
     encoder = _take(read_tensors(path), "image_encoder.")
-    fill(prior.encoder, encoder, path, "SAM's image encoder")
+    fill(prior.encoder, encoder, path=path, name="SAM's image encoder")
 
 
 def load_anyup(early: EarlyRefinement, path: Path) -> None:
@@ -213,7 +220,7 @@ def load_anyup(early: EarlyRefinement, path: Path) -> None:
         tensors |= {f"weights.query.{kind}": query, f"weights.key.{kind}": key}
     for old, new in ANYUP_NAMES.items():
         tensors = {name.replace(old, new): value for name, value in tensors.items()}
-    fill(early, tensors, path, "AnyUp")
+    fill(early, tensors, path=path, name="AnyUp")
 
 
 def fill_backbone(vision: Dinov3, tensors: dict[str, Tensor], path: Path) -> None:
@@ -231,7 +238,7 @@ def fill_backbone(vision: Dinov3, tensors: dict[str, Tensor], path: Path) -> Non
     if not any(key.endswith("q_bias") for key in tensors):  # timm's variant without biases, all 0
         absent = {key: shape for key, shape in wanted.items() if key.endswith((".q_bias", ".v_bias"))}
         tensors |= {key: torch.zeros(shape) for key, shape in absent.items()}
-    fill(vision.backbone, tensors, path, vision.name)
+    fill(vision.backbone, tensors, path=path, name=vision.name)
 
 
 def official_to_timm(tensors: dict[str, Tensor], vision: Dinov3, path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ EPSILON = 1e-6
 
 
 def weighted_attention(
-    query: Tensor, key: Tensor, value: Tensor, weights: Tensor, *, kind: Literal["linear", "full"]
+    query: Tensor, key: Tensor, *, value: Tensor, weights: Tensor, kind: Literal["linear", "full"]
 ) -> Tensor:
     """Attention in which each key counts ``weights`` times: 0, 1, or as often as a padding token repeats.
 
@@ -83,7 +83,7 @@ class ClassRefinement(nn.Module):
         normal = self.attention_norm(y)
         parts = (self.query(normal, guidance), self.key(normal, guidance), self.value(normal))
         q, k, v = (torch.unflatten(part, -1, (self.heads, -1)).transpose(2, 3) for part in parts)
-        mixed = weighted_attention(q, k, v, weights, kind=self.kind)  # (B, L, heads, N + 1, d)
+        mixed = weighted_attention(q, k, value=v, weights=weights, kind=self.kind)  # (B, L, heads, N + 1, d)
         y = y + mixed.transpose(2, 3).flatten(3)
         y = y + cast(Tensor, self.feed(self.feed_norm(y)))
         return y[:, :, :-1]

@@ -17,7 +17,7 @@ UnificationOrder = Literal["released", "formula"]  # of AnyUp's softmax: its cod
 Patches = Literal["head", "backbone"]  # whose patches dino.txt compares with text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VlmConfig:
     """A vision tower and a text tower with one embedding space. The default is dino.txt on DINOv3 ViT-L/16.
 
@@ -67,7 +67,7 @@ class VlmConfig:
         return self.text_width // self.halves
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PriorConfig:
     """The Semantic Prior Encoder: SAM's image encoder. The default is ViT-L.
 
@@ -90,7 +90,7 @@ class PriorConfig:
     frozen: bool = True  # reconstructed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LocalGlobalConfig:
     """Settings of local-global inference: the whole photo, and overlapping windows.
 
@@ -106,7 +106,7 @@ class LocalGlobalConfig:
     background: float = 0.5  # reconstructed: a pixel whose best class has a lower probability is background
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dinov3segConfig:
     """The configuration of a dinov3.seg network, stored in checkpoints and bundles.
 
@@ -203,7 +203,7 @@ class Dinov3segConfig:
         return cls(**values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ZeroShotProtocol:
     """Settings of dino.txt's zero-shot segmentation, without any training for it.
 

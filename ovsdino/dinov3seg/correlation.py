@@ -52,7 +52,7 @@ def take_classes(values: Tensor, chosen: Tensor) -> Tensor:
     return values.gather(1, index)
 
 
-def put_classes(values: Tensor, chosen: Tensor, classes: int, absent: float) -> Tensor:
+def put_classes(values: Tensor, chosen: Tensor, *, classes: int, absent: float) -> Tensor:
     """Undo :func:`take_classes`; other classes get ``absent``. Shape: (B, K, ...), (B, K) -> (B, N, ...)."""
     index = chosen.reshape(*chosen.shape, *[1] * (values.ndim - 2)).expand_as(values)
     whole = values.new_full((values.shape[0], classes, *values.shape[2:]), absent)

@@ -24,6 +24,6 @@ class LateRefinement(nn.Module):
         self.space = SpatialRefinement(config)
         self.classes = ClassRefinement(config)
 
-    def forward(self, x: Tensor, image: Tensor | None, text: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, image: Tensor | None, *, text: Tensor, present: Tensor) -> Tensor:
         """Refine once."""
         return cast(Tensor, self.classes(self.space(x, image), text, present))

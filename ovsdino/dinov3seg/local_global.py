@@ -39,7 +39,7 @@ def predict(model: Dinov3Seg, photo: Tensor, text: Tensor) -> Tensor:
 def view_logits(model: Dinov3Seg, view: Tensor, text: Tensor) -> Tensor:
     """Fuse features, refine and decode once: view (B, 3, V, V), text (N, text width) -> (B, N, 4g, 4g)."""
     patches = model.refine_patches(view, fuse_features(model, view))  # (B, D, g, g)
-    return model.decode(patches, model.see_prior(view), text)
+    return model.decode(patches, model.see_prior(view), text=text)
 
 
 def labels(scores: Tensor, height: int, width: int) -> Tensor:

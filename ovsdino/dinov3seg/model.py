@@ -50,7 +50,7 @@ class Dinov3Seg(nn.Module):
     def forward(self, pixels: Tensor, text: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the logits; classes that are not present, or not among the best 256, get -100."""
         patches = self.refine_patches(pixels, self.vlm.vision(pixels))  # (B, D, h, w)
-        return self.decode(patches, self.see_prior(pixels), text, present)
+        return self.decode(patches, self.see_prior(pixels), text=text, present=present)
 
     def refine_patches(self, pixels: Tensor, patches: Tensor) -> Tensor:
         """Apply early refinement: pixels (B, 3, H, W), patches (B, D, h, w) -> (B, D, h, w)."""
@@ -63,7 +63,7 @@ class Dinov3Seg(nn.Module):
         return None if self.prior is None else cast(Prior, self.prior(self.to_imagenet(pixels)))
 
     def decode(
-        self, patches: Tensor, prior: Prior | None, text: Tensor, present: Tensor | None = None
+        self, patches: Tensor, prior: Prior | None, *, text: Tensor, present: Tensor | None = None
     ) -> Tensor:
         """Correlate, refine late and decode: patches (B, D, h, w), text (N, text width) -> (B, N, 4h, 4w)."""
         if present is None:
@@ -74,12 +74,14 @@ class Dinov3Seg(nn.Module):
         costs = take_classes(costs, chosen)  # (B, K, P, h, w)
         known = present[chosen]  # (B, K)
         image = self.guide_by_image(prior, list(patches.shape[-2:]))  # (B, G, h, w) or None
-        x = self.refine_costs(costs, image, halves[chosen], known)  # (B, K, C, h, w)
+        x = self.refine_costs(costs, image, halves=halves[chosen], known=known)  # (B, K, C, h, w)
         logits = self.decoder(x, prior)  # (B, K, 4h, 4w)
         logits = logits.masked_fill(~known[..., None, None], self.config.absent_logit)
-        return put_classes(logits, chosen, len(text), self.config.absent_logit)  # (B, N, 4h, 4w)
+        return put_classes(
+            logits, chosen, classes=len(text), absent=self.config.absent_logit
+        )  # (B, N, 4h, 4w)
 
-    def refine_costs(self, costs: Tensor, image: Tensor | None, halves: Tensor, known: Tensor) -> Tensor:
+    def refine_costs(self, costs: Tensor, image: Tensor | None, *, halves: Tensor, known: Tensor) -> Tensor:
         """Embed the costs and apply late refinement.
 
         Shape: costs (B, K, P, h, w), image (B, G, h, w) or None, halves (B, K, P, D), known (B, K) bool ->
@@ -89,7 +91,7 @@ class Dinov3Seg(nn.Module):
         if self.text_guidance is not None:
             guidance = self.text_guidance(halves.flatten(2)).relu()  # (B, K, G)
             for late in self.late:
-                x = late(x, image, guidance, known)
+                x = late(x, image, text=guidance, present=known)
         return x
 
     def guide_by_image(self, prior: Prior | None, size: list[int]) -> Tensor | None:

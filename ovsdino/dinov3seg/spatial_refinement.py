@@ -39,7 +39,7 @@ class WindowAttention(nn.Module):
             self._split(cut_windows(mapped, window, shift))
             for mapped in (self.query(x, guidance), self.key(x, guidance), self.value(x))
         )  # each (B, N, n, heads, a, d)
-        mixed = self.attend(q, k, v, self.attention_mask(height, width).to(x.device))
+        mixed = self.attend(q, k, v=v, mask=self.attention_mask(height, width).to(x.device))
         joined = mixed.transpose(-3, -2).flatten(-2)  # (B, N, n, a, C)
         return cast(Tensor, self.out(join_windows(joined, (height, width), window=window, shift=shift)))
 
@@ -56,7 +56,7 @@ class WindowAttention(nn.Module):
         window, shift = self.place(height, width)
         return window_mask(height, width, window=window, shift=shift)[:, None]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, *, v: Tensor, mask: Tensor) -> Tensor:
         """Attend within windows: q, k, v (B, N, n, heads, a, d), mask (n, 1, a, a) -> as q."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 

@@ -46,7 +46,7 @@ def embed_classes(vlm: Vlm, names: Sequence[str], protocol: ZeroShotProtocol) ->
     return F.normalize(torch.stack(means), dim=-1)
 
 
-def predict(vlm: Vlm, photo: Tensor, text: Tensor, protocol: ZeroShotProtocol) -> Tensor:
+def predict(vlm: Vlm, photo: Tensor, *, text: Tensor, protocol: ZeroShotProtocol) -> Tensor:
     """Average the softmax of raw cosines over windows; without a temperature, probabilities are uncalibrated.
 
     A window whose size is not a multiple of the patch is stretched to the next multiple (bicubic).

@@ -44,7 +44,7 @@ class ShardMaker:
             self.source = self.options.open()
         raw = json.loads(row["tasks"])
         tasks = [PhotoNouns(t["image"], tuple(t["nouns"]), tuple(t["others"])) for t in raw]
-        records = shard_records(self.source, self.photos, tasks, lambda _: None)
+        records = shard_records(self.source, self.photos, tasks=tasks, advance=lambda _: None)
         write_shard(self.out, int(row["shard"]), records)
         return len(tasks)
 
@@ -75,14 +75,14 @@ def make_masks_on_cluster(
             {"shard": shard, "tasks": json.dumps([asdict(task) for task in job.tasks[info.part(shard)]])}
             for shard in missing
         ]
-        for done in _run(rows, job, workers, gpus) if rows else ():
+        for done in _run(rows, job, workers=workers, gpus=gpus) if rows else ():
             if done["refused"]:
                 raise MaskError(f"a Ray worker: {done['refused']}")
             advance(done["photos"])
     finish(job)
 
 
-def _run(rows: list[dict[str, Any]], job: MaskJob, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
+def _run(rows: list[dict[str, Any]], job: MaskJob, *, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
     import ray
 
     context = ray.data.DataContext.get_current()

@@ -99,10 +99,10 @@ class LabelReader:
         file = self.options.file(task.image)
         raw = read_labels(file)  # (H, W)
         require_same_size(Path(task.image), (photo.shape[1], photo.shape[0]), (raw.shape[1], raw.shape[0]))
-        return label_masks(task.image, raw, self.options.names, str(file))
+        return label_masks(task.image, raw, names=self.options.names, where=str(file))
 
 
-def label_masks(image: str, raw: npt.NDArray[np.int32], names: LabelNames, where: str) -> PhotoMasks:
+def label_masks(image: str, raw: npt.NDArray[np.int32], *, names: LabelNames, where: str) -> PhotoMasks:
     """Convert a label map to exclusive masks.
 
     Args:
@@ -124,7 +124,7 @@ def label_masks(image: str, raw: npt.NDArray[np.int32], names: LabelNames, where
     for number, noun in enumerate(classes):
         mask = labels == number
         if mask.any():
-            regions.append(MaskRegion(noun, Rle.encode(mask), 1.0, bounds(mask)))
+            regions.append(MaskRegion(noun=noun, rle=Rle.encode(mask), score=1.0, box=bounds(mask)))
     unknown = labels == IGNORED
     return PhotoMasks(
         image=image,

@@ -134,7 +134,7 @@ class SetReader:
         file = self.options.photos / folder / LABELS / f"{Path(rest).stem}.png"
         raw = read_labels(file)  # (H, W)
         require_same_size(Path(task.image), size, (raw.shape[1], raw.shape[0]))
-        return label_masks(task.image, raw, self.options.names[folder], str(file))
+        return label_masks(task.image, raw, names=self.options.names[folder], where=str(file))
 
 
 def set_job(request: MaskOptions) -> MaskJob:
@@ -150,7 +150,7 @@ def set_job(request: MaskOptions) -> MaskJob:
     names = {name: set_names(request.photos / name, rule, file) for name, rule in file.sets.items()}
     if both := sorted(names.keys() & joined.keys()):
         raise MaskError(f"--join {both[0]}: {request.sets} names a set of this folder already")
-    options = LabelSets(request.photos.resolve(), file, names, joined)
+    options = LabelSets(photos=request.photos.resolve(), file=file, names=names, joined=joined)
     synonyms: dict[str, Any] = {}
     wider: dict[str, Any] = {}
     for folder in joined.values():

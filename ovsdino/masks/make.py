@@ -30,7 +30,7 @@ from ovsdino_runtime.base.photo import load_photo
 Advance = Callable[[int], None]  # told of so many further photos
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskJob:
     """A job: photos, source of the masks, and output folder."""
 
@@ -60,7 +60,7 @@ class MaskJob:
 
 
 def shard_records(
-    source: MaskSource, photos: Path, tasks: Sequence[PhotoNouns], advance: Advance
+    source: MaskSource, photos: Path, *, tasks: Sequence[PhotoNouns], advance: Advance
 ) -> Iterator[Record]:
     """Run the source on each task. A photo that cannot be read is recorded as skipped, with the reason."""
     for task in tasks:
@@ -92,7 +92,7 @@ def make_masks(job: MaskJob, *, begin: Advance, advance: Advance) -> None:
     if source is not None:
         for shard in missing:
             tasks = job.tasks[info.part(shard)]
-            write_shard(job.out, shard, shard_records(source, job.photos, tasks, advance))
+            write_shard(job.out, shard, shard_records(source, job.photos, tasks=tasks, advance=advance))
     finish(job)
 
 

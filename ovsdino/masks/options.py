@@ -13,7 +13,7 @@ SYNONYMS, WIDER = "synonyms.json", "wider.json"  # read by training: ovsdino.tra
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskOptions:
     """The options of ``ovsdino pseudo-masks``, by the same names."""
 

@@ -145,7 +145,7 @@ def _find_nouns(
         counted(done, total)
         return caption_runs(caption, tag, lexicon)
 
-    tasks, vocabulary = photo_nouns(photos, read, lexicon, NounFilter(request.min_captions))
+    tasks, vocabulary = photo_nouns(photos, read, lexicon=lexicon, rules=NounFilter(request.min_captions))
     if not vocabulary:
         raise MaskError(
             f"no noun stands in {request.min_captions} of the {total} captions; lower --min-captions"

@@ -104,7 +104,7 @@ def read_model(config: ModelConfig, path: Path) -> OVSDINO:
     tensors = read_tensors(path)
     with torch.device("meta"):  # every weight comes from the file: draw no random ones
         model = OVSDINO(config)
-    check_keys(shapes(model), tensors, path, config.name)
+    check_keys(shapes(model), tensors, path=path, name=config.name)
     require_floats(tensors, tensors, path)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return model.eval()
@@ -208,7 +208,9 @@ def read_config(path: Path) -> ModelConfig:
         raise CheckpointError(f"{path}: no model configuration inside; was it written by ovsdino?") from error
 
 
-def check_keys(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], path: Path, name: str) -> None:
+def check_keys(
+    wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], *, path: Path, name: str
+) -> None:
     """Reject weights that do not match a module; errors name missing, unexpected and mis-shaped keys."""
     misshaped = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key])}"
@@ -225,9 +227,9 @@ def check_keys(wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor], pa
         raise CheckpointError(f"{path} is not a checkpoint of {name}: {'; '.join(faults)}")
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
+def fill(module: nn.Module, tensors: dict[str, Tensor], *, path: Path, name: str) -> None:
     """Load tensors into a module as FP32, strictly; errors name the keys that do not match."""
-    check_keys(shapes(module), tensors, path, name)
+    check_keys(shapes(module), tensors, path=path, name=name)
     floats = [key for key, value in module.state_dict().items() if value.dtype.is_floating_point]
     require_floats(floats, tensors, path)
     module.load_state_dict({key: value.float() for key, value in tensors.items()})
@@ -274,7 +276,7 @@ def fill_backbone(backbone: Backbone, tensors: dict[str, Tensor], path: Path) ->
             antialias=backbone.config.position_antialias,
         )
         tensors["pos_embed"] = torch.cat([prefix, resized], dim=1)
-    fill(backbone.vit, tensors, path, backbone.config.backbone)
+    fill(backbone.vit, tensors, path=path, name=backbone.config.backbone)
 
 
 def official_to_timm(tensors: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:

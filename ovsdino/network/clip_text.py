@@ -67,5 +67,5 @@ def load_clip_text(path: Path) -> ClipTextTower:
     """
     tensors = {key: value for key, value in read_tensors(path).items() if key.startswith(TEXT_KEYS)}
     tower = ClipTextTower()
-    fill(tower.clip, tensors, path, "CLIP ViT-B/16's text encoder")
+    fill(tower.clip, tensors, path=path, name="CLIP ViT-B/16's text encoder")
     return tower.eval()

@@ -37,7 +37,7 @@ def require_fields(config: type, raw: Mapping[str, Any], name: str) -> dict[str,
     return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The configuration of an OVS-DINO network, stored in checkpoints and bundles.
 

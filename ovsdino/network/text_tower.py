@@ -25,7 +25,7 @@ from ovsdino_runtime.base.regular_file import regular_file
 MASKED = -1e4  # added to the score of a pad; finite in FP16, and a row of pads alone stays finite too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """The configuration of a text tower, stored in its checkpoint.
 
@@ -169,7 +169,7 @@ def load_text_tower(weights: Path) -> TextTower:
         problem = f"no text tower's configuration inside ({error})"
         raise CheckpointError(f"{weights}: {problem}; was it written by ovsdino?") from error
     tower = TextTower(config)
-    fill(tower, tensors, weights, "a text tower")
+    fill(tower, tensors, path=weights, name="a text tower")
     return tower.eval()
 
 

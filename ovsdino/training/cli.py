@@ -154,7 +154,7 @@ def train(**options: Any) -> None:  # noqa: ANN401 - click gives each its own ty
         check_out(options["out"])
         check_resume(options["out"], options.pop("resume"))
         job = TrainingJob(
-            recipe,
+            recipe=recipe,
             **{name: options[name] for name in options.keys() & TrainingJob.__dataclass_fields__.keys()},
         )
         weights = run(job)
@@ -225,8 +225,8 @@ def read_phase(text: str) -> Any:  # noqa: ANN401 - a Phase, whose module import
         )
     size, count, batch = int(match[1]), int(match[2]), int(match[4])
     if match[3]:
-        return Phase(size, 0, batch, batch, steps=count)
-    return Phase(size, count, batch, batch)
+        return Phase(size=size, epochs=0, batch=batch, micro_batch=batch, steps=count)
+    return Phase(size=size, epochs=count, batch=batch, micro_batch=batch)
 
 
 def read_loss(text: str) -> tuple[str, float]:

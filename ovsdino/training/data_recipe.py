@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataRecipe:
     """Settings of training samples and batches. The defaults are the paper's, or our reconstruction.
 
@@ -77,7 +77,7 @@ class DataRecipe:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """The weight of each loss term.
 

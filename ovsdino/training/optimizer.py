@@ -89,7 +89,7 @@ def split_dinov3seg_parameters(model: Dinov3Seg, recipe: Recipe) -> Parts:
             new[name] = parameter
     names = {parameter: name for name, parameter in tuned.items()}
     frozen |= {f"{names[fused.weight]}, keys": key_rows(fused.weight).detach() for fused in tuning.fused}
-    return Parts(new, tuned, frozen, tuning)
+    return Parts(new=new, tuned=tuned, frozen=frozen, tuning=tuning)
 
 
 def prepare(model: OVSDINO) -> Parts:

@@ -46,7 +46,7 @@ class Phase:
     steps: int = 0  # in place of epochs: as many as that takes, the last one cut short
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the result of a run, except photos and masks. The defaults are the paper's.
 

@@ -37,7 +37,7 @@ def class_token_attention(attention: nn.Module, tokens: Tensor, prefix: int) -> 
 
 
 def clean_background(
-    masks: Tensor, patches: Tensor, attention: Tensor, text: Tensor, weight: float
+    masks: Tensor, patches: Tensor, *, attention: Tensor, text: Tensor, weight: float
 ) -> Tensor:
     """Blend each class' mask of a window with the attention of the heads that attend to this class.
 

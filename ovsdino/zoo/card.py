@@ -51,7 +51,11 @@ def read_run(run: Path) -> RunRecords:
             f"{run}: no run of `ovsdino train` with a finished epoch (it would hold {BEST} or {LAST})"
         )
     return RunRecords(
-        weights, read_configuration(weights), header, _rows(run / "epochs.csv"), _rows(run / "steps.csv")
+        weights=weights,
+        config=read_configuration(weights),
+        header=header,
+        epochs=_rows(run / "epochs.csv"),
+        steps=_rows(run / "steps.csv"),
     )
 
 

@@ -106,12 +106,17 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "dino.txt on DINOv3 ViT-L/16, zero-shot",
         "DINOv3 License",
         (
-            GatedFile("dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth", DINOV3_PAGE, 1_212_000_000, "8aa4cbdd"),
             GatedFile(
-                "dinov3_vitl16_dinotxt_vision_head_and_text_encoder-a442d8f5.pth",
-                DINOV3_PAGE,
-                2_254_000_000,
-                "a442d8f5",
+                file="dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth",
+                page=DINOV3_PAGE,
+                size=1_212_000_000,
+                sha256="8aa4cbdd",
+            ),
+            GatedFile(
+                file="dinov3_vitl16_dinotxt_vision_head_and_text_encoder-a442d8f5.pth",
+                page=DINOV3_PAGE,
+                size=2_254_000_000,
+                sha256="a442d8f5",
             ),
         ),
     ),

@@ -63,9 +63,9 @@ def load_talk2dino(config: Talk2DinoConfig, paths: Sequence[Path]) -> tuple[ZooN
     fill_patches(cast("Dinov2Patches | Dinov3Patches", network.vision), backbone)
     clip, projection = parts["clip"], parts["talk2dino"]
     words = {key: value for key, value in clip.tensors.items() if key.startswith(TEXT_KEYS)}
-    fill(text.tower.clip, words, clip.path, "CLIP ViT-B/16's text encoder")
+    fill(text.tower.clip, words, path=clip.path, name="CLIP ViT-B/16's text encoder")
     renamed = {key.replace("linear_layer2.", "hidden_layers.0."): v for key, v in projection.tensors.items()}
-    fill(text.projection, renamed, projection.path, f"the projection of {config.name}")
+    fill(text.projection, renamed, path=projection.path, name=f"the projection of {config.name}")
     return network.eval(), text.eval()
 
 

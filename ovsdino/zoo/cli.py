@@ -98,7 +98,7 @@ def prepare(context: click.Context, name: str, first_use: bool) -> None:
 @click.option("--private", is_flag=True, help="Create the repository as private, if it is new.")
 @click.option("--folder", type=PATH, help="Write the files there instead of uploading them.")
 def push(
-    run: Path, repo: str, licence: str | None, bundle: Path | None, private: bool, folder: Path | None
+    *, run: Path, repo: str, licence: str | None, bundle: Path | None, private: bool, folder: Path | None
 ) -> None:
     """Upload the network of `ovsdino train --out RUN` to the Hub, with a model card from its records."""
     with user_errors("`ovsdino models push`", extra="hub,train"):

@@ -36,7 +36,7 @@ class ZooConfig(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Talk2DinoConfig:
     """Talk2DINO: DINO's patches, and CLIP's text features projected into their space. Default: ViT-B/14.
 
@@ -94,7 +94,7 @@ class Talk2DinoConfig:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ZeroShotConfig:
     """Zero-shot dino.txt: the cosine of its patches with one half of its class embeddings."""
 
@@ -169,5 +169,5 @@ TALK2DINO: dict[str, Talk2DinoConfig] = {
     ),
 }
 ZERO_SHOT: dict[str, ZeroShotConfig] = {
-    name: ZeroShotConfig(config, PROTOCOLS[name]) for name, config in VLM_PRESETS.items()
+    name: ZeroShotConfig(vlm=config, protocol=PROTOCOLS[name]) for name, config in VLM_PRESETS.items()
 }

@@ -79,13 +79,13 @@ def _fetch_rest(url: str, partial: Path, progress: Progress) -> None:
         else:
             tag.unlink(missing_ok=True)
         with partial.open("ab" if start else "wb") as file:
-            _copy(response, file, start, total, progress)
+            _copy(response, file, done=start, total=total, progress=progress)
     if total is not None and _size(partial) != total:  # more of it where two fetched at once
         raise CutError(f"{url}: {_size(partial)} bytes came of {total}")
     tag.unlink(missing_ok=True)
 
 
-def _copy(source: IO[bytes], file: IO[bytes], done: int, total: int | None, progress: Progress) -> None:
+def _copy(source: IO[bytes], file: IO[bytes], *, done: int, total: int | None, progress: Progress) -> None:
     while block := source.read(BLOCK):
         file.write(block)
         done += len(block)

@@ -43,13 +43,13 @@ def fetch(name: str, report: Report = lambda _: None, progress: Progress = lambd
     wanted = missing_files(name)
     for file in find_entry(name).files:
         if file.file in wanted:
-            fetch_file(file, folder, report, progress)
+            fetch_file(file, folder, report=report, progress=progress)
         elif isinstance(file, GatedFile):  # somebody has put it there
             report(verify(folder / file.file, file.sha256, "take it away, and ask for it again"))
     return folder
 
 
-def fetch_file(file: File, folder: Path, report: Report, progress: Progress) -> None:
+def fetch_file(file: File, folder: Path, *, report: Report, progress: Progress) -> None:
     """Download a file, check it, and rename it. Only one process downloads; others wait for it."""
     target = folder / file.file
     address = file.address(endpoint())

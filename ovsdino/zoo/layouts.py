@@ -25,60 +25,62 @@ class CheckpointLayout:
 DINOV3_LICENCE = "DINOv3 License"
 LAYOUTS = (
     CheckpointLayout(
-        "talk2dino-whole",
-        "Talk2DINO with its DINO and CLIP, as on the Hub",
-        frozenset({"proj.linear_layer.weight", "clip_model.token_embedding.weight", "model.cls_token"}),
-        "projection: see its model page; DINOv2: Apache-2.0, DINOv3: DINOv3 License; CLIP: MIT",
-        "https://huggingface.co/lorebianchi98",
+        name="talk2dino-whole",
+        what="Talk2DINO with its DINO and CLIP, as on the Hub",
+        marks=frozenset({"proj.linear_layer.weight", "clip_model.token_embedding.weight", "model.cls_token"}),
+        licence="projection: see its model page; DINOv2: Apache-2.0, DINOv3: DINOv3 License; CLIP: MIT",
+        source="https://huggingface.co/lorebianchi98",
     ),
     CheckpointLayout(
-        "talk2dino",
-        "Talk2DINO's projection",
-        frozenset({"linear_layer.weight", "linear_layer.bias"}),
-        "none stated in its repository",
-        "https://github.com/lorebianchi98/Talk2DINO",
+        name="talk2dino",
+        what="Talk2DINO's projection",
+        marks=frozenset({"linear_layer.weight", "linear_layer.bias"}),
+        licence="none stated in its repository",
+        source="https://github.com/lorebianchi98/Talk2DINO",
     ),
     CheckpointLayout(
-        "dinotxt",
-        "dino.txt's vision head and text encoder",
-        frozenset(
+        name="dinotxt",
+        what="dino.txt's vision head and text encoder",
+        marks=frozenset(
             {"logit_scale", "visual_model.head.ln_final.weight", "text_model.backbone.token_embedding.weight"}
         ),
-        DINOV3_LICENCE,
-        "https://github.com/facebookresearch/dinov3",
+        licence=DINOV3_LICENCE,
+        source="https://github.com/facebookresearch/dinov3",
     ),
     CheckpointLayout(
-        "sam",
-        "Segment Anything",
-        frozenset(
+        name="sam",
+        what="Segment Anything",
+        marks=frozenset(
             {"image_encoder.pos_embed", "image_encoder.neck.0.weight", "mask_decoder.iou_token.weight"}
         ),
-        "Apache-2.0",
-        "https://github.com/facebookresearch/segment-anything",
+        licence="Apache-2.0",
+        source="https://github.com/facebookresearch/segment-anything",
     ),
     CheckpointLayout(
-        "clip",
-        "CLIP",
-        frozenset(
+        name="clip",
+        what="CLIP",
+        marks=frozenset(
             {"token_embedding.weight", "positional_embedding", "text_projection", "ln_final.weight"}
             | {"transformer.resblocks.0.attn.in_proj_weight"}
         ),
-        "MIT",
-        "https://github.com/openai/CLIP",
+        licence="MIT",
+        source="https://github.com/openai/CLIP",
     ),
     CheckpointLayout(
-        "dinov3",
-        "a DINOv3 backbone",
-        frozenset({"cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight"}),
-        DINOV3_LICENCE,
-        "https://github.com/facebookresearch/dinov3",
+        name="dinov3",
+        what="a DINOv3 backbone",
+        marks=frozenset({"cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight"}),
+        licence=DINOV3_LICENCE,
+        source="https://github.com/facebookresearch/dinov3",
     ),
     CheckpointLayout(
-        "dinov2",
-        "a DINOv2 backbone",
-        frozenset({"cls_token", "mask_token", "pos_embed", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"}),
-        "Apache-2.0",
-        "https://github.com/facebookresearch/dinov2",
+        name="dinov2",
+        what="a DINOv2 backbone",
+        marks=frozenset(
+            {"cls_token", "mask_token", "pos_embed", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"}
+        ),
+        licence="Apache-2.0",
+        source="https://github.com/facebookresearch/dinov2",
     ),
 )
 

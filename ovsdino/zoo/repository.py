@@ -111,7 +111,9 @@ def pull(repo: str, out: Path, *, revision: str | None = None) -> str:
         make_private(staging.parent)
         with hold_lock(staging.with_name(f".{staging.name}.lock")):
             staging.mkdir(exist_ok=True)
-            came, digest = fetch_from_hub(HubFile(repo, WEIGHTS, 0, revision), staging)
+            came, digest = fetch_from_hub(
+                HubFile(repo=repo, file=WEIGHTS, size=0, revision=revision), staging
+            )
             try:
                 verify(came, digest, "it was removed, pull it again")
                 name = str(read_configuration(came)["name"])

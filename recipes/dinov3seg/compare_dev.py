@@ -98,7 +98,7 @@ def untrained(init: Path) -> Dinov3Seg:
 @click.option("--checkpoint", type=FILE, help="What `ovsdino train --preset dinov3seg-tiny` made.")
 @click.option("--bench", "names", multiple=True, type=click.Choice(SETS))
 def main(
-    data: Path, init: Path, linear_head: Path | None, checkpoint: Path | None, names: tuple[str, ...]
+    *, data: Path, init: Path, linear_head: Path | None, checkpoint: Path | None, names: tuple[str, ...]
 ) -> None:
     """Print the mIoU and Boundary IoU [%] of each model on each set."""
     first = untrained(init)

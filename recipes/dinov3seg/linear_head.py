@@ -63,10 +63,10 @@ def batches(system: Dinov3segInputs) -> Iterator[Batch]:
 @click.option("--masks", type=FOLDER, required=True)
 @click.option("--init", type=FILE, required=True, help="ViT-Ti/16, as timm publishes it.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .safetensors file.")
-def main(photos: Path, masks: Path, init: Path, out: Path) -> None:
+def main(*, photos: Path, masks: Path, init: Path, out: Path) -> None:
     """Train the linear map."""
     recipe = RECIPES["dinov3seg-tiny"]
-    job = TrainingJob(recipe, photos, masks, out.parent, init=init)
+    job = TrainingJob(recipe=recipe, photos=photos, masks=masks, out=out.parent, init=init)
     system = open_dinov3seg_inputs(job, ALONE)
     model = system.make_model()
     head = LinearHead(model.vlm.vision, system.config.vlm.text_width)  # type: ignore[arg-type]
@@ -77,7 +77,9 @@ def main(photos: Path, masks: Path, init: Path, out: Path) -> None:
         assert batch.labels is not None
         with torch.no_grad():
             text = model.vlm.text(batch.text)  # (N, D) of unit length
-        loss = words_cross_entropy(cosine(head(batch.pixels), text), batch, batch.labels, recipe.data)
+        loss = words_cross_entropy(
+            cosine(head(batch.pixels), text), batch, labels=batch.labels, recipe=recipe.data
+        )
         optimizer.zero_grad()
         loss.backward()
         set_rate(optimizer, rate_factor(step, warm=0, total=total))

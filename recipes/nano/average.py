@@ -21,7 +21,7 @@ FOUND = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of SECOND.")
 @click.option("--add-bias", type=float, default=0.0, help="Added to the head's bias: moves every confidence.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets the mean, in FP16.")
-def main(first: Path, second: Path, share: float, add_bias: float, out: Path) -> None:
+def main(*, first: Path, second: Path, share: float, add_bias: float, out: Path) -> None:
     """Write the average of two checkpoints of nano."""
     model, other = (load_model("nano", path) for path in (first, second))
     with torch.no_grad():

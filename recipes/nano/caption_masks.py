@@ -59,7 +59,7 @@ def named_nouns(captions: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def choose(
-    winners: NDArray[np.int64], confidence: NDArray[np.float32], words: Sequence[str], named: int
+    winners: NDArray[np.int64], confidence: NDArray[np.float32], *, words: Sequence[str], named: int
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the regions that are believed; the captions say the first ``said`` words. Shape: (H, W)."""
     regions = {}
@@ -88,7 +88,7 @@ def read_names(sets: Path, folders: Sequence[Path]) -> dict[str, str]:
 @click.option("--words-of", type=FOUND, multiple=True, required=True, help="Labelled sets with the nouns.")
 @click.option("--checkpoint", type=FOUND, required=True, help="nano's.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(photos: Path, sets: Path, words_of: tuple[Path, ...], checkpoint: Path, out: Path) -> None:
+def main(*, photos: Path, sets: Path, words_of: tuple[Path, ...], checkpoint: Path, out: Path) -> None:
     """Write nano's masks of the nouns in the captions of PHOTOS."""
     names = read_names(sets, words_of)
     nouns = sorted({*names.values(), *SURROUNDINGS})
@@ -113,7 +113,7 @@ def main(photos: Path, sets: Path, words_of: tuple[Path, ...], checkpoint: Path,
         )
         scale, bias = float(model.head.scale.detach()), float(model.head.bias.detach())
         confidence = 1 / (1 + np.exp(-(scale * cosines + bias)))
-        regions = choose(winners, confidence, words, len(named))
+        regions = choose(winners, confidence, words=words, named=len(named))
         if not set(named) & regions.keys():
             continue
         labels = np.full(winners.shape, UNSURE, np.uint8)

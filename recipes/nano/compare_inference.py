@@ -90,7 +90,7 @@ def seam_rates(labels: Labels, prepared: Prepared) -> tuple[float, float]:
 
 
 def run_ways(
-    pipelines: Mapping[bool, HostPipeline], text: Floats, photo: Labels, threshold: float | None
+    pipelines: Mapping[bool, HostPipeline], text: Floats, *, photo: Labels, threshold: float | None
 ) -> dict[str, tuple[Labels, Prepared, float]]:
     """Segment a photo in every mode: labels, the prepared photo, and the time of the merge [ms]."""
     prepared = {both: pipeline.prepare(photo) for both, pipeline in pipelines.items()}
@@ -109,7 +109,7 @@ def run_ways(
 @click.option("--model", default="nano", show_default=True, help="A packaged model, or the path of a bundle.")
 @click.option("--bench", "names", multiple=True, default=("ADE20K-31", "CamVid-11", "VOC20", "VOC21"))
 @click.option("--threads", type=int, default=1, show_default=True)
-def main(data: Path, model: str, names: tuple[str, ...], threads: int) -> None:
+def main(*, data: Path, model: str, names: tuple[str, ...], threads: int) -> None:
     """Print the mIoU, Boundary IoU [%], seams and time of each mode on the sets of DATA/dev."""
     segmenter = Segmenter.load(model, antialias=False, threads=threads, templates=load_templates("name"))
     whole = Segmenter.load(model, antialias=False, threads=threads, inference="both")
@@ -121,7 +121,7 @@ def main(data: Path, model: str, names: tuple[str, ...], threads: int) -> None:
         threshold = segmenter.bundle.manifest.head.background if words.background else None
         tallies = {way: Tally(Counts.zero(len(words.names))) for way in WAYS}
         for photo, truth in read_pairs(bench, data, len(words.names)):
-            labelled = run_ways(pipelines, text, photo, threshold)  # type: ignore[arg-type]
+            labelled = run_ways(pipelines, text, photo=photo, threshold=threshold)  # type: ignore[arg-type]
             for way, (labels, prepared, milliseconds) in labelled.items():
                 tally = tallies[way]
                 tally.counts += count(truth, labels, len(words.names))

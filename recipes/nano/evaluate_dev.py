@@ -114,7 +114,7 @@ def label_in_torch(checkpoint: Path) -> Label:
 
 
 def measure(
-    label: Label, bench: Bench, data: Path, words: Vocabulary, cut: float | None
+    label: Label, bench: Bench, *, data: Path, words: Vocabulary, cut: float | None
 ) -> tuple[Counts, float]:
     """Segment every photo of a set and compare the labels with the truth.
 
@@ -183,6 +183,7 @@ def split(words: Vocabulary, counts: Counts, taught: set[str]) -> str:
 @click.option("--synonyms", is_flag=True, help="With the vocabularies' synonyms.")
 @click.option("--masks", type=FOLDER, help="Its training's: tell their words from others.")
 def main(  # noqa: PLR0913 - one argument for each option
+    *,
     data: Path,
     model: str,
     checkpoint: Path | None,
@@ -221,7 +222,9 @@ def main(  # noqa: PLR0913 - one argument for each option
         words = words_of(bench, synonyms=synonyms)
         if background_classes and words.background:
             words = with_background_classes(words, read_background_classes(background_classes))
-        counts, absent = measure(label, bench, data, words, background if words.background else None)
+        counts, absent = measure(
+            label, bench, data=data, words=words, cut=background if words.background else None
+        )
         result, lost = scores(counts), nearly_never_found(words, counts)
         figures = f"{100 * result.miou:5.1f}   boundary {100 * result.boundary_miou:5.1f}"
         occurring = int((counts.confusion.sum(axis=1) > 0).sum())

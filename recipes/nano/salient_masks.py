@@ -57,7 +57,7 @@ def object_labels(heat: NDArray[np.float32], value: int) -> NDArray[np.uint8] | 
 @click.option("--model", type=FOUND, required=True, help="vit_s_focus.onnx.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--threads", default=1, show_default=True)
-def main(photos: Path, model: Path, out: Path, threads: int) -> None:
+def main(*, photos: Path, model: Path, out: Path, threads: int) -> None:
     """Write the masks of PHOTOS; each photo has one name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -25,7 +25,7 @@ the teacher's phrase among the teacher's names and the student's among the stude
 phrase is left out.""".replace("\n", " ")
 
 
-def nearest(phrases: list[str], embeddings: np.ndarray, names: list[str], bank: np.ndarray) -> np.ndarray:
+def nearest(phrases: list[str], embeddings: np.ndarray, *, names: list[str], bank: np.ndarray) -> np.ndarray:
     """Return the index of each phrase's most similar name other than itself."""
     similar = embeddings @ bank.T  # (N, 1203)
     place = {name: index for index, name in enumerate(names)}
@@ -53,7 +53,9 @@ def measure(encoder: PhraseEncoder, work: Path) -> dict[str, dict[str, float]]:
     columns = {}
     for prefix in ("", "centred_"):
         columns[f"{prefix}cosine"] = (given * wanted).sum(1)
-        same = nearest(texts, given, names, given_bank) == nearest(texts, wanted, names, bank)
+        same = nearest(texts, given, names=names, bank=given_bank) == nearest(
+            texts, wanted, names=names, bank=bank
+        )
         columns[f"{prefix}neighbour"] = same
         given, wanted, given_bank, bank = (centred(x, centre) for x in (given, wanted, given_bank, bank))
     table: dict[str, dict[str, float]] = {}

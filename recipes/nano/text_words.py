@@ -143,7 +143,7 @@ def class_phrases(shared: Path) -> list[Phrase]:
     return [Phrase(text, "classes", text, 1.0) for text in texts if re.search("[a-z]{2}", text)]
 
 
-def filled_templates(templates: Path, cores: list[Phrase], count: int, rng: random.Random) -> list[Phrase]:
+def filled_templates(templates: Path, cores: list[Phrase], *, count: int, rng: random.Random) -> list[Phrase]:
     """Put random phrases into random prompt templates."""
     known = sorted({text for group in json.loads(templates.read_text()).values() for text in group})
     drawn = rng.choices(cores, [core.weight for core in cores], k=count)
@@ -200,7 +200,9 @@ def collect(shared: Path) -> list[Phrase]:
     # Two thirds of what is put into templates are names a user is likely to type.
     weigh = [Phrase(p.text, p.source, p.core, 6.0) for p in named] + frequent
     templates = shared / "data/classnames/templates.json"
-    made = filled_templates(templates, weigh, 70_000, rng) + filled_templates(templates, visible, 30_000, rng)
+    made = filled_templates(templates, weigh, count=70_000, rng=rng) + filled_templates(
+        templates, visible, count=30_000, rng=rng
+    )
     made += combinations(weigh, 60_000, rng) + combinations(visible, 15_000, rng)
     made += hybrids(wordnet, 200_000, rng)
     return without_duplicates(named + wordnet + captions + made)

@@ -120,6 +120,7 @@ def _read_background(_context: click.Context, _option: click.Parameter, value: s
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @version_option("ovsdino-run")
 def run(  # noqa: PLR0913 - one argument for each option
+    *,
     photos: tuple[str, ...],
     classes: str | None,
     vocabulary: str | None,
@@ -161,7 +162,16 @@ def run(  # noqa: PLR0913 - one argument for each option
         chosen = CommandClasses(
             classes, vocabulary, background=background, background_classes=background_classes
         )
-        request = _RunRequest(photos, chosen, model, options, photo_options, out, save, quiet)
+        request = _RunRequest(
+            photos=photos,
+            classes=chosen,
+            model=model,
+            options=options,
+            photo_options=photo_options,
+            out=out,
+            save=save,
+            quiet=quiet,
+        )
         if topic is not None:
             if ray is not None or workers is not None:
                 raise click.UsageError("--topic reads bags in this process; leave out --ray and --workers")
@@ -182,7 +192,7 @@ def _leave_threads_to_the_engine() -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _RunRequest:
     """The options of ``ovsdino-run`` that do not depend on where the work is done."""
 
@@ -233,7 +243,7 @@ def _label_here(request: _RunRequest, trace: Path | None) -> None:
     with Trace(trace) as tracer:
         segmenter = Segmenter.load(request.model, replace(request.options, trace=tracer))
         read = partial(read_frames, sources, options=request.photo_options, trace=tracer)
-        files = ResultFiles(sources, request.out, request.save, trace=tracer, stems=stems)
+        files = ResultFiles(sources, request.out, kinds=request.save, trace=tracer, stems=stems)
         skipped = find_skipped(request.photos)
         report = ProgressReport(len(sources), quiet=request.quiet, skipped=skipped, before=before)
         _follow(segmenter, read, request.classes, files=files, report=report)
@@ -273,13 +283,13 @@ def _label_on_cluster(request: _RunRequest, address: str | None, workers: int | 
         raise click.UsageError("--save coco collects all photos in one file: leave out --ray")
     classes = request.classes
     job = FolderJob(
-        request.model,
-        request.options,
-        classes.vocabulary,
-        classes.background,
-        request.save,
-        request.out,
-        request.photo_options,
+        model=request.model,
+        options=request.options,
+        vocabulary=classes.vocabulary,
+        background=classes.background,
+        kinds=request.save,
+        out=request.out,
+        photo_options=request.photo_options,
     )
     share_work(job, sources, address=address, workers=workers, quiet=request.quiet)
 
@@ -325,7 +335,7 @@ def _follow(
         stream = Stream(
             segmenter,
             read(stop=stop),
-            chosen.vocabulary,
+            classes=chosen.vocabulary,
             background=chosen.background,
             consume=files.write,
             stop=stop,

@@ -82,7 +82,7 @@ def label_rasters(run: RasterRun, stems: Mapping[Source, str], stop: threading.E
                 photo_options=run.photo_options,
             )
             try:
-                result = _label(job, segmenter, run, stop)
+                result = _label(job, segmenter, run=run, stop=stop)
             except (PhotoError, StoppedError) as error:
                 failed += 1
                 click.echo(f"Error: {error}", err=True)
@@ -95,7 +95,7 @@ def label_rasters(run: RasterRun, stems: Mapping[Source, str], stop: threading.E
     return done, failed
 
 
-def _label(job: RasterJob, segmenter: Segmenter, run: RasterRun, stop: threading.Event) -> RasterResult:
+def _label(job: RasterJob, segmenter: Segmenter, *, run: RasterRun, stop: threading.Event) -> RasterResult:
     about = {
         "model": segmenter.bundle.manifest.name,
         "model_digest": segmenter.bundle.digest,

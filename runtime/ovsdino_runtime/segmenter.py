@@ -126,7 +126,7 @@ class Segmenter:
         pipeline = open_pipeline(bundle, options)
         cache = TextCache(cache_dir() / "text.sqlite3")
         text = TextEncoder(bundle, cache, engine=pipeline.open_text, trace=options.trace)
-        return cls(bundle, pipeline.vision, text, templates=options.templates, pipeline=pipeline)
+        return cls(bundle, pipeline.vision, text=text, templates=options.templates, pipeline=pipeline)
 
     @overload
     def __call__(

@@ -47,7 +47,9 @@ def encoder(name="two", *, seed=0):
         maps = [module[0](pixels), module(pixels)]
         return [maps[layer - 1] for layer in layers]
 
-    return Encoder(name, 2, 32, Preprocessing(), module, layer_maps), seen
+    return Encoder(
+        name=name, depth=2, image_size=32, colours=Preprocessing(), module=module, layer_maps=layer_maps
+    ), seen
 
 
 def spectra(run):
@@ -140,7 +142,7 @@ def test_saves_are_seconds_apart(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(partial, "SECONDS", 30.0)
     now = [0.0]
     opened, _ = encoder()
-    kept = partial.Partial(tmp_path, "key", [], clock=lambda: now[0])
+    kept = partial.Partial(tmp_path, "key", sums=[], clock=lambda: now[0])
     kept.save(partial.AnalysisProgress(1, 2))
     assert not kept_in(tmp_path)
     now[0] = 31.0

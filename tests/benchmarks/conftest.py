@@ -101,8 +101,8 @@ def _manifest() -> Manifest:
         templates=("a {}",),
         text=TextInfo(WIDTH, 16),
         graphs={
-            "vision": Graph("vision.onnx", "fp32", (pixels,), (features,)),
-            "text": Graph("text.onnx", "fp32", (ids,), (embeddings,)),
+            "vision": Graph(file="vision.onnx", precision="fp32", inputs=(pixels,), outputs=(features,)),
+            "text": Graph(file="text.onnx", precision="fp32", inputs=(ids,), outputs=(embeddings,)),
         },
         parity={},
         licences=(),

@@ -180,13 +180,13 @@ PROTOCOL = replace(DINOTXT, short_side=72, window=56, stride=24, templates="a ph
 @pytest.mark.parametrize("patches", ["head", "backbone"])
 def test_zero_shot_goes_by_the_notebook(vlm, tmp_path, patches):
     Image.fromarray(photo_of(90, 120)).save(tmp_path / "photo.png")
-    how = ZeroShotProtocol(72, 56, 24, templates="a photo of a {}.", patches=patches)
+    how = ZeroShotProtocol(short_side=72, window=56, stride=24, templates="a photo of a {}.", patches=patches)
     model = ZeroShot(vlm, replace(PROTOCOL, patches=patches), threads=1)
     text = model.encode_classes(Vocabulary((("cat", "kitty"), ("sky",), ("sea",))), ())
     with torch.no_grad():
         expected_text = zero_shot.embed_classes(vlm, ["cat", "sky", "sea"], how)
         photo = zero_shot.read_photo(Image.open(tmp_path / "photo.png"), vlm.config, how)
-        scores = zero_shot.predict(vlm, photo, expected_text, how)
+        scores = zero_shot.predict(vlm, photo, text=expected_text, protocol=how)
         full = F.interpolate(scores[None], (90, 120), mode="bilinear", align_corners=False)[0]
     np.testing.assert_allclose(text, expected_text.numpy(), atol=1e-6)
     result = model.label(load_photo(tmp_path / "photo.png"), Vocabulary((("cat",), ("sky",), ("sea",))), text)

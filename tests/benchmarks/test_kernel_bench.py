@@ -254,6 +254,12 @@ def test_a_gpu_is_measured_and_reported(tmp_path):
 
 
 def test_a_case_describes_its_size():
-    assert KernelCase("depthwise_block", "fp16", (4, 8, 5, 5), (2, 2)).describe() == "4x8x5x5, stride 2"
+    assert (
+        KernelCase(kernel="depthwise_block", dtype="fp16", shape=(4, 8, 5, 5), numbers=(2, 2)).describe()
+        == "4x8x5x5, stride 2"
+    )
     assert KernelCase("preservation_gate", "fp16", (4, 8, 5, 5)).describe() == "4x8x5x5"
-    assert KernelCase("upsample_argmax", "fp16", (9, 8, 5), (48, 64)).describe() == "9x8x5 to 48x64"
+    assert (
+        KernelCase(kernel="upsample_argmax", dtype="fp16", shape=(9, 8, 5), numbers=(48, 64)).describe()
+        == "9x8x5 to 48x64"
+    )

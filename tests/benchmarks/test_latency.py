@@ -34,7 +34,16 @@ class Colours(nn.Module):
 def job(tiny, tmp_path):
     unit = np.array([[1, -1, -1, 0], [-1, 1, -1, 0], [-1, -1, 1, 0]], np.float32) / np.float32(3**0.5)
     np.save(tmp_path / "text.npy", unit)
-    return lambda way: BaselineJob(way, tiny, "onnx", None, 1, "model", WORDS, str(tmp_path / "text.npy"))
+    return lambda way: BaselineJob(
+        way=way,
+        model=tiny,
+        form="onnx",
+        checkpoint=None,
+        threads=1,
+        templates="model",
+        classes=WORDS,
+        text=str(tmp_path / "text.npy"),
+    )
 
 
 @pytest.fixture
@@ -124,7 +133,7 @@ def test_any_number_of_classes_can_be_measured():
 
 def test_what_is_measured_is_kept_when_the_next_one_is_interrupted(tiny, paths, quick, tmp_path):
     request = LatencyRequest(
-        ModelSpec(tiny, threads=1), ((48, 40),), (5, 7), repeats=1, warmup=1, baselines=()
+        spec=ModelSpec(tiny, threads=1), sizes=((48, 40),), classes=(5, 7), repeats=1, warmup=1, baselines=()
     )
 
     def interrupt(step):
@@ -139,7 +148,7 @@ def test_what_is_measured_is_kept_when_the_next_one_is_interrupted(tiny, paths, 
 def test_every_stage_is_measured_with_its_floor(tiny, paths, quick):
     spec = ModelSpec(tiny, threads=1)
     request = LatencyRequest(
-        spec, ((48, 40),), (5, 7), repeats=2, warmup=1, baselines=("torch", "onnxruntime")
+        spec=spec, sizes=((48, 40),), classes=(5, 7), repeats=2, warmup=1, baselines=("torch", "onnxruntime")
     )
     first, second = measure(request)
     assert (first.classes, second.classes) == (5, 7)

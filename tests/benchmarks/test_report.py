@@ -25,8 +25,8 @@ from ovsdino_benchmarks.results.results import (
     Times,
 )
 
-TIMES = Times(100.0, 110.0, 120.0, 20)
-FRESH = Fresh(500.0, 200.0, 300.0, 360.0)
+TIMES = Times(p50=100.0, p90=110.0, p99=120.0, repeats=20)
+FRESH = Fresh(load=500.0, first=200.0, idle=300.0, peak=360.0)
 
 
 def quality(data="voc20", miou=0.8, extent="full set"):
@@ -43,7 +43,10 @@ def quality(data="voc20", miou=0.8, extent="full set"):
         miou_all=miou,
         boundary_miou=0.5,
         pixel_accuracy=0.9,
-        classes=(ClassScore("cat <b>", 10, 0.5, None), ClassScore("dog", 0, None, None)),
+        classes=(
+            ClassScore(name="cat <b>", pixels=10, iou=0.5, boundary_iou=None),
+            ClassScore(name="dog", pixels=0, iou=None, boundary_iou=None),
+        ),
         confusion="c.npz",
         data_digest="d",
         model_digest="m",
@@ -67,9 +70,20 @@ def latency(classes=171, p50=100.0):
         batch=2,
         warmup=3,
         end_to_end=replace(TIMES, p50=p50),
-        stages=(Stage("vision", TIMES, 50.0, "products"), Stage("decode", TIMES, None, "")),
+        stages=(
+            Stage(name="vision", times=TIMES, floor=50.0, floor_of="products"),
+            Stage(name="decode", times=TIMES, floor=None, floor_of=""),
+        ),
         fresh=FRESH,
-        baselines=(Baseline("torch", "torch eager", replace(TIMES, p50=2 * p50), FRESH, 0.99),),
+        baselines=(
+            Baseline(
+                name="torch",
+                how="torch eager",
+                times=replace(TIMES, p50=2 * p50),
+                fresh=FRESH,
+                agreement=0.99,
+            ),
+        ),
         skipped=(SkippedBaseline("torch-compile", "torch.compile", "no compiler"),),
         gflop=20.0,
         gflops=400.0,
@@ -242,11 +256,11 @@ def test_what_cannot_be_compared_is_refused():
 def test_engines_stand_side_by_side(tmp_path):
     medians = StageMedians(decode=5.25, resize=1.5, vision=140.75, text=0.0, merge=20.5)
     way = Baseline(
-        "openvino",
-        "the runtime on OpenVINO",
-        TIMES,
-        FRESH,
-        1.0,
+        name="openvino",
+        how="the runtime on OpenVINO",
+        times=TIMES,
+        fresh=FRESH,
+        agreement=1.0,
         engine="OpenVINO 9",
         stages=medians,
         joules=3.25,

@@ -25,12 +25,19 @@ def client(server):
 
 def test_an_answer_for_the_page(tiny, flag):
     chips, view = answer(
-        Responder(tiny), {"path": str(flag)}, ["red, green", "blue"], 0, False, uploads=flag.parent
+        Responder(tiny),
+        {"path": str(flag)},
+        chips=["red, green", "blue"],
+        threshold=0,
+        around=False,
+        uploads=flag.parent,
     )
     assert chips == ["red", "green", "blue"]
     assert {entry["name"] for entry in view["answer"]["entries"]} == {"red", "green", "blue"}
     json.dumps(view)  # it goes to the browser
-    chips, _ = answer(Responder(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
+    chips, _ = answer(
+        Responder(tiny), {"path": str(flag)}, chips=["red"], threshold=0, around=False, uploads=flag.parent
+    )
     assert chips == gr.skip()  # nothing to part
 
 
@@ -39,12 +46,14 @@ def test_an_answer_for_the_page(tiny, flag):
 )
 def test_only_the_words_makes_the_surroundings_background(tiny, flag, around, names):
     words = ["red"] if around is True else ["red", "green"]  # one alone has a background anyway
-    _, view = answer(Responder(tiny), {"path": str(flag)}, words, 0, around, uploads=flag.parent)
+    _, view = answer(
+        Responder(tiny), {"path": str(flag)}, chips=words, threshold=0, around=around, uploads=flag.parent
+    )
     assert {entry["name"] for entry in view["answer"]["entries"]} == names
 
 
 def test_without_a_photo_the_page_asks_for_one(tiny, tmp_path):
-    said = answer(Responder(tiny), None, ["red, blue"], 0, False, uploads=tmp_path)
+    said = answer(Responder(tiny), None, chips=["red, blue"], threshold=0, around=False, uploads=tmp_path)
     assert said == (["red", "blue"], {"message": EMPTY})
 
 
@@ -75,7 +84,14 @@ def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
 ):
     monkeypatch.setattr(tiny, "segment", lambda *_, **__: 1 / 0)
     with caplog.at_level(logging.ERROR):
-        _, view = answer(Responder(tiny), {"path": str(flag)}, ["red"], 0, False, uploads=flag.parent)
+        _, view = answer(
+            Responder(tiny),
+            {"path": str(flag)},
+            chips=["red"],
+            threshold=0,
+            around=False,
+            uploads=flag.parent,
+        )
     assert view == {"error": FAULT}
     assert "Traceback" not in FAULT
     assert "ZeroDivisionError" in caplog.text
@@ -84,7 +100,14 @@ def test_a_fault_of_ours_is_a_sentence_on_the_page_and_a_traceback_in_the_log(
 def test_every_example_can_be_named(tiny):
     for name, words in EXAMPLES.items():
         file = asset_path(name)
-        _, view = answer(Responder(tiny), {"path": str(file)}, list(words), 0, False, uploads=file.parent)
+        _, view = answer(
+            Responder(tiny),
+            {"path": str(file)},
+            chips=list(words),
+            threshold=0,
+            around=False,
+            uploads=file.parent,
+        )
         assert "answer" in view
         assert name in asset_path("ATTRIBUTION.md").read_text(encoding="utf-8")
 

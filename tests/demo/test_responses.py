@@ -56,7 +56,11 @@ def test_the_files_are_those_of_the_command(tiny, flag):
 
 def test_the_program_names_what_differs_from_the_defaults():
     text = python_program(
-        "my.ovs", RuntimeOptions(short_side=576), "a'b.jpg", ["cat"], background_classes="surroundings"
+        "my.ovs",
+        RuntimeOptions(short_side=576),
+        photo="a'b.jpg",
+        words=["cat"],
+        background_classes="surroundings",
     )
     assert "Segmenter.load('my.ovs', short_side=576)" in text
     assert """segmenter("a'b.jpg", ['cat'], background_classes='surroundings')""" in text
@@ -65,7 +69,7 @@ def test_the_program_names_what_differs_from_the_defaults():
 
 
 def test_what_others_win_is_background(tiny, flag):
-    answer = Responder(tiny)(flag, ["red"], 0, "green, blue")
+    answer = Responder(tiny)(flag, ["red"], 0, background_classes="green, blue")
     expected = tiny(flag, "red", background_classes="green, blue")
     assert [(entry.name, entry.share) for entry in answer.entries] == list(expected.coverage().items())
     assert {entry.name for entry in answer.entries} == {"red", "background"}
@@ -159,7 +163,7 @@ def test_what_is_refused(tiny, flag, tmp_path):
 def test_the_program_that_is_shown_gives_the_same_labels(tiny, flag, tiny_path, tmp_path, background):
     options = RuntimeOptions(threads=1, antialias=False)
     segmenter = Segmenter.load(tiny_path, options)
-    answer = Responder(segmenter, model=str(tiny_path), options=options)(flag, WORDS, background, None)
+    answer = Responder(segmenter, model=str(tiny_path), options=options)(flag, WORDS, background)
     done = subprocess.run(
         [sys.executable, "-c", answer.python + "import numpy; numpy.save('labels.npy', labels)"],
         cwd=tmp_path,

@@ -71,7 +71,7 @@ def test_fused_features_are_refined_and_decoded_once(model: Dinov3Seg) -> None:
     view = F.interpolate(photo, (160, 160), mode="bilinear", align_corners=False)
     patches = local_global.fuse_features(model, view)
     patches = model.early[0](model.to_imagenet(view), patches)
-    logits = model.decode(patches, model.see_prior(view), text)
+    logits = model.decode(patches, model.see_prior(view), text=text)
     expected = F.interpolate(logits.sigmoid(), (160, 160), mode="bilinear", align_corners=False)
     torch.testing.assert_close(local_global.predict(model, photo, text), expected)
 
@@ -136,10 +136,10 @@ def test_the_zero_shot_protocol_equals_its_notebook(chosen: Patches) -> None:
             up = F.interpolate(cosines, (56, 56), mode="bilinear", align_corners=False)[0]
             total[:, top : top + 56, left : left + 56] += up.softmax(0)
             count[top : top + 56, left : left + 56] += 1
-    found = zero_shot.predict(vlm, photo, text, protocol)
+    found = zero_shot.predict(vlm, photo, text=text, protocol=protocol)
     torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-6)
     other = replace(protocol, patches="backbone" if chosen == "head" else "head")
-    assert (zero_shot.predict(vlm, photo, text, other) - found).abs().max() > 1e-3
+    assert (zero_shot.predict(vlm, photo, text=text, protocol=other) - found).abs().max() > 1e-3
 
 
 def test_the_backbones_patches_need_a_vision_head() -> None:

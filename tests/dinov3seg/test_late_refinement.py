@@ -128,7 +128,7 @@ def test_linear_attention_equals_its_definition_term_by_term() -> None:
     for n in range(5):
         similarity = torch.stack([weights[s] * (phi(query[n]) @ phi(key[s])) for s in range(5)])
         expected[n] = similarity @ value / similarity.sum()
-    actual = weighted_attention(query, key, value, weights, kind="linear")
+    actual = weighted_attention(query, key, value=value, weights=weights, kind="linear")
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)  # the definition has no epsilon
 
 

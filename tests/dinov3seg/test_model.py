@@ -54,7 +54,7 @@ def test_the_best_classes_of_each_photo_are_those_of_its_best_patch() -> None:
     absent[3] = False
     assert set(best_classes(costs, absent, 2)[0].tolist()) == {1, 4}
     values = torch.randn(2, 5, 3)
-    back = put_classes(take_classes(values, chosen), chosen, 5, -7.0)
+    back = put_classes(take_classes(values, chosen), chosen, classes=5, absent=-7.0)
     for photo in range(2):
         for number in range(5):
             kept = number in chosen[photo].tolist()

@@ -253,7 +253,7 @@ def test_ablations_become_bundles(
     monkeypatch.setitem(PRESETS, variant, config)
     save_model(make_network(config), tmp_path / "weights.safetensors")
     request = ExportRequest(
-        variant, tmp_path / "weights.safetensors", out=tmp_path, photos=weights / "photos"
+        model=variant, checkpoint=tmp_path / "weights.safetensors", out=tmp_path, photos=weights / "photos"
     )
     bundle = export_dinov3seg(request, lambda _: None)
     assert not list(misses(bundle.manifest.parity["chain"]))
@@ -301,7 +301,7 @@ def test_half_precision_that_labels_otherwise_is_refused(
     network, steps = make_network(MICRO), list[str]()
     views = torch.randn(1, 3, 96, 96).numpy()
     text = torch.randn(3, 128).numpy()
-    inputs = Labelled("noise", views, text, chain_logits(network, views, text))
+    inputs = Labelled(source="noise", views=views, text=text, logits=chain_logits(network, views, text))
     with pytest.raises(ParityError, match=r"the chain of graphs differs .* 1\.1; export without --fp16"):
         export_chain(network, tmp_path, inputs, fp16=True, report=steps.append)
     assert steps == ["trying fp16 on noise", "trying fp16 with attention in FP32 on noise"]

@@ -83,7 +83,7 @@ def test_graphs_have_no_inputs_that_an_ablation_lacks() -> None:
 @torch.inference_mode()
 def test_late_meets_text_in_cosines(network: Dinov3Seg) -> None:
     """Features and text of any length give the same costs."""
-    late = make_stages(network)["late"].build("fp32", ())
+    late = make_stages(network)["late"].build(precision="fp32", fp32=())
     features, image, words = torch.randn(1, 64, 6, 6), torch.randn(1, 8, 6, 6), text(3)
     costs = late(features, words, image)
     lengths = torch.rand(3, 1) + 0.5
@@ -91,7 +91,7 @@ def test_late_meets_text_in_cosines(network: Dinov3Seg) -> None:
 
     halves = text_halves(words, network.config)
     known = torch.ones(1, 3, dtype=torch.bool)
-    own = network.refine_costs(correlate(features, halves), image, halves[None], known)[0]
+    own = network.refine_costs(correlate(features, halves), image, halves=halves[None], known=known)[0]
     torch.testing.assert_close(costs, own, **CLOSE)
 
 
@@ -99,7 +99,7 @@ def test_late_meets_text_in_cosines(network: Dinov3Seg) -> None:
 def test_half_precision_rounds_products_and_not_norms(network: Dinov3Seg, view: Tensor) -> None:
     stages = make_stages(network)
     for name, stage in stages.items():
-        half = stage.build("fp16", ())
+        half = stage.build(precision="fp16", fp32=())
         kinds = {
             type(module).__name__: parameter.dtype
             for module in half.modules()
@@ -112,7 +112,7 @@ def test_half_precision_rounds_products_and_not_norms(network: Dinov3Seg, view: 
             "RMSNorm",
         }, name
         assert TYPES["fp16"] in kinds.values()
-    whole = stages["whole"].build("fp16", ())(view)
+    whole = stages["whole"].build(precision="fp16", fp32=())(view)
     cosine = F.cosine_similarity(whole, network.vlm.vision(view), dim=1)
     assert whole.dtype == torch.float32
     assert cosine.min() > 0.999
@@ -120,13 +120,13 @@ def test_half_precision_rounds_products_and_not_norms(network: Dinov3Seg, view: 
 
 def test_a_picture_of_another_size_is_refused(network: Dinov3Seg) -> None:
     with pytest.raises(ValueError, match=r"the exported grid is \(4, 4\) patches, got \(6, 6\)"):
-        make_stages(network)["vision"].build("fp32", ())(torch.zeros(1, 3, 96, 96))
+        make_stages(network)["vision"].build(precision="fp32", fp32=())(torch.zeros(1, 3, 96, 96))
 
 
 def test_the_network_is_left_as_it_was(network: Dinov3Seg, view: Tensor) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for stage in make_stages(network).values():
-        stage.build("fp16", ())
+        stage.build(precision="fp16", fp32=())
     after = network.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())

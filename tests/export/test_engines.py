@@ -213,10 +213,10 @@ def test_the_runtime_refuses_an_engine_of_another_gpu(made, cache, monkeypatch):
     with pytest.raises(
         EngineError, match=r"built for sm_89, the GPU here is sm_86; build it: ovsdino-export"
     ):
-        open_cached_engine(bundle, "vision.fp16", "tensorrt-rtx")
+        open_cached_engine(bundle, "vision.fp16", flavour="tensorrt-rtx")
     monkeypatch.setattr(engine_run, "find_gpus", lambda: ())
     with pytest.raises(EngineError, match="no NVIDIA GPU that answers"):
-        open_cached_engine(bundle, "vision.fp16", "tensorrt-rtx")
+        open_cached_engine(bundle, "vision.fp16", flavour="tensorrt-rtx")
 
 
 def test_a_precision_that_is_not_there_is_refused():
@@ -257,15 +257,17 @@ def test_bfloat16_is_known_and_a_cast_behind_a_softmax_is_no_fault():
 def test_sm_75_without_fp32_products_is_left_out_or_refused_by_name():
     target = choose_target("tensorrt-rtx", "sm_75,sm_89")
     said = []
-    left = engine_build.without_refused_gpus(target, "fp32", "vision", said.append)
+    left = engine_build.without_refused_gpus(target, "fp32", graph="vision", report=said.append)
     assert left.capabilities == ("sm_89",)
     assert said == [
         "vision: tensorrt-rtx has no fp32 products for sm_75: left out, the engine is built for sm_89"
     ]
-    assert engine_build.without_refused_gpus(target, "fp16", "vision.fp16", said.append) == target
+    assert (
+        engine_build.without_refused_gpus(target, "fp16", graph="vision.fp16", report=said.append) == target
+    )
     alone = choose_target("tensorrt-rtx", "sm_75")
     with pytest.raises(EngineError, match="tensorrt-rtx has no fp32 products for sm_75; build its fp16"):
-        engine_build.without_refused_gpus(alone, "fp32", "vision", said.append)
+        engine_build.without_refused_gpus(alone, "fp32", graph="vision", report=said.append)
 
 
 def test_what_tensorrt_says_of_sm_75_is_in_the_message(made, empty_cache, monkeypatch):
@@ -295,7 +297,7 @@ def test_the_configuration_has_no_tf32_one_profile_and_the_workspace():
     network = builder.create_network(1 << int(RTX.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     network.add_input("pixels", RTX.float32, (-1, 3, 8, 8))
     target = choose_target("tensorrt-rtx", "sm_86,sm_89", workspace=512)
-    config = engine_build.configure(RTX, builder, network, target, (1, 4, 4))
+    config = engine_build.configure(RTX, builder, network=network, target=target, sizes=(1, 4, 4))
     assert builder.create_builder_config().get_flag(RTX.BuilderFlag.TF32)  # TensorRT's default
     assert not config.get_flag(RTX.BuilderFlag.TF32)
     assert config.get_memory_pool_limit(RTX.MemoryPoolType.WORKSPACE) == 512 << 20
@@ -307,12 +309,20 @@ def test_fused_kernels_in_the_network_are_counted(made):
     bundle = load_bundle(made[0])
     kernel = SimpleNamespace(operator=FUSED[0], target="sm_89", file="vision.onnx")
     bundle = replace(bundle, manifest=replace(bundle.manifest, kernels=(kernel,)))
-    target = EngineTarget("tensorrt", "10.10.0.31", ("sm_89",), Gpu("L4", "sm_89", "580.1"), ahead=False)
+    target = EngineTarget(
+        flavour="tensorrt",
+        version="10.10.0.31",
+        capabilities=("sm_89",),
+        gpu=Gpu("L4", "sm_89", "580.1"),
+        ahead=False,
+    )
     layers = [Layer("gate", "PLUGIN_V3", "HALF"), Layer("product", "MATRIX_MULTIPLY", "HALF")]
     said = []
-    engine_build.report_plugins(layers * 2, bundle, target, said.append)
-    engine_build.report_plugins(layers[1:], bundle, target, said.append)
-    engine_build.report_plugins(layers, bundle, replace(target, flavour="tensorrt-rtx"), said.append)
+    engine_build.report_plugins(layers * 2, bundle, target=target, report=said.append)
+    engine_build.report_plugins(layers[1:], bundle, target=target, report=said.append)
+    engine_build.report_plugins(
+        layers, bundle, target=replace(target, flavour="tensorrt-rtx"), report=said.append
+    )
     assert said == [
         "2 fused kernels in the network",
         "0 fused kernels in the network; the functions' bodies run instead, which is slower",
@@ -347,7 +357,11 @@ def test_the_full_tensorrt_builds_only_for_the_gpu_of_this_machine(monkeypatch):
     monkeypatch.setattr(engine_build, "find_gpus", lambda: (Gpu("L4", "sm_89", "580.1"),))
     target = choose_target("tensorrt", "current")
     assert target == EngineTarget(
-        "tensorrt", "10.9.0.34", ("sm_89",), Gpu("L4", "sm_89", "580.1"), ahead=False
+        flavour="tensorrt",
+        version="10.9.0.34",
+        capabilities=("sm_89",),
+        gpu=Gpu("L4", "sm_89", "580.1"),
+        ahead=False,
     )
     with pytest.raises(EngineError, match=r"--gpu sm_86: .* only on a machine with that GPU"):
         choose_target("tensorrt", "sm_86")
@@ -355,7 +369,9 @@ def test_the_full_tensorrt_builds_only_for_the_gpu_of_this_machine(monkeypatch):
 
 def test_a_key_holds_gpu_and_driver_where_the_engine_depends_on_them(made):
     bundle, gpu = load_bundle(made[0]), Gpu("L4", "sm_89", "580.1")
-    target = EngineTarget("tensorrt", "10.9.0.34", ("sm_89",), gpu, ahead=False)
+    target = EngineTarget(
+        flavour="tensorrt", version="10.9.0.34", capabilities=("sm_89",), gpu=gpu, ahead=False
+    )
     key = target.key(bundle, "vision")
     assert (key.gpu, key.driver) == ("L4", "580.1")
     assert key.digest != replace(target, gpu=replace(gpu, driver="581.0")).key(bundle, "vision").digest
@@ -378,7 +394,7 @@ def test_int8_is_not_for_tensorrt(made):
     }
     bundle = replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
     with pytest.raises(EngineError, match=r"vision\.int8 is for ONNX Runtime on a CPU"):
-        build_engine(bundle, "vision.int8", choose_target("tensorrt-rtx", "sm_89"))
+        build_engine(bundle, "vision.int8", target=choose_target("tensorrt-rtx", "sm_89"))
 
 
 @pytest.mark.slow
@@ -406,7 +422,11 @@ def test_a_vit_b_of_two_blocks_is_built_for_two_gpus(weights, tmp_path, monkeypa
     torch.manual_seed(0)
     checkpoint.save_model(OVSDINO(config), tmp_path / "short.safetensors", dtype=torch.float16)
     request = ExportRequest(
-        "short", tmp_path / "short.safetensors", weights / "text.safetensors", fp16=True, out=tmp_path
+        model="short",
+        checkpoint=tmp_path / "short.safetensors",
+        text_checkpoint=weights / "text.safetensors",
+        fp16=True,
+        out=tmp_path,
     )
     bundle = export_bundle(replace(request, photos=weights / "photos"))
     (record,) = engine_build.build_engines(bundle, choose_target("tensorrt-rtx", "sm_86,sm_89"))
@@ -417,19 +437,21 @@ def test_a_vit_b_of_two_blocks_is_built_for_two_gpus(weights, tmp_path, monkeypa
 @pytest.mark.gpu
 def test_an_engine_built_here_reproduces_the_golden_pair(made, empty_cache):
     bundle = load_bundle(made[0])
-    record = build_engine(bundle, "vision.fp16", choose_target("tensorrt-rtx", "current"))
+    record = build_engine(bundle, "vision.fp16", target=choose_target("tensorrt-rtx", "current"))
     assert record.golden_cosine > 0.9995
-    assert open_cached_engine(bundle, "vision.fp16", "tensorrt-rtx").description.startswith("tensorrt-rtx")
+    assert open_cached_engine(bundle, "vision.fp16", flavour="tensorrt-rtx").description.startswith(
+        "tensorrt-rtx"
+    )
 
 
 @pytest.mark.gpu
 def test_an_engine_of_the_full_tensorrt_reproduces_the_golden_pair(made, empty_cache):
     pytest.importorskip("tensorrt")
     bundle = load_bundle(made[0])
-    record = build_engine(bundle, "vision.fp16", choose_target("tensorrt", "current"))
+    record = build_engine(bundle, "vision.fp16", target=choose_target("tensorrt", "current"))
     assert record.golden_cosine > 0.9995
     assert list(empty_cache.glob("engines/*.timings"))
-    assert open_cached_engine(bundle, "vision.fp16", "tensorrt").description.startswith("tensorrt")
+    assert open_cached_engine(bundle, "vision.fp16", flavour="tensorrt").description.startswith("tensorrt")
 
 
 def test_kernels_are_plugins_where_tensorrt_takes_them(made, monkeypatch):
@@ -444,7 +466,13 @@ def test_kernels_are_plugins_where_tensorrt_takes_them(made, monkeypatch):
     bundle = replace(bundle, manifest=replace(bundle.manifest, kernels=(kernel,)))
     registered = []
     monkeypatch.setattr(plugin, "register_plugins", lambda *given: registered.append(given))
-    target = EngineTarget("tensorrt", "10.10.0.31", ("sm_89",), Gpu("L4", "sm_89", "580.1"), ahead=False)
+    target = EngineTarget(
+        flavour="tensorrt",
+        version="10.10.0.31",
+        capabilities=("sm_89",),
+        gpu=Gpu("L4", "sm_89", "580.1"),
+        ahead=False,
+    )
     flags = engine_build.network_flags
     old = SimpleNamespace(NetworkDefinitionCreationFlag=OldFlags)
     assert flags(old, bundle, replace(target, version="10.9.0.34")) == 2

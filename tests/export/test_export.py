@@ -30,7 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def request_for(weights, out, **changes):
     request = ExportRequest(
-        "tiny", weights / "tiny.safetensors", weights / "text.safetensors", out=out, photos=weights / "photos"
+        model="tiny",
+        checkpoint=weights / "tiny.safetensors",
+        text_checkpoint=weights / "text.safetensors",
+        out=out,
+        photos=weights / "photos",
     )
     return replace(request, **changes)
 

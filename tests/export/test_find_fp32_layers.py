@@ -53,7 +53,7 @@ def climbed(tiny, pixels, reference, monkeypatch, enough):
     monkeypatch.setattr(ladder, "VisionPipeline", lambda *_, fp32: kept.append(tuple(fp32)) or fp32)
     monkeypatch.setattr(parity, "torch_encoder", lambda pipeline: pipeline)
     monkeypatch.setattr(parity, "in_batches", lambda *_: None)
-    monkeypatch.setattr(parity, "compare", lambda *_: kept[-1])
+    monkeypatch.setattr(parity, "compare", lambda *_, **__: kept[-1])
     monkeypatch.setattr(parity, "misses", lambda figure: [] if enough(figure) else ["cosine"])
     return find_fp32_layers(tiny, "fp16", pixels.numpy(), **reference, report=reports.append), reports
 
@@ -97,7 +97,7 @@ def test_what_is_kept_is_in_fp32_in_the_graph_and_nothing_else(tiny, pixels, fp3
     assert sum(isinstance(module, Float32Part) for module in pipeline.modules()) == len({*fp32} - {ATTENTION})
     assert (pipeline(pixels) * unit(tiny(pixels))).sum(1).min() > 0.9995
     graph = export_graph(pipeline, torch.zeros(2, 3, 64, 64), VISION, precision="fp16", fp32=fp32)
-    assert describe_graph(graph, "x", "fp16", fp32).fp32 == fp32
+    assert describe_graph(graph, "x", precision="fp16", fp32=fp32).fp32 == fp32
     types = element_types(graph)
     found = {
         types.get(node.input[0]) for node in graph.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")

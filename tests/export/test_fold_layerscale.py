@@ -47,7 +47,7 @@ def test_gelu_is_torchs():
 
 
 def test_onnx_runtime_makes_one_of_bias_and_gelu(tiny, tmp_path):
-    export_vision(tiny, tmp_path, {"fp32": ()}, lambda _: None)
+    export_vision(tiny, tmp_path, plans={"fp32": ()}, report=lambda _: None)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     ort.InferenceSession(tmp_path / "vision.onnx", options, providers=["CPUExecutionProvider"])

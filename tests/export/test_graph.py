@@ -43,7 +43,7 @@ def test_the_fp16_graph_is_close(tiny, graphs, pixels):
 
 def test_inputs_and_outputs_are_the_contract(graphs):
     for precision, graph in graphs.items():
-        described = describe_graph(graph, "vision.onnx", precision)
+        described = describe_graph(graph, "vision.onnx", precision=precision)
         assert described.inputs == (Tensor("pixels", "float32", ("batch", 3, 64, 64)),)
         assert described.outputs == (Tensor("features", "float32", ("batch", 24, 4, 4)),)
 
@@ -88,7 +88,7 @@ def test_an_export_is_reproducible(tiny, graphs):
 def test_the_text_graph_gives_the_towers_embeddings_at_any_length(tower):
     ids = torch.tensor([[2, 3, 4, 5, 0, 0], [6, 7, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
     graph = export_graph(TextPipeline(tower), ids[:2, :5], TEXT)
-    described = describe_graph(graph, "text.onnx", "fp32")
+    described = describe_graph(graph, "text.onnx", precision="fp32")
     assert described.inputs == (Tensor("ids", "int64", ("batch", "tokens")),)
     assert described.outputs == (Tensor("embeddings", "float32", ("batch", 24)),)
     for some in (ids, ids[:1], ids[:, :1], torch.randint(2, 50, (5, 12))):

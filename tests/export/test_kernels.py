@@ -83,7 +83,7 @@ def test_every_kernel_of_a_model_compiles(triton, tmp_path):
         "MergeArgmax",
     ]
     said = []
-    kernels = compile_kernels(plans, ["sm_89"], tmp_path, said.append)
+    kernels = compile_kernels(plans, ["sm_89"], staging=tmp_path, report=said.append)
     assert said == ["compiling 7 kernels for sm_89"]
     for kernel in kernels:
         ptx = (tmp_path / kernel.file).read_text()

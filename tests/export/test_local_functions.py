@@ -93,7 +93,7 @@ def test_calls_that_one_body_cannot_serve_are_refused(called):
 
 
 def test_inline_writes_no_function(tiny, tmp_path):
-    export_vision(tiny, tmp_path, {"fp32": ()}, lambda _: None, inline=True)
+    export_vision(tiny, tmp_path, plans={"fp32": ()}, report=lambda _: None, inline=True)
     model = onnx.load(tmp_path / "vision.onnx")
     assert not model.functions
     assert {opset.domain for opset in model.opset_import} == {""}

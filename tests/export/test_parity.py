@@ -30,7 +30,7 @@ def test_figures_equal_a_slow_loop():
                 cosines.append(float(a @ b))
                 labels = [max(range(7), key=lambda i, v=v: float(BANK[i] @ v)) for v in (a, b)]
                 same.append(labels[0] == labels[1])
-    found = compare(expected, actual, BANK, NOTHING)
+    found = compare(expected, actual, bank=BANK, thresholds=NOTHING)
     assert found.cosine_mean == pytest.approx(np.mean(cosines), abs=1e-6)
     assert found.cosine_p01 == pytest.approx(np.percentile(cosines, 1), abs=1e-6)
     assert found.label_agreement == pytest.approx(np.mean(same))
@@ -42,14 +42,14 @@ def test_figures_equal_a_slow_loop():
 def test_one_value_that_is_no_number_fails(value):
     actual = unit_features(0)
     actual[1, 2, 3, 4] = value
-    found = compare(unit_features(0), actual, BANK, NOTHING)
+    found = compare(unit_features(0), actual, bank=BANK, thresholds=NOTHING)
     assert not found.finite
     assert list(misses(found)) == ["some values are infinite or not numbers"]
 
 
 def test_another_shape_is_refused():
     with pytest.raises(ParityError, match=r"gives \(3, 16, 5, 5\), the torch model \(4, 16, 5, 5\)"):
-        compare(unit_features(0), unit_features(0)[:3], BANK, NOTHING)
+        compare(unit_features(0), unit_features(0)[:3], bank=BANK, thresholds=NOTHING)
 
 
 def test_thresholds_are_those_promised():
@@ -62,17 +62,17 @@ def test_a_miss_is_refused_with_its_figures():
     actual = expected.copy()
     actual[0, :, 0, 0] = -expected[0, :, 0, 0]  # one position of a hundred
     with pytest.raises(ParityError) as refusal:
-        require("vision.fp16", compare(expected, actual, BANK, THRESHOLDS["vision.fp16"]))
+        require("vision.fp16", compare(expected, actual, bank=BANK, thresholds=THRESHOLDS["vision.fp16"]))
     assert str(refusal.value) == (
         "vision.fp16.onnx differs from the torch model: cosine_mean 0.980000, expected at least 0.999; "
         "cosine_p01 0.980000, expected at least 0.995; export without --fp16"
     )
-    require("vision", compare(expected, expected, BANK, THRESHOLDS["vision"]))
+    require("vision", compare(expected, expected, bank=BANK, thresholds=THRESHOLDS["vision"]))
 
 
 def test_the_worse_of_two_measurements_counts():
-    good = compare(unit_features(0), unit_features(0), BANK, NOTHING)
-    bad = compare(unit_features(0), unit_features(1), BANK, NOTHING)
+    good = compare(unit_features(0), unit_features(0), bank=BANK, thresholds=NOTHING)
+    bad = compare(unit_features(0), unit_features(1), bank=BANK, thresholds=NOTHING)
     assert worse(good, bad) == worse(bad, good) == bad
 
 

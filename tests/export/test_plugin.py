@@ -56,7 +56,9 @@ def bundle(tmp_path_factory):
     """As much of a bundle as the plugins read, for one GPU and both precisions."""
     pytest.importorskip("triton")
     folder = tmp_path_factory.mktemp("kernels")
-    kernels = compile_kernels(plan_kernels(TINY, ["fp16", "fp32"]), ["sm_89"], folder, lambda _: None)
+    kernels = compile_kernels(
+        plan_kernels(TINY, ["fp16", "fp32"]), ["sm_89"], staging=folder, report=lambda _: None
+    )
     manifest = SimpleNamespace(kernels=kernels)
     return SimpleNamespace(path=folder, manifest=manifest, file=lambda name: folder / name)
 
@@ -144,7 +146,7 @@ def test_a_second_bundle_takes_the_place_of_the_first(plugins, bundle, tmp_path_
     """TensorRT takes a plugin's name once in a process: the second bundle is not registered anew."""
     folder = tmp_path_factory.mktemp("wider")
     wide = replace(TINY, encoder_width=64)
-    kernels = compile_kernels(plan_kernels(wide, ["fp16"]), ["sm_89"], folder, lambda _: None)
+    kernels = compile_kernels(plan_kernels(wide, ["fp16"]), ["sm_89"], staging=folder, report=lambda _: None)
     second = SimpleNamespace(
         path=folder, manifest=SimpleNamespace(kernels=kernels), file=lambda name: folder / name
     )
@@ -176,7 +178,9 @@ def test_tensorrt_runs_the_kernels(tiny, tmp_path, bundle):
     gpu = "sm_{}{}".format(*torch.cuda.get_device_capability())
     if gpu not in PTX_VERSIONS:
         pytest.skip(f"no kernels for {gpu}")
-    kernels = compile_kernels(plan_kernels(tiny.config, ["fp32"]), [gpu], tmp_path, lambda _: None)
+    kernels = compile_kernels(
+        plan_kernels(tiny.config, ["fp32"]), [gpu], staging=tmp_path, report=lambda _: None
+    )
     plugin.register_plugins(
         SimpleNamespace(
             path=tmp_path, manifest=SimpleNamespace(kernels=kernels), file=lambda name: tmp_path / name

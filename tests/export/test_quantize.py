@@ -195,7 +195,11 @@ def test_two_labels_in_a_hundred_may_change():
 def test_labels_that_change_refuse_int8(weights, tmp_path, monkeypatch):
     monkeypatch.setitem(THRESHOLDS, "vision.int8", replace(THRESHOLDS["vision.int8"], label_agreement=1.01))
     request = ExportRequest(
-        "tiny", weights / "tiny.safetensors", weights / "text.safetensors", out=tmp_path, int8=True
+        model="tiny",
+        checkpoint=weights / "tiny.safetensors",
+        text_checkpoint=weights / "text.safetensors",
+        out=tmp_path,
+        int8=True,
     )
     with pytest.raises(ParityError, match=r"vision\.int8\.onnx differs .*label_agreement .*without --int8"):
         export_bundle(replace(request, photos=weights / "photos"))

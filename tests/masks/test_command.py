@@ -101,7 +101,9 @@ def test_masks_of_captions_guard_what_means_the_same(arguments, photos, tmp_path
     recipe = DataRecipe(size=32, structure_target="none", distractors=9, negatives=9)
 
     def judged() -> dict[str, set[str]]:
-        dataset = MaskDataset(masks, photos, WordBank(words, torch.eye(5, NANO.text_width)), recipe, NANO)
+        dataset = MaskDataset(
+            masks, photos, text=WordBank(words, torch.eye(5, NANO.text_width)), recipe=recipe, config=NANO
+        )
         batch = dataset.collate([dataset[place] for place in range(3)])
         return {
             photo: {word for word, valid in zip(batch.words, row, strict=True) if valid}

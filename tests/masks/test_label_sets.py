@@ -76,9 +76,31 @@ def folder(tmp_path):
         (tmp_path / name / "names.txt").write_text(names)
     save(tmp_path / "older/below/b.png", np.full((SIDE, SIDE, 3), 50, np.uint8))
     masks = tmp_path / "finished"
-    sofa = MaskRegion("sofa", Rle.encode(quarters((1, 1, 0, 0)) > 0), 1.0, (0.0, 0.0, 8.0, 4.0))
-    photo = PhotoMasks("below/b.png", SIDE, SIDE, "segmenters", (sofa,), True, ("sofa", "wall"), None)
-    start_masks(masks, MaskInfo(1, "test", "segmenters", {}, listing_hash([photo.image]), 1, 64))
+    sofa = MaskRegion(
+        noun="sofa", rle=Rle.encode(quarters((1, 1, 0, 0)) > 0), score=1.0, box=(0.0, 0.0, 8.0, 4.0)
+    )
+    photo = PhotoMasks(
+        image="below/b.png",
+        height=SIDE,
+        width=SIDE,
+        source="segmenters",
+        regions=(sofa,),
+        exclusive=True,
+        closed=("sofa", "wall"),
+        ignore=None,
+    )
+    start_masks(
+        masks,
+        MaskInfo(
+            schema_version=1,
+            made_by="test",
+            source="segmenters",
+            options={},
+            listing=listing_hash([photo.image]),
+            photos=1,
+            shard_size=64,
+        ),
+    )
     write_shard(masks, 0, [photo])
     write_beside(masks, "synonyms.json", {"sofa": ["sofa", "couch"], "wall": ["wall"]})
     write_beside(masks, "wider.json", {"owl": "bird"})
@@ -97,7 +119,7 @@ def batch_of(folder: Path, **changes: object) -> tuple[Batch, dict[str, int]]:
     """Return all photos as one batch, and the place of each in it; the words' vectors do not matter."""
     words = training_words(folder / "masks")
     bank = WordBank(words, torch.eye(len(words)))
-    dataset = MaskDataset(folder / "masks", folder, bank, replace(EXACT, **changes), NANO)
+    dataset = MaskDataset(folder / "masks", folder, text=bank, recipe=replace(EXACT, **changes), config=NANO)
     batch = dataset.collate([dataset[i] for i in range(len(dataset))])
     return batch, {photo.split("/")[0]: place for place, photo in enumerate(batch.photos)}
 

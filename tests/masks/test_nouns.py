@@ -25,7 +25,11 @@ WORDS = {
     "03": "person",
 }
 LEXICON = Lexicon.from_senses(
-    [Sense(word, file, f"{word}-{file}", 1) for file, words in WORDS.items() for word in words.split()],
+    [
+        Sense(word, file, synset=f"{word}-{file}", rank=1)
+        for file, words in WORDS.items()
+        for word in words.split()
+    ],
     {"children": "child", "oxen": "ox"},
     {},
 )
@@ -41,8 +45,8 @@ def nouns_of(captions, **rules):
     return photo_nouns(
         photos,
         lambda text: caption_runs(text, tag, LEXICON),
-        LEXICON,
-        NounFilter(**{"min_captions": 1} | rules),
+        lexicon=LEXICON,
+        rules=NounFilter(**{"min_captions": 1} | rules),
     )
 
 
@@ -294,14 +298,14 @@ def test_princetons_files_say_what_means_the_same_and_what_holds_it(nltk_data):
 
 # A word's first physical synset is what it means; "plant" means a factory, and holds trees all the same.
 SENSES = [
-    Sense("plant", "06", "factory", 1),
-    Sense("plant", "20", "flora", 2),
-    Sense("flora", "20", "flora", 1),
-    Sense("works", "06", "factory", 1),
-    Sense("oak", "20", "oak", 1),
-    Sense("tree", "20", "tree", 1),
-    Sense("news", "10", "oak", 1),
-    Sense("oak", "10", "news", 0),
+    Sense("plant", "06", synset="factory", rank=1),
+    Sense("plant", "20", synset="flora", rank=2),
+    Sense("flora", "20", synset="flora", rank=1),
+    Sense("works", "06", synset="factory", rank=1),
+    Sense("oak", "20", synset="oak", rank=1),
+    Sense("tree", "20", synset="tree", rank=1),
+    Sense("news", "10", synset="oak", rank=1),
+    Sense("oak", "10", synset="news", rank=0),
 ]
 UP = {"oak": ("wood", "tree"), "wood": ("oak",), "tree": ("flora",)}
 TREE = Lexicon.from_senses(reversed(SENSES), {}, UP)

@@ -99,7 +99,7 @@ def test_segmenters_are_merged_as_a_loop_over_pixels_does(concepts, cityscapes):
         np.uint8
     )
     street = random.choice([0, 2, 11, 13], (40, 40)).astype(np.uint8)
-    said = Opinions(ade, voc, voc_float, None if cityscapes == "no" else street)
+    said = Opinions(ade=ade, voc=voc, voc_float=voc_float, cityscapes=None if cityscapes == "no" else street)
     merged = merge(said, concepts, SetRules(cityscapes=cityscapes))
     table = {name: concepts.table(name) for name in ("ade", "voc", "cityscapes")}
     for row, column in np.ndindex(40, 40):
@@ -182,7 +182,9 @@ def test_a_label_map_becomes_masks_that_part_the_photo(concepts):
         (Concept(("table",), ade=1), Concept(("cat",), voc=8), Concept(("table", "desk"), voc=9)), ()
     )
     labels = np.random.default_rng(0).integers(0, 5, (9, 7)).astype(np.uint16)
-    made = photo_masks("a.jpg", labels, [BoxedWord(FIRST + 1, (0.0, 0.5, 1.0, 1.0), 0.7)], twins)
+    made = photo_masks(
+        "a.jpg", labels, words=[BoxedWord(FIRST + 1, (0.0, 0.5, 1.0, 1.0), 0.7)], concepts=twins
+    )
     masks = {region.noun: region.rle.decode() for region in made.regions if region.rle}
     np.testing.assert_array_equal(masks["table"], (labels == FIRST) | (labels == FIRST + 2))
     np.testing.assert_array_equal(masks["cat"], labels == FIRST + 1)

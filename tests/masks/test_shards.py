@@ -29,7 +29,15 @@ from ovsdino.masks.store.shards import (
 )
 
 IMAGES = [f"set/{number:03d}.jpg" for number in range(10)]
-INFO = MaskInfo(1, "ovsdino test", "random", {"threshold": 0.25}, listing_hash(IMAGES), 10, 4)
+INFO = MaskInfo(
+    schema_version=1,
+    made_by="ovsdino test",
+    source="random",
+    options={"threshold": 0.25},
+    listing=listing_hash(IMAGES),
+    photos=10,
+    shard_size=4,
+)
 
 
 def random_photo(number):
@@ -38,15 +46,24 @@ def random_photo(number):
     height, width = random.integers(3, 40, 2).tolist()
     regions = tuple(
         MaskRegion(
-            noun,
-            Rle.encode(random.random((height, width)) < 0.5) if random.random() < 0.7 else None,
-            float(random.random()),
-            (0.0, float(random.random()), float(width), float(height)),
+            noun=noun,
+            rle=Rle.encode(random.random((height, width)) < 0.5) if random.random() < 0.7 else None,
+            score=float(random.random()),
+            box=(0.0, float(random.random()), float(width), float(height)),
         )
         for noun in ("cat", "tennis racket", "jalapeño")[: number % 4]
     )
     ignore = Rle.encode(random.random((height, width)) < 0.2) if number % 2 else None
-    return PhotoMasks(IMAGES[number], height, width, "random", regions, number % 3 == 0, ("dog",), ignore)
+    return PhotoMasks(
+        image=IMAGES[number],
+        height=height,
+        width=width,
+        source="random",
+        regions=regions,
+        exclusive=number % 3 == 0,
+        closed=("dog",),
+        ignore=ignore,
+    )
 
 
 RECORDS = [SkippedPhoto(IMAGES[5], "broken photo") if n == 5 else random_photo(n) for n in range(10)]

@@ -140,10 +140,19 @@ def tiny_manifest() -> Manifest:
         templates=("a {}", "the {}"),
         text=TextInfo(WIDTH, 16),
         graphs={
-            "vision": Graph("vision.onnx", "fp32", (pixels,), (features,)),
-            "text": Graph("text.onnx", "fp32", (ids,), (embeddings,)),
+            "vision": Graph(file="vision.onnx", precision="fp32", inputs=(pixels,), outputs=(features,)),
+            "text": Graph(file="text.onnx", precision="fp32", inputs=(ids,), outputs=(embeddings,)),
         },
-        parity={"vision": Parity(1.0, 0.9999, 1.0, True, 5, ParityThresholds(0.9999, 0.0, 0.999))},
+        parity={
+            "vision": Parity(
+                cosine_mean=1.0,
+                cosine_p01=0.9999,
+                label_agreement=1.0,
+                finite=True,
+                photos=5,
+                thresholds=ParityThresholds(0.9999, 0.0, 0.999),
+            )
+        },
         licences=("Apache-2.0",),
         made_by={"onnx": onnx.__version__},
     )

@@ -36,7 +36,7 @@ class Engine(OrtStreamEngine):
         self.runs, self.fail_at = 0, fail_at
         self.shapes = {}  # by context
 
-    def enqueue(self, context, inputs, outputs, stream):
+    def enqueue(self, context, inputs, *, outputs, stream):
         shape = inputs["pixels"].shape
         if stream.device.capturing is not None and self.shapes.get(context) != shape:
             raise EngineError(f"context {context} is captured before a plain run of {shape}")
@@ -46,7 +46,7 @@ class Engine(OrtStreamEngine):
             self.runs += 1
             if self.runs == self.fail_at:
                 raise EngineError("the engine did not run")
-            super(Engine, self).enqueue(0, inputs, outputs, self._stream)
+            super(Engine, self).enqueue(0, inputs, outputs=outputs, stream=self._stream)
 
         stream.submit("do", run, f"context {context}")
 
@@ -66,9 +66,9 @@ def open_device(bundle, *, seed=0, run=KERNELS.run_reference, options=DEFAULT_OP
     pipeline = DevicePipeline(
         bundle,
         device,
-        lambda streams: Engine(bundle, streams, **engine),
-        lambda _: open_engine(bundle, "text", threads=1),
-        options,
+        open_vision=lambda streams: Engine(bundle, streams, **engine),
+        open_text=lambda _: open_engine(bundle, "text", threads=1),
+        options=options,
     )
     return pipeline, device
 

@@ -179,10 +179,10 @@ def dinov3seg_manifest(**changes) -> Manifest:
 
     graphs = {
         name: Graph(
-            f"{name}.onnx",
-            "fp32",
-            tensors(INPUTS[name], "int64" if name == "text" else "float32"),
-            tensors(OUTPUTS[name]),
+            file=f"{name}.onnx",
+            precision="fp32",
+            inputs=tensors(INPUTS[name], "int64" if name == "text" else "float32"),
+            outputs=tensors(OUTPUTS[name]),
         )
         for name in INPUTS
     }
@@ -199,7 +199,14 @@ def dinov3seg_manifest(**changes) -> Manifest:
         "parity": {},
         "licences": (),
         "made_by": {},
-        "dinov3seg": Dinov3seg(VIEW, "view", True, ((0, WIDTH), (WIDTH, 2 * WIDTH)), 8, -100.0),
+        "dinov3seg": Dinov3seg(
+            view=VIEW,
+            whole="view",
+            unit_length=True,
+            halves=((0, WIDTH), (WIDTH, 2 * WIDTH)),
+            pad_length=8,
+            absent_logit=-100.0,
+        ),
     }
     return Manifest(**{**fields, **changes})
 

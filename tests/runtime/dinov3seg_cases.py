@@ -67,7 +67,7 @@ def functions(network: Dinov3Seg):
         if network.text_guidance is not None:
             words = network.text_guidance(halves.flatten(1)[None]).relu()
             for layer in network.late:
-                x = layer(x, image, words, torch.ones(1, len(text), dtype=torch.bool))
+                x = layer(x, image, text=words, present=torch.ones(1, len(text), dtype=torch.bool))
         return {"costs": x[0]}
 
     def decode(costs, fine1=None, fine2=None):
@@ -106,7 +106,7 @@ def manifest_of(network: Dinov3Seg) -> Manifest:
     for name in functions(network):
         inputs = tuple(Tensor(tensor, "float32", ()) for tensor in inputs_of(config, name))
         output = Tensor("features", "float32", ("batch", 192, cells, cells))
-        graphs[name] = Graph(f"{name}.onnx", "fp32", inputs, (output,))
+        graphs[name] = Graph(file=f"{name}.onnx", precision="fp32", inputs=inputs, outputs=(output,))
     halves = tuple(HALVES[half] for half in config.halves)
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -122,7 +122,12 @@ def manifest_of(network: Dinov3Seg) -> Manifest:
         licences=(),
         made_by={},
         dinov3seg=Dinov3seg(
-            how.view, how.whole, how.unit_length, halves, config.pad_length, config.absent_logit
+            view=how.view,
+            whole=how.whole,
+            unit_length=how.unit_length,
+            halves=halves,
+            pad_length=config.pad_length,
+            absent_logit=config.absent_logit,
         ),
     )
 
@@ -130,7 +135,7 @@ def manifest_of(network: Dinov3Seg) -> Manifest:
 def open_torch(network: Dinov3Seg, options: RuntimeOptions = DEFAULT_OPTIONS) -> Dinov3segPipeline:
     """The pipeline with torch behind every graph."""
     engines = {name: TorchEngine(function) for name, function in functions(network).items()}
-    return Dinov3segPipeline(Bundle(Path("none"), manifest_of(network)), engines, options)
+    return Dinov3segPipeline(Bundle(Path("none"), manifest_of(network)), engines, options=options)
 
 
 def photo_of(height: int, width: int, seed: int = 0) -> np.ndarray:

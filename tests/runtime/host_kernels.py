@@ -52,7 +52,9 @@ def _photo_windows(a, _):
     height = int(rows.starts.max()) + a["row_taps"]
     photo, colours = a.tensor("photo", height, a["width"], 3), a.tensor("colours", 6)
     assert a["near"] > 1 or not (rows.shares.any() or columns.shares.any())
-    cut = reference.photo_windows(photo, rows, columns, colours, size=size, antialias=a["antialias"])
+    cut = reference.photo_windows(
+        photo, rows, columns=columns, colours=colours, size=size, antialias=a["antialias"]
+    )
     a.tensor("pixels", a["batch"], 3, size, size)[:] = cut[a["first"] : windows]
 
 
@@ -65,7 +67,7 @@ def _side(a, side, count):
         a.tensor(f"{side}_starts", resized),
         a.tensor(f"{side}_weights", resized, a[f"{side}_taps"]),
     )
-    return reference.Side(lows, shares, starts, weights)
+    return reference.Side(lows, shares, starts=starts, weights=weights)
 
 
 def _cosine_scores(a, _):
@@ -85,9 +87,9 @@ def _merge_argmax(a, constants):
     best, labels = reference.merge_argmax(
         a.tensor("scores", a["classes"], a["plane"]),
         a.tensor("row_nodes", bands, a["row_count"]),
-        a.tensor("row_weights", bands * constants["rows"], a["row_count"]),
-        a.tensor("column_nodes", strips, a["column_count"]),
-        a.tensor("column_weights", strips * constants["columns"], a["column_count"]),
+        row_weights=a.tensor("row_weights", bands * constants["rows"], a["row_count"]),
+        column_nodes=a.tensor("column_nodes", strips, a["column_count"]),
+        column_weights=a.tensor("column_weights", strips * constants["columns"], a["column_count"]),
     )
     best, labels = best[:height, :width], labels[:height, :width].int() + a["first"]
     top, kept = a.tensor("best", height, width), a.tensor("labels", height, width)

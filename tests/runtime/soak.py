@@ -69,7 +69,7 @@ def soak(
 ) -> Iterator[tuple[int, Usage]]:
     """Label photos or frames; after so many of them each, say what the process holds."""
     dice = random.Random(seed)
-    stream = Stream(segmenter, frames, "red, blue")
+    stream = Stream(segmenter, frames, classes="red, blue")
     for done, result in enumerate(stream, 1):
         assert (result.segmentation is None) == (result.frame.photo is None)
         if done % CHANGE == 0:

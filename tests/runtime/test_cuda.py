@@ -102,16 +102,16 @@ class OneStream:
 
 
 def test_onnx_runtime_reads_and_writes_at_addresses(bundle):
-    engine = ort_cuda.OrtStreamEngine(bundle.file("vision.onnx"), OneStream(), ort_cuda.CPU)
+    engine = ort_cuda.OrtStreamEngine(bundle.file("vision.onnx"), OneStream(), provider=ort_cuda.CPU)
     pixels = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
     features = np.full((2, 6, 8, 8), np.nan, np.float32)
     inputs = {"pixels": DeviceTensor(pixels.ctypes.data, pixels.shape)}
     outputs = {"features": DeviceTensor(features.ctypes.data, features.shape)}
-    engine.enqueue(0, inputs, outputs, OneStream())
+    engine.enqueue(0, inputs, outputs=outputs, stream=OneStream())
     np.testing.assert_array_equal(features, engine.run({"pixels": pixels})["features"])
     other = type("Other", (OneStream,), {"handle": 8})()
     with pytest.raises(EngineError, match="has one context, on the stream that it was opened with"):
-        engine.enqueue(0, inputs, outputs, other)
+        engine.enqueue(0, inputs, outputs=outputs, stream=other)
 
 
 def test_a_provider_that_is_not_there_or_not_the_one_that_runs_is_an_error(bundle):
@@ -151,7 +151,9 @@ def gpu_bundle(tmp_path):
     nano = load_bundle(find_bundle("nano"))
     folder = tmp_path / "staging"
     shutil.copytree(nano.path, folder, ignore=shutil.ignore_patterns("bundle.json"))
-    kernels = compile_kernels(plan_device_kernels(), [find_gpus()[0].capability], folder, lambda _: None)
+    kernels = compile_kernels(
+        plan_device_kernels(), [find_gpus()[0].capability], staging=folder, report=lambda _: None
+    )
     return write_bundle(tmp_path / "nano.ovs", replace(nano.manifest, kernels=kernels, files={}), folder)
 
 
@@ -163,7 +165,7 @@ def test_labels_on_a_gpu_are_those_of_the_processor(gpu_bundle, engine):
         from ovsdino_export.engines.build import build_engine, choose_target
 
         pytest.importorskip(engine.replace("-", "_"))
-        build_engine(gpu_bundle, "vision", choose_target(engine, "current"))
+        build_engine(gpu_bundle, "vision", target=choose_target(engine, "current"))
     pipeline = open_device_pipeline(gpu_bundle, RuntimeOptions(device="cuda", engine=engine))
     host = open_host_pipeline(gpu_bundle, RuntimeOptions())
     embeddings = np.random.default_rng(0).normal(size=(300, 384)).astype(np.float32)

@@ -391,10 +391,10 @@ def test_the_benchmark_measures_a_pipeline(device_bundle):
     pipeline, device = open_device(device_bundle)
     host = HostPipeline(device_bundle, open_engine(device_bundle, "vision", threads=1), DEFAULT_OPTIONS)
     request = bench.DeviceRequest(
-        str(device_bundle.path), sizes=((90, 70), (150, 90)), classes=(2, 5), repeats=3, warmup=1
+        model=str(device_bundle.path), sizes=((90, 70), (150, 90)), classes=(2, 5), repeats=3, warmup=1
     )
     said = []
-    report = bench.measure_device(device_bundle, pipeline, host, request, said.append)
+    report = bench.measure_device(device_bundle, pipeline, host=host, request=request, report=said.append)
     assert said == [
         "90x70, 2 classes",
         "90x70, 5 classes",

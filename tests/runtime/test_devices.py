@@ -75,7 +75,9 @@ class TwoGpus(Driver):
 def test_the_driver_answers_where_nvidia_smi_does_not(monkeypatch):
     monkeypatch.setattr(gpu.shutil, "which", lambda _: None)
     monkeypatch.setattr(gpu, "load_driver", Driver)
-    assert find_gpus() == (Gpu("Orin", "sm_87", "CUDA 12.6", 8192, "12.6"),)
+    assert find_gpus() == (
+        Gpu(name="Orin", capability="sm_87", driver="CUDA 12.6", memory=8192, cuda="12.6"),
+    )
 
 
 def test_gpus_are_in_cudas_order_and_nvidia_smi_is_asked_once(monkeypatch):

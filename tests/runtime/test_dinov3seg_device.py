@@ -47,7 +47,7 @@ class Engine(OrtStreamEngine):
         super().__init__(file, stream, CPU)
         self.stage, self.runs, self.failing, self.kept = stage, runs, False, 0
 
-    def enqueue(self, context, inputs, outputs, stream):
+    def enqueue(self, context, inputs, *, outputs, stream):
         assert stream is self._stream
 
         def run():
@@ -55,7 +55,7 @@ class Engine(OrtStreamEngine):
                 self.failing = False
                 raise EngineError(f"{self.stage} did not run")
             self.runs.append((self.stage, next(iter(inputs.values())).shape[0]))
-            super(Engine, self).enqueue(context, inputs, outputs, stream)
+            super(Engine, self).enqueue(context, inputs, outputs=outputs, stream=stream)
 
         stream.submit("do", run, self.stage)
 
@@ -74,16 +74,16 @@ def open_device(bundle, *, seed=0, options=DEFAULT_OPTIONS):
     pipeline = Dinov3segDevicePipeline(
         bundle,
         device,
-        lambda stage, stream: Engine(stage, bundle.file(f"{stage}.onnx"), stream, runs),
-        lambda _: open_engine(bundle, "text", threads=1),
-        options,
+        open_stage=lambda stage, stream: Engine(stage, bundle.file(f"{stage}.onnx"), stream, runs),
+        open_text=lambda _: open_engine(bundle, "text", threads=1),
+        options=options,
     )
     return pipeline, device, runs
 
 
 def host(bundle, options=DEFAULT_OPTIONS):
     engines = {stage: open_engine(bundle, stage, threads=1) for stage in STAGES}
-    return Dinov3segPipeline(bundle, engines, options)
+    return Dinov3segPipeline(bundle, engines, options=options)
 
 
 def words(count):

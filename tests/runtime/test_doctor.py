@@ -95,12 +95,12 @@ def test_every_extra_of_the_project_is_known(monkeypatch):
 
 
 def test_a_driver_that_is_too_old_for_tensorrt_is_named():
-    old = Gpu("L4", "sm_89", "550.54.14", 0, "12.4")
+    old = Gpu(name="L4", capability="sm_89", driver="550.54.14", memory=0, cuda="12.4")
     said = text_of(examine_cuda([old], {"tensorrt": "11.4.0.106", "cuda-bindings": "13.5.0"}))
     assert "ok    CUDA from Python: cuda-bindings 13.5.0" in said
     assert "WARN  tensorrt 11.4.0.106 is for CUDA 13, the driver runs CUDA 12.4" in said
     assert "update the driver to 580.65 or later, or install the tensorrt for CUDA 12" in said
-    new = Gpu("L4", "sm_89", "580.65.06", 0, "13.0")
+    new = Gpu(name="L4", capability="sm_89", driver="580.65.06", memory=0, cuda="13.0")
     assert "WARN" not in text_of(examine_cuda([new], {"tensorrt": "11.4.0.106", "pycuda": "2026.1"}))
     assert "pip install '.[cuda]'" in text_of(examine_cuda([new], {}))
     assert text_of(examine_cuda([], {})) == ""
@@ -134,8 +134,30 @@ def test_a_gpu_that_rtx_does_not_know_is_named():
 
 
 def test_engines_are_judged_for_this_machine():
-    key = EngineKey("0" * 64, "tensorrt-rtx", "1.7", ("sm_89",), "", "", "fp16", BATCHES)
-    store_engine(EngineRecord(1, key, "nano", "vision.fp16", "1" * 64, 1, 1.0, {}, None), b"x")
+    key = EngineKey(
+        onnx="0" * 64,
+        flavour="tensorrt-rtx",
+        version="1.7",
+        capabilities=("sm_89",),
+        gpu="",
+        driver="",
+        precision="fp16",
+        batches=BATCHES,
+    )
+    store_engine(
+        EngineRecord(
+            record_version=1,
+            key=key,
+            model="nano",
+            graph="vision.fp16",
+            sha256="1" * 64,
+            size=1,
+            seconds=1.0,
+            layers={},
+            golden_cosine=None,
+        ),
+        b"x",
+    )
     here, there = Gpu("RTX 4090", "sm_89", "580"), Gpu("RTX 3090", "sm_86", "580")
     installed = {"tensorrt-rtx": "1.7"}
     assert [finding.level for finding in examine_engines([here], installed)] == ["ok"]

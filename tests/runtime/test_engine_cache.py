@@ -32,28 +32,38 @@ DATA = b"an engine"
 @pytest.fixture
 def key(shared_bundle):
     return EngineKey(
-        shared_bundle.graph_digest("vision"),
-        "tensorrt",
-        "10.9.0.34",
-        ("sm_89",),
-        GPU.name,
-        GPU.driver,
-        "fp32",
-        BATCHES,
+        onnx=shared_bundle.graph_digest("vision"),
+        flavour="tensorrt",
+        version="10.9.0.34",
+        capabilities=("sm_89",),
+        gpu=GPU.name,
+        driver=GPU.driver,
+        precision="fp32",
+        batches=BATCHES,
     )
 
 
 @pytest.fixture
 def record(key):
     digest = hashlib.sha256(DATA).hexdigest()
-    return EngineRecord(1, key, "tiny", "vision", digest, len(DATA), 1.5, {"CONVOLUTION FLOAT": 1}, 0.9999)
+    return EngineRecord(
+        record_version=1,
+        key=key,
+        model="tiny",
+        graph="vision",
+        sha256=digest,
+        size=len(DATA),
+        seconds=1.5,
+        layers={"CONVOLUTION FLOAT": 1},
+        golden_cosine=0.9999,
+    )
 
 
 def test_an_engine_is_kept_and_found(shared_bundle, key, record):
     assert list_engines() == ([], [])
     store_engine(record, DATA)
     assert list_engines() == ([record], [])
-    found = find_engine(shared_bundle, "vision", key, GPU)
+    found = find_engine(shared_bundle, "vision", wanted=key, gpu=GPU)
     assert found == record
     assert read_engine(found) == DATA
     assert sorted(path.suffix for path in engines_dir().iterdir()) == [".engine", ".json"]
@@ -78,28 +88,31 @@ def test_an_engine_that_does_not_fit_is_never_found(shared_bundle, key, record, 
     store_engine(replace(record, key=replace(key, **{field: value})), DATA)
     cure = r"build it: ovsdino-export --bundle .*tiny\.ovs --engine tensorrt --gpu current"
     with pytest.raises(EngineError, match=rf"no engine of vision for NVIDIA .* \(sm_89\); .*{why}; {cure}"):
-        find_engine(shared_bundle, "vision", key, GPU)
+        find_engine(shared_bundle, "vision", wanted=key, gpu=GPU)
 
 
 def test_an_engine_for_a_kind_of_gpu_fits_every_one_of_it(shared_bundle, key, record):
     ahead = replace(key, gpu="", driver="", capabilities=("sm_86", "sm_89"))
     store_engine(replace(record, key=ahead), DATA)
     assert (
-        find_engine(shared_bundle, "vision", key, replace(GPU, name="NVIDIA L4", driver="590.1")).key == ahead
+        find_engine(
+            shared_bundle, "vision", wanted=key, gpu=replace(GPU, name="NVIDIA L4", driver="590.1")
+        ).key
+        == ahead
     )
 
 
 def test_another_driver_is_no_reason_to_refuse_but_the_same_one_comes_first(shared_bundle, key, record):
     old = replace(record, key=replace(key, driver="550.1"))
     store_engine(old, DATA)
-    assert find_engine(shared_bundle, "vision", key, GPU) == old
+    assert find_engine(shared_bundle, "vision", wanted=key, gpu=GPU) == old
     store_engine(record, DATA)
-    assert find_engine(shared_bundle, "vision", key, GPU) == record
+    assert find_engine(shared_bundle, "vision", wanted=key, gpu=GPU) == record
 
 
 def test_without_any_engine_the_message_says_how_to_build_one(shared_bundle, key):
     with pytest.raises(EngineError, match="none was built yet; build it: ovsdino-export --bundle"):
-        find_engine(shared_bundle, "vision", key, GPU)
+        find_engine(shared_bundle, "vision", wanted=key, gpu=GPU)
 
 
 def test_an_engine_that_was_changed_is_not_read(record):

@@ -58,7 +58,7 @@ def test_an_engine_that_fails_mid_run_says_so_and_can_be_used_again(fragile, fla
     segmenter(flag, COLOURS)
     before = threading.active_count()
     white = np.full((90, 150, 3), 255, np.uint8)
-    results = iter(Stream(segmenter, frames(flag, white, flag), COLOURS))
+    results = iter(Stream(segmenter, frames(flag, white, flag), classes=COLOURS))
     expected = next(results).segmentation
     with pytest.raises(
         EngineError, match=r"ONNX Runtime .* it failed while it ran: .*indices element out of"
@@ -88,7 +88,7 @@ def test_pictures_of_changing_size_follow_each_other(shared_bundle, flag):
     sizes = [(90, 150), (1, 1), (40, 20000), (700, 3), (90, 150)]
     segmenter = Segmenter.load(shared_bundle.path, threads=1)
     photos = [np.asarray(Image.fromarray(flag).resize(size[::-1])) for size in sizes]
-    results = list(Stream(segmenter, frames(*photos), COLOURS))
+    results = list(Stream(segmenter, frames(*photos), classes=COLOURS))
     assert [result.segmentation.labels.shape for result in results] == sizes
     panorama = results[2].segmentation.labels
     assert [int(panorama[20, x]) for x in (2000, 10_000, 18_000)] == [0, 1, 2]
@@ -105,7 +105,7 @@ def test_a_photo_without_room_in_memory_does_not_stop_the_others(shared_bundle, 
         return real(photo, *arguments, **options)
 
     monkeypatch.setattr(segmenter.pipeline, "label", label)
-    big, good = Stream(segmenter, frames(flag[:50], flag), COLOURS)
+    big, good = Stream(segmenter, frames(flag[:50], flag), classes=COLOURS)
     assert "0.png: too little memory for 150x50 px; scale it down first" in str(big.error)
     assert good.segmentation is not None
 

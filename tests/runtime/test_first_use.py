@@ -21,7 +21,7 @@ def test_the_builders_reason_is_in_the_message(shared_bundle, gpu, monkeypatch, 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     wanted = r"tiny: the engine of vision was not built: --gpu .*; the command was: ovsdino-export --bundle"
     with pytest.raises(EngineError, match=wanted):
-        first_use.find_or_build_engine(shared_bundle, "vision", "tensorrt-rtx")
+        first_use.find_or_build_engine(shared_bundle, "vision", flavour="tensorrt-rtx")
     assert "no engine of vision for this GPU yet: building it" in capfd.readouterr().err
 
 
@@ -29,16 +29,16 @@ def test_without_the_builder_the_command_is_named(shared_bundle, gpu, monkeypatc
     monkeypatch.setattr(first_use, "find_spec", lambda _: None)
     monkeypatch.setattr(first_use.subprocess, "run", pytest.fail)
     with pytest.raises(EngineError, match="none was built yet; build it: ovsdino-export --bundle"):
-        first_use.find_or_build_engine(shared_bundle, "vision", "tensorrt-rtx")
+        first_use.find_or_build_engine(shared_bundle, "vision", flavour="tensorrt-rtx")
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_built(shared_bundle, gpu, monkeypatch):
     monkeypatch.setattr(first_use.subprocess, "run", pytest.fail)
     with pytest.raises(EngineError, match="tensorrt-rtx: there is no GPU 2, CUDA sees 2, numbered from 0"):
-        first_use.find_or_build_engine(shared_bundle, "vision", "tensorrt-rtx", 2)
+        first_use.find_or_build_engine(shared_bundle, "vision", flavour="tensorrt-rtx", index=2)
 
 
 def test_one_graph_for_one_gpu_is_built(shared_bundle):
-    command = first_use.build_command(shared_bundle, "vision.fp16", "tensorrt", 1)
+    command = first_use.build_command(shared_bundle, "vision.fp16", flavour="tensorrt", index=1)
     assert command[0] == sys.executable
     assert command[-4:] == ["--graph", "vision.fp16", "--gpu", "cuda:1"]

@@ -37,7 +37,7 @@ def open_engine(monkeypatch, seed=0):
     device = HOST.HostDevice(run=None, seed=seed)
     trt = TRT.Tensorrt(device)
     monkeypatch.setattr(engine_run, "import_flavour", lambda _: trt)
-    return GpuEngine(b"engine", "tensorrt", device), trt, device
+    return GpuEngine(b"engine", "tensorrt", device=device), trt, device
 
 
 def pixels(photo):
@@ -118,13 +118,17 @@ def test_an_engine_that_is_not_taken_says_why(monkeypatch):
     monkeypatch.setattr(engine_run, "import_flavour", lambda _: trt)
     trt.deserialize = lambda _: trt.logger.log(TRT.Logger.ERROR, "The engine plan file is not compatible")
     with pytest.raises(EngineError, match="does not take the engine: The engine plan file is not compatible"):
-        GpuEngine(b"other", "tensorrt", device)
+        GpuEngine(b"other", "tensorrt", device=device)
 
 
 def test_a_context_that_is_null_is_an_error(monkeypatch):
     engine, trt, _ = open_engine(monkeypatch)
     monkeypatch.setattr(trt.engine, "create_execution_context", lambda: None)
-    monkeypatch.setattr(library, "find_gpus", lambda: (Gpu("L4", "sm_89", "580.1", 0, "13.0"),))
+    monkeypatch.setattr(
+        library,
+        "find_gpus",
+        lambda: (Gpu(name="L4", capability="sm_89", driver="580.1", memory=0, cuda="13.0"),),
+    )
     with pytest.raises(EngineError, match="makes no execution context: it gave no reason"):
         engine.run({"pixels": pixels(0)})
 
@@ -143,7 +147,11 @@ def test_a_context_that_is_null_is_an_error(monkeypatch):
     ],
 )
 def test_a_null_pointer_names_the_driver_that_is_too_old(monkeypatch, version, cuda, expected):
-    monkeypatch.setattr(library, "find_gpus", lambda: (Gpu("L4", "sm_89", "550.1", 0, cuda),))
+    monkeypatch.setattr(
+        library,
+        "find_gpus",
+        lambda: (Gpu(name="L4", capability="sm_89", driver="550.1", memory=0, cuda=cuda),),
+    )
     errors = library.ErrorRecorder(TRT.Tensorrt(None))
 
     def factory():
@@ -195,16 +203,35 @@ def affine_bundle(staging, manifest, tmp_path):
 def keep_engine(bundle, monkeypatch, tmp_path, driver):
     """Put an engine that was built with a driver into a cache; the GPU here has driver 580.65."""
     monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
-    gpu = Gpu("L4", "sm_89", "580.65", 0, "13.0")
+    gpu = Gpu(name="L4", capability="sm_89", driver="580.65", memory=0, cuda="13.0")
     monkeypatch.setattr(engine_run, "find_gpus", lambda: (gpu,))
     device = HOST.HostDevice(run=None)
     trt = TRT.Tensorrt(device)
     monkeypatch.setattr(engine_run, "import_flavour", lambda _: trt)
     digest = engine_run.source_digest(bundle, "vision", "tensorrt")
-    key = EngineKey(digest, "tensorrt", trt.__version__, ("sm_89",), gpu.name, driver, "fp32", BATCHES)
+    key = EngineKey(
+        onnx=digest,
+        flavour="tensorrt",
+        version=trt.__version__,
+        capabilities=("sm_89",),
+        gpu=gpu.name,
+        driver=driver,
+        precision="fp32",
+        batches=BATCHES,
+    )
     data = b"an engine"
     store_engine(
-        EngineRecord(1, key, "tiny", "vision", hashlib.sha256(data).hexdigest(), len(data), 1.0, {}, 1.0),
+        EngineRecord(
+            record_version=1,
+            key=key,
+            model="tiny",
+            graph="vision",
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+            seconds=1.0,
+            layers={},
+            golden_cosine=1.0,
+        ),
         data,
     )
     return device
@@ -216,7 +243,7 @@ def test_an_engine_of_another_driver_is_loaded_with_a_warning(
 ):
     device = keep_engine(affine_bundle, monkeypatch, tmp_path, driver)
     with caplog.at_level(logging.WARNING):
-        engine = open_cached_engine(affine_bundle, "vision", "tensorrt", device)
+        engine = open_cached_engine(affine_bundle, "vision", flavour="tensorrt", device=device)
     assert np.array_equal(engine.run({"pixels": pixels(3)})["features"], 2 * pixels(3) + 1)
     assert len(caplog.messages) == warnings
     if warnings:
@@ -241,7 +268,7 @@ def test_an_engine_of_another_driver_that_computes_something_else_is_refused(
     with pytest.raises(
         EngineError, match=r"does not reproduce .*golden.npz: .*build it again: ovsdino-export"
     ):
-        open_cached_engine(affine_bundle, "vision", "tensorrt", device)
+        open_cached_engine(affine_bundle, "vision", flavour="tensorrt", device=device)
 
 
 def test_rtx_keeps_compiled_kernels_beside_the_engine(monkeypatch, tmp_path):
@@ -252,7 +279,7 @@ def test_rtx_keeps_compiled_kernels_beside_the_engine(monkeypatch, tmp_path):
     file = tmp_path / "digest.runtime"
     for compiled, read in ((b"kernels", None), (b"more kernels", b"kernels")):
         rtx.compiled = compiled
-        engine = GpuEngine(b"engine", "tensorrt-rtx", device, runtime_cache=file)
+        engine = GpuEngine(b"engine", "tensorrt-rtx", device=device, runtime_cache=file)
         assert not engine.capturable
         engine.run({"pixels": pixels(0)})
         engine.run({"pixels": pixels(1)})

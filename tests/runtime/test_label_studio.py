@@ -96,7 +96,11 @@ def test_a_prediction_has_the_masks(segmenter, flag, background_classes):
 def test_the_labelling_interface_is_read():
     brush, shape, boxes = read_labeling_config(CONFIG)
     assert brush == Control(
-        "brushlabels", "brush", "photo", "picture", {"red": ("red",), "Grün": ("green", "lime")}
+        kind="brushlabels",
+        name="brush",
+        image="photo",
+        field="picture",
+        labels={"red": ("red",), "Grün": ("green", "lime")},
     )
     assert (shape.kind, shape.labels) == ("polygonlabels", {"sea": ("blue",)})
     assert (boxes.kind, boxes.labels) == ("rectanglelabels", {"red": ("red",)})

@@ -103,10 +103,12 @@ def test_normalise():
 
 def test_windows_are_cut_and_stretched():
     image = np.random.default_rng(3).normal(size=(10, 40, 3)).astype(np.float32)
-    batch = cut_windows(image, [Window(0, 5, 10, 16), Window(0, 24, 10, 16)], 16)
+    batch = cut_windows(
+        image, [Window(top=0, left=5, height=10, width=16), Window(top=0, left=24, height=10, width=16)], 16
+    )
     assert batch.shape == (2, 3, 16, 16)
     np.testing.assert_allclose(batch[0].transpose(1, 2, 0), slow_resize(image[:, 5:21], 16, 16), atol=2e-6)
-    square = cut_windows(image, [Window(0, 0, 10, 10)], 10)
+    square = cut_windows(image, [Window(top=0, left=0, height=10, width=10)], 10)
     np.testing.assert_array_equal(square[0], image[:, :10].transpose(2, 0, 1))
 
 
@@ -135,7 +137,9 @@ def test_colours_lie_as_the_network_reads_them_and_are_those_of_the_formula(dtyp
 
 def test_a_window_of_the_models_size_is_the_photo_itself():
     image = normalise(np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8), Preprocessing())
-    whole, stretched = cut_windows(image, [Window(3, 5, 32, 32), Window(0, 0, 40, 32)], 32)
+    whole, stretched = cut_windows(
+        image, [Window(top=3, left=5, height=32, width=32), Window(top=0, left=0, height=40, width=32)], 32
+    )
     np.testing.assert_array_equal(whole, image[3:35, 5:37].transpose(2, 0, 1))
     np.testing.assert_array_equal(stretched, resize_bilinear(image[:, :32], 32, 32).transpose(2, 0, 1))
 
@@ -143,9 +147,9 @@ def test_a_window_of_the_models_size_is_the_photo_itself():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_windows_filled_one_by_one_are_those_of_the_normalised_photo(dtype):
     image = np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(dtype)
-    windows = [Window(3, 5, 32, 32), Window(0, 0, 40, 32)]
+    windows = [Window(top=3, left=5, height=32, width=32), Window(top=0, left=0, height=40, width=32)]
     pixels = np.full((2, 3, 32, 32), np.nan, np.float32)
-    fill_windows(pixels, image, windows, Preprocessing())
+    fill_windows(pixels, image, windows=windows, preprocessing=Preprocessing())
     np.testing.assert_array_equal(pixels, cut_windows(normalise(image, Preprocessing()), windows, 32))
 
 

@@ -227,7 +227,7 @@ def scene(photo, classes=6, seed=0):
     size = coarse_size(resized)
     merge = merge_geometry(windows, (4, 4), resized=resized, photo=size, taper=0.5)
     guide = random.integers(0, 256, (*size, 3), dtype=np.uint8)
-    return features, text, RefineGeometry(merge, guide, 4.0, photo)
+    return features, text, RefineGeometry(merge=merge, guide=guide, cell=4.0, photo=photo)
 
 
 def test_scores_of_all_classes_are_those_whose_best_the_merge_keeps():
@@ -262,7 +262,7 @@ def test_an_edge_of_the_photo_becomes_the_outline():
         MergeAxis(np.eye(height, dtype=np.float32), height),
         MergeAxis(np.eye(width, dtype=np.float32), width),
     )
-    geometry = RefineGeometry(MergeGeometry(*axes), guide, 8.0, (height, width))
+    geometry = RefineGeometry(merge=MergeGeometry(*axes), guide=guide, cell=8.0, photo=(height, width))
     plain, _ = merge_argmax(nodes, np.eye(2, dtype=np.float32), geometry.merge)
     refined, _ = refine_argmax(
         nodes, np.eye(2, dtype=np.float32), geometry, threshold=NO_BACKGROUND, refinement=Refinement()
@@ -272,7 +272,7 @@ def test_an_edge_of_the_photo_becomes_the_outline():
 
 
 def test_a_whole_photo_is_averaged_with_its_windows():
-    windows = [Window(0, 0, 32, 32), Window(0, 16, 32, 32)]
+    windows = [Window(top=0, left=0, height=32, width=32), Window(top=0, left=16, height=32, width=32)]
     random = np.random.default_rng(0)
     features = random.normal(size=(2, 3, 4, 4)).astype(np.float32)
     same = np.full((1, 3, 5, 5), 0.25, np.float32)

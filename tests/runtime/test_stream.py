@@ -31,7 +31,7 @@ def colours(results):
 
 
 def test_order_is_kept(segmenter):
-    results = list(Stream(segmenter, map(frame, range(20)), "red, green, blue"))
+    results = list(Stream(segmenter, map(frame, range(20)), classes="red, green, blue"))
     assert [result.frame.index for result in results] == list(range(20))
     assert colours(results) == ["red", "green", "blue"] * 6 + ["red", "green"]
     assert next(iter(results[0].segmentation.timings)) == "decode"
@@ -54,7 +54,7 @@ def test_it_reads_labels_and_writes_at_the_same_time(segmenter):
         assert threading.current_thread().name.startswith("write")
         return result
 
-    results = Stream(segmenter, frames(), "red, green, blue", consume=consume)
+    results = Stream(segmenter, frames(), classes="red, green, blue", consume=consume)
     assert colours(results) == ["red", "green", "blue"]
 
 
@@ -66,7 +66,7 @@ def test_the_queue_is_bounded(segmenter):
             read.append(index)
             yield frame(index)
 
-    stream = iter(Stream(segmenter, frames(), "red"))
+    stream = iter(Stream(segmenter, frames(), classes="red"))
     next(stream)
     time.sleep(0.3)
     assert len(read) <= 1 + WAITING + 1  # labelled, waiting, in the reader's hand
@@ -86,7 +86,7 @@ def test_of_a_live_source_only_the_newest_waits(segmenter):
             yield frame(index, live=True)
         ready.set()
 
-    stream = Stream(segmenter, frames(), "red, green, blue")
+    stream = Stream(segmenter, frames(), classes="red, green, blue")
     results = iter(stream)
     seen = [next(results).frame.index]
     go.set()
@@ -97,7 +97,7 @@ def test_of_a_live_source_only_the_newest_waits(segmenter):
 
 
 def test_classes_change_while_it_runs(segmenter):
-    stream = Stream(segmenter, map(frame, itertools.repeat(0, 9)), "blue, green")
+    stream = Stream(segmenter, map(frame, itertools.repeat(0, 9)), classes="blue, green")
     results = iter(stream)
     assert next(results).segmentation.classes == ("blue", "green")
     stream.set_classes("red, black", background=0.25)
@@ -112,7 +112,9 @@ def test_classes_change_while_it_runs(segmenter):
 
 def test_stop_finishes_what_is_begun(segmenter):
     written = []
-    stream = Stream(segmenter, map(frame, itertools.count()), "red", consume=lambda r: written.append(r) or r)
+    stream = Stream(
+        segmenter, map(frame, itertools.count()), classes="red", consume=lambda r: written.append(r) or r
+    )
     seen = []
     for result in stream:
         seen.append(result)
@@ -127,7 +129,7 @@ def test_a_reader_that_fails_ends_it_with_its_error(segmenter):
         yield frame(0)
         raise EngineError("the camera burns")
 
-    results = iter(Stream(segmenter, frames(), "red"))
+    results = iter(Stream(segmenter, frames(), classes="red"))
     next(results)
     with pytest.raises(EngineError, match="the camera burns"):
         next(results)
@@ -139,7 +141,7 @@ def test_a_writer_that_fails_ends_it_with_its_error(segmenter):
 
     before = threading.active_count()
     with pytest.raises(OutputError, match="disk full"):
-        list(Stream(segmenter, map(frame, itertools.count()), "red", consume=consume))
+        list(Stream(segmenter, map(frame, itertools.count()), classes="red", consume=consume))
     deadline = time.monotonic() + WAIT_S
     while threading.active_count() > before + 1 and time.monotonic() < deadline:  # one encodes text
         time.sleep(0.01)
@@ -168,10 +170,10 @@ def test_what_was_labelled_before_the_engine_failed_is_written(segmenter, monkey
     monkeypatch.setattr(segmenter.pipeline, "label", label)
     frames = [frame(0), frame(2), frame(3), frame(4)]
     with pytest.raises(EngineError, match="the GPU burns"):
-        list(Stream(segmenter, frames, "red, blue", consume=consume))
+        list(Stream(segmenter, frames, classes="red, blue", consume=consume))
     assert written == [0, 2, 3]
 
 
 def test_wrong_classes_are_refused_at_once(segmenter):
     with pytest.raises(ClassesError, match="no class is given"):
-        Stream(segmenter, [], "")
+        Stream(segmenter, [], classes="")

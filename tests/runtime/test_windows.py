@@ -15,7 +15,7 @@ def slow_plan(height, width, size, stride):
         for w_index in range(w_grids):
             y2, x2 = min(h_index * stride + size, height), min(w_index * stride + size, width)
             y1, x1 = max(y2 - size, 0), max(x2 - size, 0)
-            boxes.append(Window(y1, x1, y2 - y1, x2 - x1))
+            boxes.append(Window(top=y1, left=x1, height=y2 - y1, width=x2 - x1))
     return boxes
 
 

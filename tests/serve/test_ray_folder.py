@@ -168,7 +168,12 @@ def test_a_worker_does_photos_and_videos_and_tells_what_is_wrong(tiny, folder, t
     assert alone.exit_code == 0, alone.output
     options = RuntimeOptions(threads=1)
     job = FolderJob(
-        str(tiny), options, read_classes(CLASSES[1]), 0.3, ("labels", "json"), tmp_path / "worker"
+        model=str(tiny),
+        options=options,
+        vocabulary=read_classes(CLASSES[1]),
+        background=0.3,
+        kinds=("labels", "json"),
+        out=tmp_path / "worker",
     )
     Journal(job.out).begin({})
     worker = FolderWorker(replace(job, vocabulary=replace(job.vocabulary, background=True)))

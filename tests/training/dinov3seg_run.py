@@ -29,7 +29,7 @@ SMALL_SEG = replace(
 
 def dinov3seg_recipe(**changes) -> Recipe:
     data = replace(DINOV3SEG_DATA, size=32, largest=48)
-    phases = (Phase(32, 0, 4, 2, steps=4),)
+    phases = (Phase(size=32, epochs=0, batch=4, micro_batch=2, steps=4),)
     values = {"name": "small", "model": SMALL_SEG, "data": data, "phases": phases, "precision": "fp32"}
     # Decay and rates so large that a weight which should be frozen would show it.
     values |= {"new_rate": 1e-2, "backbone_rate": 1e-3, "weight_decay": 0.1}
@@ -40,7 +40,12 @@ def dinov3seg_job(folder: Path, out: Path, recipe: Recipe | None = None, **chang
     """Return a job that begins with FOLDER/start.safetensors."""
     start = folder / "start.safetensors"
     job = TrainingJob(
-        recipe or dinov3seg_recipe(), folder / "photos", folder / "masks", out, init=start, workers=0
+        recipe=recipe or dinov3seg_recipe(),
+        photos=folder / "photos",
+        masks=folder / "masks",
+        out=out,
+        init=start,
+        workers=0,
     )
     return replace(job, **{"device": "cpu", "save_every": 0.0} | changes)
 

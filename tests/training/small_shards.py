@@ -54,9 +54,9 @@ def exclusive_photo(folder: Path, name: str, seed: int, **changes) -> PhotoMasks
     grey = np.array(list(COLOURS.values()), np.uint8)[area]
     Image.fromarray(np.repeat(grey[..., None], 3, 2)).save(folder / name)
     regions = [region(noun, area == i) for i, noun in enumerate(COLOURS) if i < 4]
-    regions.append(MaskRegion("taxi", None, 0.9, (30.0, 20.0, 90.0, 70.0)))
+    regions.append(MaskRegion(noun="taxi", rle=None, score=0.9, box=(30.0, 20.0, 90.0, 70.0)))
     values = {"regions": tuple(regions), "exclusive": True, "closed": CLOSED, "ignore": Rle.encode(area == 4)}
-    return PhotoMasks(name, HEIGHT, WIDTH, "segmenters", **(values | changes))
+    return PhotoMasks(image=name, height=HEIGHT, width=WIDTH, source="segmenters", **(values | changes))
 
 
 def open_photo(folder: Path, name: str, nouns: tuple[str, ...], seed: int, **changes) -> PhotoMasks:
@@ -71,11 +71,13 @@ def open_photo(folder: Path, name: str, nouns: tuple[str, ...], seed: int, **cha
         mask[top : top + 60, left : left + 80] = True
         regions.append(region(noun, mask))
     values = {"regions": tuple(regions), "exclusive": False, "closed": (), "ignore": None}
-    return PhotoMasks(name, HEIGHT, WIDTH, "grounding-dino+sam", **(values | changes))
+    return PhotoMasks(
+        image=name, height=HEIGHT, width=WIDTH, source="grounding-dino+sam", **(values | changes)
+    )
 
 
 def region(noun: str, mask: np.ndarray) -> MaskRegion:
-    return MaskRegion(noun, Rle.encode(mask), 1.0, (0.0, 0.0, float(WIDTH), float(HEIGHT)))
+    return MaskRegion(noun=noun, rle=Rle.encode(mask), score=1.0, box=(0.0, 0.0, float(WIDTH), float(HEIGHT)))
 
 
 def write_synonyms(folder: Path, synonyms: Synonyms) -> None:
@@ -86,7 +88,15 @@ def write_synonyms(folder: Path, synonyms: Synonyms) -> None:
 def write_masks(folder: Path, records: list[PhotoMasks], synonyms: Synonyms | None = SYNONYMS) -> Path:
     """Write a finished folder of masks."""
     images = [record.image for record in records]
-    info = MaskInfo(1, "test", "test", {}, listing_hash(images), len(images), 4)
+    info = MaskInfo(
+        schema_version=1,
+        made_by="test",
+        source="test",
+        options={},
+        listing=listing_hash(images),
+        photos=len(images),
+        shard_size=4,
+    )
     for shard in start_masks(folder, info):
         write_shard(folder, shard, records[info.part(shard)])
     finish_masks(folder)

@@ -35,7 +35,7 @@ SQUARES = [
 def test_a_cut_mask_is_the_nearest_pixel_of_each_centre(mask, x, y, share, mirrored, size):
     height, width = mask.shape
     side = share * min(height, width)
-    square = Square(x * (width - side), y * (height - side), side, mirrored)
+    square = Square(left=x * (width - side), top=y * (height - side), side=side, mirrored=mirrored)
     expected = np.zeros((size, size), bool)
     for row in range(size):
         for column in range(size):
@@ -71,7 +71,7 @@ def test_a_marked_place_is_the_same_in_every_view(square):
 )
 @settings(max_examples=80, deadline=None)
 def test_a_square_lies_in_the_photo_and_has_the_size_that_was_asked_for(height, width, seed, recipe):
-    square = draw_square(height, width, recipe, np.random.default_rng(seed))
+    square = draw_square(height, width, recipe=recipe, generator=np.random.default_rng(seed))
     assert square.left >= 0
     assert square.top >= 0
     assert square.left + square.side <= width + 1e-9
@@ -91,7 +91,10 @@ def test_a_box_is_cut_like_its_pixels():
         box = (left, top, left + int(generator.integers(2, 30)), top + int(generator.integers(2, 30)))
         side = float(generator.integers(20, 60))
         square = Square(
-            float(generator.integers(0, 60)), float(generator.integers(0, 60)), side, bool(left % 2)
+            left=float(generator.integers(0, 60)),
+            top=float(generator.integers(0, 60)),
+            side=side,
+            mirrored=bool(left % 2),
         )
         mask = np.zeros((130, 130), bool)
         mask[box[1] : box[3], box[0] : box[2]] = True
@@ -151,7 +154,7 @@ def test_recipes_that_cannot_work_are_refused(changes, message):
 def test_a_zoomed_square_never_leaves_a_photo_of_its_own_size(size):
     recipe = replace(NANO_DATA, size=size, largest=size)
     for seed in range(3):
-        square = draw_square(300, 400, recipe, np.random.default_rng(seed))
+        square = draw_square(300, 400, recipe=recipe, generator=np.random.default_rng(seed))
         assert square.side <= 300
         assert 0 <= square.left <= 400 - square.side
         assert 0 <= square.top <= 300 - square.side

@@ -51,7 +51,7 @@ def test_a_run_killed_four_times_ends_in_the_same_weights(folder, tmp_path):
 def test_a_state_holds_all_that_learning_depends_on(folder, tmp_path):
     recipe = tiny_recipe()
     model = tiny_model(recipe)
-    learner = begin(model, recipe, torch.device("cpu"))
+    learner = begin(model, recipe, device=torch.device("cpu"))
     for parameter in learner.parts.trained:
         parameter.grad = torch.randn_like(parameter)
     learner.optimizer.step()
@@ -59,7 +59,7 @@ def test_a_state_holds_all_that_learning_depends_on(folder, tmp_path):
     settings = {"recipe": recipe.to_dict()}
     save_state(learner, settings, tmp_path)
     header = read_header(tmp_path)
-    other = begin(tiny_model(recipe, seed=1), recipe, torch.device("cpu"))
+    other = begin(tiny_model(recipe, seed=1), recipe, device=torch.device("cpu"))
     other.frozen = header.frozen
     restore(other, header, tmp_path)
     assert (other.step, other.best) == (7, 12.5)

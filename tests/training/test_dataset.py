@@ -39,7 +39,9 @@ PAPER = DataRecipe(size=56, negatives=3, positives=2, structure_target="none")
 def exclusive(tmp_path) -> MaskDataset:
     photos = [exclusive_photo(tmp_path / "photos", f"{'ab'[i % 2]}/{i}.png", i) for i in range(6)]
     masks = write_masks(tmp_path / "masks", photos)
-    return MaskDataset(masks, tmp_path / "photos", bank_of(training_words(masks), tmp_path), SMALL, NANO)
+    return MaskDataset(
+        masks, tmp_path / "photos", text=bank_of(training_words(masks), tmp_path), recipe=SMALL, config=NANO
+    )
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def mixed(tmp_path) -> MaskDataset:
     ]
     masks = write_masks(tmp_path / "masks", photos, None)
     bank = bank_of({*training_words(masks), *CLOSED}, tmp_path)
-    return MaskDataset(masks, folder, bank, PAPER, NANO)
+    return MaskDataset(masks, folder, text=bank, recipe=PAPER, config=NANO)
 
 
 def same(one, other) -> bool:
@@ -80,7 +82,11 @@ def test_a_sample_depends_on_seed_epoch_and_place_alone(exclusive):
         sorted(s.photo for s in first) == sorted(s.photo for s in second) == sorted(exclusive.reader.images)
     )
     other = MaskDataset(
-        exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, replace(SMALL, seed=1), NANO
+        exclusive.reader.folder,
+        exclusive.photos,
+        text=exclusive.lexicon.bank,
+        recipe=replace(SMALL, seed=1),
+        config=NANO,
     )
     other.set_epoch(1)
     assert not any(same(other[i], first[i]) for i in range(6))
@@ -105,7 +111,9 @@ def test_a_pickled_data_set_draws_the_same(exclusive):
 
 def test_shares_say_how_often_a_folder_is_drawn(exclusive):
     recipe = replace(SMALL, shares=(("a", 3.0), ("b", 1.0)))
-    shared = MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, recipe, NANO)
+    shared = MaskDataset(
+        exclusive.reader.folder, exclusive.photos, text=exclusive.lexicon.bank, recipe=recipe, config=NANO
+    )
     counts = Counter(
         shared.reader.images[number].split("/")[0] for epoch in range(200) for number in shared.order(epoch)
     )
@@ -123,13 +131,17 @@ def test_the_longest_folder_with_a_share_counts():
 def test_shares_that_leave_no_photo_are_refused(exclusive):
     recipe = replace(SMALL, shares=(("a", 0.0), ("b", 0.0)))
     with pytest.raises(PhotoMismatchError, match="leave no photo to draw"):
-        MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, recipe, NANO)
+        MaskDataset(
+            exclusive.reader.folder, exclusive.photos, text=exclusive.lexicon.bank, recipe=recipe, config=NANO
+        )
 
 
 def test_labels_are_the_colours_of_the_pixels_they_stand_for(tmp_path, exclusive):
     """The photos' grey values are their labels: pixels and labels went two ways through the same square."""
     plain = replace(SMALL, jitter=(0, 0, 0, 0))
-    dataset = MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, plain, NANO)
+    dataset = MaskDataset(
+        exclusive.reader.folder, exclusive.photos, text=exclusive.lexicon.bank, recipe=plain, config=NANO
+    )
     batch = dataset.collate([dataset[i] for i in range(6)])
     place = {word: index for index, word in enumerate(batch.words)}
     meaning = {name: place.get(name, OTHER) for name in COLOURS} | {"ignored": UNKNOWN}
@@ -151,7 +163,7 @@ def test_the_batch_s_words_are_those_present_those_closed_and_distractors(exclus
     )
     more = Synonyms({**SYNONYMS.names, **{word: (word,) for word in ("owl", "lamp", "hat", "cup", "rug")}})
     write_synonyms(exclusive.reader.folder, more)
-    dataset = MaskDataset(exclusive.reader.folder, exclusive.photos, bank, SMALL, NANO)
+    dataset = MaskDataset(exclusive.reader.folder, exclusive.photos, text=bank, recipe=SMALL, config=NANO)
     batch = dataset.collate([dataset[i] for i in range(3)])
     needed = set(CLOSED) | ({"taxi"} if batch.boxes else set())
     assert needed <= set(batch.words)
@@ -198,9 +210,9 @@ def test_weak_words_keep_their_box_and_their_number(exclusive):
     none = MaskDataset(
         exclusive.reader.folder,
         exclusive.photos,
-        exclusive.lexicon.bank,
-        replace(SMALL, weak_words=0),
-        NANO,
+        text=exclusive.lexicon.bank,
+        recipe=replace(SMALL, weak_words=0),
+        config=NANO,
     )
     assert not none.collate([none[i] for i in range(6)]).boxes
 
@@ -264,7 +276,9 @@ def test_ignored_pixels_of_an_open_photo(tmp_path):
     ]
     masks = write_masks(tmp_path / "masks", photos)
     recipe = replace(PAPER, crop_scale=(1.0, 1.0), flip=0.0)
-    dataset = MaskDataset(masks, folder, bank_of(training_words(masks), tmp_path), recipe, NANO)
+    dataset = MaskDataset(
+        masks, folder, text=bank_of(training_words(masks), tmp_path), recipe=recipe, config=NANO
+    )
     batch = dataset.collate([dataset[0], dataset[1]])
     with_ignore = batch.photos.index("0.png")
     ignored = batch.ignore[with_ignore]
@@ -277,7 +291,9 @@ def test_ignored_pixels_of_an_open_photo(tmp_path):
 
 def test_fixed_squares_come_back_after_their_round(exclusive):
     recipe = replace(SMALL, crops=2, jitter=(0, 0, 0, 0))
-    dataset = MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, recipe, NANO)
+    dataset = MaskDataset(
+        exclusive.reader.folder, exclusive.photos, text=exclusive.lexicon.bank, recipe=recipe, config=NANO
+    )
 
     def pixels(epoch: int) -> dict[str, torch.Tensor]:
         dataset.set_epoch(epoch)
@@ -295,7 +311,9 @@ def test_photos_that_are_not_there_are_counted_before_anything_begins(tmp_path, 
     with pytest.raises(
         PhotoMismatchError, match=r"1 of 6 photos that have masks are missing, the first is a/2.png"
     ):
-        MaskDataset(exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, SMALL, NANO)
+        MaskDataset(
+            exclusive.reader.folder, exclusive.photos, text=exclusive.lexicon.bank, recipe=SMALL, config=NANO
+        )
 
 
 def test_a_photo_of_another_size_or_a_broken_one_is_named(exclusive):
@@ -310,7 +328,7 @@ def test_a_photo_of_another_size_or_a_broken_one_is_named(exclusive):
 
 def test_a_word_without_an_embedding_is_named(exclusive):
     bank = WordBank(["road"], torch.ones(1, 384))
-    dataset = MaskDataset(exclusive.reader.folder, exclusive.photos, bank, SMALL, NANO)
+    dataset = MaskDataset(exclusive.reader.folder, exclusive.photos, text=bank, recipe=SMALL, config=NANO)
     with pytest.raises(WordError, match="no embedding of the word 'car'"):
         dataset.collate([dataset[0]])
 
@@ -318,7 +336,12 @@ def test_a_word_without_an_embedding_is_named(exclusive):
 def test_a_cache_needs_fixed_squares(exclusive):
     with pytest.raises(PhotoMismatchError, match="got crops=0, expected 1 or more"):
         MaskDataset(
-            exclusive.reader.folder, exclusive.photos, exclusive.lexicon.bank, SMALL, NANO, teacher={}
+            exclusive.reader.folder,
+            exclusive.photos,
+            text=exclusive.lexicon.bank,
+            recipe=SMALL,
+            config=NANO,
+            teacher={},
         )
 
 

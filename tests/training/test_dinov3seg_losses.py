@@ -71,7 +71,7 @@ def test_one_hot_targets_count_every_pixel(batch, decoded):
                     right = int(batch.labels[photo, row, column]) == word
                     total += softplus(-logit) if right else softplus(logit)
                     count += 1
-    found = one_hot_bce(logits, batch, batch.labels, DINOV3SEG_DATA)
+    found = one_hot_bce(logits, batch, labels=batch.labels, recipe=DINOV3SEG_DATA)
     assert float(found) == pytest.approx(total / count, rel=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_guarded_targets_leave_out_what_nobody_knows(batch):
                     logit = float(dense[photo, place, row, column])
                     total += softplus(-logit) if label == word else softplus(logit)
                     count += 1
-    found = one_hot_bce(logits, batch, batch.labels, replace(DINOV3SEG_TINY_DATA, decoded=3))
+    found = one_hot_bce(logits, batch, labels=batch.labels, recipe=replace(DINOV3SEG_TINY_DATA, decoded=3))
     assert float(found) == pytest.approx(total / count, rel=1e-5)
 
 
@@ -103,15 +103,17 @@ def test_both_terms_come_from_one_pass_and_reach_both_towers(batch):
     model = Dinov3Seg(SMALL_SEG)
     recipe = replace(DINOV3SEG_TINY_DATA, balance=0.0)
     batch = replace(batch, decoded=torch.tensor([1, 3]), valid=torch.ones_like(batch.valid))
-    terms = dinov3seg_loss_terms(model, batch, recipe, WEIGHTS)
+    terms = dinov3seg_loss_terms(model, batch, recipe=recipe, weights=WEIGHTS)
     (terms["bce"] + terms["cross_entropy"]).backward()
     assert model.vlm.text.token_embedding.weight.grad.abs().sum() > 0
     assert model.vlm.vision.backbone.patch_embed.proj.weight.grad.abs().sum() > 0
     with torch.no_grad():
         text = model.vlm.text(batch.text)
         patches = model.refine_patches(batch.pixels, model.vlm.vision(batch.pixels))
-        logits = model.decode(patches, model.see_prior(batch.pixels), text[[1, 3]])  # (B, K, 8, 8)
-        assert terms["bce"].item() == pytest.approx(float(one_hot_bce(logits, batch, batch.labels, recipe)))
+        logits = model.decode(patches, model.see_prior(batch.pixels), text=text[[1, 3]])  # (B, K, 8, 8)
+        assert terms["bce"].item() == pytest.approx(
+            float(one_hot_bce(logits, batch, labels=batch.labels, recipe=recipe))
+        )
         halves, unit = text_halves(text, model.config), F.normalize(patches, dim=1)
         means = sum(torch.einsum("bdhw,nd->bnhw", unit, halves[:, half]) for half in (0, 1)) / 2
     scores, total, count = upsampled(means, 8) / recipe.temperature, 0.0, 0
@@ -130,10 +132,12 @@ def test_both_terms_come_from_one_pass_and_reach_both_towers(batch):
 def test_a_term_without_a_weight_is_not_computed(batch, monkeypatch):
     model = Dinov3Seg(SMALL_SEG)
     monkeypatch.setattr(model, "decode", None)  # would fail
-    terms = dinov3seg_loss_terms(model, batch, DINOV3SEG_TINY_DATA, replace(WEIGHTS, bce=0.0))
+    terms = dinov3seg_loss_terms(model, batch, recipe=DINOV3SEG_TINY_DATA, weights=replace(WEIGHTS, bce=0.0))
     assert list(terms) == ["cross_entropy"]
 
 
 def test_masks_that_overlap_are_refused(batch):
     with pytest.raises(PhotoMismatchError, match="a, b: masks that may overlap"):
-        dinov3seg_loss_terms(Dinov3Seg(SMALL_SEG), replace(batch, labels=None), DINOV3SEG_DATA, WEIGHTS)
+        dinov3seg_loss_terms(
+            Dinov3Seg(SMALL_SEG), replace(batch, labels=None), recipe=DINOV3SEG_DATA, weights=WEIGHTS
+        )

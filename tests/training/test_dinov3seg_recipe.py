@@ -42,7 +42,9 @@ def test_the_schedule_is_cat_seg_s():
 
 def test_a_square_is_the_short_side():
     data = DINOV3SEG_RECIPE.data_of(DINOV3SEG_RECIPE.phases[0])
-    squares = [draw_square(480, 640, data, np.random.default_rng(seed)) for seed in range(50)]
+    squares = [
+        draw_square(480, 640, recipe=data, generator=np.random.default_rng(seed)) for seed in range(50)
+    ]
     assert all(square.side == pytest.approx(480) and square.top == pytest.approx(0) for square in squares)
     assert min(square.left for square in squares) < 20 < 140 < max(square.left for square in squares)
     assert 10 < sum(square.mirrored for square in squares) < 40
@@ -93,7 +95,7 @@ def test_clip_takes_squares_that_fit_its_patches():
         ),
         (lambda: with_steps(NANO_RECIPE, 10), "--steps 10: nano has 2 phases; give --epochs or --phase"),
         (
-            lambda: replace(DINOV3SEG_RECIPE, phases=(Phase(384, 0, 4, 4),)),
+            lambda: replace(DINOV3SEG_RECIPE, phases=(Phase(size=384, epochs=0, batch=4, micro_batch=4),)),
             "epochs and batches must be at least 1",
         ),
     ],
@@ -104,8 +106,10 @@ def test_what_cannot_work_is_refused(make, message):
 
 
 def test_steps_and_epochs_replace_each_other():
-    assert with_steps(DINOV3SEG_RECIPE, 100).phases == (Phase(384, 0, 4, 4, 100),)
-    assert with_epochs(DINOV3SEG_RECIPE, 3).phases == (Phase(384, 3, 4, 4),)
+    assert with_steps(DINOV3SEG_RECIPE, 100).phases == (
+        Phase(size=384, epochs=0, batch=4, micro_batch=4, steps=100),
+    )
+    assert with_epochs(DINOV3SEG_RECIPE, 3).phases == (Phase(size=384, epochs=3, batch=4, micro_batch=4),)
     assert [epoch.steps for epoch in plan_epochs(with_steps(DINOV3SEG_RECIPE, 3), 100, 1)] == [3]
     assert [epoch.steps for epoch in plan_epochs(with_steps(DINOV3SEG_RECIPE, 50), 100, 1)] == [25, 25]
 

@@ -32,7 +32,10 @@ def train_as(job: TrainingJob, rank: int, size: int, port: int) -> None:
 def test_two_processes_end_in_the_weights_of_one(tmp_path):
     make_data(tmp_path)
     # In FP32: what differs is then the order of a sum of two micro-batches' gradients alone.
-    phases = (Phase(32, 1, 4, 2), Phase(48, 1, 4, 2))
+    phases = (
+        Phase(size=32, epochs=1, batch=4, micro_batch=2),
+        Phase(size=48, epochs=1, batch=4, micro_batch=2),
+    )
     recipe = tiny_recipe(precision="fp32", phases=phases)
     alone, shared = tiny_job(tmp_path, tmp_path / "one", recipe), tiny_job(tmp_path, tmp_path / "two", recipe)
     port = free_port()

@@ -135,7 +135,9 @@ def test_the_option_turns_the_alignment_on_and_off():
 def test_a_run_aligns_with_hed(weights, tmp_path):
     folder = tmp_path / "data"
     make_data(folder)
-    recipe = with_structure(tiny_recipe(phases=(Phase(32, 3, 4, 4),), warmup_epochs=0.5), "hed")
+    recipe = with_structure(
+        tiny_recipe(phases=(Phase(size=32, epochs=3, batch=4, micro_batch=4),), warmup_epochs=0.5), "hed"
+    )
     train(tiny_job(folder, tmp_path / "run", recipe, hed=weights))
     terms = [float(row["align_cosine"]) for row in rows(tmp_path / "run/steps.csv")]
     assert 0 < terms[-1] < terms[0]

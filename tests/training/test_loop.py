@@ -35,7 +35,10 @@ def rows(path):
 
 
 def test_a_run_learns_and_leaves_what_export_takes(folder, tmp_path):
-    phases = (Phase(32, 6, 4, 4), Phase(48, 1, 3, 3))
+    phases = (
+        Phase(size=32, epochs=6, batch=4, micro_batch=4),
+        Phase(size=48, epochs=1, batch=3, micro_batch=3),
+    )
     weights = train(tiny_job(folder, tmp_path, tiny_recipe(phases=phases), save_every=1e9))
     assert read_config(weights) == TINY
     model = read_model(TINY, weights)
@@ -77,11 +80,13 @@ def test_accumulation_is_the_mean_of_the_micro_batches(folder, tmp_path):
     inputs = open_inputs(job, team)
     data = inputs.make_dataset(recipe.data_of(recipe.phases[0]))
     batches = [data.collate([data[i], data[i + 1]]) for i in (0, 2)]
-    learner = begin(inputs.make_model(), recipe, torch.device("cpu"))
-    reference = step_module.Objective(inputs.make_model(), data.recipe, recipe.weights, inputs.loss_terms)
+    learner = begin(inputs.make_model(), recipe, device=torch.device("cpu"))
+    reference = step_module.Objective(
+        inputs.make_model(), data.recipe, weights=recipe.weights, loss=inputs.loss_terms
+    )
     (sum(reference(batch)[0] for batch in batches) / 2).backward()
     norm = torch.stack([p.grad.norm() for p in reference.parameters() if p.grad is not None]).norm()
-    figures = step_module.Stepper(learner, recipe, data.recipe, team, inputs.loss_terms)(
+    figures = step_module.Stepper(learner, recipe, data=data.recipe, team=team, loss=inputs.loss_terms)(
         iter(batches), 2, 1.0
     )
     assert figures["gradient"] == pytest.approx(float(norm), rel=1e-4)
@@ -148,7 +153,7 @@ def test_the_stopwatch_measures_waiting_alone():
 def test_sam_teaches_the_same_on_the_fly_and_from_disk(folder, tmp_path, encoder):
     sam = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save(tiny_sam().state_dict(), sam)
-    base = tiny_recipe(phases=(Phase(32, 1, 4, 4),), warmup_epochs=0.5)
+    base = tiny_recipe(phases=(Phase(size=32, epochs=1, batch=4, micro_batch=4),), warmup_epochs=0.5)
     recipe = replace(
         base,
         model=replace(TINY, structure_channels=256, encoder=encoder),

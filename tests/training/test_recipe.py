@@ -32,7 +32,10 @@ def test_nano_has_the_steps_that_it_was_trained_with():
 
 
 def test_phases_may_be_counted_in_steps():
-    phases = (Phase(288, 0, 16, 16, steps=300), Phase(448, 0, 12, 12, steps=150))
+    phases = (
+        Phase(size=288, epochs=0, batch=16, micro_batch=16, steps=300),
+        Phase(size=448, epochs=0, batch=12, micro_batch=12, steps=150),
+    )
     recipe = replace(NANO_RECIPE, phases=phases, warmup_epochs=0.1)
     epochs = plan_epochs(recipe, 3882, processes=1)
     assert [(epoch.phase.size, epoch.steps) for epoch in epochs] == [(288, 242), (288, 58), (448, 150)]
@@ -52,7 +55,7 @@ def test_processes_share_each_step_without_gap_or_overlap(processes):
 
 
 def test_a_resumed_epoch_takes_the_rest():
-    epoch = plan_epochs(replace(PAPER, phases=(Phase(448, 2, 8, 2),)), 24, 1)[0]
+    epoch = plan_epochs(replace(PAPER, phases=(Phase(size=448, epochs=2, batch=8, micro_batch=2),)), 24, 1)[0]
     assert micro_batches(epoch, 2) == micro_batches(epoch, 0)[8:]
 
 
@@ -101,8 +104,14 @@ def test_every_row_is_tried_above():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: replace(PAPER, phases=(Phase(448, 2, 8, 3),)), "multiple of the micro-batch, got 8 and 3"),
-        (lambda: replace(PAPER, phases=(Phase(450, 2, 8, 8),)), "multiple of the patch, 14 px, got 450"),
+        (
+            lambda: replace(PAPER, phases=(Phase(size=448, epochs=2, batch=8, micro_batch=3),)),
+            "multiple of the micro-batch, got 8 and 3",
+        ),
+        (
+            lambda: replace(PAPER, phases=(Phase(size=450, epochs=2, batch=8, micro_batch=8),)),
+            "multiple of the patch, 14 px, got 450",
+        ),
         (lambda: with_epochs(PAPER, 1), "warm-up takes 1 epochs, .* got 1"),
         (lambda: with_epochs(NANO_RECIPE, 1), "nano has 2 phases"),
         (lambda: plan_epochs(PAPER, 50, 1), "50 photos do not fill a batch of 64; give a smaller --batch"),
@@ -123,11 +132,14 @@ def test_the_last_phase_keeps_its_share_of_the_epochs():
 
 
 def test_a_smaller_batch_takes_its_micro_batch_along():
-    assert with_batch(PAPER, 4, None).phases[0] == Phase(448, 25, 4, 4)
-    assert with_batch(PAPER, None, 16).phases[0] == Phase(448, 25, 64, 16)
+    assert with_batch(PAPER, 4, None).phases[0] == Phase(size=448, epochs=25, batch=4, micro_batch=4)
+    assert with_batch(PAPER, None, 16).phases[0] == Phase(size=448, epochs=25, batch=64, micro_batch=16)
 
 
 def test_differences_name_the_field_and_both_values():
-    one, two = PAPER.to_dict(), replace(PAPER, clip=0.5, phases=(Phase(448, 25, 32, 8),)).to_dict()
+    one, two = (
+        PAPER.to_dict(),
+        replace(PAPER, clip=0.5, phases=(Phase(size=448, epochs=25, batch=32, micro_batch=8),)).to_dict(),
+    )
     assert differences(one, two) == ["clip was 1.0, is 0.5", "phases.0.batch was 64, is 32"]
     assert differences({f"k{i}": 0 for i in range(9)}, {})[-1] == "and 5 more"

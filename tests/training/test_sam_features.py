@@ -76,7 +76,9 @@ def dataset(tmp_path) -> MaskDataset:
     folder = tmp_path / "photos"
     photos = [open_photo(folder, f"{i}.png", ("cat", "dog"), i) for i in range(7)]
     masks = write_masks(tmp_path / "masks", photos)
-    return MaskDataset(masks, folder, bank_of(training_words(masks), tmp_path), RECIPE, NANO)
+    return MaskDataset(
+        masks, folder, text=bank_of(training_words(masks), tmp_path), recipe=RECIPE, config=NANO
+    )
 
 
 def test_features_are_the_neck_output_of_segment_anything(teacher):
@@ -115,7 +117,7 @@ def test_a_marked_place_lies_at_the_same_place_in_pixels_mask_view_and_features(
     masks = write_masks(tmp_path / "masks", records)
     bank = bank_of(training_words(masks), tmp_path)
     recipe = replace(RECIPE, crops=0, crop_scale=(0.8, 1.0))
-    dataset = MaskDataset(masks, folder, bank, recipe, NANO)
+    dataset = MaskDataset(masks, folder, text=bank, recipe=recipe, config=NANO)
     for epoch in range(6):
         dataset.set_epoch(epoch)
         batches = []
@@ -149,9 +151,14 @@ def test_a_batch_is_filled_once(dataset, teacher):
 
 
 def test_cached_features_are_those_of_the_same_squares(tmp_path, dataset, teacher):
-    cache = cache_features(dataset, teacher, tmp_path / "cache", ALONE)
+    cache = cache_features(dataset, teacher, folder=tmp_path / "cache", team=ALONE)
     cached = MaskDataset(
-        dataset.reader.folder, dataset.photos, dataset.lexicon.bank, RECIPE, NANO, teacher=cache
+        dataset.reader.folder,
+        dataset.photos,
+        text=dataset.lexicon.bank,
+        recipe=RECIPE,
+        config=NANO,
+        teacher=cache,
     )
     for epoch in range(3):
         dataset.set_epoch(epoch)
@@ -187,7 +194,7 @@ def test_killed_while_filling_it_goes_on_and_ends_the_same(
     tmp_path, dataset, teacher, checkpoint, monkeypatch
 ):
     monkeypatch.setattr("ovsdino.training.targets.sam_features.BATCH", 3)
-    whole = cache_features(dataset, teacher, tmp_path / "whole", ALONE)
+    whole = cache_features(dataset, teacher, folder=tmp_path / "whole", team=ALONE)
     create_cache(dataset, teacher, tmp_path / "killed")
     context = multiprocessing.get_context("fork")
     child = context.Process(target=die_after, args=(checkpoint, dataset, tmp_path / "killed", 2))
@@ -196,7 +203,7 @@ def test_killed_while_filling_it_goes_on_and_ends_the_same(
     assert child.exitcode == -signal.SIGKILL
     with pytest.raises(CacheError, match=r"8 squares have no features yet; start the command again to go on"):
         SamCache(tmp_path / "killed")
-    resumed = cache_features(dataset, teacher, tmp_path / "killed", ALONE)
+    resumed = cache_features(dataset, teacher, folder=tmp_path / "killed", team=ALONE)
     for place in range(14):
         torch.testing.assert_close(resumed[place], whole[place], rtol=2e-3, atol=2e-3)
 
@@ -208,7 +215,7 @@ def test_two_processes_share_the_squares(tmp_path, dataset, teacher):
         if rank:
             with pytest.raises(CacheError, match="7 squares have no features yet"):
                 SamCache(tmp_path / "cache")
-    whole = cache_features(dataset, teacher, tmp_path / "whole", ALONE)
+    whole = cache_features(dataset, teacher, folder=tmp_path / "whole", team=ALONE)
     shared = SamCache(tmp_path / "cache")
     for place in range(14):
         torch.testing.assert_close(shared[place], whole[place], rtol=2e-3, atol=2e-3)
@@ -225,7 +232,9 @@ def test_two_processes_share_the_squares(tmp_path, dataset, teacher):
 def test_a_cache_of_other_squares_is_refused(tmp_path, dataset, teacher, changes, named):
     create_cache(dataset, teacher, tmp_path / "cache")
     recipe = replace(RECIPE, **changes)
-    other = MaskDataset(dataset.reader.folder, dataset.photos, dataset.lexicon.bank, recipe, NANO)
+    other = MaskDataset(
+        dataset.reader.folder, dataset.photos, text=dataset.lexicon.bank, recipe=recipe, config=NANO
+    )
     with pytest.raises(CacheError, match=f"features of another {named}"):
         create_cache(other, teacher, tmp_path / "cache")
 
@@ -233,7 +242,9 @@ def test_a_cache_of_other_squares_is_refused(tmp_path, dataset, teacher, changes
 def test_the_size_of_the_training_square_does_not_matter_but_the_photos_do(tmp_path, dataset, teacher):
     create_cache(dataset, teacher, tmp_path / "cache")
     larger = replace(RECIPE, size=96)
-    same = MaskDataset(dataset.reader.folder, dataset.photos, dataset.lexicon.bank, larger, NANO)
+    same = MaskDataset(
+        dataset.reader.folder, dataset.photos, text=dataset.lexicon.bank, recipe=larger, config=NANO
+    )
     create_cache(same, teacher, tmp_path / "cache")
     photo = dataset.photos / "0.png"
     photo.write_bytes(photo.read_bytes() + b"\n")
@@ -243,13 +254,17 @@ def test_the_size_of_the_training_square_does_not_matter_but_the_photos_do(tmp_p
 
 def test_what_cannot_be_cached_is_refused_before_anything_is_written(tmp_path, dataset, teacher, monkeypatch):
     drawn = MaskDataset(
-        dataset.reader.folder, dataset.photos, dataset.lexicon.bank, replace(RECIPE, crops=0), NANO
+        dataset.reader.folder,
+        dataset.photos,
+        text=dataset.lexicon.bank,
+        recipe=replace(RECIPE, crops=0),
+        config=NANO,
     )
     with pytest.raises(CacheError, match="got crops=0, expected 1 or more"):
-        cache_features(drawn, teacher, tmp_path / "cache", ALONE)
+        cache_features(drawn, teacher, folder=tmp_path / "cache", team=ALONE)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(CacheError, match=r"14 squares take 0.0 GiB, 0.0 GiB are free; use fewer crops"):
-        cache_features(dataset, teacher, tmp_path / "cache", ALONE)
+        cache_features(dataset, teacher, folder=tmp_path / "cache", team=ALONE)
     assert not (tmp_path / "cache" / "key.json").exists()
     with pytest.raises(CacheError, match=r"no done.npy in it"):
         SamCache(tmp_path / "nowhere")

@@ -155,13 +155,16 @@ def test_options_change_the_preset():
     paper = choose_recipe(NOTHING | {"preset": "ovsdino-vitb14"})
     assert paper == PAPER
     nano = choose_recipe(NOTHING | {"preset": "nano", "epochs": 20, "batch": 8, "seed": 3})
-    assert nano.phases == (Phase(288, 18, 8, 8), Phase(448, 2, 8, 8))
+    assert nano.phases == (
+        Phase(size=288, epochs=18, batch=8, micro_batch=8),
+        Phase(size=448, epochs=2, batch=8, micro_batch=8),
+    )
     assert nano.seed == 3
     assert choose_recipe(NOTHING | {"preset": "nano", "phases": ("320x2@8",)}).phases == (
-        Phase(320, 2, 8, 8),
+        Phase(size=320, epochs=2, batch=8, micro_batch=8),
     )
     assert read_phase("448x1@12") == NANO_RECIPE.phases[1]
-    assert read_phase("448x150s@12") == Phase(448, 0, 12, 12, steps=150)
+    assert read_phase("448x150s@12") == Phase(size=448, epochs=0, batch=12, micro_batch=12, steps=150)
     several = choose_recipe(
         NOTHING
         | {

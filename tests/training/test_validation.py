@@ -43,7 +43,7 @@ def text():
 def test_scores_are_those_of_a_loop_over_pixels(folder):
     labelled = open_labelled(folder)
     assert labelled.vocabulary.names == ("background", "cat", "sky")
-    found = validate(network(), labelled, text(), ALONE)
+    found = validate(network(), labelled, text=text(), team=ALONE)
     hits, union, seen = np.zeros(3), np.zeros(3), np.zeros(3)
     for photo, labels in labelled.pairs:
         truth = np.asarray(Image.open(labels)).astype(int)
@@ -82,7 +82,7 @@ def test_two_processes_share_the_photos(folder):
             return values
 
     for rank in range(2):
-        validate(network(), labelled, text(), Half(rank, 2, torch.device("cpu")))
-    validate(network(), labelled, text(), Half(0, 1, torch.device("cpu")))
+        validate(network(), labelled, text=text(), team=Half(rank, 2, torch.device("cpu")))
+    validate(network(), labelled, text=text(), team=Half(0, 1, torch.device("cpu")))
     assert torch.equal(counted[0] + counted[2], counted[4])
     assert torch.equal(counted[1] + counted[3], counted[5])

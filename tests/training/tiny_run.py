@@ -48,12 +48,31 @@ def make_data(folder: Path) -> None:
         masks = np.zeros((2, 48, 64), bool)
         masks[0, :, :cut] = masks[1, :, cut:] = True
         regions = tuple(
-            MaskRegion(names[noun], Rle.encode(mask), 1.0, (0, 0, 64, 48))
+            MaskRegion(noun=names[noun], rle=Rle.encode(mask), score=1.0, box=(0, 0, 64, 48))
             for noun, mask in zip((left, right), masks, strict=True)
         )
-        records.append(PhotoMasks(f"{number:02d}.png", 48, 64, "test", regions, True, tuple(NOUNS), None))
+        records.append(
+            PhotoMasks(
+                image=f"{number:02d}.png",
+                height=48,
+                width=64,
+                source="test",
+                regions=regions,
+                exclusive=True,
+                closed=tuple(NOUNS),
+                ignore=None,
+            )
+        )
     images = [record.image for record in records]
-    info = MaskInfo(1, "test", "test", {}, listing_hash(images), PHOTOS, PHOTOS)
+    info = MaskInfo(
+        schema_version=1,
+        made_by="test",
+        source="test",
+        options={},
+        listing=listing_hash(images),
+        photos=PHOTOS,
+        shard_size=PHOTOS,
+    )
     start_masks(folder / "masks", info)
     write_shard(folder / "masks", 0, records)
     finish_masks(folder / "masks")
@@ -61,7 +80,12 @@ def make_data(folder: Path) -> None:
 
 def tiny_job(folder: Path, out: Path, recipe: Recipe | None = None, **changes) -> TrainingJob:
     job = TrainingJob(
-        recipe or tiny_recipe(), folder / "photos", folder / "masks", out, workers=0, device="cpu"
+        recipe=recipe or tiny_recipe(),
+        photos=folder / "photos",
+        masks=folder / "masks",
+        out=out,
+        workers=0,
+        device="cpu",
     )
     return replace(job, **{"save_every": 0.0} | changes)
 

@@ -299,10 +299,10 @@ def test_labels_are_refined_as_in_the_runtime(case, threshold, tmp_path):
     refinement = Refinement(min_area=0.01)
     least = -np.inf if threshold is None else threshold
     geometry = RefineGeometry(
-        merge_geometry(windows, (8, 8), resized=case.resized, photo=size, taper=case.taper),
-        guide,
-        4.0,
-        case.photo,
+        merge=merge_geometry(windows, (8, 8), resized=case.resized, photo=size, taper=case.taper),
+        guide=guide,
+        cell=4.0,
+        photo=case.photo,
     )
     labels, cosine = refine_argmax(features, text, geometry, threshold=least, refinement=refinement)
     found = evaluate(

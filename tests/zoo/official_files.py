@@ -57,8 +57,8 @@ SMALL_DINOV3 = replace(
     image_size=64,
 )
 SMALL_ZERO_SHOT = ZeroShotConfig(
-    replace(SMALL_VLM, name="dinotxt-small", text_vocabulary=49408),
-    ZeroShotProtocol(short_side=80, window=64, stride=32, templates="imagenet7"),
+    vlm=replace(SMALL_VLM, name="dinotxt-small", text_vocabulary=49408),
+    protocol=ZeroShotProtocol(short_side=80, window=64, stride=32, templates="imagenet7"),
 )
 
 

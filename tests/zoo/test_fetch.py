@@ -138,7 +138,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_asked(server, enter, 
 def test_a_disk_that_fills_up_is_one_line_and_keeps_what_came(server, enter, monkeypatch):
     enter(WebFile(f"{server.address}/w/thing.pth", len(DATA)))
 
-    def fill(_source, file, *_):
+    def fill(_source, file, **_):
         file.write(DATA[:10])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -171,14 +171,14 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused(server, enter, capfd):
 
 def test_a_gated_file_names_the_form_and_the_folder(tmp_path):
     with pytest.raises(FetchError, match=r"only to those who ask.*https://ask\.it, and put the file into"):
-        fetch_file(GatedFile("g.pth", "https://ask.it", 1), tmp_path, print, print)
+        fetch_file(GatedFile("g.pth", "https://ask.it", 1), tmp_path, report=print, progress=print)
     result = CliRunner().invoke(models, ["fetch", "dinotxt-vitl16"])
     assert result.exit_code == 2
     assert "ai.meta.com/resources/models-and-libraries/dinov3-downloads/" in result.stderr
 
 
 def test_a_gated_file_that_was_put_there_is_checked(monkeypatch):
-    file = GatedFile("g.pth", "https://ask.it", 1, DIGEST[:8])
+    file = GatedFile(file="g.pth", page="https://ask.it", size=1, sha256=DIGEST[:8])
     monkeypatch.setitem(ENTRIES, "gated", CatalogueEntry("a thing", "MIT", (file,)))
     folder = weights_folder("gated")
     folder.mkdir(parents=True)

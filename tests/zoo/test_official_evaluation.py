@@ -184,7 +184,7 @@ def test_background_cleaning_equals_the_official_steps() -> None:
     masks, feat = torch.rand(1, 4, 5, 6), torch.randn(1, 8, 5, 6)
     maps, text = torch.randn(1, 3, 30), F.normalize(torch.randn(4, 8), dim=-1)
     expected = similarity_assignment_weighted(masks, feat, maps, text)[0]
-    found = clean_background(masks[0], feat[0], maps[0], text, LAMBDA)
+    found = clean_background(masks[0], feat[0], attention=maps[0], text=text, weight=LAMBDA)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (found - masks[0]).abs().max() > 0.05
 
@@ -218,7 +218,7 @@ def test_labels_are_the_official_evaluations(
         background_cleaning=LAMBDA if clean else 0.0,
         pamr=pamr,
     )
-    ours = Talk2Dino(network, text, protocol, threads=1)
+    ours = Talk2Dino(network, text, protocol=protocol, threads=1)
     vocabulary = Vocabulary(tuple((name,) for name in NAMES), background=background is not None)
     embeddings = ours.encode_classes(vocabulary, ())
     official_text = build_text_embedding(text, NAMES)
@@ -231,7 +231,9 @@ def test_labels_are_the_official_evaluations(
         scores, expected = slide_inference(
             network.vision, np.asarray(picture), official_text, clean=clean, pamr=pamr, background=background
         )
-        found = ours.label(load_photo(tmp_path / f"{number}.png"), vocabulary, embeddings, background).labels
+        found = ours.label(
+            load_photo(tmp_path / f"{number}.png"), vocabulary, text=embeddings, threshold=background
+        ).labels
         best = scores.topk(2, dim=1).values[0]
         ties = best[0] - best[1] < 5e-6  # two classes within rounding; measured: at most 2.3e-6
         assert (torch.from_numpy(found.astype(np.int64)) == expected)[~ties].all()

@@ -42,7 +42,7 @@ def run(tmp_path):
         "text tower": "c0d8",
         "sam": "none",
     }
-    header = json.dumps(asdict(Header(12, 23.8, "f", settings, {})))
+    header = json.dumps(asdict(Header(step=12, best=23.8, frozen="f", settings=settings, scaler={})))
     save_file({"model.x": torch.zeros(1)}, folder / STATE, metadata={"state": header})
     for name, rows in (
         ("epochs.csv", EPOCHS),

@@ -38,7 +38,9 @@ def photos(tmp_path):
 
 def test_talk2dino_becomes_a_bundle_that_the_runtime_opens(tmp_path, photos):
     torch.save(official.whole(), tmp_path / "whole.pth")
-    bundle = export_bundle(ExportRequest(SMALL.name, tmp_path / "whole.pth", out=tmp_path, photos=photos))
+    bundle = export_bundle(
+        ExportRequest(model=SMALL.name, checkpoint=tmp_path / "whole.pth", out=tmp_path, photos=photos)
+    )
     manifest = bundle.manifest
     assert bundle.path.name == "talk2dino-small.ovs"
     assert list(manifest.graphs) == ["vision", "projection", "text"]

@@ -60,7 +60,7 @@ class Benchmark:
 
 def _any_folder(meaning: Values) -> FileLayout:
     """Return the layout of a folder with a subset of a benchmark's photos and labels."""
-    return FileLayout(("",), "images/{}", "labels/{}.png", meaning)
+    return FileLayout(roots=("",), photos="images/{}", labels="labels/{}.png", values=meaning)
 
 
 VOC_ROOTS = ("VOCdevkit/VOC2012", "VOC2012", "")
@@ -73,7 +73,13 @@ CONTEXT_LISTS = ("ImageSets/SegmentationContext/val.txt", "pascalcontext_val.txt
 def _voc(meaning: Values) -> tuple[FileLayout, ...]:
     listed = ("ImageSets/Segmentation/val.txt",)
     return (
-        FileLayout(VOC_ROOTS, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", meaning, listed),
+        FileLayout(
+            roots=VOC_ROOTS,
+            photos="JPEGImages/{}.jpg",
+            labels="SegmentationClass/{}.png",
+            values=meaning,
+            names=listed,
+        ),
         _any_folder(meaning),
     )
 
@@ -81,18 +87,37 @@ def _voc(meaning: Values) -> tuple[FileLayout, ...]:
 def _context(*, background: bool) -> tuple[FileLayout, ...]:
     photos = "JPEGImages/{}.jpg"
     pixels = values.context_pixels(background=background)
-    converted = FileLayout(CONTEXT_ROOTS, photos, "SegmentationClassContext/{}.png", pixels, CONTEXT_LISTS)
+    converted = FileLayout(
+        roots=CONTEXT_ROOTS,
+        photos=photos,
+        labels="SegmentationClassContext/{}.png",
+        values=pixels,
+        names=CONTEXT_LISTS,
+    )
     masks = values.context_categories(background=background)
-    return converted, FileLayout(CONTEXT_ROOTS, photos, "trainval_merged.json", masks), _any_folder(pixels)
+    return (
+        converted,
+        FileLayout(roots=CONTEXT_ROOTS, photos=photos, labels="trainval_merged.json", values=masks),
+        _any_folder(pixels),
+    )
 
 
-def _coco(official: Values, converted: Values, suffix: str, subset: Values) -> tuple[FileLayout, ...]:
+def _coco(official: Values, converted: Values, *, suffix: str, subset: Values) -> tuple[FileLayout, ...]:
     photos = "images/val2017/{}.jpg"
     return (
-        FileLayout(COCO_ROOTS, photos, f"annotations/val2017/{{}}{suffix}.png", converted),
-        FileLayout(COCO_ROOTS, photos, "annotations/val2017/{}.png", official),
-        FileLayout(COCO_ROOTS, "val2017/{}.jpg", "stuffthingmaps/val2017/{}.png", official),
-        FileLayout(COCO_ROOTS, "val2017/{}.jpg", "stuffthingmaps_trainval2017/val2017/{}.png", official),
+        FileLayout(
+            roots=COCO_ROOTS, photos=photos, labels=f"annotations/val2017/{{}}{suffix}.png", values=converted
+        ),
+        FileLayout(roots=COCO_ROOTS, photos=photos, labels="annotations/val2017/{}.png", values=official),
+        FileLayout(
+            roots=COCO_ROOTS, photos="val2017/{}.jpg", labels="stuffthingmaps/val2017/{}.png", values=official
+        ),
+        FileLayout(
+            roots=COCO_ROOTS,
+            photos="val2017/{}.jpg",
+            labels="stuffthingmaps_trainval2017/val2017/{}.png",
+            values=official,
+        ),
         _any_folder(subset),
     )
 
@@ -100,8 +125,15 @@ def _coco(official: Values, converted: Values, suffix: str, subset: Values) -> t
 def _cityscapes() -> tuple[FileLayout, ...]:
     photos, labels = "leftImg8bit/val/{}_leftImg8bit.png", "gtFine/val/{}_gtFine_%s.png"
     return (
-        FileLayout(("", "cityscapes"), photos, labels % "labelTrainIds", plain(19)),
-        FileLayout(("", "cityscapes"), photos, labels % "labelIds", values.cityscapes_ids()),
+        FileLayout(
+            roots=("", "cityscapes"), photos=photos, labels=labels % "labelTrainIds", values=plain(19)
+        ),
+        FileLayout(
+            roots=("", "cityscapes"),
+            photos=photos,
+            labels=labels % "labelIds",
+            values=values.cityscapes_ids(),
+        ),
         _any_folder(plain(19)),
     )
 
@@ -109,7 +141,12 @@ def _cityscapes() -> tuple[FileLayout, ...]:
 def _ade() -> tuple[FileLayout, ...]:
     meaning = reduced(150)
     return (
-        FileLayout(ADE_ROOTS, "images/validation/{}.jpg", "annotations/validation/{}.png", meaning),
+        FileLayout(
+            roots=ADE_ROOTS,
+            photos="images/validation/{}.jpg",
+            labels="annotations/validation/{}.png",
+            values=meaning,
+        ),
         _any_folder(meaning),
     )
 
@@ -118,49 +155,124 @@ def _context459() -> tuple[FileLayout, ...]:
     photos = "JPEGImages/{}.jpg"
     zero_based, one_based = plain(459, ignore=65535), reduced(459, ignore=65535)
     return (
-        FileLayout(CONTEXT_ROOTS, photos, "annotations_detectron2/pc459_val/{}.tif", zero_based),
-        FileLayout(CONTEXT_ROOTS, photos, "trainval/{}.mat", one_based, CONTEXT_LISTS),
+        FileLayout(
+            roots=CONTEXT_ROOTS,
+            photos=photos,
+            labels="annotations_detectron2/pc459_val/{}.tif",
+            values=zero_based,
+        ),
+        FileLayout(
+            roots=CONTEXT_ROOTS,
+            photos=photos,
+            labels="trainval/{}.mat",
+            values=one_based,
+            names=CONTEXT_LISTS,
+        ),
     )
 
 
 def _context59_detectron() -> tuple[FileLayout, ...]:
     pixels = values.context_pixels_reduced()
-    layout = FileLayout(CONTEXT_ROOTS, "JPEGImages/{}.jpg", "annotations_detectron2/pc59_val/{}.png", pixels)
+    layout = FileLayout(
+        roots=CONTEXT_ROOTS,
+        photos="JPEGImages/{}.jpg",
+        labels="annotations_detectron2/pc59_val/{}.png",
+        values=pixels,
+    )
     return layout, *_context(background=False)
 
 
 @cache
 def benchmarks() -> dict[str, Benchmark]:
     """Return all benchmarks by name: the eight of OVS-DINO's Table 1, then the five of dinov3.seg."""
+    return _of_ovsdino() | _of_dinov3seg()
+
+
+def _of_ovsdino() -> dict[str, Benchmark]:
     stuff, objects = values.stuff_pixels(), values.object_pixels()
-    full = FileLayout(
-        ("ADE20K_2021_17_01", ""),
-        "images_detectron2/validation/{}.jpg",
-        "annotations_detectron2/validation/{}.tif",
-        plain(847, ignore=65535),
-    )
-    of_stuff = _coco(stuff, plain(171), "_labelTrainIds", stuff)
-    of_objects = _coco(objects, plain(81), "_instanceTrainIds", plain(81))
+    of_stuff = _coco(stuff, plain(171), suffix="_labelTrainIds", subset=stuff)
+    of_objects = _coco(objects, plain(81), suffix="_instanceTrainIds", subset=plain(81))
     return {
-        "voc21": Benchmark("V21", "voc21", 1449, _voc(plain(21)), VOC_URL),
-        "context60": Benchmark("C60", "context60", 5104, _context(background=True), CONTEXT_URL),
-        "coco-object": Benchmark("Obj", "coco_object81", 5000, of_objects, COCO_URL),
-        "voc20": Benchmark("V20", "voc20", 1449, _voc(reduced(20)), VOC_URL),
-        "context59": Benchmark("C59", "context59", 5104, _context(background=False), CONTEXT_URL),
-        "coco-stuff": Benchmark("Stuff", "coco_stuff171", 5000, of_stuff, COCO_URL),
-        "cityscapes": Benchmark("City", "cityscapes19", 500, _cityscapes(), CITYSCAPES_URL),
-        "ade20k": Benchmark("ADE", "ade150", 2000, _ade(), ADE_URL),
-        "a-847": Benchmark("A-847", "ade847", 2000, (full,), ADE_FULL_URL, DINOV3SEG),
-        "pc-459": Benchmark("PC-459", "context459", 5104, _context459(), CONTEXT459_URL, DINOV3SEG),
-        "a-150": Benchmark("A-150", "ade150", 2000, _ade(), ADE_URL, DINOV3SEG),
+        "voc21": Benchmark(
+            title="V21", vocabulary="voc21", photos=1449, layouts=_voc(plain(21)), source=VOC_URL
+        ),
+        "context60": Benchmark(
+            title="C60",
+            vocabulary="context60",
+            photos=5104,
+            layouts=_context(background=True),
+            source=CONTEXT_URL,
+        ),
+        "coco-object": Benchmark(
+            title="Obj", vocabulary="coco_object81", photos=5000, layouts=of_objects, source=COCO_URL
+        ),
+        "voc20": Benchmark(
+            title="V20", vocabulary="voc20", photos=1449, layouts=_voc(reduced(20)), source=VOC_URL
+        ),
+        "context59": Benchmark(
+            title="C59",
+            vocabulary="context59",
+            photos=5104,
+            layouts=_context(background=False),
+            source=CONTEXT_URL,
+        ),
+        "coco-stuff": Benchmark(
+            title="Stuff", vocabulary="coco_stuff171", photos=5000, layouts=of_stuff, source=COCO_URL
+        ),
+        "cityscapes": Benchmark(
+            title="City", vocabulary="cityscapes19", photos=500, layouts=_cityscapes(), source=CITYSCAPES_URL
+        ),
+        "ade20k": Benchmark(title="ADE", vocabulary="ade150", photos=2000, layouts=_ade(), source=ADE_URL),
+    }
+
+
+def _of_dinov3seg() -> dict[str, Benchmark]:
+    full = FileLayout(
+        roots=("ADE20K_2021_17_01", ""),
+        photos="images_detectron2/validation/{}.jpg",
+        labels="annotations_detectron2/validation/{}.tif",
+        values=plain(847, ignore=65535),
+    )
+    return {
+        "a-847": Benchmark(
+            title="A-847",
+            vocabulary="ade847",
+            photos=2000,
+            layouts=(full,),
+            source=ADE_FULL_URL,
+            protocol=DINOV3SEG,
+        ),
+        "pc-459": Benchmark(
+            title="PC-459",
+            vocabulary="context459",
+            photos=5104,
+            layouts=_context459(),
+            source=CONTEXT459_URL,
+            protocol=DINOV3SEG,
+        ),
+        "a-150": Benchmark(
+            title="A-150",
+            vocabulary="ade150",
+            photos=2000,
+            layouts=_ade(),
+            source=ADE_URL,
+            protocol=DINOV3SEG,
+        ),
         "pc-59": Benchmark(
-            "PC-59",
-            "context59",
-            5104,
-            _context59_detectron(),
-            CONTEXT_URL,
-            DINOV3SEG,
+            title="PC-59",
+            vocabulary="context59",
+            photos=5104,
+            layouts=_context59_detectron(),
+            source=CONTEXT_URL,
+            protocol=DINOV3SEG,
             names="context59-catseg",
         ),
-        "pas-20": Benchmark("PAS-20", "voc20", 1449, _voc(reduced(20)), VOC_URL, DINOV3SEG),
+        "pas-20": Benchmark(
+            title="PAS-20",
+            vocabulary="voc20",
+            photos=1449,
+            layouts=_voc(reduced(20)),
+            source=VOC_URL,
+            protocol=DINOV3SEG,
+        ),
     }

@@ -105,7 +105,14 @@ def open_benchmark(name: str, folder: Path) -> Dataset:
                 _check_samples(samples, where=f"{name}: get it from {benchmark.source}")
                 vocabulary = load_vocabulary(benchmark.vocabulary)
                 extent: Extent = "full set" if len(samples) >= benchmark.photos else "subset"
-                return Dataset(name, samples, vocabulary, layout.values, extent, benchmark.official)
+                return Dataset(
+                    name=name,
+                    samples=samples,
+                    vocabulary=vocabulary,
+                    values=layout.values,
+                    extent=extent,
+                    official=benchmark.official,
+                )
     raise DataError(_what_is_missing(name, benchmark, folder))
 
 
@@ -130,7 +137,9 @@ def open_folder(
     meaning = (reduced if reduce_zero_label else plain)(len(vocabulary.names), ignore=ignore)
     labeled = open_labelled(folder, vocabulary, meaning)
     samples = tuple(LabelledSample(labels.stem, photo, labels) for photo, labels in labeled.pairs)
-    return Dataset(labeled.name, samples, vocabulary, meaning, "own folder")
+    return Dataset(
+        name=labeled.name, samples=samples, vocabulary=vocabulary, values=meaning, extent="own folder"
+    )
 
 
 def _choose_classes(folder: Path, classes: str | None) -> Vocabulary:
@@ -181,7 +190,12 @@ def _read_masks(base: Path, file: Path, photos: str) -> tuple[LabelledSample, ..
             LabelledSample(
                 (stem := Path(image["file_name"]).stem),
                 base / photos.replace("{}", stem),
-                Masks(file, image["height"], image["width"], tuple(parts[image["image_id"]])),
+                Masks(
+                    file=file,
+                    height=image["height"],
+                    width=image["width"],
+                    parts=tuple(parts[image["image_id"]]),
+                ),
             )
             for image in raw["images"]
             if image["phase"] == "val"

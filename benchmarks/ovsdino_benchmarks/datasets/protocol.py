@@ -17,7 +17,7 @@ Average = Literal["logits", "probabilities", "features"]
 Words = Literal["official", "first", "all"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How a photo is labelled. Results are comparable only if all fields are equal."""
 

@@ -83,7 +83,7 @@ def measure_kernels(request: KernelRequest, clock: Clock, report: Report = lambd
         results = []
         for number, case in enumerate(cases, start=1):
             report(f"{number}/{len(cases)} {case.kernel} {case.dtype} {case.describe()}")
-            results.append(measure_case(case, request, clock, copy_gb_s))
+            results.append(measure_case(case, request, clock=clock, copy_gb_s=copy_gb_s))
     return KernelReport(
         model=request.model,
         device=clock.describe(),
@@ -95,7 +95,7 @@ def measure_kernels(request: KernelRequest, clock: Clock, report: Report = lambd
     )
 
 
-def measure_case(case: KernelCase, request: KernelRequest, clock: Clock, copy_gb_s: float) -> KernelResult:
+def measure_case(case: KernelCase, request: KernelRequest, *, clock: Clock, copy_gb_s: float) -> KernelResult:
     """Check the result of each implementation, then time them in turns."""
     inputs = make_inputs(case, clock.device)
     expected = _expected(case, inputs)
@@ -118,10 +118,19 @@ def measure_case(case: KernelCase, request: KernelRequest, clock: Clock, copy_gb
             skipped.append(SkippedBaseline(way, WAYS[way], why))
     _require_right(case, errors["triton"])
     laps = take_turns(works, clock, repeats=request.repeats, warmup=request.warmup)
-    ways = tuple(WayTime(way, WAYS[way], _percentiles(laps[way]), errors[way], peaks[way]) for way in works)
+    ways = tuple(
+        WayTime(name=way, how=WAYS[way], times=_percentiles(laps[way]), error=errors[way], peak=peaks[way])
+        for way in works
+    )
     floor = round(moved / copy_gb_s / 1e6, 6)
     return KernelResult(
-        case.kernel, case.dtype, case.describe(), round(moved / 1e6, 6), floor, ways, tuple(skipped)
+        kernel=case.kernel,
+        dtype=case.dtype,
+        size=case.describe(),
+        megabytes=round(moved / 1e6, 6),
+        floor=floor,
+        ways=ways,
+        skipped=tuple(skipped),
     )
 
 
@@ -143,7 +152,7 @@ def take_turns(
 def _percentiles(milliseconds: Sequence[float]) -> Times:
     """Return percentiles, to the nanosecond: a small kernel takes microseconds."""
     p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99)).round(6).tolist()
-    return Times(p50, p90, p99, len(milliseconds))
+    return Times(p50=p50, p90=p90, p99=p99, repeats=len(milliseconds))
 
 
 def _bind(

@@ -37,7 +37,7 @@ class KernelCase:
         return f"{size} to {self.numbers[0]}x{self.numbers[1]}" if self.numbers else size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelRequest:
     """The kernels, sizes and precisions to measure."""
 
@@ -72,14 +72,16 @@ def list_cases(request: KernelRequest) -> list[KernelCase]:
             decoder = (batch, config.structure_channels, fine, fine)
             groups = config.norm_groups
             cases += [
-                KernelCase("depthwise_block", dtype, encoder, (groups, 1)),
-                KernelCase("depthwise_block", dtype, decoder, (groups, 2)),
+                KernelCase(kernel="depthwise_block", dtype=dtype, shape=encoder, numbers=(groups, 1)),
+                KernelCase(kernel="depthwise_block", dtype=dtype, shape=decoder, numbers=(groups, 2)),
                 KernelCase("preservation_gate", dtype, (batch, config.backbone_width, grid, grid)),
             ]
         for width, height in request.sizes:
             nodes = _score_grid(height, width, config.patch_size)
             cases += [
-                KernelCase("upsample_argmax", dtype, (count, *nodes), (height, width))
+                KernelCase(
+                    kernel="upsample_argmax", dtype=dtype, shape=(count, *nodes), numbers=(height, width)
+                )
                 for count in request.classes
             ]
     chosen = [case for case in cases if case.kernel in request.kernels]

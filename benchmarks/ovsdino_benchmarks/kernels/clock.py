@@ -34,7 +34,7 @@ class HostClock:
 
     def describe(self) -> MeasuredDevice:
         """Return a placeholder for the CPU; `Environment` describes it."""
-        return MeasuredDevice("CPU", "", "", 0.0, 0.0)
+        return MeasuredDevice(name="CPU", capability="", driver="", memory_gb=0.0, cache_mb=0.0)
 
 
 class CudaClock:
@@ -95,7 +95,11 @@ class CudaClock:
         capability = f"sm_{properties.major}{properties.minor}"
         cache = getattr(properties, "L2_cache_size", 0) / 1e6
         return MeasuredDevice(
-            properties.name, capability, driver, round(properties.total_memory / 1e9, 1), round(cache, 1)
+            name=properties.name,
+            capability=capability,
+            driver=driver,
+            memory_gb=round(properties.total_memory / 1e9, 1),
+            cache_mb=round(cache, 1),
         )
 
 

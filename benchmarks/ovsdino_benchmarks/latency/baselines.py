@@ -72,7 +72,7 @@ class RuntimeWay:
         return result.labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BaselineJob:
     """Everything that an implementation needs, so that a new process can run it."""
 
@@ -164,7 +164,7 @@ def _runtime_on(bundle: Bundle, job: BaselineJob) -> Way:
     pipeline = open_pipeline(models.open_bundle(job.model, protocol), options)
     templates = templates_of(protocol, bundle.manifest)
     text = models.open_text(bundle, job.threads)
-    segmenter = Segmenter(bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+    segmenter = Segmenter(bundle, pipeline.vision, text=text, templates=templates, pipeline=pipeline)
     return RuntimeWay(segmenter, job.vocabulary())
 
 

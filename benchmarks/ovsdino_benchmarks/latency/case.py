@@ -16,7 +16,7 @@ from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 WORDS_FROM = ("coco_stuff171", "ade847", "context459")  # class names for timing, in this order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatencyRequest:
     """The model forms, sizes and numbers of classes to measure."""
 
@@ -48,7 +48,14 @@ class Case:
         checkpoint = str(spec.checkpoint) if spec.checkpoint else None
         classes, templates = self.vocabulary.classes, self.request.templates
         return BaselineJob(
-            way, spec.model, spec.form, checkpoint, self.threads, templates, classes, str(text)
+            way=way,
+            model=spec.model,
+            form=spec.form,
+            checkpoint=checkpoint,
+            threads=self.threads,
+            templates=templates,
+            classes=classes,
+            text=str(text),
         )
 
     def vision_flops(self, windows: int) -> int:
@@ -65,7 +72,7 @@ def choose_classes(count: int) -> Vocabulary:
     return Vocabulary(tuple((name,) for name in chosen))
 
 
-def make_photo(bundle: Bundle, source: Path | None, size: tuple[int, int], folder: Path) -> Path:
+def make_photo(bundle: Bundle, source: Path | None, *, size: tuple[int, int], folder: Path) -> Path:
     """Write a JPEG of a given width and height: the source, or the bundle's golden photo, resized.
 
     Raises:

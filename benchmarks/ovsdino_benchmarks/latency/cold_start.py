@@ -60,7 +60,10 @@ def first_run(job: BaselineJob, photo: Path, started: float) -> Fresh:
         way(photo)
     peak = max(memory("VmHWM"), idle)
     return Fresh(
-        round(1000 * (loaded - started), 1), round(1000 * (first - loaded), 1), round(idle, 1), round(peak, 1)
+        load=round(1000 * (loaded - started), 1),
+        first=round(1000 * (first - loaded), 1),
+        idle=round(idle, 1),
+        peak=round(peak, 1),
     )
 
 

@@ -52,7 +52,7 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceRequest:
     """The bundle, engine, sizes and numbers of classes to measure."""
 
@@ -114,7 +114,7 @@ def run_device(request: DeviceRequest, out: Path, report: Report) -> tuple[Devic
         bundle, RuntimeOptions(device="cuda", engine=request.engine, precision=request.precision)
     )
     host = open_host_pipeline(bundle, RuntimeOptions())
-    measured = measure_device(bundle, device, host, request, report)
+    measured = measure_device(bundle, device, host=host, request=request, report=report)
     sections = list(_sections(measured))
     files = [out / f"report.{suffix}" for suffix in ("json", "md", "html")]
     results.save(measured, files[0])
@@ -135,7 +135,7 @@ def describe_device_report(report: DeviceReport) -> Iterator[str]:
 
 
 def measure_device(
-    bundle: Bundle, device: DevicePipeline, host: Pipeline, request: DeviceRequest, report: Report
+    bundle: Bundle, device: DevicePipeline, *, host: Pipeline, request: DeviceRequest, report: Report
 ) -> DeviceReport:
     """Measure an open device pipeline, and compare its labels with those of the host pipeline."""
     encoder = TextEncoder(bundle, TextCache(cache_dir() / "text.sqlite3"), engine=device.open_text)
@@ -146,16 +146,25 @@ def measure_device(
         for count in request.classes:
             report(f"{size[0]}x{size[1]}, {count} classes")
             text = encoder.encode_classes(choose_classes(count), templates)
-            cases.append(_measure_case(device, host, photo, text, request))
+            cases.append(_measure_case(device, host, photo=photo, text=text, request=request))
     report(f"{NEW_NAMES} new names")
-    overlap = _measure_overlap(device, encoder, _photo(bundle, request.sizes[-1]), templates, request)
+    overlap = _measure_overlap(
+        device, encoder, photo=_photo(bundle, request.sizes[-1]), templates=templates, request=request
+    )
     engine = device.vision.description
     name = bundle.manifest.name
-    return DeviceReport(name, engine, tuple(cases), overlap, read_environment(), command())
+    return DeviceReport(
+        model=name,
+        engine=engine,
+        cases=tuple(cases),
+        overlap=overlap,
+        environment=read_environment(),
+        command=command(),
+    )
 
 
 def _measure_case(
-    device: DevicePipeline, host: Pipeline, photo: Photo, text: Floats, request: DeviceRequest
+    device: DevicePipeline, host: Pipeline, *, photo: Photo, text: Floats, request: DeviceRequest
 ) -> DeviceCase:
     known: Future[Floats] = Future()
     known.set_result(text)
@@ -183,6 +192,7 @@ def _measure_case(
 def _measure_overlap(
     device: DevicePipeline,
     encoder: TextEncoder,
+    *,
     photo: Photo,
     templates: tuple[str, ...],
     request: DeviceRequest,
@@ -205,7 +215,7 @@ def _measure_overlap(
                 for name, seconds in zip(times, (alone, before, time.perf_counter() - start), strict=True):
                     times[name].append(1000 * seconds)
     alone, hit, miss = (median(values) for values in times.values())
-    return Overlap(NEW_NAMES, alone, hit, miss, 1 - max(0.0, miss - hit) / alone)
+    return Overlap(names=NEW_NAMES, alone=alone, known=hit, new=miss, hidden=1 - max(0.0, miss - hit) / alone)
 
 
 def _new_names(turn: int, part: str) -> Vocabulary:

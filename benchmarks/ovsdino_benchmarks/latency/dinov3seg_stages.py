@@ -34,7 +34,7 @@ PRODUCTS = "products of the graph"
 
 
 def time_dinov3seg(
-    case: Case, segmenter: Segmenter, pipeline: Dinov3segPipeline, text: TextEncoder
+    case: Case, segmenter: Segmenter, *, pipeline: Dinov3segPipeline, text: TextEncoder
 ) -> tuple[Stage, ...]:
     """Time every stage after a warm-up; as `stages.time_stages`, for a model with a decoder.
 

@@ -71,9 +71,17 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterato
     rates = measure_rates(models.PRECISIONS.get(request.spec.form, "fp32"), threads)
     with scratch_folder("bench") as folder:
         for size in request.sizes:
-            photo = make_photo(bundle, request.photo, size, folder)
+            photo = make_photo(bundle, request.photo, size=size, folder=folder)
             for count in request.classes:
-                case = Case(request, bundle, rates, photo, threads, choose_classes(count), environment)
+                case = Case(
+                    request=request,
+                    bundle=bundle,
+                    rates=rates,
+                    photo=photo,
+                    threads=threads,
+                    vocabulary=choose_classes(count),
+                    environment=environment,
+                )
                 report(f"{size[0]}x{size[1]}, {count} classes")
                 yield measure_case(case, report)
 
@@ -117,12 +125,14 @@ def measure_case(case: Case, report: Report) -> Latency:
     text = models.open_text(case.bundle, case.threads)
     templates = templates_of(case.job("runtime", Path()).protocol(case.bundle), case.bundle.manifest)
     dinov3seg = case.bundle.manifest.dinov3seg is not None
-    segmenter, stages = (_time_dinov3seg if dinov3seg else _time_cosine)(case, text, templates, report)
+    segmenter, stages = (_time_dinov3seg if dinov3seg else _time_cosine)(
+        case, text, templates=templates, report=report
+    )
     embeddings = segmenter.encode_text(case.vocabulary)  # (N, D)
     with scratch_folder("bench") as folder:
         file = folder / "text.npy"
         np.save(file, embeddings)
-        runtime, baselines, skipped = _compare(case, segmenter, file, report)
+        runtime, baselines, skipped = _compare(case, segmenter, text=file, report=report)
         report("a new process: runtime")
         fresh = run_child(case.job("runtime", file), case.photo)
     photo = load_photo(case.photo)
@@ -156,35 +166,35 @@ def measure_case(case: Case, report: Report) -> Latency:
 
 
 def _time_cosine(
-    case: Case, text: TextEncoder, templates: Sequence[str], report: Report
+    case: Case, text: TextEncoder, *, templates: Sequence[str], report: Report
 ) -> tuple[Segmenter, tuple[Stage, ...]]:
     spec = replace(case.request.spec, threads=case.threads)
     engine = TimedEngine(models.open_engine(case.bundle, spec, random_weights=True))
-    segmenter = Segmenter(case.bundle, engine, text, templates=templates)
+    segmenter = Segmenter(case.bundle, engine, text=text, templates=templates)
     report("text")
     segmenter.encode_text(case.vocabulary)
     report("stages")
-    return segmenter, time_stages(case, segmenter, engine, text)
+    return segmenter, time_stages(case, segmenter, engine=engine, text=text)
 
 
 def _time_dinov3seg(
-    case: Case, text: TextEncoder, templates: Sequence[str], report: Report
+    case: Case, text: TextEncoder, *, templates: Sequence[str], report: Report
 ) -> tuple[Segmenter, tuple[Stage, ...]]:
     spec = replace(case.request.spec, threads=case.threads)
     pipeline = models.open_dinov3seg(case.bundle, spec, random_weights=True)
-    segmenter = Segmenter(case.bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+    segmenter = Segmenter(case.bundle, pipeline.vision, text=text, templates=templates, pipeline=pipeline)
     report("text")
     segmenter.encode_text(case.vocabulary)
     report("stages")
-    return segmenter, time_dinov3seg(case, segmenter, pipeline, text)
+    return segmenter, time_dinov3seg(case, segmenter, pipeline=pipeline, text=text)
 
 
 def _compare(
-    case: Case, segmenter: Segmenter, text: Path, report: Report
+    case: Case, segmenter: Segmenter, *, text: Path, report: Report
 ) -> tuple[_Turns, list[Baseline], list[SkippedBaseline]]:
     """Time the runtime and the baselines in turns, then each baseline in a new process."""
     ways: dict[WayName, Way] = {"runtime": RuntimeWay(segmenter, case.vocabulary)}
-    skipped = _open_baselines(case, text, ways, report)
+    skipped = _open_baselines(case, text, ways=ways, report=report)
     report("end to end: " + ", ".join(ways))
     labels = {way: label(case.photo) for way, label in ways.items()}
     turns = _take_turns(case, ways)
@@ -216,7 +226,7 @@ def _compare(
 
 
 def _open_baselines(
-    case: Case, text: Path, ways: dict[WayName, Way], report: Report
+    case: Case, text: Path, *, ways: dict[WayName, Way], report: Report
 ) -> list[SkippedBaseline]:
     """Add the baselines that can run here to ``ways``; return the others with the reason."""
     limits = case.bundle.manifest.preprocessing
@@ -264,10 +274,10 @@ def _turns(way: Way, times: list[float], joules: Sequence[float | None]) -> _Tur
     known = [taken for taken in joules if taken is not None]
     energy = float(np.median(known)) if known else None
     if not isinstance(way, RuntimeWay):
-        return _Turns(times, None, None, energy)
+        return _Turns(times=times, engine=None, stages=None, joules=energy)
     laps = way.timings[-len(times) :]
     names = [field.name for field in fields(StageMedians)]
     if not set(names) <= set(laps[0]):  # dinov3.seg has other stages
-        return _Turns(times, way.engine, None, energy)
+        return _Turns(times=times, engine=way.engine, stages=None, joules=energy)
     medians = StageMedians(*(round(float(np.median([lap[name] for lap in laps])), 2) for name in names))
-    return _Turns(times, way.engine, medians, energy)
+    return _Turns(times=times, engine=way.engine, stages=medians, joules=energy)

@@ -48,7 +48,7 @@ class TimedEngine:
 
 
 def time_stages(
-    case: Case, segmenter: Segmenter, engine: TimedEngine, text: TextEncoder
+    case: Case, segmenter: Segmenter, *, engine: TimedEngine, text: TextEncoder
 ) -> tuple[Stage, ...]:
     """Time every stage after a warm-up.
 
@@ -62,7 +62,9 @@ def time_stages(
     with scratch_folder("bench") as folder:
         new_text = TextEncoder(case.bundle, TextCache(folder / "text.sqlite3"), threads=case.threads)
         for repeat in range(case.request.warmup + case.request.repeats):
-            clock = _walk(case, segmenter, engine, (text, new_text), repeat, folder)
+            clock = _walk(
+                case, segmenter, engine=engine, encoders=(text, new_text), repeat=repeat, folder=folder
+            )
             if repeat >= case.request.warmup:
                 for name, lap in clock.laps.items():
                     laps.setdefault(name, []).append(1000 * lap)
@@ -73,7 +75,7 @@ def time_stages(
 def summarise(milliseconds: Sequence[float]) -> Times:
     """Return percentiles of repeated times [ms]."""
     p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99)).round(3).tolist()
-    return Times(p50, p90, p99, len(milliseconds))
+    return Times(p50=p50, p90=p90, p99=p99, repeats=len(milliseconds))
 
 
 class _Laps:
@@ -97,6 +99,7 @@ class _Laps:
 def _walk(
     case: Case,
     segmenter: Segmenter,
+    *,
     engine: TimedEngine,
     encoders: tuple[TextEncoder, TextEncoder],
     repeat: int,

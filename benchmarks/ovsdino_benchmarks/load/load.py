@@ -29,7 +29,7 @@ class LoadError(OvsdinoError):
     """The server does not answer, or it rejects the request."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadRequest:
     """The load: server, photos, classes, number of clients and duration."""
 
@@ -104,16 +104,24 @@ def run_load(request: LoadRequest, tell: Callable[[str], object]) -> LoadReport:
     start = time.monotonic()
     clients = [
         threading.Thread(
-            target=_ask_again, args=(server, orders[n % len(orders) :] + orders, request, start, answers)
+            target=_ask_again,
+            args=(server, orders[n % len(orders) :] + orders),
+            kwargs={"request": request, "start": start, "answers": answers},
         )
         for n in range(request.clients)
     ]
     for client in clients:
         client.start()
-    _watch(server, request.seconds, start, memory, lambda minute: tell(_say(answers, memory, minute)))
+    _watch(
+        server,
+        request.seconds,
+        start=start,
+        memory=memory,
+        tell=lambda minute: tell(_say(answers, memory, minute)),
+    )
     for client in clients:
         client.join()
-    return _sum_up(request, health, answers, memory, environment)
+    return _sum_up(request, health, answers=answers, memory=memory, environment=environment)
 
 
 class _Server:
@@ -186,6 +194,7 @@ class _Server:
 def _ask_again(
     server: _Server,
     orders: Sequence[tuple[bytes, dict[str, str]]],
+    *,
     request: LoadRequest,
     start: float,
     answers: list[_Answer],
@@ -214,6 +223,7 @@ def _ask_again(
 def _watch(
     server: _Server,
     seconds: float,
+    *,
     start: float,
     memory: list[tuple[float, float]],
     tell: Callable[[int], object],
@@ -245,12 +255,13 @@ def _times(answers: Sequence[_Answer]) -> Times | None:
     if not good:
         return None
     p50, p90, p99 = (round(float(value), 1) for value in np.percentile(good, (50, 90, 99)))
-    return Times(p50, p90, p99, len(good))
+    return Times(p50=p50, p90=p90, p99=p99, repeats=len(good))
 
 
 def _sum_up(
     request: LoadRequest,
     health: dict[str, str],
+    *,
     answers: Sequence[_Answer],
     memory: Sequence[tuple[float, float]],
     environment: Environment,

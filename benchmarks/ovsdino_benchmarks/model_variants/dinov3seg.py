@@ -113,7 +113,7 @@ def torch_parts(network: Dinov3Seg) -> dict[str, Callable[..., Any]]:
     def late(features: Tensor, text: Tensor, image: Tensor | None = None) -> Tensor:
         halves = text_halves(text, network.config)  # (n, P, D)
         known = torch.ones(1, len(text), dtype=torch.bool)
-        return network.refine_costs(correlate(features, halves), image, halves[None], known)[0]
+        return network.refine_costs(correlate(features, halves), image, halves=halves[None], known=known)[0]
 
     def decoder(costs: Tensor, fine1: Tensor | None = None, fine2: Tensor | None = None) -> Tensor:
         return network.decoder.upsample(costs, fine1, fine2)

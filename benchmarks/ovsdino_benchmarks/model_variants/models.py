@@ -229,11 +229,11 @@ def open_segmenter(spec: ModelSpec, protocol: Protocol, *, text_file: Path | Non
     templates = templates_of(protocol, bundle.manifest)
     if bundle.manifest.dinov3seg is not None:
         pipeline = open_dinov3seg(bundle, spec)
-        return Segmenter(bundle, pipeline.vision, text, templates=templates, pipeline=pipeline)
+        return Segmenter(bundle, pipeline.vision, text=text, templates=templates, pipeline=pipeline)
     return Segmenter(
         Bundle(bundle.path, replace(bundle.manifest, head=head_of(bundle, spec))),
         open_engine(bundle, spec),
-        text,
+        text=text,
         templates=templates,
         antialias=protocol.antialias,
     )
@@ -274,7 +274,14 @@ def label_by_full_masks(
     labels = put_background(labels, best, threshold)
     name, engine = segmenter.bundle.manifest.name, segmenter.vision.description
     return Segmentation(
-        encoded.photo, labels, None, vocabulary.names, threshold, name, engine, dict(encoded.timings)
+        photo=encoded.photo,
+        labels=labels,
+        scores=None,
+        classes=vocabulary.names,
+        background=threshold,
+        model=name,
+        engine=engine,
+        timings=dict(encoded.timings),
     )
 
 

@@ -63,7 +63,7 @@ class Talk2Dino:
         return embeddings
 
     def label(
-        self, photo: Photo, vocabulary: Vocabulary, text: Floats, threshold: float | None
+        self, photo: Photo, vocabulary: Vocabulary, *, text: Floats, threshold: float | None
     ) -> Segmentation:
         """Label a photo. Shape: photo (H, W, 3), text (N, D) of unit length."""
         start = time.perf_counter()
@@ -86,7 +86,16 @@ class Talk2Dino:
         cut = self.background if threshold is None and vocabulary.background else threshold
         labels = put_background(labels, scores, cut)
         timings = {"label": round((time.perf_counter() - start) * 1000, 2)}
-        return Segmentation(photo, labels, None, vocabulary.names, cut, self.name, self.engine, timings)
+        return Segmentation(
+            photo=photo,
+            labels=labels,
+            scores=None,
+            classes=vocabulary.names,
+            background=cut,
+            model=self.name,
+            engine=self.engine,
+            timings=timings,
+        )
 
     def _window_masks(self, pixels: Floats, text: Floats) -> Floats:
         """Return the masks of a window: (1, 3, S, S), (N, D) -> (h, w, N)."""
@@ -101,7 +110,9 @@ class Talk2Dino:
             if self._protocol.average == "probabilities":
                 masks = masks.sigmoid()
             if weight := self._protocol.background_cleaning:
-                masks = clean_background(masks, patches[0], attention[0], classes, weight)
+                masks = clean_background(
+                    masks, patches[0], attention=attention[0], text=classes, weight=weight
+                )
             scores: Floats = masks.permute(1, 2, 0).numpy()
         return scores
 
@@ -124,7 +135,9 @@ class Talk2Dino:
         return refine
 
 
-def open_talk2dino(model: str, checkpoint: Path | None, protocol: Protocol, threads: int | None) -> Talk2Dino:
+def open_talk2dino(
+    model: str, checkpoint: Path | None, *, protocol: Protocol, threads: int | None
+) -> Talk2Dino:
     """Load a Talk2DINO from its official files.
 
     Raises:
@@ -157,4 +170,4 @@ def open_talk2dino(model: str, checkpoint: Path | None, protocol: Protocol, thre
             "(--checkpoint PATH); `ovsdino models` says where they are"
         )
     network, text = load(model, [checkpoint])
-    return Talk2Dino(network, text, protocol, threads=threads)
+    return Talk2Dino(network, text, protocol=protocol, threads=threads)

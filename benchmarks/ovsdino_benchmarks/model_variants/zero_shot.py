@@ -40,9 +40,9 @@ class ZeroShot:
         torch.set_num_threads(threads or available_threads())
         self._vlm = vlm
         self._how = ZeroShotProtocol(
-            protocol.short_side,
-            protocol.window,
-            protocol.stride,
+            short_side=protocol.short_side,
+            window=protocol.window,
+            stride=protocol.stride,
             templates=protocol.templates,
             patches=protocol.patches,
         )
@@ -71,10 +71,21 @@ class ZeroShot:
         start = time.perf_counter()
         with torch.inference_mode():
             pixels = read_photo(Image.fromarray(photo), self._vlm.config, self._how)  # (3, H', W')
-            scores = predict(self._vlm, pixels, torch.from_numpy(text), self._how)  # (N, H', W')
+            scores = predict(
+                self._vlm, pixels, text=torch.from_numpy(text), protocol=self._how
+            )  # (N, H', W')
             labels = best_classes(scores, photo.shape[0], photo.shape[1])
         timings = {"label": round((time.perf_counter() - start) * 1000, 2)}
-        return Segmentation(photo, labels, None, vocabulary.names, None, self.name, self.engine, timings)
+        return Segmentation(
+            photo=photo,
+            labels=labels,
+            scores=None,
+            classes=vocabulary.names,
+            background=None,
+            model=self.name,
+            engine=self.engine,
+            timings=timings,
+        )
 
 
 def best_classes(scores: Any, height: int, width: int) -> Labels:  # noqa: ANN401 - torch.Tensor
@@ -93,7 +104,9 @@ def best_classes(scores: Any, height: int, width: int) -> Labels:  # noqa: ANN40
     return labels.numpy().astype(np.uint16)
 
 
-def open_zero_shot(model: str, checkpoint: Path | None, protocol: Protocol, threads: int | None) -> ZeroShot:
+def open_zero_shot(
+    model: str, checkpoint: Path | None, *, protocol: Protocol, threads: int | None
+) -> ZeroShot:
     """Load the towers from the official files.
 
     Raises:

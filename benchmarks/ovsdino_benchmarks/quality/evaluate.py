@@ -123,12 +123,14 @@ def evaluate(
     threads = spec.threads or max(1, available_threads() // processes)
     spec = replace(spec, threads=threads)
     folder = out.absolute() / ".partial" / f"{dataset.name}-{spec.label}-{key}"
-    run = EvaluationRun(spec, protocol, dataset, folder, photo_options)
+    run = EvaluationRun(
+        spec=spec, protocol=protocol, dataset=dataset, folder=folder, photo_options=photo_options
+    )
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     todo = [group for group in range(rank, run.groups, ranks) if not run.file(group).is_file()]
     labeller = run.labeller()
     labeller.encode_text(run.vocabulary)
-    for _ in _count_groups(run, todo, workers, labeller):
+    for _ in _count_groups(run, todo, workers=workers, labeller=labeller):
         done(sum(run.file(group).is_file() for group in range(run.groups)), run.groups)
     if rank:
         return None
@@ -158,7 +160,9 @@ def count_group(run: EvaluationRun, group: int, labeller: Labeller) -> None:
     _write(run, group, total)
 
 
-def _count_groups(run: EvaluationRun, groups: list[int], workers: int, labeller: Labeller) -> Iterator[int]:
+def _count_groups(
+    run: EvaluationRun, groups: list[int], *, workers: int, labeller: Labeller
+) -> Iterator[int]:
     """Count groups in this process or a pool, in any order; yield each finished group."""
     if workers == 1:
         for group in groups:

@@ -48,20 +48,20 @@ def open_labeller(spec: ModelSpec, protocol: Protocol, *, text_file: Path | None
     manifest = segmenter.bundle.manifest
     if protocol.needs_full_masks:
         return Labeller(
-            manifest.name,
-            segmenter.vision.description,
-            manifest.head.background,
-            segmenter.encode_text,
-            lambda photo, classes, threshold: models.label_by_full_masks(
+            name=manifest.name,
+            engine=segmenter.vision.description,
+            background=manifest.head.background,
+            encode_text=segmenter.encode_text,
+            label=lambda photo, classes, threshold: models.label_by_full_masks(
                 segmenter, photo, classes, protocol=protocol, threshold=threshold
             ),
         )
     return Labeller(
-        manifest.name,
-        segmenter.vision.description,
-        manifest.head.background,
-        segmenter.encode_text,
-        lambda photo, classes, threshold: segmenter(
+        name=manifest.name,
+        engine=segmenter.vision.description,
+        background=manifest.head.background,
+        encode_text=segmenter.encode_text,
+        label=lambda photo, classes, threshold: segmenter(
             photo, classes, background=labelled_background(classes, threshold)
         ),
     )
@@ -81,14 +81,18 @@ def hash_labeller(spec: ModelSpec, protocol: Protocol) -> str:
 
 
 def _open_talk2dino(spec: ModelSpec, protocol: Protocol, text_file: Path | None) -> Labeller:
-    model = talk2dino_form.open_talk2dino(spec.model, spec.checkpoint, protocol, spec.threads)
+    model = talk2dino_form.open_talk2dino(
+        spec.model, spec.checkpoint, protocol=protocol, threads=spec.threads
+    )
     encode = _remember(model if text_file is None else SharedText(model, text_file))
     return Labeller(
-        model.name,
-        model.engine,
-        model.background,
-        encode,
-        lambda photo, classes, threshold: model.label(photo, classes, encode(classes), threshold),
+        name=model.name,
+        engine=model.engine,
+        background=model.background,
+        encode_text=encode,
+        label=lambda photo, classes, threshold: model.label(
+            photo, classes, text=encode(classes), threshold=threshold
+        ),
     )
 
 
@@ -105,7 +109,9 @@ def _remember(text: ClassEncoder) -> Callable[[Vocabulary], Floats]:
 
 
 def _open_zero_shot(spec: ModelSpec, protocol: Protocol, text_file: Path | None) -> Labeller:
-    model = zero_shot_form.open_zero_shot(spec.model, spec.checkpoint, protocol, spec.threads)
+    model = zero_shot_form.open_zero_shot(
+        spec.model, spec.checkpoint, protocol=protocol, threads=spec.threads
+    )
     encode = _remember(model if text_file is None else SharedText(model, text_file))
 
     def label(photo: Photo, vocabulary: Vocabulary, threshold: float | None) -> Segmentation:
@@ -116,4 +122,4 @@ def _open_zero_shot(spec: ModelSpec, protocol: Protocol, text_file: Path | None)
             )
         return model.label(photo, vocabulary, encode(vocabulary))
 
-    return Labeller(model.name, model.engine, None, encode, label)
+    return Labeller(name=model.name, engine=model.engine, background=None, encode_text=encode, label=label)

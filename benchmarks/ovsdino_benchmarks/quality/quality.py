@@ -34,7 +34,7 @@ from ovsdino_runtime.bundle.models import find_bundle
 Done = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QualityRequest:
     """The model forms, data sets and protocol of an evaluation."""
 
@@ -101,7 +101,13 @@ def run_quality(request: QualityRequest, say: Callable[[str], None]) -> list[Pat
                 request.out / result.confusion, confusion=counts.confusion, boundary=counts.boundary
             )
             if request.gallery:
-                run = EvaluationRun(spec, protocol, dataset, request.out, request.photo_options)
+                run = EvaluationRun(
+                    spec=spec,
+                    protocol=protocol,
+                    dataset=dataset,
+                    folder=request.out,
+                    photo_options=request.photo_options,
+                )
                 draw_gallery(run, request.gallery, request.out / "gallery")
     return files
 

@@ -175,10 +175,10 @@ def _latency(measured: Sequence[Latency]) -> Iterable[Section]:
         for way in latency.skipped
     )
     yield Section(
-        "Latency, end to end",
-        (LATENCY_NOTE, *skipped),
-        (Table(header, tuple(rows)),),
-        tuple(_sweeps(measured)),
+        title="Latency, end to end",
+        text=(LATENCY_NOTE, *skipped),
+        tables=(Table(header, tuple(rows)),),
+        plots=tuple(_sweeps(measured)),
     )
     yield from _engine_sections(measured)
     for latency in measured:
@@ -266,7 +266,9 @@ def _stage_section(latency: Latency) -> Section:
         f"{latency.copy_gb_s:.1f} GB/s in this run. vision is the engine alone; no stage includes another."
     )
     rows = tuple(_stage_row(stage) for stage in latency.stages)
-    return Section(title, (note,), (Table(header, rows),), (plots.stage_plot(latency),))
+    return Section(
+        title=title, text=(note,), tables=(Table(header, rows),), plots=(plots.stage_plot(latency),)
+    )
 
 
 def _stage_row(stage: Stage) -> tuple[str, ...]:

@@ -45,7 +45,11 @@ def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: flo
     findings: list[FigureChange] = []
     for name, before, after in _pairs(_latencies(old), _latencies(new)):
         a, b = before.end_to_end.p50, after.end_to_end.p50
-        findings.append(FigureChange(f"latency {name}", a, b, "ms", b > a * (1 + max_slowdown)))
+        findings.append(
+            FigureChange(
+                what=f"latency {name}", old=a, new=b, unit="ms", regressed=b > a * (1 + max_slowdown)
+            )
+        )
     for name, was, now in _pairs(_qualities(old), _qualities(new)):
         if (was.protocol, was.data_digest) != (now.protocol, now.data_digest):
             raise ResultError(
@@ -53,7 +57,11 @@ def compare(old: Report, new: Report, *, max_slowdown: float, max_miou_drop: flo
             )
         for figure in ("miou", "boundary_miou"):
             a, b = 100 * getattr(was, figure), 100 * getattr(now, figure)
-            findings.append(FigureChange(f"{figure} {name}", a, b, "points", a - b > max_miou_drop))
+            findings.append(
+                FigureChange(
+                    what=f"{figure} {name}", old=a, new=b, unit="points", regressed=a - b > max_miou_drop
+                )
+            )
     if not findings:
         raise ResultError("there is nothing to compare: the old report holds no measurement")
     return findings

@@ -86,11 +86,17 @@ def export_dinov3seg(request: ExportRequest, report: Report) -> bundle.Bundle:
         del model.vlm.text
         report(f"labelling {photos.source} in torch")
         views = photos.pixels(preprocessing(config))
-        inputs = Labelled(photos.source, views, text, chain_logits(model, views, text))
-        write_golden(model, staging, photos, inputs)
+        inputs = Labelled(
+            source=photos.source, views=views, text=text, logits=chain_logits(model, views, text)
+        )
+        write_golden(model, staging, photos=photos, inputs=inputs)
         chains, more = export_chain(model, staging, inputs, fp16=request.fp16, report=report)
         manifest = make_manifest(
-            config, half, graphs | more, {"text": figures["text"], **chains}, photos.source
+            config,
+            half,
+            graphs=graphs | more,
+            figures={"text": figures["text"], **chains},
+            source=photos.source,
         )
         manifest = replace(manifest, name=request.name or manifest.name)
         report(f"writing {target}")
@@ -109,12 +115,12 @@ def export_chain(
     plans: dict[bundle.Precision, tuple[str, ...]] = {"fp32": ()}
     rounded = {}
     if fp16:
-        plans["fp16"], rounded["fp16"] = try_half(model, stages, inputs, report)
-    graphs = export_stages(stages, staging, plans, report)
+        plans["fp16"], rounded["fp16"] = try_half(model, stages, photos=inputs, report=report)
+    graphs = export_stages(stages, staging, plans=plans, report=report)
     report(f"comparing with torch on {inputs.source}")
     figures: dict[str, bundle.Parity] = {}
     for precision in plans:
-        figure = chain_parity(model, graphs, staging, inputs, precision)
+        figure = chain_parity(model, graphs, staging=staging, photos=inputs, precision=precision)
         name = "chain" if precision == "fp32" else f"chain.{precision}"
         figures[name] = parity.worse(figure, rounded.get(precision, figure))
         parity.require(name, figures[name])
@@ -153,12 +159,19 @@ def text_half(model: Dinov3Seg) -> TextHalf:
     config, tower = model.config, model.vlm.text
     if isinstance(tower, TextTower):
         tokenizer = Tokenizer.from_file(str(packaged_file(TOKENIZER)))
-        return TextHalf(tower, tokenizer, tower.config.context, config.templates)
-    return TextHalf(cast(nn.Module, tower), clip_tokenizer(), config.vlm.text_context, config.templates)
+        return TextHalf(
+            tower=tower, tokenizer=tokenizer, context_length=tower.config.context, templates=config.templates
+        )
+    return TextHalf(
+        tower=cast(nn.Module, tower),
+        tokenizer=clip_tokenizer(),
+        context_length=config.vlm.text_context,
+        templates=config.templates,
+    )
 
 
 def try_half(
-    model: Dinov3Seg, stages: Mapping[str, StageSpec], photos: Labelled, report: Report
+    model: Dinov3Seg, stages: Mapping[str, StageSpec], *, photos: Labelled, report: Report
 ) -> tuple[tuple[str, ...], bundle.Parity]:
     """Find the layers that must stay in FP32 so that FP16 passes in torch: none, or the attention.
 
@@ -183,6 +196,7 @@ def try_half(
 def export_stages(
     stages: Mapping[str, StageSpec],
     staging: Path,
+    *,
     plans: Mapping[bundle.Precision, tuple[str, ...]],
     report: Report,
 ) -> dict[bundle.GraphName, bundle.Graph]:
@@ -196,11 +210,11 @@ def export_stages(
                 own = cast(bundle.GraphName, name if precision == "fp32" else f"{name}.{precision}")
                 file, wide = f"{own}.onnx", () if precision == "fp32" else (*kept, *stage.fp32)
                 report(f"exporting {file}")
-                pipeline = stage.build(precision, kept)
+                pipeline = stage.build(precision=precision, fp32=kept)
                 graph = export_graph(pipeline, stage.example, stage.spec, precision=precision, fp32=wide)
                 del pipeline
                 store_as_half(graph)
-                graphs[own] = describe_graph(graph, file, precision, wide)
+                graphs[own] = describe_graph(graph, file, precision=precision, fp32=wide)
                 if name in DATA_FILES:
                     weights[DATA_FILES[name]].save(graph, file)
                 else:
@@ -212,6 +226,7 @@ def export_stages(
 def chain_parity(
     model: Dinov3Seg,
     graphs: Mapping[bundle.GraphName, bundle.Graph],
+    *,
     staging: Path,
     photos: Labelled,
     precision: bundle.Precision,
@@ -227,7 +242,7 @@ def chain_parity(
     return compare_logits(photos.logits, actual, parity.CHAIN_THRESHOLDS[precision])
 
 
-def write_golden(model: Dinov3Seg, staging: Path, photos: TestPhotos, inputs: Labelled) -> None:
+def write_golden(model: Dinov3Seg, staging: Path, *, photos: TestPhotos, inputs: Labelled) -> None:
     """Write the golden file: the first photo and the network's outputs, which every engine must reproduce."""
     side, text = model.config.inference.window, inputs.text[:GOLDEN_CLASSES]
     with torch.inference_mode():
@@ -259,6 +274,7 @@ def half_columns(config: Dinov3segConfig) -> tuple[tuple[int, int], ...]:
 def make_manifest(
     config: Dinov3segConfig,
     text: TextHalf,
+    *,
     graphs: Mapping[bundle.GraphName, bundle.Graph],
     figures: Mapping[str, bundle.Parity],
     source: str,

@@ -70,7 +70,9 @@ class GraphDinov3seg:
             self.run("decoder", {"costs": portion, **prior})["logits"]
             for portion in torch.split(late, DECODED_AT_ONCE)
         ]
-        return put_classes(torch.cat(logits)[None], chosen, len(text), self.config.absent_logit)
+        return put_classes(
+            torch.cat(logits)[None], chosen, classes=len(text), absent=self.config.absent_logit
+        )
 
 
 def chain_logits(model: Dinov3Seg | GraphDinov3seg, views: Floats, text: Floats) -> Floats:
@@ -91,7 +93,7 @@ def torch_run(stages: Mapping[str, StageSpec], precision: Precision, fp32: Seque
 
     def run(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name not in built:
-            built[name] = stages[name].build(precision, fp32).eval()
+            built[name] = stages[name].build(precision=precision, fp32=fp32).eval()
         spec = stages[name].spec
         given = built[name](*(tensors[key] for key in spec.inputs))
         return dict(zip(spec.outputs, given if isinstance(given, tuple) else (given,), strict=True))

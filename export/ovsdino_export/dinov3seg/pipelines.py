@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,17 @@ Model = TypeVar("Model", bound=nn.Module)
 CORRELATION = "correlation"  # stays in FP32: cosines rank the classes
 
 
+class BuildStage(Protocol):
+    """Builds a graph's module in a precision; ``fp32`` names layers that stay in FP32."""
+
+    def __call__(self, *, precision: Precision, fp32: Collection[str]) -> nn.Module: ...
+
+
 @dataclass(frozen=True)
 class StageSpec:
-    """A graph: function that builds its pipeline, tensor names, and an example input."""
+    """A graph: function that builds its module, tensor names, and an example input."""
 
-    build: Callable[[Precision, Collection[str]], nn.Module]  # with layers that stay in FP32
+    build: BuildStage
     spec: GraphSpec
     example: tuple[Tensor, ...]
     fp32: tuple[str, ...] = ()  # layers that stay in FP32 in every precision
@@ -61,10 +67,10 @@ def make_stages(model: Dinov3Seg) -> dict[str, StageSpec]:
             (pixels, features),
         ),
         "late": StageSpec(
-            partial(LateStage, model),
-            spec({"features": {}, "text": {0: "classes"}, **images}, "costs"),
-            (features, text, *([image] if late else [])),
-            (CORRELATION,),
+            build=partial(LateStage, model),
+            spec=spec({"features": {}, "text": {0: "classes"}, **images}, "costs"),
+            example=(features, text, *([image] if late else [])),
+            fp32=(CORRELATION,),
         ),
         "decoder": StageSpec(
             partial(DecoderStage, model),
@@ -109,7 +115,7 @@ class VisionStage(nn.Module):
     """
 
     def __init__(
-        self, model: Dinov3Seg, side: int, precision: Precision = "fp32", fp32: Collection[str] = ()
+        self, model: Dinov3Seg, side: int, *, precision: Precision = "fp32", fp32: Collection[str] = ()
     ) -> None:
         super().__init__()
         self.dtype = TYPES[precision]
@@ -181,7 +187,7 @@ class LateStage(nn.Module):
         known = torch.ones_like(text[:, 0], dtype=torch.bool)[None]  # (1, N)
         image = None if image is None else image.to(self.dtype)
         halves = halves.to(self.dtype)[None]
-        return self.network.refine_costs(costs.to(self.dtype), image, halves, known)[0].float()
+        return self.network.refine_costs(costs.to(self.dtype), image, halves=halves, known=known)[0].float()
 
 
 class Correlation(nn.Module):

@@ -154,7 +154,7 @@ class FixedWindowAttention(WindowAttention):
         """Return the mask. Shape: (n, 1, a, a) bool."""
         return self.mask
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, *, v: Tensor, mask: Tensor) -> Tensor:
         """Attend within windows: q, k, v (B, N, n, heads, a, d), mask (n, 1, a, a) -> as q."""
         scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).float()  # (B, N, n, heads, a, a)
         return torch.where(mask, scores, -torch.inf).softmax(-1).to(v.dtype) @ v

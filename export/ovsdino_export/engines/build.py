@@ -110,7 +110,15 @@ def choose_target(flavour: Flavour, gpus: str, *, workspace: int | None = None) 
         )
     runs = here if here is not None and here.capability in names else None
     ahead = flavour == "tensorrt-rtx"
-    return EngineTarget(flavour, trt.__version__, names, runs, ahead, index, workspace)
+    return EngineTarget(
+        flavour=flavour,
+        version=trt.__version__,
+        capabilities=names,
+        gpu=runs,
+        ahead=ahead,
+        index=index,
+        workspace=workspace,
+    )
 
 
 def named_gpu(gpus: str) -> tuple[str, int]:
@@ -120,7 +128,7 @@ def named_gpu(gpus: str) -> tuple[str, int]:
 
 
 def without_refused_gpus(
-    target: EngineTarget, precision: Precision, graph: str, report: Report
+    target: EngineTarget, precision: Precision, *, graph: str, report: Report
 ) -> EngineTarget:
     """Remove the GPUs for which TensorRT for RTX has no matrix products of a precision.
 
@@ -169,11 +177,11 @@ def build_engines(
     if unknown := [name for name in only if name not in names]:
         raise EngineError(f"{bundle.path}: --graph {unknown[0]}: expected one of {', '.join(names)}")
     graphs = list(only) or [name for name in names if name.endswith((".fp16", ".bf16"))] or names
-    return [build_engine(bundle, graph, target, report) for graph in graphs]
+    return [build_engine(bundle, graph, target=target, report=report) for graph in graphs]
 
 
 def build_engine(
-    bundle: Bundle, graph: str, target: EngineTarget, report: Report = lambda _: None
+    bundle: Bundle, graph: str, *, target: EngineTarget, report: Report = lambda _: None
 ) -> EngineRecord:
     """Build, check and store the engine of a graph, unless it is in the cache.
 
@@ -189,7 +197,7 @@ def build_engine(
     """
     if bundle.manifest.graphs[graph].precision not in TYPES:
         raise EngineError(f"{graph} is for ONNX Runtime on a CPU; build the engine of another graph")
-    target = without_refused_gpus(target, bundle.manifest.graphs[graph].precision, graph, report)
+    target = without_refused_gpus(target, bundle.manifest.graphs[graph].precision, graph=graph, report=report)
     key = target.key(bundle, graph)
     title = f"{graph} for {', '.join(target.capabilities)} with {target.flavour} {target.version}"
     with engine_cache.building(key) as waited:
@@ -201,8 +209,8 @@ def build_engine(
             )
             return known
         report(f"building {title}")
-        data, layers, seconds = _build(bundle, graph, target, report)
-        cosine = _prove(bundle, graph, target, data, report)
+        data, layers, seconds = _build(bundle, graph, target=target, report=report)
+        cosine = _prove(bundle, graph, target=target, data=data, report=report)
         record = EngineRecord(
             record_version=engine_cache.RECORD_VERSION,
             key=key,
@@ -219,7 +227,7 @@ def build_engine(
 
 
 def _build(
-    bundle: Bundle, graph: str, target: EngineTarget, report: Report
+    bundle: Bundle, graph: str, *, target: EngineTarget, report: Report
 ) -> tuple[bytes, list[Layer], float]:
     trt = import_flavour(target.flavour)
     spec = bundle.manifest.graphs[graph]
@@ -232,15 +240,17 @@ def _build(
         errors=errors,
     )
     network = builder.create_network(network_flags(trt, bundle, target))
-    parse(trt, network, errors, bundle.file(spec.file))
+    parse(trt, network, errors=errors, file=bundle.file(spec.file))
     layers = network_layers(network)
-    report_plugins(layers, bundle, target, report)
+    report_plugins(layers, bundle, target=target, report=report)
     check_layers(layers, spec.precision, f"{spec.file} as {target.flavour} {target.version} reads it")
     check_tensors(network_tensors(network), spec, f"{spec.file} as {target.flavour} reads it")
-    config = configure(trt, builder, network, target, engine_cache.profile(bundle, graph))
+    config = configure(
+        trt, builder, network=network, target=target, sizes=engine_cache.profile(bundle, graph)
+    )
     timings = None if target.flavour == "tensorrt-rtx" else TimingCache(config, target)
     expected = expected_seconds(target, bundle.manifest.name, graph)
-    build = build_watched(trt, builder, network, config, expected=expected, report=report)
+    build = build_watched(trt, builder, network=network, config=config, expected=expected, report=report)
     if build.data is None:
         raise EngineError(
             f"{spec.file}: {target.flavour} {target.version} built no engine for "
@@ -252,7 +262,7 @@ def _build(
 
 
 def configure(
-    trt: ModuleType, builder: Trt, network: Trt, target: EngineTarget, sizes: tuple[int, int, int]
+    trt: ModuleType, builder: Trt, *, network: Trt, target: EngineTarget, sizes: tuple[int, int, int]
 ) -> Trt:
     """Return the builder's configuration: FP32 without TF32, one profile, workspace and GPUs of the target.
 
@@ -310,7 +320,7 @@ def takes_plugins(bundle: Bundle, target: EngineTarget) -> bool:
     return target.flavour == "tensorrt" and numbers >= (10, 10) and runs
 
 
-def report_plugins(layers: Sequence[Layer], bundle: Bundle, target: EngineTarget, report: Report) -> None:
+def report_plugins(layers: Sequence[Layer], bundle: Bundle, *, target: EngineTarget, report: Report) -> None:
     """Report how many fused kernels TensorRT's parser used."""
     if takes_plugins(bundle, target):
         count = sum(layer.kind == PLUGIN_LAYER for layer in layers)
@@ -318,7 +328,7 @@ def report_plugins(layers: Sequence[Layer], bundle: Bundle, target: EngineTarget
         report(f"{count} fused kernels in the network{otherwise}")
 
 
-def parse(trt: ModuleType, network: Trt, errors: ErrorRecorder, file: Path) -> None:
+def parse(trt: ModuleType, network: Trt, *, errors: ErrorRecorder, file: Path) -> None:
     """Parse an ONNX graph into a network.
 
     Raises:
@@ -338,7 +348,7 @@ def network_tensors(network: Trt) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {tensor.name: (tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors}
 
 
-def _prove(bundle: Bundle, graph: str, target: EngineTarget, data: bytes, report: Report) -> float | None:
+def _prove(bundle: Bundle, graph: str, *, target: EngineTarget, data: bytes, report: Report) -> float | None:
     """Inspect an engine and run it if possible; return its golden cosine, None if it cannot run here."""
     if not graph.startswith("vision"):
         return None  # the golden pair of the whole chain is for the runtime
@@ -346,7 +356,7 @@ def _prove(bundle: Bundle, graph: str, target: EngineTarget, data: bytes, report
         report("no such GPU here: the engine is tried on the golden photo before its first use")
         return None
     spec = bundle.manifest.graphs[graph]
-    engine = GpuEngine(data, target.flavour, open_cuda(target.index))
+    engine = GpuEngine(data, target.flavour, device=open_cuda(target.index))
     where = f"the engine of {spec.file}"
     check_tensors(engine.tensors, spec, where)
     check_layers(engine_layers(engine.inspect()), spec.precision, where)

@@ -92,17 +92,6 @@ def find_target(
     return None
 
 
-def build_for(path: Path, target: EngineTarget, report: Report, *, only: Sequence[str] = ()) -> None:
-    """Build the engines of an existing bundle, and print them.
-
-    Raises:
-        OvsdinoError: the bundle is damaged, or an engine cannot be built.
-    """
-    from ovsdino_runtime.bundle.bundle import load_bundle
-
-    show_engines(load_bundle(path), target, report, only=only)
-
-
 def show_engines(bundle: Bundle, target: EngineTarget, report: Report, *, only: Sequence[str] = ()) -> None:
     """Build the engines of a bundle, and print them.
 

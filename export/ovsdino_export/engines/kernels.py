@@ -112,15 +112,15 @@ def plan_kernels(config: ModelConfig | ZooConfig, precisions: Iterable[str]) -> 
         yield from plan_fused_kernels(config, precisions)
     names = ("classes", "height", "width", "out_height", "out_width")
     yield KernelPlan(
-        "UpsampleArgmax",
-        "float32",
-        {"block": ROW_BLOCK},
-        (
+        operator="UpsampleArgmax",
+        dtype="float32",
+        constants={"block": ROW_BLOCK},
+        arguments=(
             KernelArgument("logits", "input", "float32"),
             *_integers(*names),
             KernelArgument("labels", "output", "uint16"),
         ),
-        (GridAxis("out_width", ROW_BLOCK), GridAxis("out_height", 1), ONE),
+        grid=(GridAxis("out_width", ROW_BLOCK), GridAxis("out_height", 1), ONE),
     )
     yield from plan_device_kernels()
 
@@ -142,27 +142,27 @@ def plan_device_kernels() -> Iterator[KernelPlan]:
     parts = {"lows": "int32", "shares": "float32", "starts": "int32", "weights": "float32"}
     sides = {f"{side}_{part}": kind for side in ("row", "column") for part, kind in parts.items()}
     yield KernelPlan(
-        "PhotoWindows",
-        "float32",
-        {"block": WINDOW_BLOCK},
-        (
+        operator="PhotoWindows",
+        dtype="float32",
+        constants={"block": WINDOW_BLOCK},
+        arguments=(
             *_inputs({"photo": "uint8"} | sides | {"colours": "float32"}),
             *_integers("width", "across", "first", "near", "row_taps", "column_taps", "antialias", "size"),
             KernelArgument("pixels", "output", "float32"),
         ),
-        (GridAxis("area", WINDOW_BLOCK), GridAxis("batch", 1), ONE),
+        grid=(GridAxis("area", WINDOW_BLOCK), GridAxis("batch", 1), ONE),
     )
     classes, nodes, depth = SCORES_BLOCK
     yield KernelPlan(
-        "CosineScores",
-        "float32",
-        {"classes": classes, "nodes": nodes, "depth": depth},
-        (
+        operator="CosineScores",
+        dtype="float32",
+        constants={"classes": classes, "nodes": nodes, "depth": depth},
+        arguments=(
             *_inputs(dict.fromkeys(("features", "text"), "float32")),
             *_integers("first", "classes", "windows", "channels", "area"),
             KernelArgument("scores", "output", "float32"),
         ),
-        (GridAxis("area", nodes), GridAxis("classes", classes), GridAxis("windows", 1)),
+        grid=(GridAxis("area", nodes), GridAxis("classes", classes), GridAxis("windows", 1)),
     )
     yield _plan_merge()
 
@@ -172,16 +172,16 @@ def _plan_merge() -> KernelPlan:
     tables = {"row_nodes": "int32", "row_weights": "float32", "column_nodes": "int32"}
     outputs = {"best": "float32", "labels": "uint16", "confidence": "float16"}
     return KernelPlan(
-        "MergeArgmax",
-        "float32",
-        {"rows": rows, "columns": columns, "nodes": nodes},
-        (
+        operator="MergeArgmax",
+        dtype="float32",
+        constants={"rows": rows, "columns": columns, "nodes": nodes},
+        arguments=(
             *_inputs({"scores": "float32"} | tables | {"column_weights": "float32", "head": "float32"}),
             *_integers("first", "classes", "last", "offset", "plane"),
             *_integers("row_count", "column_count", "height", "width"),
             *(KernelArgument(name, "output", dtype) for name, dtype in outputs.items()),
         ),
-        (GridAxis("width", columns), GridAxis("height", rows), ONE),
+        grid=(GridAxis("width", columns), GridAxis("height", rows), ONE),
     )
 
 
@@ -191,12 +191,12 @@ def plan_depthwise_block(channels: int, side: int, groups: int, *, stride: int, 
     shape = {"channels": channels, "height": side, "width": side, "groups": groups, "stride": stride}
     block, warps = group_launch(channels // groups * ((side - 1) // stride + 1) ** 2)
     return KernelPlan(
-        "DepthwiseBlock" if stride == 1 else "DepthwiseBlockStride2",
-        dtype,
-        shape | {"block": block},
-        (*_inputs(types), KernelArgument("out", "output", dtype)),
-        (GridAxis(groups, 1), GridAxis("batch", 1), ONE),
-        warps,
+        operator="DepthwiseBlock" if stride == 1 else "DepthwiseBlockStride2",
+        dtype=dtype,
+        constants=shape | {"block": block},
+        arguments=(*_inputs(types), KernelArgument("out", "output", dtype)),
+        grid=(GridAxis(groups, 1), GridAxis("batch", 1), ONE),
+        num_warps=warps,
     )
 
 
@@ -205,19 +205,19 @@ def plan_gate(config: ModelConfig, dtype: str) -> KernelPlan:
     channels, area = config.backbone_width, config.grid**2
     per_channel = int(config.gate_scale == "channel")
     return KernelPlan(
-        "PreservationGate",
-        dtype,
-        {"channels": channels, "area": area, "per_channel": per_channel, "block": BLOCK},
-        (
+        operator="PreservationGate",
+        dtype=dtype,
+        constants={"channels": channels, "area": area, "per_channel": per_channel, "block": BLOCK},
+        arguments=(
             *_inputs(dict.fromkeys(("x", "modulation", "residual", "alpha"), dtype)),
             KernelArgument("out", "output", dtype),
         ),
-        (GridAxis(channels * area, BLOCK), GridAxis("batch", 1), ONE),
+        grid=(GridAxis(channels * area, BLOCK), GridAxis("batch", 1), ONE),
     )
 
 
 def compile_kernels(
-    plans: Iterable[KernelPlan], gpus: Iterable[str], staging: Path, report: Callable[[str], None]
+    plans: Iterable[KernelPlan], gpus: Iterable[str], *, staging: Path, report: Callable[[str], None]
 ) -> tuple[Kernel, ...]:
     """Compile every plan for every GPU.
 

@@ -45,9 +45,9 @@ class BuildProgress:
 def build_watched(
     trt: ModuleType,
     builder: Trt,
+    *,
     network: Trt,
     config: Trt,
-    *,
     expected: float | None,
     report: Report,
 ) -> Build:

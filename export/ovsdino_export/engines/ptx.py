@@ -33,7 +33,7 @@ def describe_ptx(ptx: str) -> Ptx:
         raise OvsdinoError(f"PTX with {len(entries)} entries, expected 1")
     parameters = tuple(part.strip() for part in entries[0]["parameters"].split(",") if part.strip())
     target, version = (_directive(ptx, name) for name in ("target", "version"))
-    return Ptx(entries[0]["name"], parameters, target, version)
+    return Ptx(entry=entries[0]["name"], parameters=parameters, target=target, version=version)
 
 
 def strip_hidden_params(ptx: str, declared: int) -> str:

@@ -124,7 +124,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def describe_graph(
-    model: onnx.ModelProto, file: str, precision: bundle.Precision, fp32: Collection[str] = ()
+    model: onnx.ModelProto, file: str, *, precision: bundle.Precision, fp32: Collection[str] = ()
 ) -> bundle.Graph:
     """Describe a graph's inputs and outputs for the manifest."""
     return bundle.Graph(

@@ -91,7 +91,7 @@ def lint(
     for node in model.graph.node:
         own: Precision = "fp32" if is_kept(module_of(node), fp32) else precision
         if node.domain in FUNCTIONS and (node.domain, node.op_type) in functions:
-            yield from _lint_call(node, model, types, own)
+            yield from _lint_call(node, model, types=types, precision=own)
             continue
         for why in _faults(node, types, own):
             yield LintFinding(f"{node.op_type} {node.name}".strip(), module_of(node), why)
@@ -116,7 +116,7 @@ def lint_function_names(model: onnx.ModelProto) -> Iterator[LintFinding]:
 
 
 def _lint_call(
-    call: onnx.NodeProto, model: onnx.ModelProto, types: dict[str, int], precision: Precision
+    call: onnx.NodeProto, model: onnx.ModelProto, *, types: dict[str, int], precision: Precision
 ) -> Iterator[LintFinding]:
     """Yield the faults of a function's body, for the types of one call."""
     inputs = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in call.input]

@@ -57,7 +57,7 @@ def find_fp32_layers(
         except OvsdinoError:  # a weight is beyond FP16's range: its layer is one to keep
             return False
         figure: Parity = parity.compare(
-            expected, parity.in_batches(encode, pixels), bank, parity.THRESHOLDS[name]
+            expected, parity.in_batches(encode, pixels), bank=bank, thresholds=parity.THRESHOLDS[name]
         )
         return not list(parity.misses(figure))
 

@@ -48,7 +48,7 @@ def find_sets(folder: Path, *, options: PhotoOptions = DEFAULT_PHOTO_OPTIONS) ->
 
 
 def gate(
-    manifest: Manifest, staging: Path, sets: tuple[LabelledPhotos, ...], report: Report
+    manifest: Manifest, staging: Path, *, sets: tuple[LabelledPhotos, ...], report: Report
 ) -> tuple[float, float]:
     """Write a temporary bundle, measure its mIoU with FP32 and INT8, and reject a large drop.
 

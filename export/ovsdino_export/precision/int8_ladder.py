@@ -45,7 +45,9 @@ def fit(
 
     def attempt(count: int) -> onnx.ModelProto | None:
         graph = quantize(model, twice=order[:count])
-        figure = parity.compare(expected, _features(graph, pixels), bank, parity.THRESHOLDS["vision.int8"])
+        figure = parity.compare(
+            expected, _features(graph, pixels), bank=bank, thresholds=parity.THRESHOLDS["vision.int8"]
+        )
         share = f"{count} of {len(order)} products in two passes"
         report(f"int8 with {share}: {figure.label_agreement:.2%} of the labels stay")
         return None if list(parity.misses(figure)) else graph

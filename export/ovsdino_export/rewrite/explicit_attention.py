@@ -65,7 +65,7 @@ class ExplicitMultiheadAttention(nn.Module):
         super().__init__()
         self.attention = attention
 
-    def forward(
+    def forward(  # noqa: PLR0917 - the signature of torch
         self,
         query: Tensor,
         key: Tensor,

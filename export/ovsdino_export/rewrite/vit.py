@@ -27,7 +27,7 @@ class RotaryAttention(ExplicitAttention):
         super().__init__(qkv, output, heads)
         self.halves = halves
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # noqa: PLR0917 - the signature of timm
         self,
         tokens: Tensor,
         rope: Tensor | None = None,
@@ -75,7 +75,7 @@ def from_eva(attention: EvaAttention) -> RotaryAttention:
         joined.weight = qkv.weight
         joined.bias = nn.Parameter(torch.cat(cast(list[Tensor], biases)), requires_grad=False)
         qkv = joined
-    return RotaryAttention(qkv, attention.proj, attention.num_heads, halves=attention.rotate_half)
+    return RotaryAttention(qkv, attention.proj, heads=attention.num_heads, halves=attention.rotate_half)
 
 
 class FixedPositions(nn.Module):

@@ -70,7 +70,9 @@ def read_captions(file: Path, folder: Path) -> Captions:
     )
     if not any(photo.captions for photo in photos):
         raise MaskError(f"{file}: all {empty} captions are empty; give a file with captions")
-    return Captions(photos, tuple(missing), len(images) - len(by_photo), empty)
+    return Captions(
+        photos=photos, missing=tuple(missing), uncaptioned=len(images) - len(by_photo), empty=empty
+    )
 
 
 def _read_annotations(file: Path) -> dict[str, list[str]]:

@@ -55,7 +55,7 @@ class Lexicon:
             nouns[lemma] = nouns.get(lemma, False) or sense.file in PHYSICAL
             if sense.file in PHYSICAL:
                 synsets[lemma] = (*synsets.get(lemma, ()), sense.synset)
-        return cls(nouns, {**irregular, **PLURALS}, synsets, above)
+        return cls(nouns=nouns, irregular={**irregular, **PLURALS}, synsets=synsets, above=above)
 
     def lemma(self, word: str) -> str | None:
         """Return the singular of a noun (of several the shortest, as in NLTK); None for other words."""

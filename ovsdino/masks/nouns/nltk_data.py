@@ -92,7 +92,7 @@ def read_wordnet(place: Place) -> Lexicon:
         _read(place / name).decode("latin-1") for name in ("index.sense", "noun.exc", "data.noun")
     )
     senses = [
-        Sense(lemma, file, synset, int(number))
+        Sense(lemma, file, synset=synset, rank=int(number))
         for lemma, file, synset, number in re.findall(
             r"^([^%\s]+)%1:(\d\d):\S* (\d+) (\d+)", index, re.MULTILINE
         )
@@ -150,7 +150,7 @@ def _yaml_senses(text: str) -> list[Sense]:
         if entry:
             stop = 0 if entry == entry.lower() else len(text)
         else:
-            senses.append(Sense(lemma, file, synset, stop + place))
+            senses.append(Sense(lemma, file, synset=synset, rank=stop + place))
     return senses
 
 
@@ -196,7 +196,7 @@ def _read(file: Place) -> bytes:
         raise MaskError(f"{file}: cannot be read ({error}); get NLTK's data again") from error
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):  # noqa: S301 - `find_class` allows `set` alone
     """An unpickler for dicts, sets, strings and numbers only. It never runs code."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - the base class's signature

@@ -100,7 +100,7 @@ def count_nouns(captions: Iterable[Runs], lexicon: Lexicon, rules: NounFilter) -
 
 
 def photo_nouns(
-    photos: Sequence[CaptionedPhoto], read: Callable[[str], Runs], lexicon: Lexicon, rules: NounFilter
+    photos: Sequence[CaptionedPhoto], read: Callable[[str], Runs], *, lexicon: Lexicon, rules: NounFilter
 ) -> tuple[list[PhotoNouns], Counter[str]]:
     """Return the nouns of each photo over all its captions, and the vocabulary with caption counts.
 

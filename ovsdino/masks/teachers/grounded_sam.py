@@ -29,7 +29,7 @@ from ovsdino_runtime.geometry.types import Photo
 NAME = "grounding-dino+sam"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroundedSamOptions:
     """The networks, and thresholds for boxes and masks."""
 
@@ -106,4 +106,4 @@ def _region(noun_boxes: NounBoxes, mask: npt.NDArray[np.bool_]) -> MaskRegion:
     low, high = noun_boxes.boxes.amin(0).tolist(), noun_boxes.boxes.amax(0).tolist()
     left, top, right, bottom = (round(side, 1) for side in (*low[:2], *high[2:]))
     score = round(float(noun_boxes.scores[0]), 4)
-    return MaskRegion(noun_boxes.noun, Rle.encode(mask), score, (left, top, right, bottom))
+    return MaskRegion(noun=noun_boxes.noun, rle=Rle.encode(mask), score=score, box=(left, top, right, bottom))

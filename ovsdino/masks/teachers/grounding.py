@@ -62,6 +62,7 @@ class GroundingDino:
         self,
         model: GroundingDinoForObjectDetection,
         processor: GroundingDinoProcessor,
+        *,
         thresholds: BoxThresholds,
         selection: Selection = "noun",
     ) -> None:
@@ -207,4 +208,4 @@ def open_grounding_dino(
         what, keys = next(iter(wrong.items()))
         raise MaskError(f"{name}: weights do not fit Grounding DINO ({what}: {keys[0]}); get them: {get}")
     check_values(model.state_dict(), Path(name))
-    return GroundingDino(model.eval().to(device), processor, thresholds, selection)
+    return GroundingDino(model.eval().to(device), processor, thresholds=thresholds, selection=selection)

@@ -22,7 +22,7 @@ class BoxedWord:
     probability: float
 
 
-def photo_masks(image: str, labels: Labels, words: list[BoxedWord], concepts: Concepts) -> PhotoMasks:
+def photo_masks(image: str, labels: Labels, *, words: list[BoxedWord], concepts: Concepts) -> PhotoMasks:
     """Convert a label map and words without a mask to the record of a photo.
 
     Args:
@@ -37,12 +37,17 @@ def photo_masks(image: str, labels: Labels, words: list[BoxedWord], concepts: Co
         if number >= FIRST:
             noun = concepts[int(number)].names[0]
             masks[noun] = masks.get(noun, np.False_) | (labels == number)  # two concepts may share a name
-    regions = [MaskRegion(noun, Rle.encode(mask), 1.0, bounds(mask)) for noun, mask in masks.items()]
+    regions = [
+        MaskRegion(noun=noun, rle=Rle.encode(mask), score=1.0, box=bounds(mask))
+        for noun, mask in masks.items()
+    ]
     scale = (width, height, width, height)
     for word in words:
         left, top, right, bottom = (round(v * side, 1) for v, side in zip(word.box, scale, strict=True))
         noun = concepts[word.number].names[0]
-        regions.append(MaskRegion(noun, None, word.probability, (left, top, right, bottom)))
+        regions.append(
+            MaskRegion(noun=noun, rle=None, score=word.probability, box=(left, top, right, bottom))
+        )
     unknown = labels == UNKNOWN
     return PhotoMasks(
         image=image,

@@ -34,7 +34,7 @@ NAME = "segmenters"
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmenterOptions:
     """The networks, the meaning of their labels, and rules for the sets of photos."""
 
@@ -91,7 +91,7 @@ class Segmenters:
         named, alone = self.name_boxes(photo, task.image)
         labels, words = name_regions(labels, named, self.options.concepts, alone=alone)
         words += caption_words(task.nouns, labels, self.options.concepts)
-        return photo_masks(task.image, labels, words, self.options.concepts)
+        return photo_masks(task.image, labels, words=words, concepts=self.options.concepts)
 
     def label(self, photo: Photo, image: str, rules: SetRules) -> Labels:
         """Merge the labels of the segmenters, and true masks if there are any. Shape: (H, W)."""

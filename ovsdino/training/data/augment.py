@@ -31,7 +31,7 @@ class Square:
     mirrored: bool = False
 
 
-def draw_square(height: int, width: int, recipe: DataRecipe, generator: np.random.Generator) -> Square:
+def draw_square(height: int, width: int, *, recipe: DataRecipe, generator: np.random.Generator) -> Square:
     """Draw a random square of a photo.
 
     Source: OVS-DINO does not describe its augmentation; both methods are our reconstruction.

@@ -31,7 +31,7 @@ class TrainingWords:
 def assemble(samples: Sequence[Sample], lexicon: TrainingWords, recipe: DataRecipe) -> Batch:
     """Assemble samples into a batch; random choices depend only on the samples."""
     generator = np.random.default_rng([number for sample in samples for number in sample.seed])
-    words = draw_words(samples, lexicon, recipe, generator)
+    words = draw_words(samples, lexicon, recipe=recipe, generator=generator)
     place = {word: index for index, word in enumerate(words)}
     truths = [sample.truth for sample in samples]
     others = {word for truth in truths for word in (*truth.nouns, *truth.absent)}
@@ -50,7 +50,9 @@ def assemble(samples: Sequence[Sample], lexicon: TrainingWords, recipe: DataReci
         ignore=stack_ignored(samples) if ignored else None,
         words=words,
         text=lexicon.bank([synonyms[pick] for synonyms, pick in zip(names, picks, strict=True)]),
-        valid=torch.stack([judged(sample, words, related, recipe, generator) for sample in samples]),
+        valid=torch.stack(
+            [judged(sample, words, related=related, recipe=recipe, generator=generator) for sample in samples]
+        ),
         closed=membership([truth.closed for truth in truths], place),
         related=membership([related[word] for word in words], place),
         similar=similar_words(lexicon.bank([synonyms[0] for synonyms in names]), recipe.similar)
@@ -59,14 +61,14 @@ def assemble(samples: Sequence[Sample], lexicon: TrainingWords, recipe: DataReci
             WeakBox(b, place[truth.nouns[p]], box) for b, truth in enumerate(truths) for p, box in truth.weak
         ),
         photos=tuple(sample.photo for sample in samples),
-        decoded=draw_decoded(samples, place, recipe, generator),
+        decoded=draw_decoded(samples, place, recipe=recipe, generator=generator),
         teacher=_stack([sample.teacher for sample in samples]),
         view=_stack([sample.view for sample in samples]),
     )
 
 
 def draw_words(
-    samples: Sequence[Sample], lexicon: TrainingWords, recipe: DataRecipe, generator: np.random.Generator
+    samples: Sequence[Sample], lexicon: TrainingWords, *, recipe: DataRecipe, generator: np.random.Generator
 ) -> tuple[str, ...]:
     """Choose the words of a batch: those in the squares, closed words, and distractors; or all words.
 
@@ -88,7 +90,7 @@ def draw_some(words: Sequence[str], count: int, generator: np.random.Generator) 
 
 
 def draw_decoded(
-    samples: Sequence[Sample], place: Mapping[str, int], recipe: DataRecipe, generator: np.random.Generator
+    samples: Sequence[Sample], place: Mapping[str, int], *, recipe: DataRecipe, generator: np.random.Generator
 ) -> Tensor | None:
     """Choose the words to decode, those in the squares first; None for all words."""
     if not 0 < recipe.decoded < len(place):
@@ -126,6 +128,7 @@ def stack_ignored(samples: Sequence[Sample]) -> Tensor:
 def judged(
     sample: Sample,
     words: Sequence[str],
+    *,
     related: Related,
     recipe: DataRecipe,
     generator: np.random.Generator,

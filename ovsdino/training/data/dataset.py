@@ -62,10 +62,10 @@ class MaskDataset(Dataset[Sample]):
         self,
         masks: Path,
         photos: Path,
+        *,
         text: Bank,
         recipe: DataRecipe,
         config: ModelConfig | Dinov3segConfig,
-        *,
         teacher: TeacherFeatures | None = None,
     ) -> None:
         self.reader = MaskReader(masks)
@@ -77,7 +77,7 @@ class MaskDataset(Dataset[Sample]):
         synonyms = read_synonyms(masks)
         distractors = read_distractors(masks)
         nouns = tuple(dict.fromkeys([*self.reader.vocabulary, *synonyms.nouns, *distractors]))
-        self.lexicon = TrainingWords(nouns, synonyms, text, distractors)
+        self.lexicon = TrainingWords(nouns=nouns, synonyms=synonyms, bank=text, distractors=distractors)
         self._check_photos()
         shares = dict(recipe.shares)
         weights = np.array([share_of(image, shares) for image in self.reader.images])
@@ -113,7 +113,7 @@ class MaskDataset(Dataset[Sample]):
         generator = np.random.default_rng(seed)
         masks, photo = self.read(number)
         crop = epoch % self.recipe.crops if self.recipe.crops else 0
-        square = self.square(number, crop, masks, generator)
+        square = self.square(number, crop, masks=masks, generator=generator)
         cut = jitter_colours(cut_photo(photo, square, self.recipe.size), self.recipe, generator)
         teacher = None if self.teacher is None else self.teacher[number * self.recipe.crops + crop]
         wants_view = self.recipe.structure_target == "sam" and teacher is None
@@ -121,7 +121,7 @@ class MaskDataset(Dataset[Sample]):
             photo=masks.image,
             seed=seed,
             pixels=normalise_pixels(cut, self.config.mean, self.config.std),
-            truth=cut_truth(masks, square, self.recipe, generator),
+            truth=cut_truth(masks, square, recipe=self.recipe, generator=generator),
             teacher=teacher,
             view=sam_view(photo, square, self.recipe.view) if wants_view else None,
         )
@@ -143,12 +143,12 @@ class MaskDataset(Dataset[Sample]):
         return masks, photo
 
     def square(
-        self, number: int, crop: int, masks: PhotoMasks, generator: np.random.Generator | None = None
+        self, number: int, crop: int, *, masks: PhotoMasks, generator: np.random.Generator | None = None
     ) -> Square:
         """Draw the square of a photo: one of ``recipe.crops`` fixed squares, or a new random one."""
         if self.recipe.crops or generator is None:
             generator = np.random.default_rng((self.recipe.seed, number, crop))
-        return draw_square(masks.height, masks.width, self.recipe, generator)
+        return draw_square(masks.height, masks.width, recipe=self.recipe, generator=generator)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Assemble a batch; random choices depend only on the samples."""

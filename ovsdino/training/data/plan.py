@@ -41,7 +41,7 @@ def plan_epochs(recipe: Recipe, photos: int, processes: int) -> list[Epoch]:
         cut = phase.steps % whole
         for steps in [whole] * (phase.epochs or phase.steps // whole) + [cut] * (cut > 0):
             start = epochs[-1].end if epochs else 0
-            epochs.append(Epoch(len(epochs) + 1, phase, start, steps))
+            epochs.append(Epoch(number=len(epochs) + 1, phase=phase, start=start, steps=steps))
     return epochs
 
 

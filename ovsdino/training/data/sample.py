@@ -50,7 +50,9 @@ class Sample:
     view: Tensor | None = None  # (3, 1024, 1024) uint8
 
 
-def cut_truth(photo: PhotoMasks, square: Square, recipe: DataRecipe, generator: np.random.Generator) -> Truth:
+def cut_truth(
+    photo: PhotoMasks, square: Square, *, recipe: DataRecipe, generator: np.random.Generator
+) -> Truth:
     """Cut the masks and boxes of a photo to a square."""
     side = recipe.size // recipe.label_stride
     nouns = tuple(dict.fromkeys(region.noun for region in photo.regions))
@@ -74,7 +76,7 @@ def cut_truth(photo: PhotoMasks, square: Square, recipe: DataRecipe, generator: 
         places=tuple(sorted(drawn)),
         masks=np.stack(masks).astype(np.uint8) if masks else np.zeros((0, side, side), np.uint8),
         ignore=ignore if labels is None else None,
-        weak=cut_weak(photo, nouns, square, recipe, generator),
+        weak=cut_weak(photo, nouns, square=square, recipe=recipe, generator=generator),
         closed=photo.closed or tuple(nouns[place] for place in noun_masks),
         absent=photo.absent,
     )
@@ -93,6 +95,7 @@ def label_map(masks: dict[int, Mask], ignore: Mask | None, side: int) -> npt.NDA
 def cut_weak(
     photo: PhotoMasks,
     nouns: tuple[str, ...],
+    *,
     square: Square,
     recipe: DataRecipe,
     generator: np.random.Generator,

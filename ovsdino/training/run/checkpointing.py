@@ -61,19 +61,21 @@ class Learner:
 
 
 def begin(
-    model: Network, recipe: Recipe, device: torch.device, split: Callable[[Any], Parts] = prepare
+    model: Network, recipe: Recipe, *, device: torch.device, split: Callable[[Any], Parts] = prepare
 ) -> Learner:
     """Prepare a network for training. ``split`` freezes parameters and returns the trained ones."""
     model = model.to(device)
     parts = split(model)
     wake(model)
     return Learner(
-        model,
-        parts,
-        copy.deepcopy(model).eval().requires_grad_(False) if recipe.average else None,
-        make_optimizer(parts, recipe),
-        torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16" and device.type == "cuda"),
-        fingerprint(parts.frozen),
+        model=model,
+        parts=parts,
+        average=copy.deepcopy(model).eval().requires_grad_(False) if recipe.average else None,
+        optimizer=make_optimizer(parts, recipe),
+        scaler=torch.amp.GradScaler(
+            device.type, enabled=recipe.precision == "fp16" and device.type == "cuda"
+        ),
+        frozen=fingerprint(parts.frozen),
     )
 
 
@@ -85,7 +87,13 @@ def save_state(learner: Learner, settings: dict[str, Any], folder: Path) -> None
     for name, parameter in _learning(learner.parts):
         kept = learner.optimizer.state.get(parameter, {})
         tensors |= {f"optimizer.{key}.{name}": value for key, value in kept.items()}
-    header = Header(learner.step, learner.best, learner.frozen, settings, learner.scaler.state_dict())
+    header = Header(
+        step=learner.step,
+        best=learner.best,
+        frozen=learner.frozen,
+        settings=settings,
+        scaler=learner.scaler.state_dict(),
+    )
     contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
     with partial_file(folder / STATE) as partial:
         save_file(contiguous, partial, metadata={"state": json.dumps(asdict(header))})

@@ -58,7 +58,7 @@ class CsvLog:
 class Log:
     """The log of a run. Create it with `open_log`."""
 
-    def __init__(self, folder: Path | None, step: int, total: int, progress: Progress) -> None:
+    def __init__(self, folder: Path | None, step: int, *, total: int, progress: Progress) -> None:
         self.progress = progress
         self.task: TaskID = progress.add_task("train", total=total, completed=step, loss="", waiting="")
         self.steps = None if folder is None else CsvLog(folder / "steps.csv", step)
@@ -125,7 +125,7 @@ def open_log(folder: Path | None, *, step: int, total: int) -> Iterator[Log]:
     with Progress(
         *columns, console=Console(stderr=True, quiet=folder is None), speed_estimate_period=120
     ) as progress:
-        log = Log(folder, step, total, progress)
+        log = Log(folder, step, total=total, progress=progress)
         try:
             yield log
         finally:

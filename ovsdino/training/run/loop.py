@@ -86,18 +86,28 @@ def train(job: TrainingJob) -> Path:
         done = 0 if header is None else header.step
         total = epochs[-1].end
         if done < total:
-            learner = ready(job, system, header, team)
+            learner = ready(job, system, header=header, team=team)
             if team.leads:
                 job.out.mkdir(parents=True, exist_ok=True)
             team.wait()
             with open_log(job.out if team.leads else None, step=done, total=total) as log:
-                run_epochs(TrainingRun(job, team, system, learner, log, epochs, time.monotonic()))
+                run_epochs(
+                    TrainingRun(
+                        job=job,
+                        team=team,
+                        system=system,
+                        learner=learner,
+                        log=log,
+                        epochs=epochs,
+                        saved=time.monotonic(),
+                    )
+                )
     return job.out / LAST
 
 
-def ready(job: TrainingJob, system: System, header: Header | None, team: Team) -> Learner:
+def ready(job: TrainingJob, system: System, *, header: Header | None, team: Team) -> Learner:
     """Prepare the network for training, from its initial weights or from the state file."""
-    learner = begin(system.make_model(), job.recipe, team.device, system.split)
+    learner = begin(system.make_model(), job.recipe, device=team.device, split=system.split)
     if header is not None:
         restore(learner, header, job.out)
     use_precision(system.transformer(learner.model), job.recipe.precision, team.device)
@@ -113,12 +123,14 @@ def run_epochs(run: TrainingRun) -> None:
         if stepper is None or loader is None or run.epochs[number - 1].phase != epoch.phase:
             recipe = run.job.recipe.data_of(epoch.phase)
             loader = Loader(run.system.make_dataset(recipe), run.job.workers, run.team)
-            stepper = Stepper(run.learner, run.job.recipe, recipe, run.team, run.system.loss_terms)
-        run_steps(run, epoch, loader, stepper)
+            stepper = Stepper(
+                run.learner, run.job.recipe, data=recipe, team=run.team, loss=run.system.loss_terms
+            )
+        run_steps(run, epoch, loader=loader, stepper=stepper)
         finish_epoch(run, epoch)
 
 
-def run_steps(run: TrainingRun, epoch: Epoch, loader: Loader, stepper: Stepper) -> None:
+def run_steps(run: TrainingRun, epoch: Epoch, *, loader: Loader, stepper: Stepper) -> None:
     """Train the remaining steps of an epoch."""
     learner, team = run.learner, run.team
     batches = loader.load(epoch, learner.step - epoch.start)

@@ -36,7 +36,7 @@ class Objective(nn.Module):
     Shape: a batch -> scalar, and the terms without their weights (T,).
     """
 
-    def __init__(self, model: nn.Module, data: DataRecipe, weights: LossWeights, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, data: DataRecipe, *, weights: LossWeights, loss: Loss) -> None:
         super().__init__()
         self.model, self.data, self.loss = model, data, loss
         self.weights = {name: float(getattr(weights, name)) for name in TERMS}
@@ -61,9 +61,9 @@ class Stepper:
         loss: computes the loss terms of the system.
     """
 
-    def __init__(self, learner: Learner, recipe: Recipe, data: DataRecipe, team: Team, loss: Loss) -> None:
+    def __init__(self, learner: Learner, recipe: Recipe, *, data: DataRecipe, team: Team, loss: Loss) -> None:
         self.learner, self.recipe, self.team = learner, recipe, team
-        objective = Objective(learner.model, data, recipe.weights, loss)
+        objective = Objective(learner.model, data, weights=recipe.weights, loss=loss)
         # A depthwise weight has one input channel, whose stride means nothing; DDP warns that it differs.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.shared = (

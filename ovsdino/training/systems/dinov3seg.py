@@ -92,7 +92,7 @@ class Dinov3segInputs:
 
     def make_dataset(self, data: DataRecipe) -> MaskDataset:
         """Open photos and masks for one phase."""
-        return MaskDataset(self.job.masks, self.job.photos, self.bank, data, self.config)
+        return MaskDataset(self.job.masks, self.job.photos, text=self.bank, recipe=data, config=self.config)
 
     def fill(self, batch: Batch) -> Batch:
         """Return the batch unchanged: SAM is part of the network."""
@@ -100,7 +100,7 @@ class Dinov3segInputs:
 
     def loss_terms(self, model: Dinov3Seg, batch: Batch, data: DataRecipe) -> dict[str, Tensor]:
         """Return the unweighted loss terms of a batch."""
-        return dinov3seg_loss_terms(model, batch, data, self.job.recipe.weights)
+        return dinov3seg_loss_terms(model, batch, recipe=data, weights=self.job.recipe.weights)
 
     def validate(self, model: Dinov3Seg) -> Scores:
         """Validate the network on the labelled photos, with the training prompt."""
@@ -133,7 +133,9 @@ def open_dinov3seg_inputs(job: TrainingJob, team: Team) -> Dinov3segInputs:
         settings[name] = "none" if path is None else hash_file(path)
     labelled = None if job.validate is None else open_labelled(job.validate)
     bank = TokenBank(training_words(job.masks), config)
-    return Dinov3segInputs(job, team, config, len(reader), bank, labelled, settings)
+    return Dinov3segInputs(
+        job=job, team=team, config=config, photos=len(reader), bank=bank, labelled=labelled, settings=settings
+    )
 
 
 def check_weights(job: TrainingJob, config: Dinov3segConfig) -> None:

@@ -16,7 +16,7 @@ from ovsdino.training.systems.ovsdino_losses import decide, words_cross_entropy
 
 
 def dinov3seg_loss_terms(
-    model: Dinov3Seg, batch: Batch, recipe: DataRecipe, weights: LossWeights
+    model: Dinov3Seg, batch: Batch, *, recipe: DataRecipe, weights: LossWeights
 ) -> dict[str, Tensor]:
     """Return the loss terms of a batch: ``bce`` and, if weighted, the cross-entropy of the correlation.
 
@@ -47,15 +47,15 @@ def dinov3seg_loss_terms(
     terms = {}
     if weights.bce:
         words = slice(None) if batch.decoded is None else batch.decoded
-        logits = model.decode(patches, model.see_prior(batch.pixels), text[words])  # (B, K, 4h, 4w)
-        terms["bce"] = one_hot_bce(logits, batch, batch.labels, recipe)
+        logits = model.decode(patches, model.see_prior(batch.pixels), text=text[words])  # (B, K, 4h, 4w)
+        terms["bce"] = one_hot_bce(logits, batch, labels=batch.labels, recipe=recipe)
     if weights.cross_entropy:
         costs = correlate(patches, text_halves(text, model.config)).mean(2)  # (B, N, h, w)
-        terms["cross_entropy"] = words_cross_entropy(costs, batch, batch.labels, recipe)
+        terms["cross_entropy"] = words_cross_entropy(costs, batch, labels=batch.labels, recipe=recipe)
     return terms
 
 
-def one_hot_bce(logits: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe) -> Tensor:
+def one_hot_bce(logits: Tensor, batch: Batch, *, labels: Tensor, recipe: DataRecipe) -> Tensor:
     """Return the binary cross-entropy of logits against the label map.
 
     With ``recipe.one_hot`` unknown pixels count as none of the words, and all pixels count equally (CAT-Seg).

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ovsdino.training.targets.sam_features import SamTeacher
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingJob:
     """A training job: recipe, data, output folder and initial weights. Pass it to `train`."""
 
@@ -96,12 +96,14 @@ class OvsdinoInputs:
     def make_dataset(self, data: DataRecipe) -> MaskDataset:
         """Open photos and masks for one phase, with cached SAM features if there is a cache."""
         job = self.job
-        dataset = MaskDataset(job.masks, job.photos, self.bank, data, self.config)
+        dataset = MaskDataset(job.masks, job.photos, text=self.bank, recipe=data, config=self.config)
         if self.teacher is not None and job.sam_cache is not None:
             from ovsdino.training.targets.sam_features import SamTeacher, cache_features
 
             sam = cast(SamTeacher, self.teacher)  # `_open_hed` refuses a cache
-            dataset.teacher = cache_features(dataset, sam, job.sam_cache, self.team, workers=job.workers)
+            dataset.teacher = cache_features(
+                dataset, sam, folder=job.sam_cache, team=self.team, workers=job.workers
+            )
         return dataset
 
     def fill(self, batch: Batch) -> Batch:
@@ -124,7 +126,7 @@ class OvsdinoInputs:
         """Validate the network on the labelled photos."""
         if self.labelled is None:
             raise ValueError("there is nothing to validate on")
-        return validate(model, self.labelled, self.class_text(), self.team)
+        return validate(model, self.labelled, text=self.class_text(), team=self.team)
 
     def class_text(self) -> Tensor:
         """Return the embeddings of the validation classes, averaged over the words of each: (N, D)."""
@@ -162,7 +164,15 @@ def open_inputs(job: TrainingJob, team: Team) -> OvsdinoInputs:
     if recipe.needs_hed and teacher:
         settings["hed"] = teacher.digest
     return OvsdinoInputs(
-        job, team, recipe.model, len(reader), frozenset(words), prompter, labelled, teacher, settings
+        job=job,
+        team=team,
+        config=recipe.model,
+        photos=len(reader),
+        words=frozenset(words),
+        prompter=prompter,
+        labelled=labelled,
+        teacher=teacher,
+        settings=settings,
     )
 
 

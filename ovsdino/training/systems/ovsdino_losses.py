@@ -45,21 +45,21 @@ def loss_terms(model: OVSDINO, batch: Batch, recipe: DataRecipe) -> dict[str, Te
         structure = encoded.structure[:, : target.shape[1]]
         terms["align_cosine"] = cosine_alignment(structure, target)
         terms["align_mse"] = mse_alignment(structure, target)
-    terms |= mask_terms(model, similarity, batch, recipe)
+    terms |= mask_terms(model, similarity, batch=batch, recipe=recipe)
     if batch.boxes:
         terms["weak"] = weak_loss(similarity, batch, recipe)
     return terms
 
 
-def mask_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
+def mask_terms(model: OVSDINO, similarity: Tensor, *, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
     """Return Dice, BCE and cross-entropy; exclusive and other photos are weighted by their number."""
     if batch.labels is None:
-        return pair_terms(model, similarity, batch, recipe)
-    terms = label_terms(model, similarity, batch, batch.labels, recipe)
+        return pair_terms(model, similarity, batch=batch, recipe=recipe)
+    terms = label_terms(model, similarity, batch=batch, labels=batch.labels, recipe=recipe)
     share = float(batch.exclusive.float().mean())
     if share == 1:
         return terms
-    for name, value in pair_terms(model, similarity, batch, recipe).items():
+    for name, value in pair_terms(model, similarity, batch=batch, recipe=recipe).items():
         terms[name] = share * terms[name] + (1 - share) * value
     return terms
 
@@ -101,7 +101,7 @@ def decide(batch: Batch, labels: Tensor) -> Decided:
 
 
 def label_terms(
-    model: OVSDINO, similarity: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe
+    model: OVSDINO, similarity: Tensor, *, batch: Batch, labels: Tensor, recipe: DataRecipe
 ) -> dict[str, Tensor]:
     """Return the loss terms of photos with exclusive masks."""
     dense = F.interpolate(similarity, labels.shape[1:], mode="bilinear", align_corners=False)  # (B, N, s, s)
@@ -109,19 +109,19 @@ def label_terms(
     scores = model.head.scale * dense + model.head.bias
     truth, valid = decided.masks.float(), decided.valid.float()
     return {
-        "cross_entropy": cross_entropy(dense, labels, decided, recipe),
+        "cross_entropy": cross_entropy(dense, labels, decided=decided, recipe=recipe),
         "bce": binary_cross_entropy(scores, truth, valid),
         "dice": dice(scores, truth, valid, smoothing=recipe.dice_smoothing),
     }
 
 
-def words_cross_entropy(similarity: Tensor, batch: Batch, labels: Tensor, recipe: DataRecipe) -> Tensor:
+def words_cross_entropy(similarity: Tensor, batch: Batch, *, labels: Tensor, recipe: DataRecipe) -> Tensor:
     """Return the cross-entropy over the words of the batch, from cosines (B, N, h, w)."""
     dense = F.interpolate(similarity, labels.shape[1:], mode="bilinear", align_corners=False)  # (B, N, s, s)
-    return cross_entropy(dense, labels, decide(batch, labels), recipe)
+    return cross_entropy(dense, labels, decided=decide(batch, labels), recipe=recipe)
 
 
-def cross_entropy(dense: Tensor, labels: Tensor, decided: Decided, recipe: DataRecipe) -> Tensor:
+def cross_entropy(dense: Tensor, labels: Tensor, *, decided: Decided, recipe: DataRecipe) -> Tensor:
     """Return the cross-entropy of cosines (B, N, s, s) at the labelled pixels of labels (B, s, s)."""
     known = labels >= 0
     logits = (dense / recipe.temperature).masked_fill(decided.undecided, SILENT)
@@ -144,7 +144,7 @@ def word_weights(target: Tensor, count: int, balance: float) -> Tensor:
     return weight * pixels.sum().clamp(min=1) / (weight * pixels).sum().clamp(min=1e-12)
 
 
-def pair_terms(model: OVSDINO, similarity: Tensor, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
+def pair_terms(model: OVSDINO, similarity: Tensor, *, batch: Batch, recipe: DataRecipe) -> dict[str, Tensor]:
     """Return the paper's loss terms: a mask for each word of a photo, and absent words as negatives.
 
     Source: OVS-DINO, eq. 15; logits are upsampled to the masks (reconstructed).

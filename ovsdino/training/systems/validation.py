@@ -62,7 +62,7 @@ def photo_cosines(model: OVSDINO, photo: Photo, text: Tensor) -> tuple[Labels, n
     return labels.astype(np.int32), cosine
 
 
-def validate(model: OVSDINO, labelled: LabelledPhotos, text: Tensor, team: Team) -> Scores:
+def validate(model: OVSDINO, labelled: LabelledPhotos, *, text: Tensor, team: Team) -> Scores:
     """Validate a network; the processes share the photos, and all return the result.
 
     Args:

@@ -92,24 +92,27 @@ def read_stages(path: Path) -> list[nn.Sequential]:
         raise HedError(f"--hed {path}: no such file; get it with {SOURCE}")
     try:
         with h5py.File(path) as file:
-            return [_read_stage(file, path, number, widths) for number, widths in enumerate(STAGES, start=1)]
+            return [
+                _read_stage(file, path, number=number, widths=widths)
+                for number, widths in enumerate(STAGES, start=1)
+            ]
     except OSError as error:
         raise HedError(f"--hed {path}: no HDF5 file, or a damaged one; get it with {SOURCE}") from error
 
 
-def _read_stage(file: object, path: Path, number: int, widths: tuple[int, ...]) -> nn.Sequential:
+def _read_stage(file: object, path: Path, *, number: int, widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index, (before, after) in enumerate(pairwise(widths)):
         layer = nn.Conv2d(before, after, 3, padding=1)
         name = f"block{number}/layers/conv2d{f'_{index}' if index else ''}/vars"
-        kernel = _read_array(file, path, f"{name}/0", (3, 3, before, after))
+        kernel = _read_array(file, path, name=f"{name}/0", shape=(3, 3, before, after))
         layer.weight = nn.Parameter(kernel.permute(3, 2, 0, 1).contiguous())  # HWIO -> OIHW
-        layer.bias = nn.Parameter(_read_array(file, path, f"{name}/1", (after,)))
+        layer.bias = nn.Parameter(_read_array(file, path, name=f"{name}/1", shape=(after,)))
         layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers)
 
 
-def _read_array(file: object, path: Path, name: str, shape: tuple[int, ...]) -> Tensor:
+def _read_array(file: object, path: Path, *, name: str, shape: tuple[int, ...]) -> Tensor:
     import h5py
 
     dataset = file.get(name) if isinstance(file, h5py.Group) else None

@@ -117,11 +117,13 @@ class _Views(Dataset[tuple[int, Tensor]]):
         place = self.places[index]
         number, crop = divmod(place, self.dataset.recipe.crops)
         masks, photo = self.dataset.read(number)
-        return place, sam_view(photo, self.dataset.square(number, crop, masks), self.dataset.recipe.view)
+        return place, sam_view(
+            photo, self.dataset.square(number, crop, masks=masks), self.dataset.recipe.view
+        )
 
 
 def cache_features(
-    dataset: MaskDataset, teacher: SamTeacher, folder: Path, team: Team, *, workers: int = 0
+    dataset: MaskDataset, teacher: SamTeacher, *, folder: Path, team: Team, workers: int = 0
 ) -> SamCache:
     """Create or complete a cache. All processes of a team share the work.
 
@@ -146,7 +148,7 @@ def create_cache(dataset: MaskDataset, teacher: SamTeacher, folder: Path) -> Non
     if (folder / KEY).exists():
         check_key(folder, key)
     else:
-        _create(folder, key, len(dataset) * dataset.recipe.crops, _shape(teacher))
+        _create(folder, key, count=len(dataset) * dataset.recipe.crops, shape=_shape(teacher))
 
 
 def fill_cache(
@@ -234,7 +236,7 @@ def _shape(teacher: SamTeacher) -> tuple[int, ...]:
     return tuple(teacher(view).shape[1:])
 
 
-def _create(folder: Path, key: dict[str, Any], count: int, shape: tuple[int, ...]) -> None:
+def _create(folder: Path, key: dict[str, Any], *, count: int, shape: tuple[int, ...]) -> None:
     """Create the files. The key is written last, so a folder with a key is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted, free = 2 * count * int(np.prod(shape)), shutil.disk_usage(folder).free

@@ -83,12 +83,15 @@ def find_objects(
         kept &= np.isin(labels, list(wanted))
     numbers = np.flatnonzero(kept)
     boxes = _boxes(components, len(areas))
-    objects = [_make(segmentation, components, int(n), int(labels[n]), boxes[n].tolist()) for n in numbers]
+    objects = [
+        _make(segmentation, components, number=int(n), label=int(labels[n]), box=boxes[n].tolist())
+        for n in numbers
+    ]
     return sorted(objects, key=lambda item: -item.area)
 
 
 def _make(
-    segmentation: "Segmentation", components: npt.NDArray[np.intp], number: int, label: int, box: list[int]
+    segmentation: "Segmentation", components: npt.NDArray[np.intp], *, number: int, label: int, box: list[int]
 ) -> SegmentedObject:
     left, top, right, bottom = box
     place = slice(top, bottom), slice(left, right)

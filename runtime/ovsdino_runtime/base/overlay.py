@@ -149,14 +149,14 @@ def _plan_legend(segmentation: Segmentation, width: int, height: int) -> _Legend
         entries[-1] = (None, f"{len(names) - max_count + 1} more", _percent(rest))
     lines = -(-len(entries) // columns)
     return _Legend(
-        tuple(entries),
-        font,
-        line,
-        column,
-        columns,
-        beside,
-        column * columns + margin,
-        line * lines + 2 * margin,
+        entries=tuple(entries),
+        font=font,
+        line=line,
+        column=column,
+        columns=columns,
+        beside=beside,
+        width=column * columns + margin,
+        height=line * lines + 2 * margin,
     )
 
 
@@ -209,7 +209,7 @@ def _distinct_colours(count: int) -> Colours:
         distance = np.minimum(distance, ((lab - lab[order[-1]]) ** 2).sum(axis=1))
         distance[order[-1]] = -1
         order.append(int(distance.argmax()))
-    rest = [] if count < ORDERED else np.setdiff1d(np.arange(len(rgb)), order)
+    rest = np.setdiff1d(np.arange(len(rgb)), order) if count >= ORDERED else np.empty(0, np.intp)
     colours: Colours = rgb[np.append(order, rest).astype(np.intp)].astype(np.uint8)
     return colours
 

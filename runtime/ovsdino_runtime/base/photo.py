@@ -127,12 +127,12 @@ def decode_file(
         layout = read_tiff_layout(file)
         if layout is not None and (formats is None or "TIFF" in formats):
             limits.check(layout.size, max_pixels=max_pixels())
-            return _decode_tiff(file, layout, options, formats)
+            return _decode_tiff(file, layout, options=options, formats=formats)
         if options.bands is not None:
             raise PhotoError("bands can be chosen of TIFFs only; leave out the bands")
         if has_wide_colours(file):
-            return _decode_wide_png(file, options, formats, limits)
-        return _decode_by_pillow(file, options, formats, limits)
+            return _decode_wide_png(file, options, formats=formats, limits=limits)
+        return _decode_by_pillow(file, options, formats=formats, limits=limits)
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def decode_image(image: "Image") -> DecodedPhoto:
 
 
 def _decode_tiff(
-    file: Path | BinaryIO, layout: TiffLayout, options: PhotoOptions, formats: tuple[str, ...] | None
+    file: Path | BinaryIO, layout: TiffLayout, *, options: PhotoOptions, formats: tuple[str, ...] | None
 ) -> DecodedPhoto:
     from PIL import UnidentifiedImageError
 
@@ -205,7 +205,7 @@ def _decode_tiff(
         by_pillow = False  # libtiff would write its complaints to standard error
     if by_pillow and options.bands is None:
         try:
-            return _decode_plain_tiff(file, layout, options, formats).with_notes(*pages)
+            return _decode_plain_tiff(file, layout, options=options, formats=formats).with_notes(*pages)
         except PhotoError:
             raise
         except Exception as error:  # Pillow lacks some layouts and compressions
@@ -218,7 +218,7 @@ def _decode_tiff(
 
 
 def _decode_plain_tiff(
-    file: Path | BinaryIO, layout: TiffLayout, options: PhotoOptions, formats: tuple[str, ...] | None
+    file: Path | BinaryIO, layout: TiffLayout, *, options: PhotoOptions, formats: tuple[str, ...] | None
 ) -> DecodedPhoto:
     from PIL import Image
 
@@ -242,9 +242,9 @@ def _check_upper_bits(upper: Photo, layout: TiffLayout, options: PhotoOptions) -
 
 
 def _decode_wide_png(
-    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, limits: SizeLimits
+    file: Path | BinaryIO, options: PhotoOptions, *, formats: tuple[str, ...] | None, limits: SizeLimits
 ) -> DecodedPhoto:
-    decoded = _decode_by_pillow(file, options, formats, limits)
+    decoded = _decode_by_pillow(file, options, formats=formats, limits=limits)
     if options.bits in (None, 16) and not 0 < decoded.photo.max() < 64:
         return decoded
     from PIL import Image
@@ -257,7 +257,7 @@ def _decode_wide_png(
 
 
 def _decode_by_pillow(
-    file: Path | BinaryIO, options: PhotoOptions, formats: tuple[str, ...] | None, limits: SizeLimits
+    file: Path | BinaryIO, options: PhotoOptions, *, formats: tuple[str, ...] | None, limits: SizeLimits
 ) -> DecodedPhoto:
     from PIL import Image
 

@@ -75,7 +75,13 @@ class Segmentation:
         first = int(self.background is not None)
         share = count / max(int(count.sum()), 1)
         return [
-            Region(i, self.classes[i], int(count[i]), float(share[i]), scores[i] if count[i] else None)
+            Region(
+                label=i,
+                name=self.classes[i],
+                pixels=int(count[i]),
+                coverage=float(share[i]),
+                score=scores[i] if count[i] else None,
+            )
             for i in order.tolist()
             if count[i] or (absent and i >= first)
         ]

@@ -29,7 +29,7 @@ from ovsdino_runtime.text.vocabulary import Vocabulary
 AT_ONCE = 8  # number of sources handed to a worker at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FolderJob:
     """The job of every worker: model, classes, options and output folder."""
 
@@ -109,11 +109,11 @@ class FolderWorker:
             self._segmenter = Segmenter.load(job.model, job.options)
         errors: list[str] = []
         last, done = None, 0
-        with ResultFiles([source], job.out, job.kinds, stems={source: stem}) as files:
+        with ResultFiles([source], job.out, kinds=job.kinds, stems={source: stem}) as files:
             stream = Stream(
                 self._segmenter,
                 read_frames([source], options=job.photo_options),
-                job.vocabulary,
+                classes=job.vocabulary,
                 background=job.background,
                 consume=files.write,
             )
@@ -122,7 +122,7 @@ class FolderWorker:
                     errors.append(str(result.error).replace(source.address, shown.address))
                     continue
                 last, done = result, done + 1
-        return Outcome(shown, done, tuple(errors), _summarise(last, shown, done))
+        return Outcome(source=shown, done=done, errors=tuple(errors), text=_summarise(last, shown, done))
 
 
 def segment_on_cluster(
@@ -156,12 +156,14 @@ def segment_on_cluster(
         gpus = gpus_per_worker(job.options.device, workers, resources, processors=threads)
         journal.begin(description)
         job = replace(job, options=replace(job.options, threads=threads))
-        for row in _run(rows, job, min(workers, len(rows)), gpus):
+        for row in _run(rows, job, workers=min(workers, len(rows)), gpus=gpus):
             if row["refused"]:
                 raise EngineError(f"a Ray worker: {row['refused']}")
             outcome = json.loads(row["outcome"])
             source = Source(**outcome["source"])
-            yield Outcome(source, outcome["done"], tuple(outcome["errors"]), outcome["text"])
+            yield Outcome(
+                source=source, done=outcome["done"], errors=tuple(outcome["errors"]), text=outcome["text"]
+            )
 
 
 def _rows(sources: Sequence[Source]) -> list[dict[str, str]]:
@@ -185,7 +187,7 @@ def _room(device: str, resources: Mapping[str, float], threads: int) -> int:
     return int(room)
 
 
-def _run(rows: list[dict[str, str]], job: FolderJob, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
+def _run(rows: list[dict[str, str]], job: FolderJob, *, workers: int, gpus: float) -> Any:  # noqa: ANN401 - Ray's rows
     import ray
 
     context = ray.data.DataContext.get_current()

@@ -30,7 +30,7 @@ def connected(address: str, processors: int) -> Iterator[Mapping[str, float]]:
         ClusterError: no cluster answers.
     """
     import ray
-    import ray.data  # which sets its logger up
+    import ray.data  # noqa: F401 - sets its logger up
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with _hide_ray_messages():

@@ -58,7 +58,13 @@ def describe_gpu(driver: ctypes.CDLL, index: int, cuda: str) -> Gpu | None:
     if driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device):
         memory.value = 0
     capability = f"sm_{major.value}{minor.value}"
-    return Gpu(name.value.decode(), capability, driver_version() or f"CUDA {cuda}", memory.value >> 20, cuda)
+    return Gpu(
+        name=name.value.decode(),
+        capability=capability,
+        driver=driver_version() or f"CUDA {cuda}",
+        memory=memory.value >> 20,
+        cuda=cuda,
+    )
 
 
 @cache

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     help="With --space: what pip installs there, such as 'ovsdino[cpu,demo] @ git+https://...'.",
 )
 def demo(
+    *,
     model: str,
     options: "RuntimeOptions",
     host: str,

@@ -38,8 +38,12 @@ def build_page(responder: Responder) -> gr.Blocks:
         title="ovsdino", analytics_enabled=False, delete_cache=(CLEANED, FORGOTTEN), fill_width=True
     )
 
-    def ask(file: object, chips: object, threshold: object, around: object) -> tuple[Any, dict[str, Any]]:
-        return answer(responder, file, chips, threshold, around, uploads=Path(photo.GRADIO_CACHE))
+    def ask(  # noqa: PLR0917 - Gradio passes inputs by position
+        file: object, chips: object, threshold: object, around: object
+    ) -> tuple[Any, dict[str, Any]]:
+        return answer(
+            responder, file, chips=chips, threshold=threshold, around=around, uploads=Path(photo.GRADIO_CACHE)
+        )
 
     with page:
         gr.Markdown("# ovsdino\nSegment a photo into classes that you name.", elem_id="heading")
@@ -86,7 +90,7 @@ def read_asset(name: str) -> str:
 
 
 def answer(
-    responder: Responder, file: object, chips: object, threshold: object, around: object, *, uploads: Path
+    responder: Responder, file: object, *, chips: object, threshold: object, around: object, uploads: Path
 ) -> tuple[Any, dict[str, Any]]:
     """Return the chips if they change, and the data of the view: a segmentation, a message or an error.
 
@@ -100,7 +104,13 @@ def answer(
         words = split_words(chips if isinstance(chips, list) else [])
         new_chips = words if words != chips else new_chips
         background_classes = SURROUNDINGS if around is True else None
-        return new_chips, _respond(responder, _uploaded(file, uploads), words, threshold, background_classes)
+        return new_chips, _respond(
+            responder,
+            _uploaded(file, uploads),
+            words=words,
+            threshold=threshold,
+            background_classes=background_classes,
+        )
     except OvsdinoError as error:
         return new_chips, {"error": str(error)}
     except Exception:  # no traceback reaches the page, whatever went wrong
@@ -120,6 +130,7 @@ def _uploaded(file: object, uploads: Path) -> Path | None:
 def _respond(
     responder: Responder,
     file: Path | None,
+    *,
     words: list[str],
     threshold: object,
     background_classes: str | None,
@@ -128,7 +139,9 @@ def _respond(
         return {"message": EMPTY}
     if not isinstance(threshold, int | float):
         raise ClassesError(f"the background's threshold must be in 0..1, got {threshold!r}")
-    return {"answer": asdict(responder(file, words, threshold, background_classes))}
+    return {
+        "answer": asdict(responder(file, words, background=threshold, background_classes=background_classes))
+    }
 
 
 def _photo() -> gr.Image:

@@ -93,7 +93,7 @@ class Responder:
         self._lock = threading.Lock()  # guards `_recent`
 
     def __call__(
-        self, file: Path, words: Sequence[str], background: float, background_classes: str | None = None
+        self, file: Path, words: Sequence[str], background: float, *, background_classes: str | None = None
     ) -> PageResponse:
         """Segment a photo.
 
@@ -118,18 +118,18 @@ class Responder:
         labels, entries = pack_labels(segmentation), list_entries(segmentation)
         end = time.perf_counter()
         return PageResponse(
-            photo,
-            labels,
-            pack_files(segmentation, photo=file.name),
-            python_program(
+            photo=photo,
+            labels=labels,
+            files=pack_files(segmentation, photo=file.name),
+            python=python_program(
                 self._model,
                 self._options,
-                file.name,
-                words,
+                photo=file.name,
+                words=words,
                 background=background,
                 background_classes=background_classes,
             ),
-            entries,
+            entries=entries,
             background=segmentation.background is not None,
             model=segmentation.model,
             engine=segmentation.engine,
@@ -221,7 +221,15 @@ def list_entries(segmentation: Segmentation) -> tuple[LegendEntry, ...]:
     for region in segmentation.regions():
         red, green, blue = colours[region.label].tolist()
         score = float(region.score or 0)
-        entries.append(LegendEntry(region.label, region.name, (red, green, blue), region.coverage, score))
+        entries.append(
+            LegendEntry(
+                label=region.label,
+                name=region.name,
+                colour=(red, green, blue),
+                share=region.coverage,
+                score=score,
+            )
+        )
     return tuple(entries)
 
 

@@ -18,9 +18,9 @@ labels = result.labels  # (H, W), {labels}
 def python_program(
     model: str,
     options: RuntimeOptions,
+    *,
     photo: str,
     words: Sequence[str],
-    *,
     background: float = 0,
     background_classes: str | None = None,
 ) -> str:

@@ -52,7 +52,7 @@ class DeviceClock:
         stream.record(start)
         yield
         stream.record(end)
-        self._spans.append(_Span(stage, track, start, end))
+        self._spans.append(_Span(stage=stage, track=track, start=start, end=end))
 
     def finish(self) -> dict[str, float]:
         """Return the time of each stage of a finished photo [ms], from its first start to its last end."""

@@ -66,6 +66,7 @@ class Dinov3segDevicePipeline:
         self,
         bundle: Bundle,
         device: Device,
+        *,
         open_stage: OpenStage,
         open_text: OpenText,
         options: RuntimeOptions = DEFAULT_OPTIONS,
@@ -95,7 +96,9 @@ class Dinov3segDevicePipeline:
             self._at_once = DECODED_AT_ONCE  # classes in a portion
             self._clock = DeviceClock(device, options.trace)
         self.vision = self._engines["vision"]
-        self._held = Held(device, [*self._streams.values()], [*self._engines.values()], self.memory)
+        self._held = Held(
+            device, [*self._streams.values()], engines=[*self._engines.values()], memory=self.memory
+        )
         self._finalizer = weakref.finalize(self, self._held.release)
 
     def open_text(self) -> Engine:
@@ -112,7 +115,14 @@ class Dinov3segDevicePipeline:
         with self._photo():
             prepared = self._encode(photo)
             features, maps = self._download()
-            return Dinov3segFeatures(self._model, photo, prepared, features, self._clock.finish(), maps)
+            return Dinov3segFeatures(
+                model=self._model,
+                photo=photo,
+                prepared=prepared,
+                features=features,
+                timings=self._clock.finish(),
+                guidance=maps,
+            )
 
     def segment(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool
@@ -323,8 +333,8 @@ class Dinov3segDevicePipeline:
         self._engines[stage].enqueue(
             0,
             {tensor.name: tensors[tensor.name] for tensor in graph.inputs},
-            {tensor.name: outputs[tensor.name] for tensor in graph.outputs},
-            self._stream_of(stage),
+            outputs={tensor.name: outputs[tensor.name] for tensor in graph.outputs},
+            stream=self._stream_of(stage),
         )
 
     def _stream_of(self, stage: str) -> CudaStream:

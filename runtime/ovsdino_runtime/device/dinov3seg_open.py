@@ -24,13 +24,13 @@ def open_dinov3seg_on_gpu(bundle: Bundle, options: RuntimeOptions) -> Dinov3segD
     flavour = next((flavour for flavour in FLAVOURS if flavour == options.engine), None)
     if flavour is not None:
         for graph in graphs.values():
-            find_or_build_engine(bundle, graph, flavour, index)
+            find_or_build_engine(bundle, graph, flavour=flavour, index=index)
     device = open_cuda(index)
     built: list[GpuEngine] = []
 
     def open_stage(stage: str, stream: CudaStream) -> StreamEngine:
         if flavour is not None:
-            built.append(read_cached_engine(bundle, graphs[stage], flavour, device))
+            built.append(read_cached_engine(bundle, graphs[stage], flavour=flavour, device=device))
             return built[-1]
         return OrtStreamEngine(bundle.file(bundle.manifest.graphs[graphs[stage]].file), stream, index=index)
 
@@ -40,7 +40,9 @@ def open_dinov3seg_on_gpu(bundle: Bundle, options: RuntimeOptions) -> Dinov3segD
         return OrtStreamEngine(bundle.file(bundle.manifest.graphs["text"].file), stream, index=index)
 
     try:
-        pipeline = Dinov3segDevicePipeline(bundle, device, open_stage, open_text, options)
+        pipeline = Dinov3segDevicePipeline(
+            bundle, device, open_stage=open_stage, open_text=open_text, options=options
+        )
     except BaseException:
         device.close()
         raise

@@ -31,7 +31,7 @@ class Held:
     """
 
     def __init__(
-        self, device: Device, streams: Sequence[CudaStream], engines: Sequence[Closed], memory: Released
+        self, device: Device, streams: Sequence[CudaStream], *, engines: Sequence[Closed], memory: Released
     ) -> None:
         self.device, self.streams, self.engines, self.memory = device, streams, engines, memory
         self.graph: tuple[Hashable, CudaGraph] | None = None

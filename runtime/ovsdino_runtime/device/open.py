@@ -31,12 +31,12 @@ def open_device_pipeline(bundle: Bundle, options: RuntimeOptions) -> DevicePipel
     file, index = bundle.file(bundle.manifest.graphs[graph].file), options.gpu_index
     check_gpu(bundle, index)
     if flavour is not None:
-        find_or_build_engine(bundle, graph, flavour, index)
+        find_or_build_engine(bundle, graph, flavour=flavour, index=index)
     device = open_cuda(index)
 
     def open_vision(streams: Streams) -> StreamEngine:
         if flavour is not None:
-            return open_cached_engine(bundle, graph, flavour, device)
+            return open_cached_engine(bundle, graph, flavour=flavour, device=device)
         engine = OrtStreamEngine(file, streams.vision[0], index=index)
         verify_golden(bundle, engine)
         return engine
@@ -47,19 +47,20 @@ def open_device_pipeline(bundle: Bundle, options: RuntimeOptions) -> DevicePipel
         text = bundle.file(bundle.manifest.graphs["text"].file)
         return OrtStreamEngine(text, streams.text, index=index)
 
-    return open_on(device, bundle, open_vision, open_text, options)
+    return open_on(device, bundle, open_vision=open_vision, open_text=open_text, options=options)
 
 
 def open_on(
     device: Device,
     bundle: Bundle,
+    *,
     open_vision: OpenVision,
     open_text: OpenText,
     options: RuntimeOptions,
 ) -> DevicePipeline:
     """Open a pipeline on a device; close the device if that fails."""
     try:
-        return DevicePipeline(bundle, device, open_vision, open_text, options)
+        return DevicePipeline(bundle, device, open_vision=open_vision, open_text=open_text, options=options)
     except BaseException:
         device.close()
         raise

@@ -73,6 +73,7 @@ class DevicePipeline:
         self,
         bundle: Bundle,
         device: Device,
+        *,
         open_vision: OpenVision,
         open_text: OpenText,
         options: RuntimeOptions = DEFAULT_OPTIONS,
@@ -113,7 +114,7 @@ class DevicePipeline:
         self._plan: PhotoPlan | None = None
         self._text: Floats | None = None  # whose copy is on the device
         self._last: _Key | None = None  # of the last plain run, as long as its shapes are the contexts'
-        self._held = Held(device, self._streams.all(), [self.vision], self.memory)
+        self._held = Held(device, self._streams.all(), engines=[self.vision], memory=self.memory)
         self._finalizer = weakref.finalize(self, self._held.release)
 
     def open_text(self) -> Engine:
@@ -140,7 +141,11 @@ class DevicePipeline:
                 prepared = self.prepare(photo)  # meanwhile
                 copy.synchronize()
                 return ImageFeatures(
-                    self._segment_features.model, photo, prepared, pinned.copy(), self._clock.finish()
+                    model=self._segment_features.model,
+                    photo=photo,
+                    prepared=prepared,
+                    features=pinned.copy(),
+                    timings=self._clock.finish(),
                 )
             except BaseException:
                 self._abandon()
@@ -210,7 +215,13 @@ class DevicePipeline:
         copy = self._streams.copy
         known = text.done() and text.result() is self._text
         classes = len(self._text) if known and self._text is not None else 0
-        key = _Key(plan.photo, self.memory.text_address, classes, background, scores)
+        key = _Key(
+            photo=plan.photo,
+            text=self.memory.text_address,
+            classes=classes,
+            background=background,
+            scores=scores,
+        )
         if known and key == self._last and self._captures(plan):
             return self._replay(plan, key)
         waited = 0.0
@@ -225,7 +236,13 @@ class DevicePipeline:
         self._clock.begin(copy)
         count = self._submit(plan, join, background=background, scores=scores)
         copy.synchronize()
-        self._last = _Key(plan.photo, self.memory.text_address, count, background, scores)
+        self._last = _Key(
+            photo=plan.photo,
+            text=self.memory.text_address,
+            classes=count,
+            background=background,
+            scores=scores,
+        )
         return self._clock.finish() | {"text": round(1000 * waited, 2)}
 
     def _captures(self, plan: PhotoPlan) -> bool:

@@ -89,7 +89,15 @@ def plan_photo(
         tables |= {f"merge.{side}_nodes": bands.nodes, f"merge.{side}_weights": bands.weights}
     across = len({window.left for window in windows})
     stretched = min(windows[0].height, windows[0].width) < policy.size
-    return PhotoPlan(photo, len(windows), across, grid, antialias, stretched, tables)
+    return PhotoPlan(
+        photo=photo,
+        windows=len(windows),
+        across=across,
+        grid=grid,
+        antialias=antialias,
+        stretched=stretched,
+        tables=tables,
+    )
 
 
 def _grid(manifest: Manifest) -> tuple[int, int]:

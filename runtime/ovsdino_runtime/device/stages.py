@@ -59,7 +59,8 @@ class EncodeBatch:
         shape = (batch, self.width, *plan.grid)
         start = at["features"] + 4 * first * self.width * plan.grid[0] * plan.grid[1]
         pixels = DeviceTensor(at[f"pixels.{context}"], (batch, 3, self.size, self.size))
-        self.engine.enqueue(context, {"pixels": pixels}, {"features": DeviceTensor(start, shape)}, stream)
+        features = DeviceTensor(start, shape)
+        self.engine.enqueue(context, {"pixels": pixels}, outputs={"features": features}, stream=stream)
 
 
 @dataclass(frozen=True)
@@ -134,4 +135,4 @@ def load_kernels(bundle: Bundle, device: Device) -> DeviceKernels:
         device.load(chosen[operator], bundle.file(chosen[operator].file).read_bytes()) for operator in AROUND
     )
     constants = chosen["MergeArgmax"].constants
-    return DeviceKernels(cut, scores, merge, (constants["rows"], constants["columns"]))
+    return DeviceKernels(cut=cut, scores=scores, merge=merge, tile=(constants["rows"], constants["columns"]))

@@ -196,7 +196,7 @@ def read_engine(record: EngineRecord) -> bytes:
     return data
 
 
-def find_engine(bundle: Bundle, graph: str, wanted: EngineKey, gpu: Gpu) -> EngineRecord:
+def find_engine(bundle: Bundle, graph: str, *, wanted: EngineKey, gpu: Gpu) -> EngineRecord:
     """Find the engine of a bundle's graph that may run on a GPU.
 
     Args:

@@ -17,7 +17,7 @@ STDERR = 2
 log = logging.getLogger(__name__)
 
 
-def find_or_build_engine(bundle: Bundle, graph: str, flavour: Flavour, index: int = 0) -> EngineRecord:
+def find_or_build_engine(bundle: Bundle, graph: str, *, flavour: Flavour, index: int = 0) -> EngineRecord:
     """Find the engine of a graph for a GPU of this machine; build it if there is none.
 
     The build runs in a child process, so that its memory is released and Ctrl-C stops it. Its progress goes
@@ -29,12 +29,12 @@ def find_or_build_engine(bundle: Bundle, graph: str, flavour: Flavour, index: in
     import_flavour(flavour)
     find_gpu(index, flavour)
     try:
-        return find_cached_engine(bundle, graph, flavour, index)
+        return find_cached_engine(bundle, graph, flavour=flavour, index=index)
     except EngineError as missing:
         if find_spec("ovsdino_export") is None:
             raise
         log.info("%s", missing)
-    command = build_command(bundle, graph, flavour, index)
+    command = build_command(bundle, graph, flavour=flavour, index=index)
     sys.stderr.write(f"no engine of {graph} for this GPU yet: building it, which takes minutes\n")
     done = subprocess.run(command, stdout=STDERR, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -43,10 +43,10 @@ def find_or_build_engine(bundle: Bundle, graph: str, flavour: Flavour, index: in
             f"{bundle.manifest.name}: the engine of {graph} was not built: {why.removeprefix('Error: ')}; "
             f"the command was: {rebuild_command(bundle, flavour)}"
         )
-    return find_cached_engine(bundle, graph, flavour, index)
+    return find_cached_engine(bundle, graph, flavour=flavour, index=index)
 
 
-def build_command(bundle: Bundle, graph: str, flavour: Flavour, index: int) -> list[str]:
+def build_command(bundle: Bundle, graph: str, *, flavour: Flavour, index: int) -> list[str]:
     """Return the command that builds one engine."""
     command = [sys.executable, "-c", BUILDER, "--bundle", str(bundle.path), "--engine", flavour]
     return [*command, "--graph", graph, "--gpu", f"cuda:{index}"]

@@ -70,7 +70,7 @@ class OnnxRuntimeEngine:
         return_large_blocks()
         count = threads or available_threads()
         try:
-            self._session, self.is_kept = _open_session(ort, file, count, digest)
+            self._session, self.is_kept = _open_session(ort, file, threads=count, digest=digest)
         except Exception as error:  # ONNX Runtime has a class for each status; a broken graph may cause any
             reason = " ".join(str(error).split())
             raise EngineError(f"{file}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from error
@@ -98,11 +98,11 @@ class OnnxRuntimeEngine:
         self.__init__(self._file, threads=self._threads, digest=self._digest)  # type: ignore[misc] # all of its state anew
 
 
-def _open_session(ort: Any, file: Path, threads: int, digest: str) -> tuple[Any, bool]:  # noqa: ANN401
+def _open_session(ort: Any, file: Path, *, threads: int, digest: str) -> tuple[Any, bool]:  # noqa: ANN401
     """Open a graph, in its optimised form if the cache holds it; return whether it does."""
     if digest:
         folder = optimized_folder(digest, f"{ort.__version__} {ort.get_build_info()}")
-        kept = find_optimized(folder) or _optimize(ort, file, threads, folder)
+        kept = find_optimized(folder) or _optimize(ort, file, threads=threads, folder=folder)
         if kept is not None:
             options = _options(ort, threads)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done
@@ -113,7 +113,7 @@ def _open_session(ort: Any, file: Path, threads: int, digest: str) -> tuple[Any,
     return _start(ort, file, _options(ort, threads)), False
 
 
-def _optimize(ort: Any, file: Path, threads: int, folder: Path) -> Path | None:  # noqa: ANN401
+def _optimize(ort: Any, file: Path, *, threads: int, folder: Path) -> Path | None:  # noqa: ANN401
     """Keep the optimised form of a graph; return its path, or None if that is not possible."""
     try:
         with keeping_optimized(folder) as path:
@@ -177,7 +177,7 @@ def open_engine(bundle: Bundle, graph: str, *, threads: int | None = None) -> On
     file = bundle.file(spec.file)
     digest = bundle.graph_digest(graph) if _weigh(bundle, graph) <= MAX_KEPT_BYTES else ""
     engine = OnnxRuntimeEngine(file, threads=threads, digest=digest)
-    check_tensors(file, spec, engine.inputs, engine.outputs)
+    check_tensors(file, spec, inputs=engine.inputs, outputs=engine.outputs)
     return engine
 
 
@@ -192,7 +192,7 @@ def _weigh(bundle: Bundle, graph: str) -> int:
     return sum(bundle.file(name).stat().st_size for name in names)
 
 
-def check_tensors(file: Path, spec: Graph, inputs: set[str], outputs: Sequence[str]) -> None:
+def check_tensors(file: Path, spec: Graph, *, inputs: set[str], outputs: Sequence[str]) -> None:
     """Compare the inputs and outputs of an engine with the manifest.
 
     Raises:

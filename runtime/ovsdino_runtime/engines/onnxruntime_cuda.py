@@ -60,6 +60,7 @@ class OrtStreamEngine:
         self,
         context: int,
         inputs: Mapping[str, DeviceTensor],
+        *,
         outputs: Mapping[str, DeviceTensor],
         stream: CudaStream,
     ) -> None:

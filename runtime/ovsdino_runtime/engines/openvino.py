@@ -55,7 +55,7 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._compiled = _compile(openvino, core, file, digest, settings)
+            self._compiled = _compile(openvino, core, file=file, digest=digest, settings=settings)
         except RuntimeError as error:
             raise EngineError(f"{file}: OpenVINO cannot compile it: {_one_line(error)}") from error
         self.from_cache = _is_from_cache(self._compiled)
@@ -98,7 +98,7 @@ def import_openvino() -> Any:  # noqa: ANN401 - its types differ between version
     return openvino
 
 
-def _compile(openvino: Any, core: Any, file: Path, digest: str, settings: Mapping[str, object]) -> Any:  # noqa: ANN401
+def _compile(openvino: Any, core: Any, *, file: Path, digest: str, settings: Mapping[str, object]) -> Any:  # noqa: ANN401
     """Compile a graph; store it with its local functions inlined, and what was compiled beside it.
 
     Raises:
@@ -110,7 +110,7 @@ def _compile(openvino: Any, core: Any, file: Path, digest: str, settings: Mappin
     _check_writers(folder)
     model = None
     if not (folder / MODEL).is_file():
-        model = _store(openvino, core, file, folder)
+        model = _store(openvino, core, file=file, folder=folder)
     if (folder / MODEL).is_file():
         # OpenVINO 2026.4 takes what was compiled for FP32 when BF16 is asked for, and dies: a folder for each
         # set of settings. With OPTIMIZE_SIZE, graphs of any batch give empty results from the cache.
@@ -120,7 +120,7 @@ def _compile(openvino: Any, core: Any, file: Path, digest: str, settings: Mappin
             (folder / setup[:16]).mkdir(mode=0o700, exist_ok=True)
         with suppress(RuntimeError):  # damaged, or this version does not know the settings
             return core.compile_model(str(folder / MODEL), "CPU", cached)
-    return core.compile_model(model or _store(openvino, core, file, folder), "CPU", settings)
+    return core.compile_model(model or _store(openvino, core, file=file, folder=folder), "CPU", settings)
 
 
 def _is_from_cache(compiled: Any) -> bool:  # noqa: ANN401
@@ -136,7 +136,7 @@ def _check_writers(folder: Path) -> None:
             raise EngineError(f"{file}: not loaded, for it may not be the model: {writer}")
 
 
-def _store(openvino: Any, core: Any, file: Path, folder: Path) -> Any:  # noqa: ANN401
+def _store(openvino: Any, core: Any, *, file: Path, folder: Path) -> Any:  # noqa: ANN401
     """Read a graph, inline its local functions, and store it in the cache."""
     model = _convert(core, file)
     with suppress(OSError):  # without a cache it is made again the next time

@@ -155,5 +155,5 @@ def _open_openvino(
     engine = OpenVinoEngine(file, bundle.graph_digest(graph), threads=threads, precision=precision)
     expected = {tensor.name for tensor in spec.inputs}
     read = expected if engine.inputs <= expected else engine.inputs  # it drops inputs that nothing reads
-    check_tensors(file, spec, read, engine.outputs)
+    check_tensors(file, spec, inputs=read, outputs=engine.outputs)
     return engine

@@ -29,6 +29,7 @@ class StreamEngine(Engine, Protocol):
         self,
         context: int,
         inputs: Mapping[str, DeviceTensor],
+        *,
         outputs: Mapping[str, DeviceTensor],
         stream: CudaStream,
     ) -> None:

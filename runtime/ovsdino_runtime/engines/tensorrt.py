@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 
 def open_cached_engine(
-    bundle: Bundle, graph: str, flavour: Flavour, device: Device | None = None
+    bundle: Bundle, graph: str, *, flavour: Flavour, device: Device | None = None
 ) -> "GpuEngine":
     """Open the cached engine of a vision graph for a GPU of this machine; check it on the golden photo.
 
     Raises:
         EngineError: there is no GPU or no engine for it, or the engine does not reproduce the model.
     """
-    engine = read_cached_engine(bundle, graph, flavour, device)
+    engine = read_cached_engine(bundle, graph, flavour=flavour, device=device)
     with naming_the_cure(bundle, flavour):
         verify_golden(bundle, engine)
     engine.keep_runtime_cache()
@@ -59,7 +59,7 @@ def naming_the_cure(bundle: Bundle, flavour: Flavour) -> Iterator[None]:
         raise EngineError(f"{error}; build it again: {rebuild_command(bundle, flavour)}") from error
 
 
-def find_cached_engine(bundle: Bundle, graph: str, flavour: Flavour, index: int = 0) -> EngineRecord:
+def find_cached_engine(bundle: Bundle, graph: str, *, flavour: Flavour, index: int = 0) -> EngineRecord:
     """Find the cached engine of a graph for a GPU of this machine.
 
     Args:
@@ -83,7 +83,7 @@ def find_cached_engine(bundle: Bundle, graph: str, flavour: Flavour, index: int 
         precision=bundle.manifest.graphs[graph].precision,
         batches=profile(bundle, graph),
     )
-    record = find_engine(bundle, graph, wanted, gpu)
+    record = find_engine(bundle, graph, wanted=wanted, gpu=gpu)
     if record.key.driver not in ("", gpu.driver):
         log.warning(
             "%s: the engine of %s was built with driver %s, here is %s; it is checked on the golden photo. "
@@ -110,16 +110,16 @@ def find_gpu(index: int, what: str) -> Gpu:
 
 
 def read_cached_engine(
-    bundle: Bundle, graph: str, flavour: Flavour, device: Device | None = None
+    bundle: Bundle, graph: str, *, flavour: Flavour, device: Device | None = None
 ) -> "GpuEngine":
     """Load the cached engine of a graph for a GPU of this machine, without checking its results.
 
     Raises:
         EngineError: there is no GPU or no engine for it, or TensorRT rejects the engine.
     """
-    record = find_cached_engine(bundle, graph, flavour, device.index if device else 0)
+    record = find_cached_engine(bundle, graph, flavour=flavour, index=device.index if device else 0)
     with naming_the_cure(bundle, flavour):
-        return GpuEngine(read_engine(record), flavour, device, runtime_cache=record.runtime_cache)
+        return GpuEngine(read_engine(record), flavour, device=device, runtime_cache=record.runtime_cache)
 
 
 class GpuEngine:
@@ -212,6 +212,7 @@ class GpuEngine:
         self,
         context: int,
         inputs: Mapping[str, DeviceTensor],
+        *,
         outputs: Mapping[str, DeviceTensor],
         stream: CudaStream,
     ) -> None:

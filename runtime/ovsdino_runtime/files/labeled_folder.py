@@ -93,7 +93,13 @@ def open_labelled(
             f"{missing[0].name}; give each label file a photo of the same name in {IMAGES}/"
         )
     pairs = tuple((photos[file.stem], file) for file in labels)
-    labelled = LabelledPhotos(folder.resolve().name, pairs, vocabulary, values, photo_options)
+    labelled = LabelledPhotos(
+        name=folder.resolve().name,
+        pairs=pairs,
+        vocabulary=vocabulary,
+        values=values,
+        photo_options=photo_options,
+    )
     for photo, file in labelled.pairs:
         height, width = to_classes(read_labels(file), values, str(file)).shape
         require_same_size(photo, photo_size(photo), (width, height))

@@ -142,7 +142,7 @@ def label_raster(
                 raise StoppedError(
                     f"{job.path}: stopped after {number} of {count} tiles; nothing was written"
                 )
-            labels = _label_tile(reader, tile, job, segment, result)
+            labels = _label_tile(reader, tile, job=job, segment=segment, result=result)
             core = tile.core
             place = (core.top, core.top + core.height), (core.left, core.left + core.width)
             target.write(labels, 1, window=place)
@@ -169,6 +169,7 @@ def label_raster(
 def _label_tile(
     reader: RasterReader,
     tile: RasterTile,
+    *,
     job: RasterJob,
     segment: Callable[[Photo], Segmentation],
     result: RasterResult,

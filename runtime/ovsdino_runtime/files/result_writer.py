@@ -126,7 +126,7 @@ class ResultFiles:
                 if self._moving is not None:
                     self._moving.close()
                 stem = self._out / self._stems[source]
-                self._moving = _MovingFiles(source, stem, self._kinds, rate=result.frame.rate)
+                self._moving = _MovingFiles(source, stem, kinds=self._kinds, rate=result.frame.rate)
             return replace(result, files=self._moving.write(result, segmentation))
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class ResultFiles:
         if self._coco is not None and kind == "coco":
             return self._coco.add(segmentation, name)
         if kind in ("yolo", "labelme", "voc"):
-            return self._write_objects(kind, photo, segmentation, stem)
+            return self._write_objects(kind, photo, segmentation=segmentation, stem=stem)
         file = self._out / f"{stem}{SUFFIXES[kind]}"
         if kind == "overlay":
             save_overlay(segmentation, file)
@@ -192,7 +192,7 @@ class ResultFiles:
             save_rle(segmentation, file, photo=name)
         return file
 
-    def _write_objects(self, kind: Kind, photo: Path, segmentation: Segmentation, stem: str) -> Path:
+    def _write_objects(self, kind: Kind, photo: Path, *, segmentation: Segmentation, stem: str) -> Path:
         from ovsdino_runtime.files.object_sets import save_labelme, save_voc, save_yolo
 
         if kind == "yolo":

@@ -72,7 +72,7 @@ def read_video(
         try:
             with _open(av, source, patience) as container:
                 endless = endless and not _has_end(container)
-                for frame in _decode(av, container, source, trace):
+                for frame in _decode(av, container, source=source, trace=trace):
                     if stop.is_set():
                         return
                     at = time.monotonic() - started if endless else frame.time
@@ -94,7 +94,7 @@ def read_video(
                 return
         held = index > before and time.monotonic() - opened > patience.steady
         tries = 1 if held else tries + 1
-        yield _lost(source, reason, tries, patience)
+        yield _lost(source, reason, tries=tries, patience=patience)
         if tries > patience.tries:
             return
         stop.wait(patience.pause(tries))
@@ -141,7 +141,7 @@ def import_av(address: str) -> ModuleType:
     return av
 
 
-def _lost(source: Source, reason: str, tries: int, patience: Patience) -> Frame:
+def _lost(source: Source, reason: str, *, tries: int, patience: Patience) -> Frame:
     if tries > patience.tries:
         what = f"{source.name}: {reason}; given up after {patience.tries} tries"
     else:
@@ -163,7 +163,7 @@ def _open(av: ModuleType, source: Source, patience: Patience) -> Container:
     return av.open(address, format=form, options=options, timeout=patience.timeout)
 
 
-def _decode(av: ModuleType, container: Container, source: Source, trace: Trace) -> Iterator[Frame]:
+def _decode(av: ModuleType, container: Container, *, source: Source, trace: Trace) -> Iterator[Frame]:
     stream = _best_stream(av, container)
     if source.kind == "video":
         stream.thread_type = "AUTO"  # faster, and some pictures later

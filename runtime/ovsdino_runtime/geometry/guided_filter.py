@@ -52,13 +52,15 @@ class GuidedFilter:
             planes[3] = scores
             self.box_sum(planes, self.radius, out=sums)
             for strip in strips:
-                self._fit(strip, sums[:, strip], planes[:, strip], spare[: strip.stop - strip.start])
+                self._fit(
+                    strip, sums[:, strip], linear=planes[:, strip], spare=spare[: strip.stop - strip.start]
+                )
             self.box_sum(planes, self.radius, out=sums)  # of each window's slopes and shift
             for strip in strips:
                 self._apply(strip, sums[:, strip], result[strip])
         return filtered
 
-    def _fit(self, strip: slice, sums: Floats, linear: Floats, spare: Floats) -> None:
+    def _fit(self, strip: slice, sums: Floats, *, linear: Floats, spare: Floats) -> None:
         """Fit the scores of a strip's windows by their colours: three slopes and a shift.
 
         Args:
@@ -107,7 +109,8 @@ def guided_filter(
     channels = np.ascontiguousarray(guide.transpose(2, 0, 1), dtype=np.float32)  # (3, H, W)
     channels *= np.float32(1 / 255)
     channels -= channels.mean(axis=(1, 2), keepdims=True)  # of small numbers float32 holds the squares
-    share = 1 / np.outer(*(_window_lengths(length, radius) for length in guide.shape[:2]))  # (H, W)
+    lengths = (_window_lengths(length, radius) for length in guide.shape[:2])
+    share: Floats = np.reciprocal(np.outer(*lengths), dtype=np.float32)  # (H, W)
     mean = add(channels, radius)
     mean *= share
     squares = np.empty((len(PAIRS), *share.shape), np.float32)
@@ -122,7 +125,7 @@ def guided_filter(
     for strip in _strips(*share.shape):
         squares[:, strip] = _invert(squares[:, strip])
     squares *= share
-    return GuidedFilter(channels, mean, share, squares, add, radius)
+    return GuidedFilter(guide=channels, mean=mean, share=share, inverse=squares, box_sum=add, radius=radius)
 
 
 def _window_lengths(length: int, radius: int) -> Floats:
@@ -155,11 +158,11 @@ def add_squares(planes: Floats, radius: int, *, out: Floats | None = None) -> Fl
     memory = np.zeros((5, (rows + 2 * radius) * line), np.float32)
     for plane, result in zip(planes, sums, strict=True):
         for top in range(0, height, rows):
-            _add_strip(plane, radius, slice(top, min(top + rows, height)), memory, result)
+            _add_strip(plane, radius, strip=slice(top, min(top + rows, height)), memory=memory, result=result)
     return sums
 
 
-def _add_strip(plane: Floats, radius: int, strip: slice, memory: Floats, result: Floats) -> None:
+def _add_strip(plane: Floats, radius: int, *, strip: slice, memory: Floats, result: Floats) -> None:
     """Compute the sums of a strip of rows.
 
     Args:
@@ -178,12 +181,12 @@ def _add_strip(plane: Floats, radius: int, strip: slice, memory: Floats, result:
     padded[begin : begin + stop - first, radius : radius + width] = plane[first:stop]
     padded[begin + stop - first : rows + 2 * radius] = 0
     spare, along_rows, along_both = memory[1:3], memory[3], memory[4]
-    _add_runs(memory[0], 2 * radius + 1, 1, spare, out=along_rows)
-    _add_runs(along_rows, 2 * radius + 1, line, spare, out=along_both)
+    _add_runs(memory[0], 2 * radius + 1, distance=1, spare=spare, out=along_rows)
+    _add_runs(along_rows, 2 * radius + 1, distance=line, spare=spare, out=along_both)
     result[strip] = along_both[: rows * line].reshape(rows, line)[:, :width]
 
 
-def _add_runs(values: Floats, count: int, distance: int, spare: Floats, *, out: Floats) -> None:
+def _add_runs(values: Floats, count: int, *, distance: int, spare: Floats, out: Floats) -> None:
     """Compute sums of ``count`` values that lie ``distance`` apart, each from its first one.
 
     Args:

@@ -216,7 +216,7 @@ def _node_scores(features: Floats, text: Floats, geometry: MergeGeometry) -> Flo
     """
     count, width, h, w = features.shape
     down, across = geometry.rows.nodes // h, geometry.columns.nodes // w
-    cosines = np.matmul(text, features.reshape(count, width, h * w))  # (B, N, h * w)
+    cosines: Floats = np.matmul(text, features.reshape(count, width, h * w))  # (B, N, h * w)
     tiles = cosines.reshape(down, across, len(text), h, w).transpose(2, 0, 3, 1, 4)  # (N, down, h, across, w)
     return tiles.reshape(len(text), down * h, across * w)
 

@@ -42,7 +42,7 @@ def _trace_rings(mask: npt.NDArray[np.bool_]) -> Iterator[Ring]:
     flat = bytearray(exits.tobytes())
     for start in np.flatnonzero(exits).tolist():
         while flat[start]:
-            yield from _walk(flat, start, steps, width)
+            yield from _walk(flat, start, steps=steps, width=width)
 
 
 def _edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -58,7 +58,7 @@ def _edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     return exits
 
 
-def _walk(exits: bytearray, start: int, steps: tuple[int, ...], width: int) -> Iterator[Ring]:
+def _walk(exits: bytearray, start: int, *, steps: tuple[int, ...], width: int) -> Iterator[Ring]:
     """Follow edges from a corner back to it, and consume them; yield a ring where the path meets itself."""
     place, way = start, (exits[start] & -exits[start]).bit_length() - 1
     path, index = [start], {start: 0}

@@ -132,6 +132,7 @@ def _normalise_into(
 def fill_windows(
     pixels: Floats,
     image: npt.NDArray[np.uint8] | Floats,
+    *,
     windows: Sequence[Window],
     preprocessing: Preprocessing,
 ) -> None:

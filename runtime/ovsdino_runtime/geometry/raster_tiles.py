@@ -70,8 +70,13 @@ class TilePlan:
             for left in range(0, width, self.step):
                 columns = self._along(left, width)
                 yield RasterTile(
-                    Window(rows[0], columns[0], rows[1], columns[1]),
-                    Window(top, left, min(self.step, height - top), min(self.step, width - left)),
+                    Window(top=rows[0], left=columns[0], height=rows[1], width=columns[1]),
+                    Window(
+                        top=top,
+                        left=left,
+                        height=min(self.step, height - top),
+                        width=min(self.step, width - left),
+                    ),
                 )
 
     def _along(self, core: int, length: int) -> tuple[int, int]:

@@ -123,7 +123,9 @@ def upsample_argmax(scores: Floats, size: tuple[int, int]) -> tuple[Labels, Floa
         rows = slice(row, min(row + step, size[0]))
         for column in range(0, size[1], width):
             columns = slice(column, min(column + width, size[1]))
-            _upsample_part(scores, best, top, size, (rows, columns), labels, values)
+            _upsample_part(
+                scores, best, top=top, size=size, part=(rows, columns), labels=labels, values=values
+            )
     return labels, values
 
 
@@ -154,6 +156,7 @@ def _absorb_small_regions(scores: Floats, threshold: float, min_area: int) -> No
 def _upsample_part(
     scores: Floats,
     best: Labels,
+    *,
     top: Floats,
     size: tuple[int, int],
     part: tuple[slice, slice],

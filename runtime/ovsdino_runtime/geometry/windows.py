@@ -103,4 +103,7 @@ def plan_windows(height: int, width: int, *, size: int, stride: int) -> list[Win
     policy = WindowPolicy(size, stride)
     tops = window_starts(height, size=policy.size, stride=policy.stride)
     lefts = window_starts(width, size=policy.size, stride=policy.stride)
-    return [Window(top, left, min(size, height), min(size, width)) for top, left in product(tops, lefts)]
+    return [
+        Window(top=top, left=left, height=min(size, height), width=min(size, width))
+        for top, left in product(tops, lefts)
+    ]

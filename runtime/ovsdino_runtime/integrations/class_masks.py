@@ -21,7 +21,9 @@ class ClassMask:
 def class_masks(segmentation: Segmentation) -> list[ClassMask]:
     """List the masks of the classes that occur, the largest first, without the background."""
     return [
-        ClassMask(region.label, region.name, region.score, segmentation.labels == region.label)
+        ClassMask(
+            label=region.label, name=region.name, score=region.score, mask=segmentation.labels == region.label
+        )
         for region in segmentation.regions()
         if segmentation.background is None or region.label
     ]

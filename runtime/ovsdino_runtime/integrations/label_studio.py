@@ -25,7 +25,7 @@ def to_label_studio(
     """
     classes = segmentation.classes[0 if segmentation.background is None else 1 :]
     labels = {name: (name,) for name in classes}
-    control = Control("brushlabels", from_name, to_name, "image", labels)
+    control = Control(kind="brushlabels", name=from_name, image=to_name, field="image", labels=labels)
     return as_prediction(list(predict_regions(segmentation, control)), model_version(segmentation))
 
 

@@ -72,7 +72,7 @@ def _find_controls(root: ElementTree.Element, images: Mapping[str, str]) -> Iter
             if label.get("value", "").strip().casefold() not in ("", *BACKGROUND_NAMES)
         }
         if labels:
-            yield Control(KINDS[tag.tag], name, image, images[image][1:], labels)
+            yield Control(kind=KINDS[tag.tag], name=name, image=image, field=images[image][1:], labels=labels)
 
 
 def _words(label: ElementTree.Element) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ class Dinov3segPipeline:
         self,
         bundle: Bundle,
         engines: Mapping[str, Engine],
+        *,
         options: RuntimeOptions = DEFAULT_OPTIONS,
         open_text: Callable[[], Engine] | None = None,
     ) -> None:
@@ -94,7 +95,14 @@ class Dinov3segPipeline:
             features = self.refine(pixels, self.fuse(prepared.windows, local, whole))  # (1, D, g, g)
         with lap("guidance"):
             maps = guidance.result()
-        return Dinov3segFeatures(self._model, photo, prepared, features, lap.times, maps)
+        return Dinov3segFeatures(
+            model=self._model,
+            photo=photo,
+            prepared=prepared,
+            features=features,
+            timings=lap.times,
+            guidance=maps,
+        )
 
     def guide(self, pixels: Floats) -> dict[str, Floats]:
         """Run SAM's guidance if the model has it: (1, 3, V, V) -> maps by name."""

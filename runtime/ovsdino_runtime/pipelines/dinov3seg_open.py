@@ -47,7 +47,7 @@ def open_dinov3seg_pipeline(bundle: Bundle, options: RuntimeOptions) -> Dinov3se
     graphs = graphs_of(bundle, "fp32" if bf16_by_engine else options.precision)
     engines = {stage: processor.open_graph(bundle, graph, options) for stage, graph in graphs.items()}
     open_text = partial(processor.open_graph, bundle, "text", options)
-    pipeline = Dinov3segPipeline(bundle, engines, options, open_text)
+    pipeline = Dinov3segPipeline(bundle, engines, options=options, open_text=open_text)
     digests = [bundle.graph_digest(graph) for graph in graphs.values()]
     cached = [stage for stage, engine in engines.items() if getattr(engine, "from_cache", False)]
     engine = engines["vision"].description, f"from cache: {cached}"

@@ -116,7 +116,7 @@ class DecodeCosts:
 
 def spread(view: int, fine: int, photo: tuple[int, int]) -> MergeGeometry:
     """Return the geometry that resizes maps of (fine, fine) nodes to the view, and then to the photo."""
-    whole = Window(0, 0, view, view)
+    whole = Window(top=0, left=0, height=view, width=view)
     return merge_geometry([whole], (fine, fine), resized=(view, view), photo=photo)
 
 

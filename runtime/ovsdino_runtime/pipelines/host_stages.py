@@ -62,7 +62,12 @@ class Prepare:
         whole = None
         if self.inference == "both":
             whole = resize_photo(photo, *self._whole(*resized.shape[:2]), antialias=self.antialias)
-        return Prepared((photo.shape[0], photo.shape[1]), resized, tuple(self.plan(resized)), whole)
+        return Prepared(
+            size=(photo.shape[0], photo.shape[1]),
+            resized=resized,
+            windows=tuple(self.plan(resized)),
+            whole=whole,
+        )
 
     def resize(self, photo: Photo) -> Photo | Floats:
         """Resize a photo to the size at which the model works. Shape: (H, W, 3) -> (H', W', 3)."""
@@ -78,7 +83,7 @@ class Prepare:
         """Plan the windows of a resized photo; with inference "whole", a single one."""
         height, width = resized.shape[:2]
         if self.inference == "whole":
-            return [Window(0, 0, height, width)]
+            return [Window(top=0, left=0, height=height, width=width)]
         policy = self.manifest.windows
         return plan_windows(height, width, size=policy.size, stride=policy.stride)
 
@@ -129,7 +134,7 @@ class EncodeWindows:
         for first in range(0, len(windows), WINDOWS_AT_ONCE):
             part = windows[first : first + WINDOWS_AT_ONCE]
             pixels = batch[: len(part)]
-            fill_windows(pixels, resized, part, self.manifest.preprocessing)
+            fill_windows(pixels, resized, windows=part, preprocessing=self.manifest.preprocessing)
             outputs.append(self.vision.run({"pixels": pixels})["features"])
         return np.concatenate(outputs)
 
@@ -157,7 +162,9 @@ class Merge:
             labels, scores = replace(self, presence=None)(prepared, features, text[present], threshold=None)
             return present.astype(labels.dtype)[labels], scores
         if self.refinement is not None:
-            labels, cosine = self._refine(prepared, features, text, threshold, self.refinement)
+            labels, cosine = self._refine(
+                prepared, features, text=text, threshold=threshold, refinement=self.refinement
+            )
         else:
             labels, cosine = merge_argmax(features, text, self._geometry(prepared, features, prepared.size))
         return put_background(labels, confidence(cosine, self.manifest.head), threshold)
@@ -166,6 +173,7 @@ class Merge:
         self,
         prepared: Prepared,
         features: Floats,
+        *,
         text: Floats,
         threshold: float | None,
         refinement: Refinement,
@@ -175,10 +183,10 @@ class Merge:
         size = coarse_size((resized.shape[0], resized.shape[1]))
         window = prepared.windows[0]
         geometry = RefineGeometry(
-            self._geometry(prepared, features, size),
-            resize_photo(resized, *size, antialias=True),
-            max(window.height / features.shape[2], window.width / features.shape[3]) / 2,
-            prepared.size,
+            merge=self._geometry(prepared, features, size),
+            guide=resize_photo(resized, *size, antialias=True),
+            cell=max(window.height / features.shape[2], window.width / features.shape[3]) / 2,
+            photo=prepared.size,
         )
         cosine = cosine_threshold(threshold, self.manifest.head)
         return refine_argmax(features, text, geometry, threshold=cosine, refinement=refinement)

@@ -206,7 +206,13 @@ class HostPipeline:
             prepared = self.prepare(photo)
         with lap("vision"):
             features = self.encode_windows(prepared)  # (B, D, h, w)
-        return ImageFeatures(self._segment_features.model, photo, prepared, features, lap.times)
+        return ImageFeatures(
+            model=self._segment_features.model,
+            photo=photo,
+            prepared=prepared,
+            features=features,
+            timings=lap.times,
+        )
 
     def segment(
         self, image_features: ImageFeatures, text: Future[Floats], *, threshold: float | None, scores: bool

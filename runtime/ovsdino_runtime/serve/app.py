@@ -188,6 +188,7 @@ async def _segment(  # noqa: PLR0913 - one argument for each field
     request: Request,
     photo_options: Annotated[PhotoOptions, Depends(_read_photo_options)],
     # None where it was not sent; written so that OpenAPI describes a file, not "a file or null"
+    *,
     photo: PhotoFile = None,  # type: ignore[assignment]
     url: Url = None,
     classes: ClassWords = None,
@@ -216,7 +217,11 @@ async def _segment(  # noqa: PLR0913 - one argument for each field
         raise PhotoError("this server reads no addresses; send the file as the field `photo`")
     file = await photo.read() if photo is not None else str(url)
     segment_request = SegmentRequest(
-        file, choose, threshold, scores=format in ("rle", "base64"), photo_options=photo_options
+        photo=file,
+        choose=choose,
+        background=threshold,
+        scores=format in ("rle", "base64"),
+        photo_options=photo_options,
     )
     write, kind = WRITERS[format]
 

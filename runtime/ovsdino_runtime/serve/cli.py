@@ -128,6 +128,7 @@ if TYPE_CHECKING:
 )
 @click.option("--access-log", is_flag=True, help="Write one line per request.")
 def serve(  # noqa: PLR0913 - one argument for each option
+    *,
     host: str,
     port: int,
     model: str,
@@ -184,10 +185,16 @@ def serve(  # noqa: PLR0913 - one argument for each option
         at_once = 1 if batch > 1 else workers  # runs of the model
         share = options.threads or max(1, available_threads() // at_once)
         segmenter = Segmenter.load(model, replace(options, threads=share))
-        limits = UploadLimits(megabytes, megapixels, classes=max_classes, words=4 * max_classes)
+        limits = UploadLimits(
+            megabytes=megabytes, megapixels=megapixels, classes=max_classes, words=4 * max_classes
+        )
         remote = RemoteOptions() if allow_url else None
         service = Service(
-            segmenter, ServiceOptions(workers, batch, queue, seconds, limits, remote), Metrics()
+            segmenter,
+            ServiceOptions(
+                workers=workers, batch=batch, waiting=queue, seconds=seconds, limits=limits, remote=remote
+            ),
+            Metrics(),
         )
         if metrics_port:
             service.metrics.serve(host, metrics_port)

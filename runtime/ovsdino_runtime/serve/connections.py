@@ -15,7 +15,7 @@ REFUSAL = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
     """Time limit for a request's head, and the number of connections per client address."""
 

@@ -126,7 +126,7 @@ def add_label_studio(app: FastAPI, service: Service, options: LabelStudioOptions
             if await request.is_disconnected():
                 break
             try:
-                regions = await _predict(task, controls, service, options)
+                regions = await _predict(task, controls, service=service, options=options)
                 results.append(as_prediction(regions, version))
             except PhotoError as error:
                 errors.append(error)
@@ -150,7 +150,7 @@ def add_label_studio(app: FastAPI, service: Service, options: LabelStudioOptions
 
 
 async def _predict(
-    task: Task, controls: Sequence[Control], service: Service, options: LabelStudioOptions
+    task: Task, controls: Sequence[Control], *, service: Service, options: LabelStudioOptions
 ) -> list[dict[str, Any]]:
     remote = _remote(service, options)
     regions: list[dict[str, Any]] = []
@@ -160,9 +160,9 @@ async def _predict(
             return list(predict_regions(segmentation, control))
 
         request = SegmentRequest(
-            options.locate(task, control.field),
-            partial(_choose, control, service),
-            None,
+            photo=options.locate(task, control.field),
+            choose=partial(_choose, control, service),
+            background=None,
             scores=True,
             remote=remote,
         )

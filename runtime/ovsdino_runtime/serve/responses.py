@@ -4,14 +4,15 @@ import base64
 import json
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, Field
 
-from ovsdino_runtime.base import png
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.files.output import describe_segmentation, rle_records, write_labels
+from ovsdino_runtime.files.output import describe_segmentation, labels_image, rle_records
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Format = Literal["png", "overlay", "rle", "base64"]
 PNG_TEXT = "ovsdino"  # the key of the PNG's text
@@ -67,14 +68,12 @@ class SegmentationBody(BaseModel):
 
 def write_png(segmentation: Segmentation) -> bytes:
     """Write the labels as `save_labels` does, with the class names and notes in a text chunk."""
-    write_labels(segmentation, file := BytesIO(), chunks=_about(segmentation))
-    return file.getvalue()
+    return _png(segmentation, labels_image(segmentation))
 
 
 def write_overlay(segmentation: Segmentation) -> bytes:
-    """Write the photo with coloured regions and a legend as a PNG, with the same text chunk."""
-    png.write_png(file := BytesIO(), np.asarray(segmentation.overlay()), chunks=_about(segmentation))
-    return file.getvalue()
+    """Write the photo with coloured regions and a legend as a PNG."""
+    return _png(segmentation, segmentation.overlay())
 
 
 def write_rle(segmentation: Segmentation) -> bytes:
@@ -98,8 +97,7 @@ WRITERS: dict[Format, tuple[Callable[[Segmentation], bytes], str]] = {
 }
 
 
-def _about(segmentation: Segmentation) -> list[png.Chunk]:
-    """Return a PNG's text chunk with the class names and notes."""
+def _png(segmentation: Segmentation, image: "Image") -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     about = {
@@ -110,7 +108,8 @@ def _about(segmentation: Segmentation) -> list[png.Chunk]:
     }
     text = PngInfo()
     text.add_itxt(PNG_TEXT, json.dumps(about, ensure_ascii=False), zip=True)
-    return [(kind, data) for kind, data, *_ in text.chunks]
+    image.save(file := BytesIO(), "PNG", pnginfo=text)
+    return file.getvalue()
 
 
 def _regions_body(segmentation: Segmentation, *, masks: bool) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class LateError(OvsdinoError):
     """A request exceeded its time limit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServiceOptions:
     """Limits on the number of requests and on the time of each."""
 
@@ -45,7 +45,7 @@ class ServiceOptions:
     remote: RemoteOptions | None = None  # how photos are fetched by address; None: they are not
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentRequest:
     """A validated request: a photo and how to segment it."""
 

@@ -77,7 +77,12 @@ class TextCache:
         wanted = json.dumps(list(phrases))
 
         def work(database: sqlite3.Connection) -> dict[str, Floats]:
-            vectors = _check(graph, database.execute(LOOKUP, (graph, wanted)).fetchall(), width, max_length)
+            vectors = _check(
+                graph,
+                database.execute(LOOKUP, (graph, wanted)).fetchall(),
+                width=width,
+                max_length=max_length,
+            )
             now = int(time.time())
             with suppress(sqlite3.OperationalError):  # read-only: the rows can be used all the same
                 database.execute(TOUCH, (now, graph, now - USED_EVERY_S, wanted))
@@ -137,7 +142,7 @@ class TextCache:
             self._path = None
 
 
-def _check(graph: str, rows: list[Row], width: int, max_length: float) -> dict[str, Floats]:
+def _check(graph: str, rows: list[Row], *, width: int, max_length: float) -> dict[str, Floats]:
     """Turn rows into vectors.
 
     Raises:

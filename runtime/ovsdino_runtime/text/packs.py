@@ -44,7 +44,7 @@ class Packs:
         return {
             word: vector
             for file, listed in wanted.items()
-            for word, vector in self._read(file, listed, width, max_length)
+            for word, vector in self._read(file, listed, width=width, max_length=max_length)
         }
 
     @cached_property
@@ -58,7 +58,7 @@ class Packs:
         return where
 
     def _read(
-        self, name: str, words: Sequence[str], width: int, max_length: float
+        self, name: str, words: Sequence[str], *, width: int, max_length: float
     ) -> list[tuple[str, Floats]]:
         pack = _read_pack(self._bundle, name, "words", "vectors")
         rows = {word: row for row, word in enumerate(_words(pack, self._bundle.file(name)))}
