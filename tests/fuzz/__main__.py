@@ -35,18 +35,19 @@ def _hang(_signal: int, _frame: FrameType | None) -> None:
 @click.option("--only", multiple=True, help="A kind of case; repeat it.  [default: all]")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Begin no case after this time.")
 def main(cases: int, seed: int, only: tuple[str, ...], seconds: float | None) -> None:
-    """Try bad files, flags, bundles, checkpoints, caches and requests; exit with 1 if one was not handled."""
+    """Try bad input of each kind; exit with 1 if one was not handled."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="ovsdino-fuzz-") as folder, ExitStack() as stack:
         os.environ["OVSDINO_CACHE"] = str(Path(folder) / "cache")
         from ovsdino_runtime.segmenter import Segmenter
         from tests.fuzz.cases import CASES, bad_request
+        from tests.fuzz.hostile import hostile_bundle, no_file
         from tests.fuzz.workspace import Workspace
         from tests.serve.running import running
 
         workspace = Workspace(Path(folder))
-        kinds = dict(CASES)
+        kinds = CASES | {"hostile": hostile_bundle, "places": no_file}
         import_module("ovsdino.network.checkpoint")  # torch: its import is no hang
         if not only or "requests" in only:
             segmenter = Segmenter.load(workspace.bundle, threads=1)

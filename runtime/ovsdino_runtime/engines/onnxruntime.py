@@ -132,7 +132,7 @@ def _optimize(ort: Any, file: Path, *, threads: int, folder: Path) -> Path | Non
 def _options(ort: Any, threads: int) -> Any:  # noqa: ANN401
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: they are raised as well
+    options.log_severity_level = 4  # nothing but the end of the process: errors are raised as well
     options.enable_cpu_mem_arena = False  # an arena keeps the peak of the first run for good
     # Between two runs numpy needs the processors that waiting threads would spin on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
