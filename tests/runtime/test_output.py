@@ -8,7 +8,7 @@ from PIL import Image
 
 from ovsdino_runtime.base.errors import OutputError
 from ovsdino_runtime.base.overlay import _plan_legend, draw_frame, draw_overlay, palette
-from ovsdino_runtime.base.png import write_png
+from ovsdino_runtime.base.png import text_chunk, write_indexed_png, write_png
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.files import output
 from ovsdino_runtime.files.output import save_json, save_labels, save_overlay
@@ -252,9 +252,22 @@ def test_a_tint_is_that_of_each_pixel_by_itself():
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (31, 64)])
 def test_a_png_is_read_by_pillow(size):
     pixels = np.random.default_rng(5).integers(0, 256, (*size, 3), dtype=np.uint8)
-    write_png(file := BytesIO(), pixels, text={"Software": "ovsdino"})
+    write_png(file := BytesIO(), pixels, chunks=[text_chunk("Software", "ovsdino")])
     with Image.open(file) as image:
         image.verify()  # every check sum
     with Image.open(file) as image:
         assert (image.mode, image.text) == ("RGB", {"Software": "ovsdino"})
         np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (31, 64)])
+@pytest.mark.parametrize("count", [2, 256, 65536])
+def test_a_png_of_labels_is_read_by_pillow(size, count):
+    labels = np.random.default_rng(6).integers(0, count, size).astype(np.uint16)
+    colours = palette(count) if count <= 256 else None
+    write_indexed_png(file := BytesIO(), labels, colours, chunks=[text_chunk("Software", "ovsdino")])
+    with Image.open(file) as image:
+        image.verify()  # every check sum
+    with Image.open(file) as image:
+        assert image.text == {"Software": "ovsdino"}
+        np.testing.assert_array_equal(np.asarray(image), labels)

@@ -1,52 +1,86 @@
-"""Write RGB PNGs in an eighth of Pillow's time: one fixed filter, where Pillow tries five on each row.
+"""Write PNGs in an eighth of Pillow's time: one fixed filter, where Pillow tries five on each row.
 
-Differences of neighbouring pixels rarely repeat, apart from runs of one value. So zlib looks for runs only
-(Z_RLE): against its level 1, three overlays took 7 to 18 % less time and were 7 % smaller to 2 % larger.
+After the filter, photos hold small differences that rarely repeat, and labels hold zeros. So zlib looks for
+runs of one value only (Z_RLE): against its level 1, three overlays took 7 to 18 % less time and were 7 %
+smaller to 2 % larger.
 
 Source: PNG specification, third edition (W3C, 2025), sections 5.3 (chunks), 9.2 (filters) and 11.
 """
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from ovsdino_runtime.geometry.types import Photo
+from ovsdino_runtime.geometry.types import Labels, Photo
 
+Bytes = npt.NDArray[np.uint8]
+Chunk = tuple[bytes, bytes]  # kind and data
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SUB = 1  # "Sub": each byte minus the same colour of the pixel to its left
+GREY, RGB, INDEXED = 0, 2, 3  # colour types
+SUB, UP = 1, 2  # filters: each byte minus the same colour of the pixel to its left, or above it
 LEVEL, MEMORY = 1, 9  # zlib's level and memory level; of runs, no other level finds more
 
 
-def write_png(file: BinaryIO, pixels: Photo, *, text: Mapping[str, str]) -> None:
+def write_png(file: BinaryIO, pixels: Photo, *, chunks: Iterable[Chunk] = ()) -> None:
     """Write a photo as a lossless PNG.
 
     Args:
         file: open for writing.
         pixels: (H, W, 3) RGB.
-        text: keyword -> text of the PNG's text chunks, in Latin-1.
+        chunks: further chunks, such as those of `text_chunk`.
     """
-    height, width, _ = pixels.shape
-    file.write(SIGNATURE)
-    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))  # 8 bits, RGB
-    for keyword, words in text.items():
-        _write_chunk(file, b"tEXt", keyword.encode("latin-1") + b"\0" + words.encode("latin-1"))
-    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, MEMORY, zlib.Z_RLE)
-    _write_chunk(file, b"IDAT", packer.compress(_filter_rows(pixels).data) + packer.flush())
-    _write_chunk(file, b"IEND", b"")
-
-
-def _filter_rows(pixels: Photo) -> npt.NDArray[np.uint8]:
-    """Return rows of the filter's number and the differences to the left. Shape: (H, 1 + 3 * W)."""
     flat = pixels.reshape(len(pixels), -1)  # (H, 3 * W)
     rows = np.empty((len(flat), 1 + flat.shape[1]), np.uint8)
     rows[:, 0] = SUB
     rows[:, 1:4] = flat[:, :3]
     np.subtract(flat[:, 3:], flat[:, :-3], out=rows[:, 4:])  # modulo 256
-    return rows
+    _write(file, pixels.shape[1], rows, color=(8, RGB), chunks=chunks)
+
+
+def write_indexed_png(
+    file: BinaryIO, labels: Labels, palette: Bytes | None, *, chunks: Iterable[Chunk] = ()
+) -> None:
+    """Write labels as a lossless PNG: indexed, or 16-bit grey without a palette.
+
+    Args:
+        file: open for writing.
+        labels: (H, W); with a palette below 256.
+        palette: (n, 3) RGB, n up to 256.
+        chunks: further chunks, such as those of `text_chunk`.
+    """
+    height, width = labels.shape
+    kind = ">u2" if palette is None else "u1"
+    flat = np.ascontiguousarray(labels, kind).view(np.uint8).reshape(height, -1)
+    rows = np.empty((height, 1 + flat.shape[1]), np.uint8)
+    rows[:, 0] = UP
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256
+    if palette is None:
+        _write(file, width, rows, color=(16, GREY), chunks=chunks)
+    else:
+        _write(file, width, rows, color=(8, INDEXED), chunks=[(b"PLTE", palette.tobytes()), *chunks])
+
+
+def text_chunk(keyword: str, words: str) -> Chunk:
+    """Return a chunk of text; keyword and words must be in Latin-1."""
+    return b"tEXt", keyword.encode("latin-1") + b"\0" + words.encode("latin-1")
+
+
+def _write(
+    file: BinaryIO, width: int, rows: Bytes, *, color: tuple[int, int], chunks: Iterable[Chunk]
+) -> None:
+    """Write filtered rows; ``color`` is the bit depth and the colour type. Shape: rows (H, 1 + bytes)."""
+    file.write(SIGNATURE)
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, len(rows), *color, 0, 0, 0))
+    for kind, data in chunks:
+        _write_chunk(file, kind, data)
+    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, MEMORY, zlib.Z_RLE)
+    _write_chunk(file, b"IDAT", packer.compress(rows.data) + packer.flush())
+    _write_chunk(file, b"IEND", b"")
 
 
 def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:

@@ -1,16 +1,16 @@
 """Write results atomically: overlays, indexed PNG, JSON, COCO RLE and GeoJSON."""
 
 import json
-import zlib
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
 from ovsdino_runtime.base.atomic import write_whole
-from ovsdino_runtime.base.overlay import palette
-from ovsdino_runtime.base.png import write_png
+from ovsdino_runtime.base.overlay import Colours, palette
+from ovsdino_runtime.base.png import Chunk, text_chunk, write_indexed_png, write_png
 from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.base.version import version
 
@@ -28,7 +28,7 @@ SUFFIXES: dict[Kind, str] = {
     "geojson": ".geojson",
     "gpkg": ".gpkg",
 }
-MARK = {"Software": "ovsdino"}  # in PNGs, so that a result among photos is no photo of the next run
+MARK = text_chunk("Software", "ovsdino")  # in PNGs, so that a result among photos is no photo of the next run
 
 
 def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
@@ -38,7 +38,7 @@ def save_overlay(segmentation: Segmentation, path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     pixels = np.asarray(segmentation.overlay())
-    write_whole(Path(path), lambda file: write_png(file, pixels, text=MARK))
+    write_whole(Path(path), lambda file: write_png(file, pixels, chunks=[MARK]))
 
 
 def save_labels(segmentation: Segmentation, path: str | Path) -> None:
@@ -49,25 +49,29 @@ def save_labels(segmentation: Segmentation, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    from PIL.PngImagePlugin import PngInfo
+    write_whole(Path(path), lambda file: write_labels(segmentation, file, chunks=[MARK]))
 
-    image, info = labels_image(segmentation), PngInfo()
-    for keyword, words in MARK.items():
-        info.add_text(keyword, words)
-    # Labels are runs of one value: looking for nothing else is faster and makes the file smaller.
-    write_whole(Path(path), lambda file: image.save(file, "PNG", pnginfo=info, compress_type=zlib.Z_RLE))
+
+def write_labels(segmentation: Segmentation, file: BinaryIO, *, chunks: Iterable[Chunk]) -> None:
+    """Write the labels as `save_labels` does into an open file, with further chunks."""
+    write_indexed_png(file, segmentation.labels, _label_colours(segmentation), chunks=chunks)
+
+
+def _label_colours(segmentation: Segmentation) -> Colours | None:
+    """Return the colours of an indexed image of the labels; None if it needs more than 256."""
+    shown = max(len(segmentation.classes), int(segmentation.labels.max()) + 1)
+    return None if shown > 256 else palette(shown, background=segmentation.background is not None)
 
 
 def labels_image(segmentation: Segmentation) -> "Image":
     """Return the labels as a Pillow image; see `save_labels`."""
     from PIL import Image
 
-    count = len(segmentation.classes)
-    if count > 256 or segmentation.labels.max() > 255:
+    colours = _label_colours(segmentation)
+    if colours is None:
         return Image.fromarray(segmentation.labels)
     image = Image.fromarray(segmentation.labels.astype(np.uint8))
-    shown = max(count, int(segmentation.labels.max()) + 1)
-    image.putpalette(palette(shown, background=segmentation.background is not None).tobytes())
+    image.putpalette(colours.tobytes())
     return image
 
 

@@ -4,15 +4,14 @@ import base64
 import json
 from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, Field
 
+from ovsdino_runtime.base import png
 from ovsdino_runtime.base.segmentation import Segmentation
-from ovsdino_runtime.files.output import describe_segmentation, labels_image, rle_records
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from ovsdino_runtime.files.output import describe_segmentation, rle_records, write_labels
 
 Format = Literal["png", "overlay", "rle", "base64"]
 PNG_TEXT = "ovsdino"  # the key of the PNG's text
@@ -68,12 +67,14 @@ class SegmentationBody(BaseModel):
 
 def write_png(segmentation: Segmentation) -> bytes:
     """Write the labels as `save_labels` does, with the class names and notes in a text chunk."""
-    return _png(segmentation, labels_image(segmentation))
+    write_labels(segmentation, file := BytesIO(), chunks=_about(segmentation))
+    return file.getvalue()
 
 
 def write_overlay(segmentation: Segmentation) -> bytes:
-    """Write the photo with coloured regions and a legend as a PNG."""
-    return _png(segmentation, segmentation.overlay())
+    """Write the photo with coloured regions and a legend as a PNG, with the same text chunk."""
+    png.write_png(file := BytesIO(), np.asarray(segmentation.overlay()), chunks=_about(segmentation))
+    return file.getvalue()
 
 
 def write_rle(segmentation: Segmentation) -> bytes:
@@ -97,7 +98,8 @@ WRITERS: dict[Format, tuple[Callable[[Segmentation], bytes], str]] = {
 }
 
 
-def _png(segmentation: Segmentation, image: "Image") -> bytes:
+def _about(segmentation: Segmentation) -> list[png.Chunk]:
+    """Return a PNG's text chunk with the class names and notes."""
     from PIL.PngImagePlugin import PngInfo
 
     about = {
@@ -108,8 +110,7 @@ def _png(segmentation: Segmentation, image: "Image") -> bytes:
     }
     text = PngInfo()
     text.add_itxt(PNG_TEXT, json.dumps(about, ensure_ascii=False), zip=True)
-    image.save(file := BytesIO(), "PNG", pnginfo=text)
-    return file.getvalue()
+    return [(kind, data) for kind, data, *_ in text.chunks]
 
 
 def _regions_body(segmentation: Segmentation, *, masks: bool) -> dict[str, Any]:
