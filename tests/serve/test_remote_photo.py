@@ -1,5 +1,7 @@
 """Photos by address: public hosts alone, within bounds; and pages of other sites that ask."""
 
+import gzip
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -40,6 +42,32 @@ class Host(BaseHTTPRequestHandler):
                 self.wfile.write(b"X")
                 time.sleep(0.1)
             return
+        elif self.path == "/endless":
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(bytes(1 << 16))
+        elif self.path == "/endless-headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                self.wfile.write(b"A: b\r\n" * 1000)
+        elif self.path == "/continue":
+            while True:
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                time.sleep(0.01)
+        elif self.path == "/slow-body":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b"X")
+                time.sleep(0.1)
+            return
+        elif self.path == "/packed":
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+            self.end_headers()
+            self.wfile.write(BOMB)
+            return
         elif self.path == "/none":
             self.send_response(404)
         else:
@@ -54,6 +82,7 @@ class Host(BaseHTTPRequestHandler):
         pass
 
 
+BOMB = gzip.compress(bytes(50_000_000))  # 50 kB
 asked = []
 
 
@@ -90,6 +119,14 @@ def host():
         ("::ffff:169.254.169.254", False),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("::127.0.0.1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("2001:0:7f00:1::", False),
+        ("fec0::1", False),
+        ("ff02::1", False),
+        ("::", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
     ],
 )
 def test_which_addresses_are_public(address, public):
@@ -121,9 +158,89 @@ def test_too_much_and_too_slow_are_ended(host):
     with pytest.raises(TooLargeError, match="more than 5e-05 megabytes"):
         fetch_public_photo(f"{host}/a", max_bytes=50, options=HERE)
     start = time.monotonic()
-    with pytest.raises(PhotoError, match="not read within 1 s"):
-        fetch_public_photo(f"{host}/drip", max_bytes=10_000, options=HERE)
-    assert time.monotonic() - start < 5  # the host would drip for ten
+    for path in ("drip", "slow-body", "continue"):
+        with pytest.raises(PhotoError, match="not read within 1 s"):
+            fetch_public_photo(f"{host}/{path}", max_bytes=10_000, options=HERE)
+    assert time.monotonic() - start < 9  # the host would drip for ten, twice, and go on for ever
+    with pytest.raises(TooLargeError, match="more than 1 megabytes"):
+        fetch_public_photo(f"{host}/endless", max_bytes=1_000_000, options=HERE)
+    with pytest.raises(PhotoError, match="the host broke off"):
+        fetch_public_photo(f"{host}/endless-headers", max_bytes=1_000_000, options=HERE)
+
+
+def test_a_packed_body_is_not_unpacked(host):
+    assert fetch_public_photo(f"{host}/packed", max_bytes=100_000, options=HERE) == BOMB
+
+
+@pytest.mark.parametrize("name", ["2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "0", "[::]"])
+def test_numbers_are_hosts_of_this_network_as_well(host, name):
+    port = host.rpartition(":")[2]
+    for place in (name, "[::ffff:127.0.0.1]"):
+        with pytest.raises(PhotoError, match="is no public host that answers"):
+            fetch_public_photo(f"http://{place}:{port}/a", max_bytes=10_000)
+    assert asked == []
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_asked(host, monkeypatch):
+    port, real, names = int(host.rpartition(":")[2]), socket.getaddrinfo, []
+
+    def resolve(name, *arguments, **options):
+        """Give a public address first, and this machine later, as an attacker would."""
+        if name != "photos.example":
+            return real(name, *arguments, **options)
+        names.append(name)
+        return real("127.0.0.1" if len(names) > 1 else "127.0.0.2", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    options = RemoteOptions(seconds=1, allowed="127.0.0.2".__eq__)  # which stands for a public one
+    with pytest.raises(PhotoError, match="is no public host that answers"):
+        fetch_public_photo(f"http://photos.example:{port}/a", max_bytes=10_000, options=options)
+    assert (names, asked) == (["photos.example"], [])  # nothing listens at 127.0.0.2
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse(host, monkeypatch):
+    def resolve(_name, port, **_options):
+        return [(socket.AF_INET, 1, 6, "", (address, port)) for address in ("93.184.215.14", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(PhotoError, match="is no public host"):
+        fetch_public_photo(f"http://both.example:{host.rpartition(':')[2]}/a", max_bytes=10_000)
+    assert asked == []
+
+
+def test_another_address_of_the_host_is_tried(host, monkeypatch):
+    real = socket.getaddrinfo
+
+    def resolve(name, port, *arguments, **options):
+        names = ("127.0.0.2", "127.0.0.1") if name == "two.example" else (name,)
+        return [found for name in names for found in real(name, port, *arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    url = f"http://two.example:{host.rpartition(':')[2]}/a"
+    assert fetch_public_photo(url, max_bytes=len(PHOTO), options=HERE) == PHOTO
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch):
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(20))
+    start = time.monotonic()
+    with pytest.raises(PhotoError, match="is no public host that answers"):
+        fetch_public_photo("http://slow.example/a", max_bytes=10_000, options=HERE)
+    answered.set()
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "place", ["http://169.254.169.254/latest", "http://10.0.0.1/", "http://[fd00::1]/", "http://0.0.0.0/"]
+)
+def test_a_redirect_to_a_private_network_is_not_followed(host, place):
+    def allowed(address):
+        return address in ("127.0.0.1", "::1") or is_public(address)
+
+    options = RemoteOptions(seconds=1, allowed=allowed)
+    with pytest.raises(PhotoError, match="is no public host that answers"):
+        fetch_public_photo(f"{host}/away/{place}", max_bytes=10_000, options=options)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -134,6 +251,11 @@ def test_too_much_and_too_slow_are_ended(host):
         "//example.org/a",
         "http://",
         "http://user:word@example.org/a",
+        "http://user@example.org/a",
+        "http://@example.org/a",
+        "http://example.org\\@127.0.0.1/",
+        "data:image/png;base64,AAAA",
+        "unix:///var/run/docker.sock",
         "http://example.org:99999/",
         "http://exa mple.org/",
         "http://example.org/\r\nX: y",

@@ -1,8 +1,8 @@
 """Fetch photos from addresses that clients send: public hosts only, with limits on size, time and redirects.
 
 A server that fetches any address can be used to read its own network. Therefore each host name is resolved
-once, all its IP addresses must be public, the connection goes to the resolved address, and each redirect is
-checked in the same way.
+once, all its IP addresses must be public, the connection goes to one of the addresses that were checked, and
+each redirect is checked in the same way. A compressed body is not unpacked.
 """
 
 import ipaddress
@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -20,15 +20,19 @@ from ovsdino_runtime.base.errors import PhotoError, TooLargeError
 
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # translated to any IPv4 address, also local ones
 PIECE = 1 << 16  # [bytes]
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is public: not of this machine, its network or its cloud."""
+    """Tell whether an IP address is public: not of this machine, its network or its cloud.
+
+    The reserved block ``::/8`` holds IPv4 addresses in other forms, also local ones: ``::127.0.0.1`` and
+    ``64:ff9b::127.0.0.1``.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
     inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
-    return ip.is_global and inner.is_global and not ip.is_multicast and ip not in NAT64
+    special = ip.is_multicast or ip.is_reserved or getattr(ip, "is_site_local", False)
+    return ip.is_global and inner.is_global and not special
 
 
 class UnreachableError(PhotoError):
@@ -138,17 +142,56 @@ def _connect(parts: SplitResult, allowed: Callable[[str], bool], end: float) -> 
     host, port = str(parts.hostname), parts.port or PORTS[parts.scheme]
     unreachable = f"url: {host[:60]!r} is no public host that answers; send the photo itself"
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(address[0]) for *_, address in found]
+        addresses = _resolve(host, port, end)
         if not addresses or not all(map(allowed, addresses)):
             raise UnreachableError(unreachable)
-        channel = socket.create_connection((addresses[0], port), max(end - time.monotonic(), 0.001))
+        channel = _connect_to_any(addresses, port, end)
         if parts.scheme == "http":
             return channel
         context = ssl.create_default_context()
         return context.wrap_socket(channel, server_hostname=host, do_handshake_on_connect=False)
     except (OSError, ValueError) as error:  # ValueError: not a valid host name
         raise UnreachableError(unreachable) from error
+
+
+def _resolve(host: str, port: int, end: float) -> list[str]:
+    """Return the IP addresses of a host.
+
+    The system's resolver has no time limit of ours, so a thread of its own waits for it.
+
+    Raises:
+        OSError: the host is unknown, or its name server does not answer in time.
+        UnicodeError: not a valid host name.
+    """
+    results: list[list[str] | Exception] = []
+
+    def resolve() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            results.append(list(dict.fromkeys(str(address[0]) for *_, address in found)))
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            results.append(error)
+
+    thread = threading.Thread(target=resolve, name="resolve", daemon=True)
+    thread.start()
+    thread.join(max(end - time.monotonic(), 0.001))
+    if not results:
+        raise TimeoutError(f"{host}: its name server does not answer")
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
+
+
+def _connect_to_any(addresses: Sequence[str], port: int, end: float) -> socket.socket:
+    """Connect to the first address that answers; these are IP addresses, no names that are resolved again.
+
+    Raises:
+        OSError: none answers in time.
+    """
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return socket.create_connection((address, port), max(end - time.monotonic(), 0.001))
+    return socket.create_connection((addresses[-1], port), max(end - time.monotonic(), 0.001))
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
