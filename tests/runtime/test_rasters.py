@@ -16,8 +16,11 @@ from PIL import Image
 from ovsdino_runtime import PhotoOptions, Segmenter
 from ovsdino_runtime.base.errors import OptionError, PhotoError
 from ovsdino_runtime.base.options import RuntimeOptions
+from ovsdino_runtime.base.photo import decode_photo
+from ovsdino_runtime.base.segmentation import Segmentation
 from ovsdino_runtime.cli import run
 from ovsdino_runtime.cli_rasters import tile_options
+from ovsdino_runtime.files.raster_overview import RasterOverview
 from ovsdino_runtime.files.rasters import RasterJob, StoppedError, label_raster
 from ovsdino_runtime.geometry.raster_tiles import TilePlan, plan_for_view, plan_for_windows
 from ovsdino_runtime.geometry.windows import plan_windows, window_starts
@@ -149,6 +152,59 @@ def test_json_counts_what_the_label_raster_holds(segmenter, tmp_path):
         assert raster.colormap(1)[0][3] == 255
 
 
+@pytest.mark.parametrize("max_side", [300, 100, 64, 7, 1])
+def test_an_overview_reduces_the_raster_by_a_whole_factor(max_side):
+    pixels = patchwork(170, 230)
+    labels = (pixels[:, :, 0] > 127).astype(np.uint16)
+    labels[:30, :40] = 255
+    overview = RasterOverview(170, 230, classes=("dark", "light"), background=None, max_side=max_side)
+    for tile in TilePlan(step=53, before=0, after=0).tiles(170, 230):
+        core = tile.core
+        part = np.s_[core.top : core.top + core.height, core.left : core.left + core.width]
+        overview.add(core, pixels[part], labels[part])
+    photo, reduced = overview.reduced()
+    factor = overview.factor
+    assert max(reduced.shape) <= max_side
+    assert photo.shape == (*reduced.shape, 3)
+    for row, column in np.ndindex(reduced.shape):
+        square = np.s_[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+        expected = pixels[square].reshape(-1, 3).mean(axis=0)
+        assert np.abs(photo[row, column] - expected).max() <= 0.5
+        middle = row * factor + factor // 2, column * factor + factor // 2
+        if middle[0] < 170 and middle[1] < 230:
+            assert reduced[row, column] == labels[middle]
+
+
+def test_the_overlay_of_a_small_raster_is_that_of_the_photo(segmenter, tmp_path):
+    pixels = patchwork(150, 140)
+    file = write_raster(tmp_path / "scene.tif", pixels)
+    result, labels, _, job = label(file, segmenter, kinds=("overlay",))
+    assert result.files == [job.file("labels"), job.file("overlay")]
+    whole = Segmentation(
+        pixels, labels.astype(np.uint16), None, job.classes, None, model="", engine="", timings={}
+    )
+    with Image.open(job.file("overlay")) as overlay:
+        assert np.array_equal(np.asarray(overlay), np.asarray(whole.overlay()))
+
+
+@pytest.mark.parametrize("by_windows", [True, False])
+@pytest.mark.parametrize(("extra", "note"), [(1, "band 4 of 4 left out"), (2, "bands 4 to 5 of 5 left out")])
+def test_bands_without_a_name_are_left_out_with_a_note(segmenter, tmp_path, by_windows, extra, note):
+    pixels = patchwork(150, 140)
+    more = np.full((150, 140, extra), 9, np.uint8)
+    file = write_raster(tmp_path / "scene.tif", np.dstack([pixels, more]), alpha="NO")
+    if by_windows:
+        result, labels, _, _ = label(file, segmenter)
+        _, expected, _, _ = label(write_raster(tmp_path / "plain.tif", pixels), segmenter)
+        assert np.array_equal(labels, expected)
+        notes = result.notes
+    else:
+        decoded = decode_photo(file)
+        assert np.array_equal(decoded.photo, pixels)
+        notes = decoded.notes
+    assert [text for text in notes if text.startswith(note)] == list(notes) != []
+
+
 @pytest.mark.parametrize("layout", ["12 of 16 bits", "bands", "alpha", "mask", "grey"])
 def test_a_raster_of_another_layout_equals_the_plain_one(segmenter, tmp_path, layout):
     pixels = patchwork(150, 140)
@@ -238,16 +294,18 @@ def invoke(shared_bundle, tmp_path, monkeypatch):
 def test_the_command_reads_large_rasters_by_windows_and_photos_beside_them(invoke, tmp_path, flag):
     scene = write_raster(tmp_path / "scene.tif", patchwork(260, 300))
     Image.fromarray(flag).save(tmp_path / "flag.png")
-    done = invoke(scene, tmp_path / "flag.png", "--save", "labels,json,geojson,coco")
+    done = invoke(scene, tmp_path / "flag.png", "--save", "labels,json,geojson,coco,overlay")
     assert done.exit_code == 0, done.output
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     expected = [
         "coco.json",
         "flag.json",
         "flag_labels.png",
+        "flag_overlay.png",
         "scene.geojson",
         "scene.json",
         "scene_labels.tif",
+        "scene_overlay.png",
     ]
     assert names == expected
     assert f"{scene} (300x260)" in done.output
@@ -283,6 +341,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from ovsdino_runtime.base.segmentation import Segmentation
+from ovsdino_runtime.files.raster_overview import RasterOverview
 from ovsdino_runtime.files.rasters import RasterJob, label_raster
 from ovsdino_runtime.geometry.raster_tiles import TilePlan
 
@@ -292,7 +351,7 @@ def segment(photo):
 
 path = Path(sys.argv[1])
 job = RasterJob(path=path, stem=path.with_name("out"), classes=("dark", "light"), background=None,
-                kinds=("labels",), tiles=TilePlan(step=512, before=64, after=64))
+                kinds=("labels", "overlay"), tiles=TilePlan(step=512, before=64, after=64))
 result = label_raster(job, segment, about={})
 print(result.pixels.sum(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -300,9 +359,9 @@ print(result.pixels.sum(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
 def test_memory_does_not_grow_with_the_raster(tmp_path):
-    """A raster of 40 times as many pixels, 226 MB in memory, takes at most 60 MB more."""
+    """A raster of 16 times as many pixels, 201 MB in memory, takes at most 60 MB more."""
     peaks = []
-    for side in (1344, 8704):
+    for side in (2048, 8192):
         file = tmp_path / f"{side}.tif"
         block = np.random.default_rng(0).integers(0, 256, (3, 64, side), dtype=np.uint8)
         with rasterio.open(

@@ -27,6 +27,7 @@ from ovsdino_runtime.base.tiff import (
     find_valid,
     has_tiff_reader,
     looks_like_alpha,
+    note_left_out,
     read_tiff,
     refuse_layout,
 )
@@ -205,7 +206,8 @@ def _decode_tiff(
         by_pillow = False  # libtiff would write its complaints to standard error
     if by_pillow and options.bands is None:
         try:
-            return _decode_plain_tiff(file, layout, options=options, formats=formats).with_notes(*pages)
+            decoded = _decode_plain_tiff(file, layout, options=options, formats=formats)
+            return decoded.with_notes(*note_left_out(layout, options), *pages)
         except PhotoError:
             raise
         except Exception as error:  # Pillow lacks some layouts and compressions

@@ -54,6 +54,7 @@ def read_tiff(
     valid = find_valid(colours, layout.nodata)
     counted = colours if valid is None else np.where(valid[:, :, None], colours, 0).astype(colours.dtype)
     pixels, used, notes = to_8_bits(counted, declared=layout.declared_bits, bits=options.bits)
+    notes = (*notes, *note_left_out(layout, options))
     if options.bands is not None:
         return _image(pixels), valid, notes
     if layout.photometric == MIN_IS_WHITE:
@@ -133,6 +134,18 @@ def choose_bands(layout: TiffLayout, options: PhotoOptions, *, converted: bool =
             f"give --bands, such as {example}"
         )
     raise PhotoError(f"a TIFF of {layout.describe()} cannot be read; convert it to RGB first")
+
+
+def note_left_out(layout: TiffLayout, options: PhotoOptions) -> tuple[str, ...]:
+    """Return a note if bands behind the colours are left out because nothing says what they hold."""
+    unnamed = layout.samples - layout.colours
+    if options.bands is not None or layout.colours == 0 or unnamed < 1:
+        return ()
+    first = layout.colours + 1 + (bool(layout.extra) and layout.extra[0] in ALPHA)
+    if first > layout.samples:
+        return ()
+    which = f"band {first}" if first == layout.samples else f"bands {first} to {layout.samples}"
+    return (f"{which} of {layout.samples} left out: not marked as a colour; see --bands",)
 
 
 def find_valid(colours: Samples, nodata: float | None) -> npt.NDArray[np.bool_] | None:

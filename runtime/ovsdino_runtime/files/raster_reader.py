@@ -17,7 +17,7 @@ from ovsdino_runtime.base.install import install_command
 from ovsdino_runtime.base.photo import max_pixels
 from ovsdino_runtime.base.photo_address import is_address
 from ovsdino_runtime.base.photo_options import PhotoOptions
-from ovsdino_runtime.base.tiff import choose_bands, find_valid
+from ovsdino_runtime.base.tiff import choose_bands, find_valid, note_left_out
 from ovsdino_runtime.base.tiff_layout import MIN_IS_WHITE, TiffLayout, read_tiff_layout
 from ovsdino_runtime.geometry.types import Array, Mask
 from ovsdino_runtime.geometry.windows import Window
@@ -98,6 +98,7 @@ class RasterReader:
         self._bits = options.bits or layout.declared_bits
         if self._bits is None:
             self._bits, self.notes = guess_bits(self._largest())
+        self.notes = (*self.notes, *note_left_out(layout, options))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from ovsdino_runtime.base.photo_options import DEFAULT_PHOTO_OPTIONS, PhotoOptio
 from ovsdino_runtime.base.segmentation import Segmentation, no_data_label
 from ovsdino_runtime.base.version import version
 from ovsdino_runtime.files.output import Kind
+from ovsdino_runtime.files.raster_overview import RasterOverview
 from ovsdino_runtime.files.raster_reader import RasterReader, open_raster
 from ovsdino_runtime.files.raster_vectors import save_raster_vectors
 from ovsdino_runtime.geometry.raster_tiles import RasterTile, TilePlan
@@ -32,6 +33,7 @@ ENDS: Mapping[Kind, str] = {
     "json": ".json",
     "geojson": ".geojson",
     "gpkg": ".gpkg",
+    "overlay": "_overlay.png",
 }
 
 
@@ -136,13 +138,16 @@ def label_raster(
         names = len(job.classes)
         result = RasterResult(reader.size, np.zeros(names, np.int64), np.zeros(names))
         result.notes += reader.notes
+        overview = _overview(job, reader)
         count = job.tiles.count(*reader.size)
         for number, tile in enumerate(job.tiles.tiles(*reader.size)):
             if stop.is_set():
                 raise StoppedError(
                     f"{job.path}: stopped after {number} of {count} tiles; nothing was written"
                 )
-            labels = _label_tile(reader, tile, job=job, segment=segment, result=result)
+            labels = _label_tile(
+                reader, tile, job=job, segment=segment, result=result, overview=overview
+            )
             core = tile.core
             place = (core.top, core.top + core.height), (core.left, core.left + core.width)
             target.write(labels, 1, window=place)
@@ -151,6 +156,9 @@ def label_raster(
     if result.missing:
         result.notes.append(f"{result.missing} pixels hold no data: their label is {no_data_label(names)}")
     result.seconds = time.monotonic() - began
+    if overview is not None:
+        overview.save(job.file("overlay"))
+        result.files.append(job.file("overlay"))
     for kind in ("geojson", "gpkg"):
         if kind in job.kinds:
             note = save_raster_vectors(job.file("labels"), job.file(kind), job.classes, kind=kind)
@@ -173,6 +181,7 @@ def _label_tile(
     job: RasterJob,
     segment: Callable[[Photo], Segmentation],
     result: RasterResult,
+    overview: RasterOverview | None,
 ) -> Labels:
     """Read and segment a tile, and count its core. Shape: (h, w) of the core."""
     decoded = reader.read(tile.read)
@@ -183,6 +192,10 @@ def _label_tile(
     kind = np.uint8 if nothing == 255 else np.uint16
     if decoded.valid is not None and not decoded.valid[core].any():
         result.missing += tile.core.height * tile.core.width
+        if overview is not None:
+            overview.add(
+                tile.core, decoded.photo[core], np.full(decoded.valid[core].shape, nothing, np.uint16)
+            )
         return np.full((tile.core.height, tile.core.width), nothing, kind)
     side = job.tiles.side
     padding = (0, side - height), (0, side - width), (0, 0)  # padded by mirroring at the raster's end
@@ -191,7 +204,15 @@ def _label_tile(
     if decoded.valid is not None:
         labels = np.where(decoded.valid[core], labels, nothing)
     result.add(segmentation, labels, core)
+    if overview is not None:
+        overview.add(tile.core, decoded.photo[core], labels)
     return labels.astype(kind)
+
+
+def _overview(job: RasterJob, reader: RasterReader) -> RasterOverview | None:
+    if "overlay" not in job.kinds:
+        return None
+    return RasterOverview(*reader.size, classes=job.classes, background=job.background)
 
 
 @contextmanager
