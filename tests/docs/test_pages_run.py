@@ -31,6 +31,7 @@ PARSED = {
     r"ovsdino-bench serve|--ray": "needs a server, or Ray: tests/serve does the same",
     r"--topic": "needs a bag: tests/runtime/test_ros_bags.py does the same",
     r"OWNER/NAME": "needs a network: tests/runtime/test_hub.py does the same",
+    r"(scene|large)\.tif": "needs the scene: tests/docs/test_aerial.py does the same",
     r"OLD NEW": "compares two results of the reader's",
 }
 SLOW = {"README.md"}  # exports a model
