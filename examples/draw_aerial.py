@@ -14,6 +14,7 @@ METRES = 0.5  # a pixel
 PLACE = rasterio.Affine(METRES, 0, 400_000, 0, -METRES, 5_600_000)
 FIELDS = ((126, 138, 62), (168, 152, 88), (98, 124, 54), (186, 170, 108), (142, 118, 84), (112, 146, 66))
 ROOFS = ((158, 78, 62), (142, 66, 56), (122, 96, 88), (168, 94, 70))
+Size = tuple[int, int]  # width and height [px]
 CELL = 500  # [px] side of a field, about
 
 
@@ -32,22 +33,23 @@ def draw(width: int, height: int, random: np.random.Generator) -> Image.Image:
     """Draw the scene, from the ground up."""
     picture = Image.new("RGB", (width, height))
     pen = ImageDraw.Draw(picture)
-    draw_fields(pen, width, height, random)
-    draw_woods(pen, width, height, random)
+    draw_fields(pen, (width, height), random)
+    draw_woods(pen, (width, height), random)
     picture = picture.filter(ImageFilter.GaussianBlur(2))
     pen = ImageDraw.Draw(picture)
-    draw_river(pen, width, height)
+    draw_river(pen, (width, height))
     for row in range(CELL, height, 3 * CELL):
         draw_road(pen, [(x, row + 40 * np.sin(x / 900)) for x in range(-50, width + 100, 50)])
-        draw_houses(pen, width, row, random)
+        draw_houses(pen, width, row=row, random=random)
     for column in range(2 * CELL, width, 4 * CELL):
         draw_road(pen, [(column + 60 * np.sin(y / 700), y) for y in range(-50, height + 100, 50)])
     picture = picture.filter(ImageFilter.GaussianBlur(0.8))
     return add_grain(picture, random)
 
 
-def draw_fields(pen: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator) -> None:
+def draw_fields(pen: ImageDraw.ImageDraw, size: Size, random: np.random.Generator) -> None:
     """Cover the ground with fields; the rows of a crop run along or across each."""
+    width, height = size
     for top in range(0, height, CELL):
         left = -int(random.integers(0, CELL))
         while left < width:
@@ -64,8 +66,9 @@ def draw_fields(pen: ImageDraw.ImageDraw, width: int, height: int, random: np.ra
             left += across
 
 
-def draw_woods(pen: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator) -> None:
+def draw_woods(pen: ImageDraw.ImageDraw, size: Size, random: np.random.Generator) -> None:
     """Draw woods as crowds of crowns, each with a shadow and a lit side."""
+    width, height = size
     for _ in range(max(1, width * height // 2_000_000)):
         middle = random.uniform((0, 0), (width, height))
         spread = random.uniform(120, 260, 2)
@@ -79,8 +82,9 @@ def draw_woods(pen: ImageDraw.ImageDraw, width: int, height: int, random: np.ran
             pen.ellipse(crown, fill=(green - 20, green, green - 28))
 
 
-def draw_river(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+def draw_river(pen: ImageDraw.ImageDraw, size: Size) -> None:
     """Draw a river from left to right, with banks."""
+    width, height = size
     x = np.arange(-100, width + 200, 40)
     y = 0.62 * height + 0.12 * height * np.sin(x / width * 7) + 30 * np.sin(x / 300)
     half = 75 + 20 * np.sin(x / 500)
@@ -100,7 +104,7 @@ def draw_road(pen: ImageDraw.ImageDraw, path: list[tuple[float, float]]) -> None
         pen.line((*start, *end), fill=(222, 222, 216), width=3)
 
 
-def draw_houses(pen: ImageDraw.ImageDraw, width: int, row: int, random: np.random.Generator) -> None:
+def draw_houses(pen: ImageDraw.ImageDraw, width: int, *, row: int, random: np.random.Generator) -> None:
     """Draw houses on both sides of a road: a shadow, a roof with a lit and a dark side, a garden."""
     for x in range(60, width, 150):
         for side in (-1, 1):

@@ -145,9 +145,7 @@ def label_raster(
                 raise StoppedError(
                     f"{job.path}: stopped after {number} of {count} tiles; nothing was written"
                 )
-            labels = _label_tile(
-                reader, tile, job=job, segment=segment, result=result, overview=overview
-            )
+            labels = _label_tile(reader, tile, job=job, segment=segment, result=result, overview=overview)
             core = tile.core
             place = (core.top, core.top + core.height), (core.left, core.left + core.width)
             target.write(labels, 1, window=place)
