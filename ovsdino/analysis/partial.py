@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.regular_file import regular_file
 
+log = logging.getLogger(__name__)
 SECONDS = 30.0  # between two saves
 
 
@@ -60,8 +62,11 @@ class Partial:
         self._saved = clock()
 
     def load(self) -> AnalysisProgress:
-        """Restore the sums and return the progress. Do nothing if there is no file of this run."""
-        if self._file is None:
+        """Restore the sums and return the progress. Do nothing if there is no file of this run.
+
+        A damaged file is not used; a warning says so.
+        """
+        if self._file is None or not self._file.exists():
             return AnalysisProgress()
         try:
             with safe_open(regular_file(self._file), framework="pt") as file:
@@ -69,7 +74,10 @@ class Partial:
                 if about.get("key") != self._key:
                     return AnalysisProgress()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        except (OSError, SafetensorError):  # none, or damaged: begin anew
+            if about.get("digest") != _hash(tensors, about):
+                raise ValueError("its digest is another one")
+        except (OSError, SafetensorError, ValueError) as error:
+            log.warning("%s: damaged, the analysis begins anew: %s", self._file, error)
             return AnalysisProgress()
         for number, sums in enumerate(self._sums):
             prefix = f"{number}."
@@ -86,6 +94,7 @@ class Partial:
             for name, tensor in sums.tensors().items()
         }
         about = {"key": self._key, "batches": str(progress.batches), "photos": str(progress.photos)}
+        about["digest"] = _hash(tensors, about)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with partial_file(self._file) as partial:
             save_file(tensors, partial, metadata=about)
@@ -95,6 +104,15 @@ class Partial:
         """Delete the file once the results are written."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
+
+
+def _hash(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Hash everything in a file but the hash itself."""
+    state = hashlib.sha256(repr(sorted((k, v) for k, v in about.items() if k != "digest")).encode())
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
 
 
 def hash_settings(modules: Sequence[nn.Module], *settings: object) -> str:

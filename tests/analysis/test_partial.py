@@ -149,3 +149,18 @@ def test_saves_are_seconds_apart(photos, tmp_path, monkeypatch):
     kept.save(partial.AnalysisProgress(1, 2))
     assert kept.load() == partial.AnalysisProgress(1, 2)
     assert partial.hash_settings([opened.module], 1) != partial.hash_settings([opened.module], 2)
+
+
+@pytest.mark.parametrize("measure", [spectra, similarity])
+def test_a_flipped_bit_anywhere_changes_no_result(measure, photos, tmp_path, caplog):
+    cpu = torch.device("cpu")
+    expected = measure(AnalysisRun(photos, cpu, BATCH))[0]
+    with pytest.raises(Stop):
+        measure(AnalysisRun(photos, cpu, BATCH, done=stop_after(2), partial=tmp_path))
+    (file,) = kept_in(tmp_path)
+    whole = file.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole), 12).tolist():
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        found = measure(AnalysisRun(photos, cpu, BATCH, partial=tmp_path))[0]
+        np.testing.assert_array_equal(found, expected)
+    assert "damaged, the analysis begins anew" in caplog.text

@@ -168,3 +168,25 @@ def test_photos_are_read_by_the_options_and_no_data_is_ignored(spec, protocol, s
     assert counts.confusion.sum() == labelled - 11 * 4 * 60
     with pytest.raises(module.OvsdinoError, match="give --bands"):
         evaluate(spec, protocol, open_folder(stripes), out=tmp_path / "out")
+
+
+def test_damaged_counts_are_counted_again(one_process, spec, protocol, stripes, tmp_path, caplog):
+    def again():
+        return figures(evaluate(spec, protocol, open_folder(stripes), out=tmp_path / "one"))
+
+    (folder,) = (tmp_path / "one" / ".partial").iterdir()
+    file = folder / "00001.npz"
+    whole = file.read_bytes()
+    for place in range(40, len(whole), 97):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+        assert again() == figures(one_process)
+    file.write_bytes(whole[:50])
+    assert again() == figures(one_process)
+    assert file.read_bytes() == whole
+    np.savez(file, pairs=[10**6], counts=[-1], boundary=[[0]])
+    assert again() == figures(one_process)
+    assert "damaged, its photos are counted again" in caplog.text
+    text = folder / "text.npz"
+    text.write_bytes(text.read_bytes()[:-30])
+    assert again() == figures(one_process)
+    assert "damaged, the classes are encoded again" in caplog.text

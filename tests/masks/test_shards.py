@@ -252,3 +252,12 @@ def test_a_deleted_shard_is_made_again(tmp_path):
 def test_no_such_folder(tmp_path):
     with pytest.raises(MaskError, match="no such folder"):
         MaskReader(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["index.json", "vocabulary.json"])
+def test_a_changed_index_or_vocabulary_is_refused(tmp_path, name):
+    folder = write(tmp_path / "masks")
+    file = folder / name
+    file.write_text(file.read_text().replace("6", "7", 1))
+    with pytest.raises(MaskError, match=r"is damaged|bytes, expected"):
+        MaskReader(folder)

@@ -280,3 +280,20 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_gets_it(tmp_path):
 def test_a_view_of_another_size_is_refused(teacher):
     with pytest.raises(CacheError, match="SAM reads 64 px, the recipe's view is 32 px"):
         teacher(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_a_damaged_square_is_refused_in_a_line(tmp_path, dataset, teacher):
+    cache = cache_features(dataset, teacher, folder=tmp_path / "cache", team=ALONE)
+    file = tmp_path / "cache" / "features.npy"
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1  # of the last square
+    file.write_bytes(data)
+    cache[0]
+    with pytest.raises(CacheError, match=r"features\.npy: square 13 is damaged; delete .*, it is made again"):
+        cache[13]
+    for name in ("done.npy", "sums.npy"):
+        whole = (tmp_path / "cache" / name).read_bytes()
+        (tmp_path / "cache" / name).write_bytes(whole[:100])
+        with pytest.raises(CacheError, match=rf"{name}: damaged"):
+            SamCache(tmp_path / "cache")
+        (tmp_path / "cache" / name).write_bytes(whole)

@@ -1,6 +1,7 @@
 """The forms of a model, each with the runtime's engine interface."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ovsdino_benchmarks.datasets.protocol import Protocol, require_runnable, tem
 from ovsdino_benchmarks.model_variants import dinov3seg as dinov3seg_forms
 from ovsdino_benchmarks.model_variants.full_masks import merge_masks, put_background
 from ovsdino_benchmarks.model_variants.sam_structure import SamStructure
+from ovsdino_runtime.base.arrays import read_arrays
 from ovsdino_runtime.base.atomic import write_whole
 from ovsdino_runtime.base.errors import BundleError, EngineError
 from ovsdino_runtime.base.install import install_command
@@ -33,6 +35,7 @@ from ovsdino_runtime.text.cache import TextCache
 from ovsdino_runtime.text.encoder import ClassEncoder, TextEncoder
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
+log = logging.getLogger(__name__)
 TorchModule = Any  # torch.nn.Module; torch is imported when it runs
 Form = Literal["onnx", "onnx-fp16", "onnx-int8", "torch"]
 FORMS: tuple[Form, ...] = ("onnx", "onnx-fp16", "onnx-int8", "torch")
@@ -118,14 +121,30 @@ class SharedText:
 
     def encode_classes(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Floats:
         """Read the embeddings, or compute them. Shape: (N, D)."""
-        if not self._file.exists():
-            embeddings = self._first.encode_classes(vocabulary, templates)
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with hold_lock(self._file.with_suffix(".lock")):
-                if not self._file.exists():  # else another process was faster
-                    write_whole(self._file, lambda file: np.save(file, embeddings))
-        shared: Floats = np.load(self._file, allow_pickle=False)
-        return shared
+        count = len(vocabulary.entries)
+        if (shared := self._read(count)) is not None:
+            return shared
+        embeddings = self._first.encode_classes(vocabulary, templates)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with hold_lock(self._file.with_suffix(".lock")):
+            if (shared := self._read(count)) is not None:  # another process was faster
+                return shared
+            write_whole(self._file, lambda file: np.savez(file, embeddings=embeddings))
+        return embeddings
+
+    def _read(self, count: int) -> Floats | None:
+        """Read the embeddings; None if there are none. The archive holds a checksum of them."""
+        try:
+            shared: Floats = read_arrays(self._file, ["embeddings"])["embeddings"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s: damaged, the classes are encoded again: %s", self._file, error)
+            return None
+        if shared.dtype.kind == "f" and shared.ndim == 2 and len(shared) == count:
+            return shared
+        log.warning("%s: of other classes; they are encoded again", self._file)
+        return None
 
 
 def open_bundle(model: str, protocol: Protocol) -> Bundle:

@@ -5,6 +5,7 @@ depend on the order of photos or processes.
 """
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from ovsdino_benchmarks.model_variants.models import ModelSpec
 from ovsdino_benchmarks.quality.labeler import Labeller, hash_labeller, open_labeller
 from ovsdino_benchmarks.results.environment import Environment, command, read_environment
 from ovsdino_benchmarks.results.results import ClassScore, Quality
+from ovsdino_runtime.base.arrays import read_arrays
 from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.photo import decode_photo
@@ -33,6 +35,7 @@ from ovsdino_runtime.geometry.metrics import Counts
 from ovsdino_runtime.geometry.types import Photo, Truth
 from ovsdino_runtime.text.vocabulary import Vocabulary
 
+log = logging.getLogger(__name__)
 GROUP = 4  # photos counted into one file
 POLL_S = 0.5
 WAIT_S = 3600.0  # for the groups of other ranks
@@ -59,7 +62,7 @@ class EvaluationRun:
 
     def labeller(self) -> Labeller:
         """Open the model; all processes of a run share the class embeddings."""
-        return open_labeller(self.spec, self.protocol, text_file=self.folder / "text.npy")
+        return open_labeller(self.spec, self.protocol, text_file=self.folder / "text.npz")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -127,7 +130,7 @@ def evaluate(
         spec=spec, protocol=protocol, dataset=dataset, folder=folder, photo_options=photo_options
     )
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    todo = [group for group in range(rank, run.groups, ranks) if not run.file(group).is_file()]
+    todo = [group for group in range(rank, run.groups, ranks) if not _is_counted(run, group)]
     labeller = run.labeller()
     labeller.encode_text(run.vocabulary)
     for _ in _count_groups(run, todo, workers=workers, labeller=labeller):
@@ -211,10 +214,34 @@ def _write(run: EvaluationRun, group: int, counts: Counts) -> None:
 
 
 def _read(run: EvaluationRun, group: int) -> Counts:
+    """Read the counts of a group; the archive holds a checksum of each array.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     counts = Counts.zero(len(run.dataset.vocabulary.names))
-    with np.load(run.file(group), allow_pickle=False) as file:
-        counts.confusion.ravel()[file["pairs"]] = file["counts"]
-        return Counts(counts.confusion, file["boundary"])
+    kept = read_arrays(run.file(group), ("pairs", "counts", "boundary"))
+    pairs, numbers, boundary = kept["pairs"], kept["counts"], kept["boundary"]
+    whole = all(array.dtype.kind in "iu" and (array >= 0).all() for array in (pairs, numbers, boundary))
+    if not whole or pairs.shape != numbers.shape or boundary.shape != counts.boundary.shape:
+        raise ValueError("its arrays are no counts")
+    if (pairs >= counts.confusion.size).any():
+        raise ValueError("it counts classes that are not there")
+    counts.confusion.ravel()[pairs] = numbers
+    return Counts(counts.confusion, boundary)
+
+
+def _is_counted(run: EvaluationRun, group: int) -> bool:
+    """Tell whether the counts of a group are there; damaged ones are removed."""
+    try:
+        _read(run, group)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        log.warning("%s: damaged, its photos are counted again: %s", run.file(group), error)
+        run.file(group).unlink()
+        return False
+    return True
 
 
 def code_files() -> list[Path]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -138,7 +138,8 @@ def finish_masks(folder: Path) -> None:
             left_over.unlink()
     counted = dict(sorted(vocabulary.items(), key=lambda item: (-item[1], item[0])))
     _write_whole(folder / VOCABULARY, _pretty(counted))
-    _write_whole(folder / INDEX, _pretty({"shards": index, "skipped": skipped}))
+    content: dict[str, object] = {"shards": index, "skipped": skipped}
+    _write_whole(folder / INDEX, _pretty({**content, "digest": _hash(content, counted)}))
 
 
 class MaskReader:
@@ -156,6 +157,8 @@ class MaskReader:
         try:
             index = json.loads(regular_file(folder / INDEX).read_text(encoding="utf-8"))
             counts = json.loads(regular_file(folder / VOCABULARY).read_text(encoding="utf-8"))
+            if index.pop("digest", None) not in (None, _hash(index, counts)):  # None: of an older version
+                raise ValueError("their digest is another one")
             self.vocabulary: dict[str, int] = {str(noun): int(count) for noun, count in counts.items()}
             self.skipped: dict[str, str] = dict(index["skipped"])
             sizes = [int(shard["bytes"]) for shard in index["shards"]]
@@ -249,6 +252,11 @@ def _members(path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:
                 offset += used - len(rest)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError, KeyError, TypeError) as error:
         raise MaskError(f"{path}: damaged ({error}); {AGAIN}") from error
+
+
+def _hash(index: Mapping[str, object], vocabulary: Mapping[str, int]) -> str:
+    """Hash an index without its digest, and the vocabulary."""
+    return hashlib.sha256(json.dumps([index, vocabulary], sort_keys=True).encode()).hexdigest()
 
 
 def _pretty(raw: object) -> bytes:

@@ -39,7 +39,7 @@ class CsvLog:
         self.path = path
         self.header: list[str] = []
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(newline="", errors="replace") as file:
                 self.header, *rows = list(csv.reader(file)) or [[]]
             kept = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]
             with partial_file(path) as partial, partial.open("w", newline="") as file:

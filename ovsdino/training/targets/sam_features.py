@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from ovsdino.training.distributed import Team
 from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import OvsdinoError
 
-KEY, FEATURES, DONE = "key.json", "features.npy", "done.npy"
+KEY, FEATURES, DONE, SUMS = "key.json", "features.npy", "done.npy", "sums.npy"
 BATCH = 8  # squares encoded at once
 GIBI = 1 << 30
 
@@ -88,20 +89,26 @@ class SamCache:
     Shape: ``cache[place]`` -> (256, 64, 64) FP16; place is ``photo * crops + crop``.
 
     Raises:
-        CacheError: the cache is missing or incomplete.
+        CacheError: the cache is missing, incomplete or damaged; ``cache[place]`` compares a checksum.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        missing = int((np.load(_file(folder, DONE), mmap_mode="r") == 0).sum())
-        _file(folder, FEATURES)
+        missing = int((_load(folder, DONE) == 0).sum())
+        self._sums = np.array(_load(folder, SUMS))
+        _load(folder, FEATURES)
         if missing:
             raise CacheError(
                 f"{folder}: {missing} squares have no features yet; start the command again to go on"
             )
 
     def __getitem__(self, place: int) -> Tensor:
-        return torch.from_numpy(np.array(np.load(self.folder / FEATURES, mmap_mode="r")[place]))
+        features = np.array(_load(self.folder, FEATURES)[place])
+        if zlib.crc32(features) != self._sums[place]:
+            raise CacheError(
+                f"{self.folder / FEATURES}: square {place} is damaged; delete {self.folder}, it is made again"
+            )
+        return torch.from_numpy(features)
 
 
 class _Views(Dataset[tuple[int, Tensor]]):
@@ -177,14 +184,17 @@ def fill_cache(
     from rich.progress import track
 
     check_key(folder, cache_key(dataset, teacher))
-    features, done = (np.load(_file(folder, name), mmap_mode="r+") for name in (FEATURES, DONE))
+    features, done, sums = (_load(folder, name, mode="r+") for name in (FEATURES, DONE, SUMS))
     places = np.flatnonzero(done == 0)
     places = places[places % world == rank].tolist()
     loader = DataLoader(_Views(dataset, places), BATCH, num_workers=workers)
     device = teacher.mean.device
     for batch, views in track(loader, description="SAM", disable=rank > 0 or not places):
-        features[batch.numpy()] = teacher(views.to(device)).cpu().numpy()
+        encoded = teacher(views.to(device)).cpu().numpy()
+        features[batch.numpy()] = encoded
+        sums[batch.numpy()] = [zlib.crc32(np.ascontiguousarray(square)) for square in encoded]
         features.flush()  # the features reach the disk before the flag that says so
+        sums.flush()
         done[batch.numpy()] = 1
         done.flush()
 
@@ -248,6 +258,7 @@ def _create(folder: Path, key: dict[str, Any], *, count: int, shape: tuple[int, 
     layout: list[tuple[str, Any, tuple[int, ...]]] = [
         (FEATURES, np.float16, (count, *shape)),
         (DONE, np.uint8, (count,)),
+        (SUMS, np.uint32, (count,)),  # CRC-32 of the bytes of each square's features
     ]
     for name, kind, size in layout:
         made: npt.NDArray[Any] = np.lib.format.open_memmap(
@@ -255,6 +266,16 @@ def _create(folder: Path, key: dict[str, Any], *, count: int, shape: tuple[int, 
         )  # zeros, not yet on disk
         del made
     write_text(folder / KEY, json.dumps(key, indent=1) + "\n")
+
+
+def _load(folder: Path, name: str, *, mode: Literal["r", "r+"] = "r") -> npt.NDArray[Any]:
+    """Map an array of the cache into memory."""
+    file = _file(folder, name)
+    try:
+        array: npt.NDArray[Any] = np.load(file, mmap_mode=mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CacheError(f"{file}: damaged ({error}); delete {folder}, it is made again") from error
+    return array
 
 
 def _file(folder: Path, name: str) -> Path:
