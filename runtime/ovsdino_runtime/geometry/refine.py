@@ -20,7 +20,7 @@ from ovsdino_runtime.geometry.types import Floats, Indices, Labels, Mask, Photo
 MARGIN = (
     1e-4  # cosine: how clearly a pixel of a small region is put above or below the background's threshold
 )
-STRIP_PIXELS = 1 << 19  # of the photo that are upsampled at once
+STRIP_PIXELS = 1 << 16  # of the photo that are upsampled at once: they stay in the processor's cache
 NO_BACKGROUND = -np.inf
 
 
@@ -115,6 +115,7 @@ def upsample_argmax(scores: Floats, size: tuple[int, int]) -> tuple[Labels, Floa
     Shape: (K, h, w) -> (H, W) in 0..K-1, (H, W).
     """
     best, top = best_class(scores)  # (h, w) each
+    coarse = _Coarse(scores, best, top, _mixed(best))
     labels = np.empty(size, np.uint16)
     values = np.empty(size, np.float32)
     step = max(1, STRIP_PIXELS // size[1])
@@ -123,9 +124,8 @@ def upsample_argmax(scores: Floats, size: tuple[int, int]) -> tuple[Labels, Floa
         rows = slice(row, min(row + step, size[0]))
         for column in range(0, size[1], width):
             columns = slice(column, min(column + width, size[1]))
-            _upsample_part(
-                scores, best, top=top, size=size, part=(rows, columns), labels=labels, values=values
-            )
+            part = rows, columns
+            _upsample_part(coarse, size=size, part=part, labels=labels, values=values)
     return labels, values
 
 
@@ -153,27 +153,41 @@ def _absorb_small_regions(scores: Floats, threshold: float, min_area: int) -> No
     scores[new, rows, columns] = raised
 
 
+@dataclass(frozen=True, eq=False)
+class _Coarse:
+    """Scores at the coarse size, and what follows from them."""
+
+    scores: Floats  # (K, h, w)
+    best: Labels  # (h, w): class with the highest score
+    top: Floats  # (h, w): that score
+    mixed: Mask  # (h, w): of pixels with a neighbour below or right of another class
+
+
 def _upsample_part(
-    scores: Floats,
-    best: Labels,
+    coarse: _Coarse,
     *,
-    top: Floats,
     size: tuple[int, int],
     part: tuple[slice, slice],
     labels: Labels,
     values: Floats,
 ) -> None:
     """Compute a part of the result."""
+    scores, best, top = coarse.scores, coarse.best, coarse.top
     (up, down, below), (left, right, beside) = (
         bilinear_taps(source, target, start=pixels.start, stop=pixels.stop)
         for source, target, pixels in zip(best.shape, size, part, strict=True)
     )
     strip = slice(up[0], down[-1] + 1)  # of the scores; columns first, for rows are taken faster
     upper, lower = up - up[0], down - up[0]
-    labels[part] = best[strip, left][upper]
+    labels[part] = best[strip, left].take(upper, axis=0)
     columns = top[strip, left] * (1 - beside) + top[strip, right] * beside
-    values[part] = columns[upper] * (1 - below[:, None]) + columns[lower] * below[:, None]
-    y, x = np.nonzero(_mixed(best)[strip, left][upper])
+    merged = columns.take(upper, axis=0)
+    merged *= 1 - below[:, None]
+    lowest = columns.take(lower, axis=0)
+    lowest *= below[:, None]
+    np.add(merged, lowest, out=values[part])
+    mixed = coarse.mixed[strip, left].take(upper, axis=0)
+    y, x = np.divmod(np.flatnonzero(mixed), mixed.shape[1])
     if not len(y):
         return
     rows, columns = np.stack([up[y], down[y]]), np.stack([left[x], right[x]])  # (2, n) each
