@@ -249,9 +249,10 @@ def test_a_tint_is_that_of_each_pixel_by_itself():
         np.testing.assert_allclose(drawn[y, x], expected, atol=1)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (31, 64)])
-def test_a_png_is_read_by_pillow(size):
-    pixels = np.random.default_rng(5).integers(0, 256, (*size, 3), dtype=np.uint8)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (31, 64), (1, 100_000), (301, 303)])
+@pytest.mark.parametrize("colours", [1, 256])
+def test_a_png_is_read_by_pillow(size, colours):
+    pixels = np.random.default_rng(5).integers(0, colours, (*size, 3), dtype=np.uint8)
     write_png(file := BytesIO(), pixels, chunks=[text_chunk("Software", "ovsdino")])
     with Image.open(file) as image:
         image.verify()  # every check sum

@@ -10,6 +10,7 @@ Source: PNG specification, third edition (W3C, 2025), sections 5.3 (chunks), 9.2
 import struct
 import zlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
@@ -22,6 +23,8 @@ Chunk = tuple[bytes, bytes]  # kind and data
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, INDEXED = 0, 2, 3  # colour types
 SUB, UP = 1, 2  # filters: each byte minus the same colour of the pixel to its left, or above it
+ZLIB_HEADER = b"\x78\x01"  # deflate, window of 32 KiB, fastest
+PARALLEL_BYTES = 1 << 18  # from here on, starting a thread takes less time than it saves
 LEVEL, MEMORY = 1, 9  # zlib's level and memory level; of runs, no other level finds more
 
 
@@ -78,9 +81,28 @@ def _write(
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, len(rows), *color, 0, 0, 0))
     for kind, data in chunks:
         _write_chunk(file, kind, data)
-    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, MEMORY, zlib.Z_RLE)
-    _write_chunk(file, b"IDAT", packer.compress(rows.data) + packer.flush())
+    _write_chunk(file, b"IDAT", _compress(rows))
     _write_chunk(file, b"IEND", b"")
+
+
+def _compress(rows: Bytes) -> bytes:
+    """Compress rows in the format of zlib, a large image in two halves at once.
+
+    Source: RFC 1950 (header, checksum) and RFC 1951 (blocks, which a full flush ends at a whole byte).
+    """
+    if rows.size < PARALLEL_BYTES:
+        return ZLIB_HEADER + _deflate(rows, zlib.Z_FINISH) + zlib.adler32(rows.data).to_bytes(4, "big")
+    upper, lower = np.array_split(rows, 2)
+    with ThreadPoolExecutor(1, "png") as beside:
+        first = beside.submit(_deflate, upper, zlib.Z_FULL_FLUSH)
+        second = _deflate(lower, zlib.Z_FINISH)
+        check = zlib.adler32(rows.data)
+        return b"".join((ZLIB_HEADER, first.result(), second, check.to_bytes(4, "big")))
+
+
+def _deflate(rows: Bytes, end: int) -> bytes:
+    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, MEMORY, zlib.Z_RLE)
+    return packer.compress(rows.data) + packer.flush(end)
 
 
 def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
