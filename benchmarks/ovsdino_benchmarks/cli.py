@@ -228,6 +228,14 @@ def quality(**options: Any) -> None:  # noqa: ANN401 - click gives each its own 
 @click.option("--compile/--no-compile", "compiled", help="Measure torch.compile too.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Measure the usual ways.")
 @click.option("--engines/--no-engines", help="Measure the runtime on OpenVINO and in INT8 too.")
+@click.option(
+    "--new-processes",
+    type=click.Choice(["all", "first", "none"]),
+    default="all",
+    show_default=True,
+    help="Measure start and memory of each way in new processes: in all cases, or with the first size and "
+    "number of classes only, which takes half the time.",
+)
 @click.option("--out", type=PATH, default="ovsdino-bench", show_default=True, help="Folder of results.")
 def latency(**options: Any) -> None:  # noqa: ANN401 - click gives each its own type
     """Measure time and memory of each stage and end to end, and compare with baselines."""

@@ -148,9 +148,19 @@ def test_what_is_measured_is_kept_when_the_next_one_is_interrupted(tiny, paths, 
 def test_every_stage_is_measured_with_its_floor(tiny, paths, quick):
     spec = ModelSpec(tiny, threads=1)
     request = LatencyRequest(
-        spec=spec, sizes=((48, 40),), classes=(5, 7), repeats=2, warmup=1, baselines=("torch", "onnxruntime")
+        spec=spec,
+        sizes=((48, 40),),
+        classes=(5, 7),
+        repeats=2,
+        warmup=1,
+        baselines=("torch", "onnxruntime"),
+        new_processes="first",
     )
     first, second = measure(request)
+    assert [case.fresh is not None for case in (first, *first.baselines)] == [True, True]
+    assert [case.fresh is not None for case in (second, *second.baselines)] == [False, False]
+    assert "new process" in describe_latency(first)
+    assert "new process" not in describe_latency(second)
     assert (first.classes, second.classes) == (5, 7)
     assert (first.size, first.windows, first.threads, first.templates) == ("48x40", 2, 1, 1)
     names = [stage.name for stage in first.stages]

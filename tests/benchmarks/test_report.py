@@ -270,3 +270,12 @@ def test_engines_stand_side_by_side(tmp_path):
     text = write_report([tmp_path], tmp_path / "report")[1].read_text(encoding="utf-8")
     assert "| nano | 640x480 | 171 | runtime (ONNX Runtime) | 5.25 | 1.5 | 141 | 0 | 20.5 | - |" in text
     assert "| nano | 640x480 | 171 | the runtime on OpenVINO | 5.25 | 1.5 | 141 | 0 | 20.5 | 3.25 |" in text
+
+
+def test_a_start_that_was_not_measured_is_left_empty(tmp_path):
+    one = latency()
+    one = replace(one, fresh=None, baselines=(replace(one.baselines[0], fresh=None),))
+    other = replace(one, classes=10)
+    results.save(Report(latency=(one, other)), tmp_path / "latency.json")
+    text = write_report([tmp_path], tmp_path / "report")[1].read_text(encoding="utf-8")
+    assert "| torch eager | 200 | 110 | 120 | 5.00 | 2.00 |  |  | 99.0 |" in text

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.bundle.bundle import GOLDEN, Bundle
 from ovsdino_runtime.text.vocabulary import Vocabulary, load_vocabulary
 
+NewProcesses = Literal["all", "first", "none"]  # cases in which first runs are measured
 WORDS_FROM = ("coco_stuff171", "ade847", "context459")  # class names for timing, in this order
 
 
@@ -28,6 +30,7 @@ class LatencyRequest:
     warmup: int = 3
     baselines: tuple[WayName, ...] = ("torch", "onnxruntime")
     photo: Path | None = None  # None takes the bundle's golden photo
+    new_processes: NewProcesses = "all"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Case:
     threads: int
     vocabulary: Vocabulary
     environment: Environment
+    new_processes: bool = True  # whether to measure first runs in new processes
 
     def job(self, way: WayName, text: Path) -> BaselineJob:
         """Describe an implementation for a new process; ``text`` is the file of the class embeddings."""

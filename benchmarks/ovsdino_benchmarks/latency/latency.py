@@ -69,6 +69,7 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterato
     threads = request.spec.threads or available_threads()
     report(f"matrix products and copies, {threads} threads")
     rates = measure_rates(models.PRECISIONS.get(request.spec.form, "fp32"), threads)
+    first = True
     with scratch_folder("bench") as folder:
         for size in request.sizes:
             photo = make_photo(bundle, request.photo, size=size, folder=folder)
@@ -81,7 +82,10 @@ def measure(request: LatencyRequest, report: Report = lambda _: None) -> Iterato
                     threads=threads,
                     vocabulary=choose_classes(count),
                     environment=environment,
+                    new_processes=request.new_processes == "all"
+                    or (request.new_processes, first) == ("first", True),
                 )
+                first = False
                 report(f"{size[0]}x{size[1]}, {count} classes")
                 yield measure_case(case, report)
 
@@ -108,10 +112,11 @@ def describe_latency(result: Latency) -> str:
     for stage in result.stages:
         floor = f"  {stage.times.p50 / stage.floor:6.1f} x its floor" if stage.floor else ""
         lines.append(f"  {stage.name:32}{stage.times.p50:10.2f} ms{floor}")
-    lines.append(f"  {'new process, first labels':32}{result.fresh.load + result.fresh.first:10.2f} ms")
-    lines.append(f"  {'memory above the model':32}{result.fresh.above:10.1f} MB")
+    if result.fresh is not None:
+        lines.append(f"  {'new process, first labels':32}{result.fresh.load + result.fresh.first:10.2f} ms")
+        lines.append(f"  {'memory above the model':32}{result.fresh.above:10.1f} MB")
     for way in result.baselines:
-        above = f", {way.fresh.above:.1f} MB above the model"
+        above = "" if way.fresh is None else f", {way.fresh.above:.1f} MB above the model"
         ratio = way.times.p50 / result.end_to_end.p50
         lines.append(f"  {way.how}: p50 {way.times.p50:.1f} ms, {ratio:.2f} x the runtime's{above}")
     energy = "cannot be read here" if result.joules is None else f"{result.joules:.2f} J a photo"
@@ -133,8 +138,10 @@ def measure_case(case: Case, report: Report) -> Latency:
         file = folder / "text.npy"
         np.save(file, embeddings)
         runtime, baselines, skipped = _compare(case, segmenter, text=file, report=report)
-        report("a new process: runtime")
-        fresh = run_child(case.job("runtime", file), case.photo)
+        fresh = None
+        if case.new_processes:
+            report("a new process: runtime")
+            fresh = run_child(case.job("runtime", file), case.photo)
     photo = load_photo(case.photo)
     windows = segmenter.pipeline.prepare(photo).windows
     flops = all_flops(case, len(windows)) if dinov3seg else case.vision_flops(len(windows))
@@ -192,7 +199,7 @@ def _time_dinov3seg(
 def _compare(
     case: Case, segmenter: Segmenter, *, text: Path, report: Report
 ) -> tuple[_Turns, list[Baseline], list[SkippedBaseline]]:
-    """Time the runtime and the baselines in turns, then each baseline in a new process."""
+    """Time the runtime and the baselines in turns, then each baseline in a new process if it is wanted."""
     ways: dict[WayName, Way] = {"runtime": RuntimeWay(segmenter, case.vocabulary)}
     skipped = _open_baselines(case, text, ways=ways, report=report)
     report("end to end: " + ", ".join(ways))
@@ -202,12 +209,14 @@ def _compare(
     baselines = []
     titles = _titles(case)
     for way in [way for way in labels if way != "runtime"]:
-        report(f"a new process: {titles[way]}")
-        try:
-            fresh = run_child(case.job(way, text), case.photo)
-        except ChildError as error:
-            skipped.append(SkippedBaseline(way, titles[way], str(error)))
-            continue
+        fresh = None
+        if case.new_processes:
+            report(f"a new process: {titles[way]}")
+            try:
+                fresh = run_child(case.job(way, text), case.photo)
+            except ChildError as error:
+                skipped.append(SkippedBaseline(way, titles[way], str(error)))
+                continue
         agreement = float((labels[way] == labels["runtime"]).mean())
         taken = turns[way]
         baselines.append(

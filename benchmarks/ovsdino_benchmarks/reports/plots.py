@@ -114,7 +114,7 @@ def _figure(latency: Latency, way: str, *, memory: bool) -> float | None:
             return None
         fresh, times = baseline.fresh, baseline.times
     if memory:
-        return fresh.above if fresh.above > 0 else None
+        return fresh.above if fresh is not None and fresh.above > 0 else None
     return times.p50
 
 

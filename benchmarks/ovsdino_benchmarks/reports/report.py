@@ -239,7 +239,9 @@ def _baseline_cells(way: Baseline, latency: Latency) -> tuple[str, ...]:
     )
 
 
-def _fresh(fresh: Fresh) -> tuple[str, str]:
+def _fresh(fresh: Fresh | None) -> tuple[str, str]:
+    if fresh is None:
+        return "", ""
     return _milliseconds(fresh.load + fresh.first), f"{fresh.above:.0f}"
 
 
@@ -247,12 +249,13 @@ def _sweeps(measured: Sequence[Latency]) -> Iterable[str]:
     """Yield plots against the number of classes or the photo size, whichever varies, for each model form."""
     for form in dict.fromkeys((latency.model, latency.form) for latency in measured):
         latencies = [latency for latency in measured if (latency.model, latency.form) == form]
+        has_memory = len([latency for latency in latencies if latency.fresh is not None]) > 1
         varies = (
             len({latency.classes for latency in latencies}) > 1,
             len({latency.size for latency in latencies}) > 1,
         )
         for pixels in (pixels for pixels in (False, True) if varies[pixels]):
-            for memory in (False, True):
+            for memory in (False, True) if has_memory else (False,):
                 yield plots.sweep_plot(latencies, memory=memory, pixels=pixels)
 
 

@@ -108,7 +108,7 @@ class Baseline:
     name: str
     how: str
     times: Times
-    fresh: Fresh
+    fresh: Fresh | None  # None: not measured
     agreement: float  # share of pixels with the runtime's label
     engine: str | None = None  # of the runtime itself on another engine
     stages: StageMedians | None = None  # likewise
@@ -141,7 +141,7 @@ class Latency:
     warmup: int
     end_to_end: Times  # a photo's file to labels in memory: decode, text lookup and all
     stages: tuple[Stage, ...]
-    fresh: Fresh
+    fresh: Fresh | None  # None: not measured
     baselines: tuple[Baseline, ...]
     skipped: tuple[SkippedBaseline, ...]
     gflop: float  # of the vision graph, all windows
