@@ -8,8 +8,9 @@ import pytest
 
 from ovsdino_runtime.engines import onnxruntime as engines
 from ovsdino_runtime.engines import optimized_graphs
+from ovsdino_runtime.engines.file_checks import RECORD, write_record
 from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine, open_engine
-from ovsdino_runtime.engines.optimized_graphs import GRAPH, RECORD, WEIGHTS
+from ovsdino_runtime.engines.optimized_graphs import GRAPH, WEIGHTS
 
 
 def folders(cache):
@@ -66,8 +67,7 @@ def test_a_damaged_graph_is_optimised_again(shared_bundle, kept, name, damage, c
 
 def test_a_graph_that_onnx_runtime_rejects_does_not_stop_the_model(shared_bundle, kept, caplog):
     (kept / GRAPH).write_bytes(b"no graph")
-    record = optimized_graphs.GraphRecord(optimized_graphs._check_files(kept))
-    (kept / RECORD).write_text(optimized_graphs.strict_json.dumps(record))
+    write_record(kept, (GRAPH, WEIGHTS))
     with caplog.at_level(logging.WARNING):
         engine = open_engine(shared_bundle, "vision", threads=1)
     assert not engine.is_kept

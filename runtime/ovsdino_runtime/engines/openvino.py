@@ -5,6 +5,7 @@ and the result is cached in OpenVINO's own format.
 """
 
 import hashlib
+import logging
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,13 +20,16 @@ from ovsdino_runtime.base.options import Precision
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
+from ovsdino_runtime.engines.file_checks import is_as_recorded, write_record
 from ovsdino_runtime.engines.machine import processor_name
 from ovsdino_runtime.engines.threads import available_threads
 from ovsdino_runtime.geometry.types import Array
 
 MODEL = "model.xml"  # of a folder in the cache; the weights lie beside it, in model.bin
+FILES = (MODEL, "model.bin")
 KINDS = {"bf16": "BF16", "int8": "INT8"}  # what the description calls a precision; others: FP32
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO computes in; of its own it may take BF16
+log = logging.getLogger(__name__)
 
 
 class OpenVinoEngine:
@@ -109,9 +113,9 @@ def _compile(openvino: Any, core: Any, *, file: Path, digest: str, settings: Map
     folder = cache_dir() / "openvino" / key
     _check_writers(folder)
     model = None
-    if not (folder / MODEL).is_file():
+    if not _is_whole(folder):
         model = _store(openvino, core, file=file, folder=folder)
-    if (folder / MODEL).is_file():
+    if _is_whole(folder):
         # OpenVINO 2026.4 takes what was compiled for FP32 when BF16 is asked for, and dies: a folder for each
         # set of settings. With OPTIMIZE_SIZE, graphs of any batch give empty results from the cache.
         setup = hashlib.sha256(f"{sorted(settings.items())} {processor_name()}".encode()).hexdigest()
@@ -121,6 +125,19 @@ def _compile(openvino: Any, core: Any, *, file: Path, digest: str, settings: Map
         with suppress(RuntimeError):  # damaged, or this version does not know the settings
             return core.compile_model(str(folder / MODEL), "CPU", cached)
     return core.compile_model(model or _store(openvino, core, file=file, folder=folder), "CPU", settings)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a stored graph and its weights are as written; a warning says if they are not."""
+    if not (folder / MODEL).is_file():
+        return False
+    try:
+        if is_as_recorded(folder, FILES):
+            return True
+    except (OSError, ValueError) as error:
+        log.debug("%s: %s", folder, error)
+    log.warning("%s: damaged; the graph is converted again", folder)
+    return False
 
 
 def _is_from_cache(compiled: Any) -> bool:  # noqa: ANN401
@@ -145,6 +162,7 @@ def _store(openvino: Any, core: Any, *, file: Path, folder: Path) -> Any:  # noq
         with staging_folder(folder) as staging:
             (staging / "new").mkdir(mode=0o700)
             openvino.save_model(model, staging / "new" / MODEL, compress_to_fp16=False)
+            write_record(staging / "new", FILES)
             exchange(staging / "new", folder, old=staging / "old")
     return model
 

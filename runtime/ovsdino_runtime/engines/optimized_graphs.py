@@ -11,38 +11,19 @@ A graph that is damaged, incomplete, or that another user of this machine can wr
 import hashlib
 import logging
 import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from ovsdino_runtime.base import strict_json
-from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import find_foreign_writer, make_private
 from ovsdino_runtime.bundle.exchange import exchange, staging_folder, sweep_staging
+from ovsdino_runtime.engines.file_checks import RECORD, is_as_recorded, write_record
 from ovsdino_runtime.engines.machine import processor_features, processor_name
 
-GRAPH, WEIGHTS, RECORD = "graph.onnx", "graph.data", "record.json"
+GRAPH, WEIGHTS = "graph.onnx", "graph.data"
 MAX_KEPT = 8  # graphs; of more, those that were written first are removed
-BLOCK = 1 << 20  # [bytes] read at once
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FileCheck:
-    """Size and checksum of a file."""
-
-    size: int  # [bytes]
-    crc32: int
-
-
-@dataclass(frozen=True)
-class GraphRecord:
-    """What the files of an optimised graph must be."""
-
-    files: dict[str, FileCheck]
 
 
 def optimized_folder(digest: str, runtime: str) -> Path:
@@ -65,10 +46,7 @@ def find_optimized(folder: Path) -> Path | None:
             if writer := find_foreign_writer(folder / name):
                 log.warning("%s: not used, for it may not be the model: %s", folder / name, writer)
                 return None
-        record = strict_json.parse(
-            GraphRecord, strict_json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        )
-        if record.files == _check_files(folder):
+        if is_as_recorded(folder, (GRAPH, WEIGHTS)):
             return folder / GRAPH
     except (OSError, ValueError) as error:
         log.debug("%s: %s", folder, error)
@@ -93,21 +71,9 @@ def keeping_optimized(folder: Path) -> Iterator[Path]:
         fresh.mkdir(mode=0o700)
         yield fresh / GRAPH
         if (fresh / GRAPH).is_file():
-            write_text(fresh / RECORD, strict_json.dumps(GraphRecord(_check_files(fresh))))
+            write_record(fresh, (GRAPH, WEIGHTS))
             exchange(fresh, folder, old=staging / "old")
     _remove_oldest(folder.parent, but=folder)
-
-
-def _check_files(folder: Path) -> dict[str, FileCheck]:
-    return {name: _check_file(folder / name) for name in (GRAPH, WEIGHTS) if (folder / name).is_file()}
-
-
-def _check_file(path: Path) -> FileCheck:
-    size = crc32 = 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            size, crc32 = size + len(block), zlib.crc32(block, crc32)
-    return FileCheck(size, crc32)
 
 
 def _remove_oldest(folder: Path, *, but: Path) -> None:
