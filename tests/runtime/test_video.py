@@ -328,3 +328,37 @@ def test_times_count_from_the_beginning(tmp_path):
 def test_a_file_may_be_named_like_a_protocol(clip, name):
     named = clip.rename(clip.with_name(name))
     assert len(list(read(named))) == 12
+
+
+def write_squeezed(path, picture, aspect):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("aspect", "shown", "note"),
+    [
+        (Fraction(2), (96, 128), "its pixels are 2:1: 64x96 is scaled to 128x96"),
+        (Fraction(64, 45), (96, 91), "its pixels are 64:45: 64x96 is scaled to 91x96"),
+        (Fraction(1, 2), (192, 64), "its pixels are 1:2: 64x96 is scaled to 64x192"),
+        (Fraction(1), (96, 64), None),
+        (Fraction(9), (96, 64), "its pixels are 9:1, which cannot be: taken as square"),
+    ],
+)
+def test_pixels_become_square(tmp_path, aspect, shown, note):
+    """A disc that was squeezed when it was stored is round again."""
+    rows, columns = np.mgrid[: shown[0], : shown[1]]
+    disc = ((rows - shown[0] / 2) ** 2 + (columns - shown[1] / 2) ** 2 < 30**2) * np.uint8(255)
+    stored = Image.fromarray(disc).resize((64, 96)).convert("RGB")
+    write_squeezed(tmp_path / "clip.mp4", np.asarray(stored), aspect)
+    frames = list(read(tmp_path / "clip.mp4"))
+    assert [frame.photo.shape for frame in frames] == [(*shown, 3)] * 3
+    assert [frame.notes for frame in frames] == [(note,) if note else (), (), ()]
+    different = (frames[0].photo[:, :, 0] > 127) != (disc > 127)
+    assert different.sum() < 0.1 * (disc > 0).sum()  # along its edge

@@ -28,6 +28,7 @@ ENCODERS = {  # in the order of preference; without pictures that refer to later
 }
 TICKS = 60_000  # [1/s] of a video's clock; MPEG-4 takes 65,535 at most
 MAX_RATE = 1000.0  # [1/s]
+MAX_ASPECT = 4  # width to height of a pixel, or height to width
 USUAL_RATE = 25.0  # [1/s] where a source does not say
 
 
@@ -185,12 +186,14 @@ def _decode(av: ModuleType, container: Container, *, source: Source, trace: Trac
                 what = f"{source.name}: picture {count} is broken and left out"
                 yield Frame(source, None, PhotoError(what), time=_seconds(picture, count, rate))
                 continue
-            photo = _upright(picture)
+            size = square_pixels(picture.width, picture.height, stream.sample_aspect_ratio)
+            photo = _upright(picture, size)
             seconds = time.perf_counter() - start
             track = threading.current_thread().name
             trace.add("decode", track=track, start=start, seconds=seconds, picture=count)
             at = max(0.0, _seconds(picture, count, rate) - began)
-            yield Frame(source, photo, time=at, rate=rate, decode=1000 * seconds)
+            notes = () if count else _note_aspect(picture, size, stream.sample_aspect_ratio)
+            yield Frame(source, photo, time=at, rate=rate, decode=1000 * seconds, notes=notes)
             count += 1
             start = time.perf_counter()
 
@@ -207,12 +210,37 @@ def _best_stream(av: ModuleType, container: Container) -> Any:  # noqa: ANN401 -
     return best if best in films else films[0]
 
 
-def _upright(picture: Picture) -> Photo:
-    """Rotate and mirror a picture as its display matrix demands.
+def square_pixels(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """Return the size with square pixels; the shorter side of each pixel is stretched.
+
+    Args:
+        width, height: size as stored [px].
+        aspect: width to height of a pixel; None if unknown. Beyond 1:4 to 4:1 it is taken for an error.
+    """
+    if not aspect or not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+        return width, height
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def _note_aspect(picture: Picture, size: tuple[int, int], aspect: Fraction | None) -> tuple[str, ...]:
+    if not aspect or aspect == 1:
+        return ()
+    pixels = f"its pixels are {aspect.numerator}:{aspect.denominator}"
+    if size == (picture.width, picture.height):
+        return (f"{pixels}, which cannot be: taken as square",)
+    return (f"{pixels}: {picture.width}x{picture.height} is scaled to {size[0]}x{size[1]}",)
+
+
+def _upright(picture: Picture, size: tuple[int, int]) -> Photo:
+    """Scale a picture to square pixels; rotate and mirror it as its display matrix demands.
+
+    Args:
+        picture: a decoded picture.
+        size: width and height with square pixels, before the rotation [px].
 
     Source: ISO 14496-12, 8.3.2: (x, y) is shown at (a x + c y, b x + d y), y points down.
     """
-    photo: Photo = picture.to_ndarray(format="rgb24")
+    photo: Photo = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
     matrix = next((data for data in picture.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return photo
