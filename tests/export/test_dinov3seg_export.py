@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,13 +30,15 @@ from ovsdino_export.dinov3seg.parity import (
     compare_logits,
     onnx_run,
 )
+from ovsdino_export.dinov3seg.pipelines import make_stages
 from ovsdino_export.engines import build as engine_build
 from ovsdino_export.engines.build import choose_target
+from ovsdino_export.graphs.graph import export_graph
 from ovsdino_export.parity import CHAIN_THRESHOLDS, ParityError, misses
 from ovsdino_export.request import ExportRequest
 from ovsdino_runtime.bundle.bundle import Bundle, ParityThresholds, load_bundle
 from ovsdino_runtime.engines.cache import profile
-from ovsdino_runtime.engines.onnxruntime import open_engine, verify_golden
+from ovsdino_runtime.engines.onnxruntime import OnnxRuntimeEngine, open_engine, verify_golden
 from ovsdino_runtime.geometry.preprocess import normalise
 from ovsdino_runtime.segmenter import Segmenter
 from ovsdino_runtime.text.cache import TextCache
@@ -77,16 +79,21 @@ def invoke(weights: Path, out: Path, *more: object) -> Result:
 
 @pytest.fixture(scope="module")
 def made(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle in FP32."""
+    """The bundle in FP32 and FP16."""
     out = tmp_path_factory.mktemp("seg")
-    result = invoke(weights, out)
+    with pytest.MonkeyPatch.context() as patch:
+        # Random weights: classes nearly tie, so labels flip where trained ones do not.
+        patch.setitem(CHAIN_THRESHOLDS, "fp16", ParityThresholds(0.999, 0.99, 0.9))
+        result = invoke(weights, out, "--fp16")
     assert result.exit_code == 0, result.output
     return load_bundle(out / "micro.ovs")
 
 
 def test_the_manifest_says_how_photos_are_labelled(made: Bundle) -> None:
     manifest = made.manifest
-    assert list(manifest.graphs) == ["vision", "whole", "guidance", "refine", "late", "decoder", "text"]
+    stages = ["vision", "whole", "guidance", "refine", "late", "decoder"]
+    assert [name for name in manifest.graphs if not name.endswith(".fp16")] == [*stages, "text"]
+    assert [name for name in manifest.graphs if name.endswith(".fp16")] == [f"{name}.fp16" for name in stages]
     assert manifest.dinov3seg is not None
     assert (manifest.dinov3seg.view, manifest.dinov3seg.whole, manifest.dinov3seg.unit_length) == (
         96,
@@ -107,10 +114,11 @@ def test_the_manifest_says_how_photos_are_labelled(made: Bundle) -> None:
 
 def test_parity_of_the_chain_is_recorded(made: Bundle) -> None:
     parity = made.manifest.parity
-    assert list(parity) == ["text", "chain"]
+    assert list(parity) == ["text", "chain", "chain.fp16"]
     assert parity["chain"].thresholds == CHAIN_THRESHOLDS["fp32"]
     assert parity["chain"].photos == 3
     assert not list(misses(parity["chain"]))
+    assert not list(misses(parity["chain.fp16"]))
 
 
 @torch.inference_mode()
@@ -119,7 +127,8 @@ def test_the_files_label_as_the_network(made: Bundle, weights: Path, classes: in
     network = load_dinov3seg("micro", weights / "micro.safetensors")
     view = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(classes))
     text = network.vlm.text(tokenize([f"thing {number}" for number in range(classes)], MICRO.vlm))
-    graphs = {name: graph for name, graph in made.manifest.graphs.items() if name != "text"}
+    graphs = {name: graph for name, graph in made.manifest.graphs.items() if graph.precision == "fp32"}
+    del graphs["text"]
     chain = GraphDinov3seg(MICRO, list(graphs), onnx_run(made.path, graphs))
     expected = local_global.predict(network, view, text)
     torch.testing.assert_close(local_global.predict(chain, view, text), expected, rtol=1e-3, atol=2e-5)
@@ -205,28 +214,24 @@ def test_engines_take_one_windows_or_some_classes(made: Bundle) -> None:
     assert sizes["decoder"] == (1, 8, 8)
 
 
+def test_precisions_share_weights_and_the_correlation_stays_in_fp32(made: Bundle) -> None:
+    assert made.manifest.graphs["late.fp16"].fp32 == ("correlation",)
+    assert made.manifest.files["vision.data"]  # of vision and whole, FP32 and FP16
+    assert made.graph_digest("whole") != made.graph_digest("vision")
+
+
 @pytest.mark.slow
-def test_half_precision_passes_and_every_graph_builds_for_rtx(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_half_precision_graph_builds_for_rtx(
+    made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no package for this machine")
     monkeypatch.setenv("OVSDINO_CACHE", str(tmp_path / "cache"))
-    # Random weights: classes nearly tie, so labels flip where trained ones do not.
-    monkeypatch.setitem(CHAIN_THRESHOLDS, "fp16", ParityThresholds(0.999, 0.99, 0.9))
-    result = invoke(weights, tmp_path, "--fp16")
-    assert result.exit_code == 0, result.output
-    bundle = load_bundle(tmp_path / "micro.ovs")
-    assert not list(misses(bundle.manifest.parity["chain.fp16"]))
-    assert bundle.manifest.graphs["late.fp16"].fp32 == ("correlation",)
-    assert bundle.manifest.files["vision.data"]  # of vision and whole, FP32 and FP16
-    assert bundle.graph_digest("whole") != bundle.graph_digest("vision")
-
-    records = engine_build.build_engines(bundle, choose_target("tensorrt-rtx", "sm_89"))
+    records = engine_build.build_engines(made, choose_target("tensorrt-rtx", "sm_89"))
     assert [record.graph for record in records] == [
         f"{name}.fp16" for name in ("vision", "whole", "guidance", "refine", "late", "decoder")
     ]
     for record in records:
-        assert record.key.batches == profile(bundle, record.graph)
+        assert record.key.batches == profile(made, record.graph)
         products = {name for name in record.layers if name.startswith(("MATRIX_MULTIPLY", "CONVOLUTION"))}
         assert any(name.endswith("HALF") for name in products), record.graph
         assert "SOFTMAX HALF" not in record.layers
@@ -234,29 +239,39 @@ def test_half_precision_passes_and_every_graph_builds_for_rtx(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("variant", "more"),
-    [
-        ("no-prior", {"inference": VARIANTS["shrunk-whole"].inference}),
-        ("no-late", {"early": False, "halves": ("local",)}),
-        ("dinov3", {}),
-        ("clip", {}),
-    ],
-)
-def test_ablations_become_bundles(
-    variant: str, more: dict[str, Any], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each by itself is compared in torch, in test_seg_pipelines."""
-    config = replace(VARIANTS[variant], name=variant, **more)
-    if config.vlm.text != "nano":  # the tokenizer's numbers go up to here
-        config = replace(config, vlm=replace(config.vlm, text_vocabulary=49408))
-    monkeypatch.setitem(PRESETS, variant, config)
+def test_an_ablation_becomes_a_bundle(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one with the fewest graphs."""
+    config = replace(
+        VARIANTS["no-prior"], name="fewest", inference=VARIANTS["shrunk-whole"].inference, early=False
+    )
+    monkeypatch.setitem(PRESETS, "fewest", config)
     save_model(make_network(config), tmp_path / "weights.safetensors")
     request = ExportRequest(
-        model=variant, checkpoint=tmp_path / "weights.safetensors", out=tmp_path, photos=weights / "photos"
+        model="fewest", checkpoint=tmp_path / "weights.safetensors", out=tmp_path, photos=weights / "photos"
     )
     bundle = export_dinov3seg(request, lambda _: None)
+    assert list(bundle.manifest.graphs) == ["vision", "late", "decoder", "text"]
     assert not list(misses(bundle.manifest.parity["chain"]))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("variant", "name"), [("no-late", "late"), ("dinov3", "vision"), ("clip", "vision")])
+def test_a_graph_that_an_ablation_changes_computes_what_torch_does(
+    variant: str, name: str, tmp_path: Path
+) -> None:
+    """The chain of each ablation is compared with the network in test_dinov3seg_pipelines."""
+    stage = make_stages(make_network(VARIANTS[variant]))[name]
+    module = stage.build(precision="fp32", fp32=())
+    onnx.save(export_graph(module, stage.example, stage.spec), tmp_path / "graph.onnx")
+    inputs = {
+        tensor: torch.randn(example.shape, generator=torch.Generator().manual_seed(seed))
+        for seed, (tensor, example) in enumerate(zip(stage.spec.inputs, stage.example, strict=True))
+    }
+    engine = OnnxRuntimeEngine(tmp_path / "graph.onnx", threads=1)
+    found = engine.run({tensor: values.numpy() for tensor, values in inputs.items()})
+    torch.testing.assert_close(
+        torch.from_numpy(found[stage.spec.outputs[0]]), module(*inputs.values()), rtol=1e-3, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(
