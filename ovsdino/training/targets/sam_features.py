@@ -104,7 +104,7 @@ class SamCache:
 
     def __getitem__(self, place: int) -> Tensor:
         features = np.array(_load(self.folder, FEATURES)[place])
-        if zlib.crc32(features) != self._sums[place]:
+        if zlib.crc32(features.tobytes()) != self._sums[place]:
             raise CacheError(
                 f"{self.folder / FEATURES}: square {place} is damaged; delete {self.folder}, it is made again"
             )
@@ -192,7 +192,7 @@ def fill_cache(
     for batch, views in track(loader, description="SAM", disable=rank > 0 or not places):
         encoded = teacher(views.to(device)).cpu().numpy()
         features[batch.numpy()] = encoded
-        sums[batch.numpy()] = [zlib.crc32(np.ascontiguousarray(square)) for square in encoded]
+        sums[batch.numpy()] = [zlib.crc32(square.tobytes()) for square in encoded]
         features.flush()  # the features reach the disk before the flag that says so
         sums.flush()
         done[batch.numpy()] = 1
@@ -268,14 +268,13 @@ def _create(folder: Path, key: dict[str, Any], *, count: int, shape: tuple[int, 
     write_text(folder / KEY, json.dumps(key, indent=1) + "\n")
 
 
-def _load(folder: Path, name: str, *, mode: Literal["r", "r+"] = "r") -> npt.NDArray[Any]:
+def _load(folder: Path, name: str, *, mode: Literal["r", "r+"] = "r") -> np.memmap[Any, np.dtype[Any]]:
     """Map an array of the cache into memory."""
     file = _file(folder, name)
     try:
-        array: npt.NDArray[Any] = np.load(file, mmap_mode=mode, allow_pickle=False)
+        return np.lib.format.open_memmap(file, mode)
     except (OSError, ValueError, EOFError) as error:
         raise CacheError(f"{file}: damaged ({error}); delete {folder}, it is made again") from error
-    return array
 
 
 def _file(folder: Path, name: str) -> Path:
