@@ -28,6 +28,7 @@ from ovsdino_runtime.geometry.types import Array
 MODEL = "model.xml"  # of a folder in the cache; the weights lie beside it, in model.bin
 FILES = (MODEL, "model.bin")
 KINDS = {"bf16": "BF16", "int8": "INT8"}  # what the description calls a precision; others: FP32
+_FIRST_ACCESS = threading.Lock()
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO computes in; of its own it may take BF16
 log = logging.getLogger(__name__)
 
@@ -90,15 +91,23 @@ class OpenVinoEngine:
 
 
 def import_openvino() -> Any:  # noqa: ANN401 - its types differ between versions
-    """Import OpenVINO.
+    """Import OpenVINO, and use its tensors once.
+
+    OpenVINO 2026.4 prepares its table of types on the first access to a tensor's data, and holds a lock of
+    C++ while it calls Python there. If a second thread makes its own first access meanwhile, each waits for
+    what the other holds, the lock and Python's interpreter lock, forever. So one thread makes the first one.
 
     Raises:
         EngineError: it is not installed.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise EngineError(f"OpenVINO cannot be imported ({error}); {install_command('openvino')}") from error
+    with _FIRST_ACCESS:
+        try:
+            import openvino
+        except ImportError as error:
+            raise EngineError(
+                f"OpenVINO cannot be imported ({error}); {install_command('openvino')}"
+            ) from error
+        _ = openvino.Tensor(np.zeros(1, np.float32)).data
     return openvino
 
 
