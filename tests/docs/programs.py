@@ -59,7 +59,7 @@ def check_pip(words: tuple[str, ...]) -> None:
     rest = list(words[2:])
     while rest:
         word = rest.pop(0)
-        if word in {"-d", "--wheel-dir"}:
+        if word in {"-d", "--wheel-dir", "--config-settings"}:
             rest.pop(0)
         elif not word.startswith("-"):
             here, _, extras = word.partition("[")
