@@ -3,15 +3,18 @@
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from ovsdino_runtime.base.errors import BundleError, OvsdinoError, PhotoError
+from ovsdino_runtime.base.frames import Source
 from ovsdino_runtime.base.photo import load_photo
 from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.bundle.bundle import MANIFEST, load_bundle
 from ovsdino_runtime.files.sources import find_sources
+from ovsdino_runtime.integrations.ros_bags import find_bags
 from ovsdino_runtime.serve.access import read_keys
 from ovsdino_runtime.text.class_lists import read_classes
 from ovsdino_runtime.text.vocabulary import load_templates
@@ -96,3 +99,18 @@ def test_any_file_of_a_bundle(bundle, tmp_path, kind):
 def test_the_message_names_the_kind(tmp_path):
     with pytest.raises(PhotoError, match="a named pipe, expected a regular file"):
         load_photo(make(tmp_path / "x.png", "pipe"))
+
+
+def test_a_pipe_is_no_video(tmp_path):
+    pytest.importorskip("av")
+    from ovsdino_runtime.files.video import read_video
+
+    (frame,) = read_video(Source("video", str(make(tmp_path / "x.mp4", "pipe"))), stop=threading.Event())
+    assert str(frame.error).endswith(
+        "x.mp4: cannot be read: a named pipe, expected a regular file; check the path"
+    )
+
+
+def test_a_pipe_is_no_bag(tmp_path):
+    with pytest.raises(PhotoError, match=r"x\.mcap: not a bag; it is no regular file"):
+        find_bags([str(make(tmp_path / "x.mcap", "pipe"))])

@@ -20,6 +20,7 @@ from ovsdino_runtime.base.atomic import write_bytes
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.base.paths import cache_dir
 from ovsdino_runtime.base.private import make_private
+from ovsdino_runtime.base.regular_file import regular_file
 
 Provider = Literal["wasm", "webgpu"]
 PACKAGE = "onnxruntime-web"
@@ -111,7 +112,7 @@ def _fetch() -> bytes:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return regular_file(file).read_bytes()
     except OSError as error:
         raise WebRuntimeError(f"{file}: cannot be read: {error.strerror or error}; {CURE}") from error
 

@@ -13,16 +13,26 @@ KINDS = {
 }
 
 
+class NotRegularError(OSError):
+    """A path is a named pipe, a socket or a device."""
+
+    def __str__(self) -> str:
+        """Leave out the number that an OSError begins with."""
+        return f"{self.filename}: {self.strerror}"
+
+
 def regular_file(path: Path) -> Path:
     """Return the path of a regular file, or of a link to one.
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it is a folder, a named pipe, a socket or a device; ``strerror`` says which.
+        IsADirectoryError: it is a folder.
+        NotRegularError: it is a named pipe, a socket or a device; ``strerror`` says which.
     """
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind == stat.S_IFREG:
         return path
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, f"{KINDS.get(kind, 'no regular file')}, expected a regular file", str(path))
+    what = KINDS.get(kind, "no regular file")
+    raise NotRegularError(errno.EINVAL, f"{what}, expected a regular file", str(path))

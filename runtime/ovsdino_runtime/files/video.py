@@ -16,6 +16,7 @@ import numpy as np
 from ovsdino_runtime.base.errors import OutputError, PhotoError
 from ovsdino_runtime.base.frames import Frame, Source
 from ovsdino_runtime.base.install import install_command
+from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.base.trace import NO_TRACE, Trace
 from ovsdino_runtime.geometry.types import Photo
 
@@ -158,7 +159,7 @@ def _open(av: ModuleType, source: Source, patience: Patience) -> Container:
         form, file = CAMERAS[sys.platform]
         address = file.format(address)
     elif source.kind == "video":
-        address = f"file:{address}"  # a colon in its name is no protocol
+        address = f"file:{regular_file(Path(address))}"  # a colon in its name is no protocol
     elif address.startswith("rtsp"):
         options = {"rtsp_transport": "tcp"}  # over UDP, lost packets are torn pictures
     return av.open(address, format=form, options=options, timeout=patience.timeout)

@@ -56,6 +56,8 @@ def find_bags(paths: Sequence[str]) -> list[Source]:
         is_bag = (
             (path / "metadata.yaml").is_file() if path.is_dir() else path.suffix in (".mcap", ".db3", ".bag")
         )
+        if not path.is_dir() and not path.is_file():
+            raise PhotoError(f"{path}: not a bag; it is no regular file")
         if not is_bag:
             raise PhotoError(f"{path}: not a bag; expected .mcap, .db3, .bag, or a folder with metadata.yaml")
     return [Source("video", path) for path in dict.fromkeys(paths)]
