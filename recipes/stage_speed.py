@@ -121,10 +121,10 @@ def version(checkout: Path, opencv: bool) -> Iterator[Callable[[], dict[str, flo
 @click.command()
 @click.option("--against", type=click.Path(path_type=Path, exists=True), help="Another checkout: before.")
 @click.option("--rounds", default=9, show_default=True)
-@click.option("--opencv/--no-opencv", default=True, show_default=True, help="Whether refining may use it.")
-def main(against: Path | None, rounds: int, opencv: bool) -> None:
+@click.option("--no-opencv", is_flag=True, help="Refine with NumPy alone.")
+def main(against: Path | None, rounds: int, no_opencv: bool) -> None:
     """Print the median and the least CPU time of each stage, of a photo of 640x480 in one thread."""
-    with version(ROOT, opencv) as now, version(against or ROOT, opencv) as before:
+    with version(ROOT, not no_opencv) as now, version(against or ROOT, not no_opencv) as before:
         turns = [(before(), now()) for _ in range(rounds)]
     click.echo(f"{'ms, median (least)':32}{'before':>18}{'now':>18}")
     for name in turns[0][0]:
