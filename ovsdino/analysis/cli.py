@@ -129,18 +129,15 @@ def _open(specs: tuple[str, ...], device: torch.device) -> list[Encoder]:
 @contextmanager
 def _running(folder: Path, options: dict[str, Any]) -> Iterator[AnalysisRun]:
     """List the photos, prepare the folder of results, and show progress."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from ovsdino.analysis.measure import AnalysisRun
     from ovsdino.analysis.photos import choose_photos
     from ovsdino_runtime.base.out_folder import check_out
+    from ovsdino_runtime.base.progress import open_progress
 
     photos = choose_photos(folder, options["limit"])
     check_out(options["out"])
     device = _choose_device(options["device"])
-    columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with open_progress() as bar:
         task = bar.add_task("photos", total=len(photos))
         yield AnalysisRun(
             photos,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from ovsdino_runtime.base.progress import open_progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
-def _progress(unit: str) -> Any:  # noqa: ANN401 - rich is imported only here
-    from rich.console import Console
+def _open(unit: str) -> AbstractContextManager[Progress]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         ProgressColumn,
         Task,
         TextColumn,
@@ -30,7 +33,7 @@ def _progress(unit: str) -> Any:  # noqa: ANN401 - rich is imported only here
                 return Text(f"- {unit}/s")
             return Text(f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}")
 
-    return Progress(
+    return open_progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -38,15 +41,14 @@ def _progress(unit: str) -> Any:  # noqa: ANN401 - rich is imported only here
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        speed_estimate_period=300,
+        speed_period=300,
     )
 
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar once the total is known. Yields a function of (done, total)."""
-    with _progress(what.removesuffix("s")) as bar:
+    with _open(what.removesuffix("s")) as bar:
         task = bar.add_task(what, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
@@ -54,6 +56,6 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def working() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
     """Show a bar of photos. Yields two functions: one sets the total, one adds finished photos."""
-    with _progress("photo") as bar:
+    with _open("photo") as bar:
         task = bar.add_task("masks", total=None)
         yield lambda total: bar.update(task, total=total), lambda count: bar.advance(task, count)

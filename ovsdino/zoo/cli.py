@@ -210,16 +210,11 @@ def export(name: str) -> None:
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """Show the progress of a download, with rich."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from ovsdino_runtime.base.progress import open_progress
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with open_progress(*columns) as bar:
         task = bar.add_task("fetch", total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

@@ -24,7 +24,7 @@ class Room:
 PACKAGES = {
     "ovsdino_runtime": Room(
         "runtime/ovsdino_runtime",
-        {"numpy", "PIL", "click", "tokenizers"} | {"typing_extensions"},  # the last for type checkers alone
+        {"numpy", "PIL", "click", "tokenizers"} | {"rich", "typing_extensions"},  # the last two: types
         ENGINES
         | {
             "av",

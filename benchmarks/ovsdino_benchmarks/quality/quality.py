@@ -153,9 +153,8 @@ def describe_quality(result: Quality) -> str:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Done]:
-    from rich.console import Console
-    from rich.progress import Progress
+    from ovsdino_runtime.base.progress import open_progress
 
-    with Progress(console=Console(stderr=True)) as bar:
+    with open_progress() as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 
 from ovsdino_runtime.base.atomic import partial_file
+from ovsdino_runtime.base.progress import open_progress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -122,9 +122,7 @@ def open_log(folder: Path | None, *, step: int, total: int) -> Iterator[Log]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=Console(stderr=True, quiet=folder is None), speed_estimate_period=120
-    ) as progress:
+    with open_progress(*columns, quiet=folder is None) as progress:
         log = Log(folder, step, total=total, progress=progress)
         try:
             yield log

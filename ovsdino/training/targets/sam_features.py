@@ -28,6 +28,7 @@ from ovsdino.training.data.dataset import MaskDataset, sam_view
 from ovsdino.training.distributed import Team
 from ovsdino_runtime.base.atomic import write_text
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.progress import open_progress
 
 KEY, FEATURES, DONE, SUMS = "key.json", "features.npy", "done.npy", "sums.npy"
 BATCH = 8  # squares encoded at once
@@ -181,22 +182,21 @@ def fill_cache(
     Raises:
         CacheError: the folder belongs to another cache.
     """
-    from rich.progress import track
-
     check_key(folder, cache_key(dataset, teacher))
     features, done, sums = (_load(folder, name, mode="r+") for name in (FEATURES, DONE, SUMS))
     places = np.flatnonzero(done == 0)
     places = places[places % world == rank].tolist()
     loader = DataLoader(_Views(dataset, places), BATCH, num_workers=workers)
     device = teacher.mean.device
-    for batch, views in track(loader, description="SAM", disable=rank > 0 or not places):
-        encoded = teacher(views.to(device)).cpu().numpy()
-        features[batch.numpy()] = encoded
-        sums[batch.numpy()] = [zlib.crc32(square.tobytes()) for square in encoded]
-        features.flush()  # the features reach the disk before the flag that says so
-        sums.flush()
-        done[batch.numpy()] = 1
-        done.flush()
+    with open_progress(quiet=rank > 0 or not places) as progress:
+        for batch, views in progress.track(loader, description="SAM"):
+            encoded = teacher(views.to(device)).cpu().numpy()
+            features[batch.numpy()] = encoded
+            sums[batch.numpy()] = [zlib.crc32(square.tobytes()) for square in encoded]
+            features.flush()  # the features reach the disk before the flag that says so
+            sums.flush()
+            done[batch.numpy()] = 1
+            done.flush()
 
 
 def cache_key(dataset: MaskDataset, teacher: SamTeacher) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ovsdino.network.checkpoint import TEXT, packaged_file
 from ovsdino.network.config import ModelConfig
 from ovsdino_runtime.base.atomic import partial_file
 from ovsdino_runtime.base.errors import OvsdinoError
+from ovsdino_runtime.base.progress import open_progress
 from ovsdino_runtime.base.regular_file import regular_file
 from ovsdino_runtime.text.vocabulary import load_templates
 
@@ -145,8 +146,6 @@ def build_word_bank(words: Iterable[str], prompter: Prompter, cache: Path) -> Wo
         prompter: the text tower and its prompts.
         cache: folder of the cache; its file is named after the tower and the prompts.
     """
-    from rich.progress import track
-
     path = cache / f"words-{prompter.digest}.safetensors"
     known = _read(path)
     words = sorted(set(words))
@@ -154,11 +153,12 @@ def build_word_bank(words: Iterable[str], prompter: Prompter, cache: Path) -> Wo
     at_once = max(1, BATCH // len(prompter.templates))
     parts = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
     saved = time.monotonic()
-    for part in track(parts, description="words", disable=len(parts) < 2, transient=True):
-        known.update(zip(part, prompter.encode(part), strict=True))
-        if time.monotonic() - saved > SAVE_EVERY:
-            _write(path, known)
-            saved = time.monotonic()
+    with open_progress(quiet=len(parts) < 2) as progress:
+        for part in progress.track(parts, description="words"):
+            known.update(zip(part, prompter.encode(part), strict=True))
+            if time.monotonic() - saved > SAVE_EVERY:
+                _write(path, known)
+                saved = time.monotonic()
     if missing:
         _write(path, known)
     return WordBank(words, torch.stack([known[word] for word in words]))
