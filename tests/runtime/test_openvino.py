@@ -1,7 +1,9 @@
 """OpenVINO's tests, in a process of their own: two whole runs of the suite lost the process that ran them.
 
 In both, it ended without a word while a later test waited for a child process; no smaller set of tests does
-that. Whoever changes the engine runs them directly: ``pytest -n 0 tests/runtime/openvino_cases.py``.
+that. A deadlock of two threads' first accesses to tensors was found and removed since (see
+`import_openvino`); whether it was the cause is not known. Whoever changes the engine runs them directly:
+``pytest -n 0 tests/runtime/openvino_cases.py``.
 """
 
 import os
