@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from ovsdino_export.cli import export
 from ovsdino_export.web import onnxruntime_web
 from ovsdino_export.web.page import PAGE, WORKER, program_source
+from tests.runtime.dinov3seg_bundle import colour_bundle
 
 
 def run(*arguments):
@@ -164,3 +165,9 @@ def test_every_file_of_the_program_is_joined():
 
     folder = page.resources.files("ovsdino_export") / "web" / "worker"
     assert {file.name for file in folder.iterdir()} == set(WORKER)
+
+
+def test_a_model_with_a_decoder_is_refused_and_nothing_is_written(package, tmp_path):
+    result = write(colour_bundle(tmp_path), tmp_path / "page", package)
+    assert "a model with a decoder (dinov3.seg) does not run in the browser yet" in refused(result)
+    assert not (tmp_path / "page").exists()

@@ -17,6 +17,7 @@ from ovsdino_export.export import export_bundle
 from ovsdino_export.networks import load_network
 from ovsdino_export.photos import paint
 from ovsdino_export.request import ExportRequest
+from ovsdino_export.web.settings import check_supported
 from ovsdino_runtime.base.errors import OvsdinoError
 from ovsdino_runtime.bundle.bundle import GOLDEN
 from ovsdino_runtime.engines.onnxruntime import open_engine
@@ -71,6 +72,10 @@ def test_talk2dino_becomes_a_bundle_that_the_runtime_opens(tmp_path, photos):
     seen = segmenter(photo, vocabulary)
     np.testing.assert_allclose(expected_scores(network, segmenter, photo, vocabulary), seen.scores, atol=3e-3)
     segmenter.close()
+    with pytest.raises(
+        OvsdinoError, match=r"a model with a projection \(Talk2DINO\) does not run in the browser"
+    ):
+        check_supported(bundle)
 
 
 def expected_scores(network, segmenter, photo, vocabulary):
