@@ -250,6 +250,7 @@ def test_a_manifest_that_was_edited_is_refused(bundle):
         (lambda r: r["windows"].update(size=10**9), "windows.size must be at most 4096 px"),
         (lambda r: r["windows"].update(stride=1), "windows.stride must be at least a 16th"),
         (lambda r: r["preprocessing"].update(long_side=10**9), "long_side must be at most 8192"),
+        (lambda r: r["files"].update({f"{n}.bin": "0" * 64 for n in range(2000)}), "at most 1000, got 20"),
         (lambda r: r.update(templates=["{}"] * 2000), "templates: expected at most 1000"),
         (lambda r: r.update(templates=["{}" + "a" * 5000]), "of up to 5002"),
         (lambda r: r["text"].update(width=0), "text.width and text.context_length must be in"),

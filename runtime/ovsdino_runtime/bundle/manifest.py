@@ -15,6 +15,7 @@ from ovsdino_runtime.geometry.windows import WindowPolicy
 SCHEMA_VERSION = 2  # 2: the manifest carries a digest of itself
 MAX_SIDE = 8192  # [px] of windows and resized photos: more is a damaged or hostile manifest
 MAX_WINDOW = 4096  # [px]
+MAX_FILES = 1000
 MAX_TEMPLATES = 1000
 MAX_TEMPLATE = 1000  # characters
 MAX_OVERLAP = 16  # windows over a pixel, along one side
@@ -174,6 +175,8 @@ class Manifest:
         for name, (side, limit) in sides.items():
             if side > limit:
                 raise ValueError(f"{name} must be at most {limit} px, got {side}")
+        if len(self.files) > MAX_FILES:
+            raise ValueError(f"files: expected at most {MAX_FILES}, got {len(self.files)}")
         longest = max(map(len, self.templates), default=0)
         if len(self.templates) > MAX_TEMPLATES or longest > MAX_TEMPLATE:
             raise ValueError(
