@@ -38,7 +38,7 @@ from tests.runtime.test_dinov3seg_pipeline import known, words
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory) -> str:
     """The path of a bundle with a decoder."""
-    return str(colour_bundle(tmp_path_factory.mktemp("dense")).path)
+    return str(colour_bundle(tmp_path_factory.mktemp("dinov3seg")).path)
 
 
 def run(command, *arguments):

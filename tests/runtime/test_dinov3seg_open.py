@@ -26,7 +26,7 @@ from tests.runtime.dinov3seg_bundle import VIEW, colour_bundle, slow_logits, tab
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
     """The bundle; do not change it."""
-    return colour_bundle(tmp_path_factory.mktemp("dense"))
+    return colour_bundle(tmp_path_factory.mktemp("dinov3seg"))
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ GraphName = Literal[
     "text",
 ]
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)  # the first and the last are in every bundle
-DINOV3SEG_STAGES = ("whole", "guidance", "refine", "late", "decoder")  # only where `Manifest.dense` is
+DINOV3SEG_STAGES = ("whole", "guidance", "refine", "late", "decoder")  # only where `Manifest.dinov3seg` is
 
 
 @dataclass(frozen=True)
