@@ -61,7 +61,7 @@ def named_nouns(captions: Sequence[str], names: Mapping[str, str]) -> list[str]:
 def choose(
     winners: NDArray[np.int64], confidence: NDArray[np.float32], *, words: Sequence[str], named: int
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return the regions that are believed; the captions say the first ``said`` words. Shape: (H, W)."""
+    """Return the regions that are believed; the captions say the first ``named`` words. Shape: (H, W)."""
     regions = {}
     for number, word in enumerate(words):
         region = (winners == number) & (confidence >= (SURE if number < named else SURE_SURROUNDINGS))

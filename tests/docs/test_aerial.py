@@ -20,13 +20,14 @@ PAGE = "docs/integrations/aerial.md"
 
 
 @pytest.fixture
-def lines(tmp_path, monkeypatch):
+def lines(request, tmp_path, monkeypatch):
     """The page's command lines; the working folder holds the drawn scene."""
+    width, height = getattr(request, "param", (1600, 1200))
     monkeypatch.chdir(tmp_path)
     blocks = [code for language, code in code_blocks(PAGE) if language in SHELL]
     lines = [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     [draw] = [line for line in lines if line[0] == "python"]
-    command = [sys.executable, str(ROOT / draw[1]), *draw[2:], "1600", "1200"]
+    command = [sys.executable, str(ROOT / draw[1]), *draw[2:], str(width), str(height)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [line[1:] for line in lines if line[0] == "ovsdino-run"]
@@ -56,8 +57,9 @@ def test_the_woods_of_a_scene(lines):
         assert overlay.width == 1600
 
 
+@pytest.mark.parametrize("lines", [(800, 600)], indirect=True)
 def test_the_same_by_windows(lines, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)
     Path("scene.tif").rename("large.tif")
     invoke(lines[1])
     assert {path.name for path in Path("ovsdino-out").iterdir()} == {

@@ -37,10 +37,10 @@ def test_surroundings_must_be_surer_than_what_the_captions_say():
     choose = load("caption_masks").choose
     winners = np.repeat([[0, 1, 0, 1]], 2, axis=0)
     confidence = np.array([[0.4, 0.4, 0.2, 0.6]] * 2, np.float32)
-    regions = choose(winners, confidence, ["cat", "sky"], 1)
+    regions = choose(winners, confidence, words=["cat", "sky"], named=1)
     assert np.array_equal(regions["cat"], [[True, False, False, False]] * 2)
     assert np.array_equal(regions["sky"], [[False, False, False, True]] * 2)
-    assert choose(winners, confidence * 0, ["cat", "sky"], 1) == {}
+    assert choose(winners, confidence * 0, words=["cat", "sky"], named=1) == {}
 
 
 def test_the_words_of_sets_are_their_shared_nouns_and_names(tmp_path):

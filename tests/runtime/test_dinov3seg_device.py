@@ -259,10 +259,10 @@ def test_the_golden_view_is_reproduced_or_the_engine_refused(colours):
     pipeline._engines["late"] = Engine("late", colours.file("late.onnx"), late._stream, late.runs)
     plain = pipeline._engines["late"].enqueue
 
-    def without_text(context, inputs, outputs, stream):
+    def without_text(context, inputs, *, outputs, stream):
         text = stream.device.tensor(inputs["text"].address, "float32", inputs["text"].shape)
         stream.submit("do", lambda: text.fill(1))
-        plain(context, inputs, outputs, stream)
+        plain(context, inputs, outputs=outputs, stream=stream)
 
     pipeline._engines["late"].enqueue = without_text
     with pytest.raises(EngineError, match=r"does not reproduce .*golden.npz: mean cosine .* of the labels"):
@@ -278,14 +278,14 @@ def test_each_graph_is_opened_on_the_gpu_and_labels_are_the_processors(colours, 
         engines.append(Engine(file.stem, file, stream, []))
         return engines[-1]
 
-    def read(bundle, graph, flavour, device):
+    def read(bundle, graph, *, flavour, device):
         assert device is devices[-1]
         return open_it(flavour, bundle.file(f"{graph}.onnx"), device.streams[2 if graph == "guidance" else 1])
 
     monkeypatch.setattr(
         dinov3seg_open, "open_cuda", lambda _: devices.append(HOST.HostDevice(None)) or devices[-1]
     )
-    monkeypatch.setattr(dinov3seg_open, "find_or_build_engine", lambda *_: None)
+    monkeypatch.setattr(dinov3seg_open, "find_or_build_engine", lambda *_, **__: None)
     monkeypatch.setattr(dinov3seg_open, "read_cached_engine", read)
     monkeypatch.setattr(
         dinov3seg_open,

@@ -211,6 +211,7 @@ def test_yolo_labels_fill_the_classes(written):
 @pytest.mark.filterwarnings("ignore")  # of its own libraries
 def test_labelme_reads_the_polygons(written, monkeypatch):
     monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # labelme removes the limit
     label_file = pytest.importorskip("labelme._label_file", exc_type=ImportError)
     from labelme.utils import shape_to_mask
 
