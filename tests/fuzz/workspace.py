@@ -97,6 +97,8 @@ def sign(bundle: Path) -> None:
     import hashlib
 
     file = bundle / MANIFEST
+    if not file.is_file():  # a pipe or a device in its place, which would be read without end
+        return
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         for name in record["files"]:
